@@ -1,0 +1,53 @@
+"""The command group, and what every command does when something goes wrong.
+
+Expected failures are one line on stderr: exit code 2 for wrong usage, 1 for anything else, 130 for
+Ctrl-C. A reader that closes the pipe early ends the command without a word.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+import decoding
+from decoding_cli.generate import generate
+from decoding_cli.settings import settings
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(decoding.__version__, prog_name="decoding")
+def cli() -> None:
+    """Decode with a Hugging Face causal language model and see how sure it was."""
+
+
+cli.add_command(generate)
+cli.add_command(settings)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    try:
+        code = cli.main(prog_name="decoding", standalone_mode=False)
+        sys.stdout.flush()
+    except click.UsageError as error:
+        error.show()
+        code = error.exit_code
+    except click.ClickException as error:
+        code = _fail(error.format_message(), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        code = _fail("interrupted", 130)
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit; give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except (ValueError, OSError) as error:
+        code = _fail(str(error), 1)
+    sys.exit(code or 0)
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    return code

@@ -1,0 +1,281 @@
+"""`decoding generate`: continue prompts and show where the model hesitated."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from decoding_cli.options import (
+    model_option,
+    quiet_transformers,
+    read_setting,
+    setting_options,
+    trust_option,
+)
+from decoding_cli.output import RecordFile, to_json
+from decoding_cli.prompts import read_prompts
+
+if TYPE_CHECKING:
+    from decoding.generation import Generation, StreamedToken
+
+
+@click.command()
+@click.argument("prompts", nargs=-1, metavar="[PROMPT]...")
+@click.option(
+    "--prompts-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help='Prompts from a file: .txt, one a line, or .jsonl, objects with "prompt".',
+)
+@model_option("A hub name, a local folder, or the embedded model.")
+@click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, …  [default: cuda if any]")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="[default: float32 on a CPU, else the checkpoint's own]",
+)
+@trust_option
+@setting_options
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=200, show_default=True)
+@click.option(
+    "--num-samples",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Sequences per prompt.",
+)
+@click.option(
+    "--num-beams",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Above 1: beam search, scored under the setting.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**64 - 1),
+    help="Same seed, same text, in any batch.  [default: a new one, reported]",
+)
+@click.option("--stop", multiple=True, metavar="TEXT", help="End when TEXT appears; repeatable.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Sequences that run together.  [default: 8; 1 where text streams to a terminal]",
+)
+@click.option(
+    "--alternatives",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="K",
+    help="Add each token's K runners-up and their probabilities to the records.",
+)
+@click.option("--chat", is_flag=True, help="Put each prompt into the model's chat template.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per sequence, one a line.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the records to FILE (.jsonl, .json) instead.",
+)
+@click.option("--color/--no-color", default=None, help="Shade tokens by entropy.  [default: auto]")
+def generate(
+    prompts: tuple[str, ...],
+    prompts_file: Path | None,
+    model: str,
+    device: str | None,
+    dtype: str | None,
+    trust_remote_code: bool,
+    setting: str,
+    max_new_tokens: int,
+    num_samples: int,
+    num_beams: int,
+    seed: int | None,
+    stop: tuple[str, ...],
+    batch_size: int | None,
+    alternatives: int,
+    chat: bool,
+    as_json: bool,
+    output: Path | None,
+    color: bool | None,
+    **flags: Any,
+) -> None:
+    """Continue each PROMPT, shading every token by how unsure the model was.
+
+    Without PROMPT and --prompts-file, prompts are read from standard input, one a line. On a
+    terminal the text streams; in a pipe it is text alone, or JSON Lines with --json.
+    """
+    settings = read_setting(setting, flags)
+    try:
+        settings.generate_kwargs(num_beams)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if num_beams > 1 and num_samples > num_beams:
+        raise click.UsageError(f"--num-samples {num_samples} needs at least as many --num-beams")
+    texts = read_prompts(prompts, prompts_file)
+    if color is None:
+        color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    on_screen = (sys.stdout.isatty() or color) and not as_json and output is None
+    streaming = on_screen and num_beams == 1 and batch_size in (None, 1)
+
+    with ExitStack() as stack:
+        file = stack.enter_context(RecordFile(output)) if output is not None else None
+        quiet_transformers()
+        from decoding.generation import iterate
+        from decoding.models import load_model
+
+        language_model = load_model(
+            model, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+        screen = _Screen(texts, color, streaming) if on_screen else None
+        progress = _Progress(len(texts) * num_samples, hidden=streaming)
+        generations = iterate(
+            language_model.model,
+            language_model.tokenizer,
+            texts,
+            settings,
+            max_new_tokens=max_new_tokens,
+            num_return_sequences=num_samples,
+            num_beams=num_beams,
+            seed=seed,
+            stop=stop,
+            batch_size=batch_size or (1 if streaming else 8),
+            alternatives=alternatives,
+            chat=chat,
+            model_name=language_model.name,
+            on_token=screen.token if screen is not None and streaming else None,
+        )
+        try:
+            for generation in progress.follow(generations):
+                if screen is not None:
+                    screen.finished(generation)
+                elif file is not None:
+                    file.write(generation.record())
+                else:
+                    click.echo(to_json(generation.record()) if as_json else generation.text)
+        except KeyboardInterrupt:
+            progress.interrupted()
+            raise
+        finally:
+            if on_screen or sys.stderr.isatty():
+                progress.summary(color, with_legend=on_screen and color)
+
+
+class _Screen:
+    """Prompts and shaded tokens on standard output."""
+
+    def __init__(self, prompts: list[str], color: bool, streaming: bool) -> None:
+        from decoding_cli.terminal import console
+
+        self.console = console(color)
+        self.prompts = prompts
+        self.streaming = streaming
+        self.current: tuple[int, int] | None = None
+        self.shown = 0
+
+    def begin(self, index: int, sample: int) -> None:
+        """Write the prompt of a sequence, once."""
+        from decoding_cli.terminal import harmless
+
+        if self.current == (index, sample):
+            return
+        if self.current is not None:
+            self.console.print()
+        self.current = (index, sample)
+        self.shown = 0
+        self.console.print(harmless(self.prompts[index]), style="bold", end="")
+
+    def token(self, token: StreamedToken) -> None:
+        """Write a token as it is drawn."""
+        self.begin(token.index, token.sample)
+        self.piece(token.text, token.entropy_nats)
+        self.console.file.flush()
+
+    def piece(self, text: str, entropy_nats: float) -> None:
+        from decoding_cli.terminal import shaded
+
+        self.console.print(shaded(text, entropy_nats), end="")
+        self.shown += len(text)
+
+    def finished(self, generation: Generation) -> None:
+        """Write what has not been streamed of a sequence."""
+        self.begin(generation.index, generation.sample)
+        trace = generation.trace
+        if self.streaming:
+            self.piece(generation.text[self.shown :], float(trace.entropy_nats[-1]))
+        else:
+            for text, entropy in zip(trace.texts or (), trace.entropy_nats.tolist(), strict=True):
+                self.piece(text, entropy)
+        self.console.print()
+
+
+class _Progress:
+    """Counts finished sequences: a bar on stderr while it goes on, one line at the end."""
+
+    def __init__(self, total: int, hidden: bool) -> None:
+        self.total = total
+        self.hidden = hidden or total == 1 or not sys.stderr.isatty()
+        self.done = 0
+        self.tokens = 0
+        self.entropy_nats = 0.0
+        self.raw_surprisal_nats = 0.0
+        self.seed: int | None = None
+        self.started = time.monotonic()
+
+    def follow(self, generations: Iterator[Generation]) -> Iterator[Generation]:
+        """Pass generations through and count them."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        from decoding_cli.terminal import console
+
+        bar = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            "sequences",
+            TimeRemainingColumn(),
+            console=console(color=False, stderr=True),
+            transient=True,
+            disable=self.hidden,
+        )
+        with bar:
+            task = bar.add_task("", total=self.total)
+            for generation in generations:
+                summary = generation.trace.summary()
+                self.done += 1
+                self.tokens += summary["tokens"]
+                self.entropy_nats += float(generation.trace.entropy_nats.sum())
+                self.raw_surprisal_nats += summary["raw_surprisal_nats"]
+                self.seed = generation.seed
+                bar.advance(task)
+                yield generation
+
+    def interrupted(self) -> None:
+        """Say what an interruption left."""
+        click.echo(f"\n{self.done} of {self.total} sequences finished", err=True)
+
+    def summary(self, color: bool, with_legend: bool) -> None:
+        """One line on stderr, after the legend where tokens are shaded."""
+        import math
+
+        from decoding_cli.terminal import console, legend
+
+        if not self.tokens:
+            return
+        elapsed = time.monotonic() - self.started
+        err = console(color, stderr=True)
+        err.print()
+        if with_legend:
+            err.print(legend())
+        mean = self.entropy_nats / self.tokens
+        perplexity = math.exp(min(709.0, self.raw_surprisal_nats / self.tokens))
+        err.print(
+            f"{self.tokens} tokens · mean entropy {mean:.2f} nats "
+            f"({math.exp(mean):.1f} effective choices) · perplexity {perplexity:.2f} · "
+            f"{self.tokens / elapsed:.0f} tokens/s · seed {self.seed}"
+        )

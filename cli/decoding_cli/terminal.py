@@ -1,0 +1,64 @@
+"""How text with its entropy looks on a terminal."""
+
+from __future__ import annotations
+
+import re
+
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
+# Upper bounds in nats and backgrounds, from certain to hesitant: a sequential scale (ColorBrewer
+# YlOrBr) that stays ordered for colour-blind readers and in greyscale.
+SHADES: tuple[tuple[float, Style | None], ...] = (
+    (0.5, None),
+    (1.0, Style(color="#000000", bgcolor="#fff7bc")),
+    (2.0, Style(color="#000000", bgcolor="#fee391")),
+    (3.0, Style(color="#000000", bgcolor="#fec44f")),
+    (4.0, Style(color="#000000", bgcolor="#fe9929")),
+    (float("inf"), Style(color="#ffffff", bgcolor="#b84a08")),
+)
+
+# C0 and C1 controls but tab and newline, and the marks that reorder or hide what follows.
+_HARMFUL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+)
+
+
+def harmless(text: str) -> str:
+    """Text with control characters and direction marks spelt out, as in `\\x1b`."""
+    return _HARMFUL.sub(lambda match: ascii(match.group())[1:-1], text)
+
+
+def shaded(text: str, entropy_nats: float) -> Text:
+    """A token in the shade of its entropy; line breaks stay bare, so that no line is filled."""
+    style = next(style for bound, style in SHADES if entropy_nats < bound)
+    result = Text()
+    for piece in re.split("(\n)", harmless(text)):
+        result.append(piece, None if piece == "\n" else style)
+    return result
+
+
+def legend() -> Text:
+    """The shades with their bounds in nats."""
+    result = Text("entropy in nats ")
+    lower = 0.0
+    for bound, style in SHADES:
+        label = f"{lower:g}–{bound:g}" if bound != float("inf") else f"{lower:g}+"
+        result.append(f" {label} ", style)
+        lower = bound
+    return result
+
+
+def console(color: bool, *, stderr: bool = False) -> Console:
+    """A console that writes text as it is: no wrapping, no markup, colour as told."""
+    return Console(
+        stderr=stderr,
+        color_system="truecolor" if color else None,
+        force_terminal=color or None,
+        no_color=not color,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=True,
+    )

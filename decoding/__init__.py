@@ -1,0 +1,57 @@
+"""Decode with Hugging Face causal language models and know how sure the model is.
+
+Module map, each name importable from here and loaded on first use:
+
+    settings      DecodingSettings: a decoding setting as a value
+    information   entropy, KL and their kin on log-probabilities
+    statistics    one pass over rows of logits
+    truncation    kept sets as pure functions
+    processors    LogitsProcessor classes and the chain of a setting
+    monitor       EntropyMonitor: watches model.generate
+    trace         Trace: per-token measurements of a sequence
+    detokenize    text of single tokens
+    generation    generate: prompts in, text and trace out
+    models        load_model, the embedded model
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "DecodingSettings": "settings",
+    "EntropyMonitor": "monitor",
+    "Generation": "generation",
+    "LanguageModel": "models",
+    "ModelLoadError": "models",
+    "NonFiniteLogitsError": "monitor",
+    "Trace": "trace",
+    "generate": "generation",
+    "load_model": "models",
+    "row_statistics": "statistics",
+}
+
+_MODULES = {*_HOME.values(), "detokenize", "information", "processors", "truncation"}
+
+__all__ = [*sorted(_HOME), "__version__"]
+
+if TYPE_CHECKING:
+    from decoding.generation import Generation, generate
+    from decoding.models import LanguageModel, ModelLoadError, load_model
+    from decoding.monitor import EntropyMonitor, NonFiniteLogitsError
+    from decoding.settings import DecodingSettings
+    from decoding.statistics import row_statistics
+    from decoding.trace import Trace
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"decoding.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"decoding.{name}")
+    raise AttributeError(f"module 'decoding' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *sorted(_MODULES)]

@@ -1,0 +1,67 @@
+"""Text of single tokens, such that the pieces concatenate to the text of the whole.
+
+A token may hold part of a character, and some tokenizers treat the start of a text specially. So a
+token's text is what it adds to the decoded text before it; a character that spans several tokens
+belongs to the one that completes it, and special tokens have no text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+# How many tokens before the new ones are decoded along with them, as their left context.
+_CONTEXT = 8
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+
+
+class Detokenizer:
+    """Turns a stream of ids into pieces of text.
+
+    Args:
+        tokenizer: the tokenizer that made the ids.
+        prompt_ids: the ids that stand before the stream; their text is not returned.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._ids = list(prompt_ids[-_CONTEXT:])
+        self._done = len(self._ids)
+
+    def push(self, token: int) -> str:
+        """The text that this token completes; empty while a character is incomplete."""
+        self._ids.append(token)
+        text = self._pending()
+        if text.endswith(_INCOMPLETE):
+            return ""
+        self._ids = self._ids[-_CONTEXT:]
+        self._done = len(self._ids)
+        return text
+
+    def flush(self) -> str:
+        """What is left when the stream ends: replacement characters for an incomplete one."""
+        text = self._pending()
+        self._done = len(self._ids)
+        return text
+
+    def _pending(self) -> str:
+        before = self._decode(self._ids[: self._done])
+        return self._decode(self._ids)[len(before) :]
+
+    def _decode(self, ids: list[int]) -> str:
+        text: str = self._tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+
+def token_texts(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], prompt_ids: Sequence[int] = ()
+) -> tuple[str, ...]:
+    """The text of each token after a prompt; joined, the text of the sequence."""
+    detokenizer = Detokenizer(tokenizer, prompt_ids)
+    texts = [detokenizer.push(token) for token in ids]
+    if texts:
+        texts[-1] += detokenizer.flush()
+    return tuple(texts)

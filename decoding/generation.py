@@ -1,0 +1,497 @@
+"""`generate`: prompts in, text and a `Trace` for each sequence out.
+
+Every sequence is a row of its own, with its own uniforms, so what it says does not depend on the
+rows beside it. Tokens are drawn inside the last processor by inverse CDF; `model.generate` then
+only has to take the one token that is left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    StopStringCriteria,
+)
+
+from decoding.detokenize import Detokenizer, token_texts
+from decoding.monitor import EntropyMonitor
+from decoding.settings import DecodingSettings
+from decoding.trace import Trace
+
+# Batches are sorted by length within so many at a time, and results come in order after each.
+_BATCHES_TOGETHER = 16
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One generated sequence."""
+
+    prompt: str
+    index: int
+    """Position of the prompt in the input, from 0."""
+    sample: int
+    """How many samples of this prompt text came before it in the run."""
+    text: str
+    """The continuation; the prompt is not part of it."""
+    model: str
+    settings: DecodingSettings
+    num_beams: int
+    seed: int
+    finish_reason: str
+    """`eos`, `stop` (a stop string, which stays in the text) or `length`."""
+    trace: Trace
+    alternative_texts: tuple[tuple[str, ...], ...] | None = None
+    """Text of each token's runners-up, where they were asked for."""
+
+    def record(self) -> dict[str, Any]:
+        """Plain Python values, ready for JSON; see the README for the keys."""
+        tokens = self.trace.records()
+        if self.trace.alternatives is not None and self.alternative_texts is not None:
+            runners_up = self.trace.alternatives
+            for i, token in enumerate(tokens):
+                token["alternatives"] = [
+                    {"id": id_, "text": text, "probability": q, "raw_probability": p}
+                    for id_, text, q, p in zip(
+                        runners_up.ids[i].tolist(),
+                        self.alternative_texts[i],
+                        runners_up.probability[i].tolist(),
+                        runners_up.raw_probability[i].tolist(),
+                        strict=True,
+                    )
+                ]
+        return {
+            "prompt": self.prompt,
+            "index": self.index,
+            "sample": self.sample,
+            "text": self.text,
+            "model": self.model,
+            "settings": str(self.settings),
+            "num_beams": self.num_beams,
+            "seed": self.seed,
+            "finish_reason": self.finish_reason,
+            "tokens": tokens,
+            "summary": self.trace.summary(),
+        }
+
+
+class StreamedToken(NamedTuple):
+    """A token at the moment it is drawn."""
+
+    index: int
+    sample: int
+    id: int
+    text: str
+    """What the token adds to the text; empty while a character is incomplete."""
+    entropy_nats: float
+    """H(q) of the step, in [0, ln vocab]."""
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: str | Iterable[str],
+    settings: DecodingSettings | None = None,
+    *,
+    max_new_tokens: int = 200,
+    num_return_sequences: int = 1,
+    num_beams: int = 1,
+    seed: int | None = None,
+    stop: str | Sequence[str] = (),
+    batch_size: int = 8,
+    alternatives: int = 0,
+    chat: bool = False,
+    model_name: str | None = None,
+    on_token: Callable[[StreamedToken], None] | None = None,
+) -> list[Generation]:
+    """Continue prompts with a model under a decoding setting, and trace every token.
+
+    Args:
+        model: a Hugging Face causal language model, on any device, in any floating dtype.
+        tokenizer: its tokenizer; a prompt is encoded with the tokenizer's own special tokens, and
+            an empty prompt becomes BOS.
+        prompts: one prompt or many, of any lengths.
+        settings: the decoding setting; default `raw`. With beams, the setting that scores them.
+        max_new_tokens: >= 1; prompt and new tokens together must fit the model's context.
+        num_return_sequences: sequences per prompt, >= 1; with beams, at most `num_beams`.
+        num_beams: 1 draws; above 1 is beam search.
+        seed: 0 <= seed < 2^64; None picks one, which every `Generation` reports. A sequence is a
+            function of (seed, prompt, sample): the same alone, in a batch, and in any order
+            (promised for float32 on a CPU). A prompt that occurs again goes on counting its
+            samples.
+        stop: strings that end a sequence when they appear in it.
+        batch_size: sequences (with beams: beams) that run together, >= 1.
+        alternatives: K >= 0, runners-up to record at each step.
+        chat: put each prompt into the tokenizer's chat template as the user's message.
+        model_name: what records call the model; default is the name it was loaded by.
+        on_token: called with every token as it is drawn; not with beams.
+
+    Returns:
+        The generations, ordered by prompt, then sample.
+
+    Raises:
+        ValueError: an argument is out of its range, a prompt is empty and the tokenizer has no
+            BOS, a prompt does not fit, the tokenizer has no chat template, or the model's
+            generation configuration asks for assisted decoding or a paged cache.
+        NonFiniteLogitsError: the model returned NaN.
+    """
+    return list(
+        iterate(
+            model,
+            tokenizer,
+            [prompts] if isinstance(prompts, str) else prompts,
+            settings,
+            max_new_tokens=max_new_tokens,
+            num_return_sequences=num_return_sequences,
+            num_beams=num_beams,
+            seed=seed,
+            stop=stop,
+            batch_size=batch_size,
+            alternatives=alternatives,
+            chat=chat,
+            model_name=model_name,
+            on_token=on_token,
+        )
+    )
+
+
+def iterate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Iterable[str],
+    settings: DecodingSettings | None = None,
+    *,
+    max_new_tokens: int = 200,
+    num_return_sequences: int = 1,
+    num_beams: int = 1,
+    seed: int | None = None,
+    stop: str | Sequence[str] = (),
+    batch_size: int = 8,
+    alternatives: int = 0,
+    chat: bool = False,
+    model_name: str | None = None,
+    on_token: Callable[[StreamedToken], None] | None = None,
+) -> Iterator[Generation]:
+    """As `generate`, but lazily: results appear, in order, while later prompts still wait."""
+    run = _Run(
+        model=model,
+        tokenizer=tokenizer,
+        settings=settings or DecodingSettings(),
+        max_new_tokens=_at_least_one("max_new_tokens", max_new_tokens),
+        samples=_at_least_one("num_return_sequences", num_return_sequences),
+        num_beams=_at_least_one("num_beams", num_beams),
+        seed=secrets.randbits(32) if seed is None else seed,
+        stop=[stop] if isinstance(stop, str) else list(stop),
+        alternatives=alternatives,
+        chat=chat,
+        name=model_name if model_name is not None else model.name_or_path,
+        on_token=on_token,
+    )
+    _at_least_one("batch_size", batch_size)
+    run.check()
+    per_batch = max(1, batch_size // num_beams)
+    jobs = run.jobs(prompts)
+    while together := list(islice(jobs, per_batch * _BATCHES_TOGETHER)):
+        by_length = sorted(together, key=lambda job: len(job.ids))
+        done: list[Generation] = []
+        for start in range(0, len(by_length), per_batch):
+            done += run.batch(by_length[start : start + per_batch])
+        yield from sorted(done, key=lambda generation: (generation.index, generation.sample))
+
+
+class _Job(NamedTuple):
+    index: int
+    sample: int
+    prompt: str
+    ids: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What is common to all sequences of one call."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    settings: DecodingSettings
+    max_new_tokens: int
+    samples: int
+    num_beams: int
+    seed: int
+    stop: list[str]
+    alternatives: int
+    chat: bool
+    name: str
+    on_token: Callable[[StreamedToken], None] | None
+
+    def check(self) -> None:
+        """Refuse what cannot work before any work is done."""
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed must be in [0, 2^64), got {self.seed}")
+        if "" in self.stop:
+            raise ValueError("a stop string must not be empty")
+        self.settings.generate_kwargs(self.num_beams)
+        if self.num_beams > 1 and self.samples > self.num_beams:
+            raise ValueError(
+                f"num_return_sequences must be <= num_beams, got {self.samples} > {self.num_beams}"
+            )
+        if self.num_beams > 1 and self.on_token is not None:
+            raise ValueError("on_token cannot follow beam search: beams change until the end")
+        if self.chat and not self.tokenizer.chat_template:
+            raise ValueError("chat needs a tokenizer with a chat template, and this one has none")
+        config = self.model.generation_config
+        for name in ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp"):
+            if getattr(config, name, None):
+                raise ValueError(
+                    f"the model's generation configuration asks for assisted decoding "
+                    f"({name}={getattr(config, name)!r}), which cannot be traced; unset it"
+                )
+        if config.cache_implementation == "paged":
+            raise ValueError(
+                "the model's generation configuration asks for a paged cache, which ignores "
+                "logits processors; unset cache_implementation"
+            )
+
+    def jobs(self, prompts: Iterable[str]) -> Iterator[_Job]:
+        """One job per sequence; with beams, one per prompt."""
+        counts: Counter[str] = Counter()
+        for index, prompt in enumerate(prompts):
+            ids = self.encode(prompt, index)
+            for _ in range(1 if self.num_beams > 1 else self.samples):
+                yield _Job(index, counts[prompt], prompt, ids)
+                counts[prompt] += self.samples if self.num_beams > 1 else 1
+
+    def encode(self, prompt: str, index: int) -> list[int]:
+        if self.chat:
+            message = [{"role": "user", "content": prompt}]
+            text = self.tokenizer.apply_chat_template(
+                message, add_generation_prompt=True, tokenize=False
+            )
+            ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        else:
+            ids = list(self.tokenizer(prompt)["input_ids"])
+        if not ids:
+            if self.tokenizer.bos_token_id is None:
+                raise ValueError(f"prompt {index} is empty and the tokenizer has no BOS token")
+            ids = [self.tokenizer.bos_token_id]
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if context is not None and len(ids) + self.max_new_tokens > context:
+            room = context - len(ids)
+            mend = f"set max_new_tokens to at most {room}" if room > 0 else "shorten the prompt"
+            raise ValueError(
+                f"prompt {index} has {len(ids)} tokens; with max_new_tokens={self.max_new_tokens} "
+                f"it exceeds the model's context of {context}: {mend}"
+            )
+        return ids
+
+    def batch(self, jobs: list[_Job]) -> list[Generation]:
+        """Run one batch; a batch gives one generation per job, with beams `samples` of them."""
+        device = self.model.device
+        end = _eos_ids(self.model, self.tokenizer)
+        pad = next((i for i in (self.tokenizer.pad_token_id, *end) if i is not None), 0)
+        width = max(len(job.ids) for job in jobs)
+        padded = [[pad] * (width - len(job.ids)) + job.ids for job in jobs]
+        mask = [[0] * (width - len(job.ids)) + [1] * len(job.ids) for job in jobs]
+
+        monitor = EntropyMonitor(alternatives=self.alternatives, num_beams=self.num_beams)
+        processors = self.settings.processors(monitor)
+        finished = _Finished(end, self.stop, self.tokenizer)
+        search = self.settings
+        if self.num_beams == 1:
+            uniforms = torch.stack([self.uniforms(job) for job in jobs]).to(device)
+            processors.append(_Draw(uniforms, self.listener(jobs, monitor, finished)))
+            # The draw leaves one token, so greedy search takes it.
+            search = DecodingSettings(temperature=0)
+        with _evaluating(self.model), torch.no_grad():
+            outputs = self.model.generate(
+                input_ids=torch.tensor(padded, device=device),
+                attention_mask=torch.tensor(mask, device=device),
+                logits_processor=processors,
+                stopping_criteria=StoppingCriteriaList([finished]),
+                max_new_tokens=self.max_new_tokens,
+                eos_token_id=end or None,
+                pad_token_id=pad,
+                num_return_sequences=self.samples if self.num_beams > 1 else 1,
+                return_dict_in_generate=True,
+                **search.generate_kwargs(self.num_beams),
+            )
+        traces = monitor.traces(
+            outputs,
+            eos_token_id=end or None,
+            lengths=finished.lengths(outputs.sequences.shape[1] - width)
+            if self.num_beams == 1
+            else None,
+        )
+        per_job = len(traces) // len(jobs)
+        return [
+            self.generation(jobs[i // per_job], i % per_job, trace, end)
+            for i, trace in enumerate(traces)
+        ]
+
+    def generation(self, job: _Job, beam: int, trace: Trace, end: list[int]) -> Generation:
+        ids = trace.ids.tolist()
+        texts = token_texts(self.tokenizer, ids, job.ids)
+        text = "".join(texts)
+        reason = "length"
+        if ids[-1] in end:
+            reason = "eos"
+        elif any(stop in text for stop in self.stop):
+            reason = "stop"
+        runners_up = None
+        if trace.alternatives is not None:
+            runners_up = tuple(
+                tuple(
+                    token_texts(self.tokenizer, [other], [*job.ids, *ids[:i]])[0]
+                    for other in trace.alternatives.ids[i].tolist()
+                )
+                for i in range(len(ids))
+            )
+        return Generation(
+            prompt=job.prompt,
+            index=job.index,
+            sample=job.sample + beam,
+            text=text,
+            model=self.name,
+            settings=self.settings,
+            num_beams=self.num_beams,
+            seed=self.seed,
+            finish_reason=reason,
+            trace=replace(trace, texts=texts),
+            alternative_texts=runners_up,
+        )
+
+    def uniforms(self, job: _Job) -> Tensor:
+        """One uniform in [0, 1) per step, float64, from the counter-based Philox generator."""
+        identity = f"{self.seed}\0{job.sample}\0{job.prompt}".encode("utf-8", "surrogatepass")
+        key = np.frombuffer(hashlib.sha256(identity).digest()[:16], dtype=np.uint64)
+        generator = np.random.Generator(np.random.Philox(key=key))
+        return torch.from_numpy(generator.random(self.max_new_tokens))
+
+    def listener(
+        self, jobs: list[_Job], monitor: EntropyMonitor, finished: _Finished
+    ) -> Callable[[Tensor], None] | None:
+        """What passes drawn tokens on to `on_token`, for rows that are not finished yet."""
+        on_token = self.on_token
+        if on_token is None:
+            return None
+        detokenizers = [Detokenizer(self.tokenizer, job.ids) for job in jobs]
+
+        def listen(tokens: Tensor) -> None:
+            entropies = monitor.entropy_nats.tolist()
+            for row, (job, token) in enumerate(zip(jobs, tokens.tolist(), strict=True)):
+                if not finished.row(row):
+                    text = detokenizers[row].push(token)
+                    on_token(StreamedToken(job.index, job.sample, token, text, entropies[row]))
+
+        return listen
+
+
+class _Draw(LogitsProcessor):
+    """Draws each row's token by inverse CDF, in id order, and leaves no other.
+
+    Args:
+        uniforms: `(rows, steps)`, float64, in [0, 1); one column is used up per call.
+        listener: told the drawn ids, `(rows)`, before the model's loop sees them.
+    """
+
+    def __init__(self, uniforms: Tensor, listener: Callable[[Tensor], None] | None) -> None:
+        self.uniforms = uniforms
+        self.listener = listener
+        self.step = 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        tokens = draw(scores, self.uniforms[:, self.step])
+        self.step += 1
+        if self.listener is not None:
+            self.listener(tokens)
+        return torch.full_like(scores, -torch.inf).scatter_(-1, tokens.unsqueeze(-1), 0.0)
+
+
+def draw(log_probs: Tensor, uniforms: Tensor) -> Tensor:
+    """Inverse-CDF sampling in id order: the first id whose cumulative probability exceeds u.
+
+    Args:
+        log_probs: `(rows, vocab)`, normalised.
+        uniforms: `(rows)`, in [0, 1), float64.
+
+    Returns:
+        `(rows)` int64 ids; never one of probability 0.
+
+    Source: Devroye 1986, *Non-Uniform Random Variate Generation*, chapter III.2.
+    """
+    cumulative = log_probs.double().exp().cumsum(-1)
+    total = cumulative[:, -1:]
+    # Rounding must not carry the point to the total, beyond the last token with any mass.
+    below = torch.nextafter(total, torch.zeros_like(total))
+    points = torch.minimum(uniforms.unsqueeze(-1) * total, below)
+    return torch.searchsorted(cumulative, points, right=True).squeeze(-1)
+
+
+class _Finished(StoppingCriteria):
+    """Stops rows at EOS or a stop string and remembers at which length each one stopped."""
+
+    def __init__(self, end: list[int], stop: list[str], tokenizer: PreTrainedTokenizerBase) -> None:
+        self.end = end
+        self.strings = StopStringCriteria(tokenizer, stop) if stop else None
+        self.steps = 0
+        self.ended_at: Tensor | None = None  # (rows), tokens generated; 0 while it goes on
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        self.steps += 1
+        ids = torch.tensor(self.end, device=input_ids.device, dtype=input_ids.dtype)
+        over: Tensor = torch.isin(input_ids[:, -1], ids)
+        if self.strings is not None:
+            over = over | self.strings(input_ids, scores)
+        if self.ended_at is None or len(self.ended_at) != len(over):
+            self.ended_at = torch.zeros_like(over, dtype=torch.long)
+        self.ended_at = torch.where(over & (self.ended_at == 0), self.steps, self.ended_at)
+        return over
+
+    def row(self, row: int) -> bool:
+        """Whether a row has stopped."""
+        return self.ended_at is not None and bool(self.ended_at[row] > 0)
+
+    def lengths(self, generated: int) -> list[int]:
+        """Tokens per row, up to and including the one that stopped it."""
+        assert self.ended_at is not None
+        return [length or generated for length in self.ended_at.tolist()]
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Dropout off for the time of a call."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that end a sequence: the generation configuration's, else the tokenizer's."""
+    end = model.generation_config.eos_token_id
+    if end is None:
+        end = tokenizer.eos_token_id
+    if end is None:
+        return []
+    return [end] if isinstance(end, int) else list(end)
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if value < 1:
+        raise ValueError(f"{name} must be >= 1, got {value}")
+    return value

@@ -1,0 +1,135 @@
+"""Information measures on log-probabilities: nats, last axis, never NaN.
+
+Every function takes normalised `log_probs` of shape `(…, vocab)`; leading axes broadcast. `-inf`
+is probability zero and contributes nothing, by the limit `0·log 0 = 0`. Half precision is raised
+to float32, float64 stays. No input is changed.
+
+Source: Cover & Thomas, *Elements of Information Theory*, 2nd ed., chapter 2.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def as_float(values: Tensor) -> Tensor:
+    """`values` in float32, or as they are where they are float64; half precision is too coarse."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _expectation(log_probs: Tensor, values: Tensor) -> Tensor:
+    """Σ p·values over the last axis, where values may be infinite off the support of p."""
+    return torch.where(log_probs == -math.inf, 0.0, log_probs.exp() * values).sum(-1)
+
+
+def surprisal(log_probs: Tensor, tokens: Tensor) -> Tensor:
+    """Surprisal of the given tokens, `-log p(token)`.
+
+    Args:
+        log_probs: `(…, vocab)`.
+        tokens: `(…)`, integer ids.
+
+    Returns:
+        `(…)`, nats, in [0, ∞]; infinite for a token outside the support.
+    """
+    return -as_float(log_probs).gather(-1, tokens.long().unsqueeze(-1)).squeeze(-1)
+
+
+def entropy(log_probs: Tensor) -> Tensor:
+    """Shannon entropy, the mean surprisal: `H(p) = -Σ p log p`.
+
+    Args:
+        log_probs: `(…, vocab)`.
+
+    Returns:
+        `(…)`, nats, in [0, ln vocab].
+    """
+    log_probs = as_float(log_probs)
+    return _expectation(log_probs, -log_probs).clamp(min=0)
+
+
+def varentropy(log_probs: Tensor) -> Tensor:
+    """Variance of the surprisal: `Σ p (-log p - H)²`.
+
+    Args:
+        log_probs: `(…, vocab)`.
+
+    Returns:
+        `(…)`, nats², >= 0; 0 for a point mass and for any uniform distribution.
+    """
+    log_probs = as_float(log_probs)
+    return _expectation(log_probs, (log_probs + entropy(log_probs).unsqueeze(-1)).square())
+
+
+def cross_entropy(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Mean surprisal under q of tokens drawn from p: `-Σ p log q = H(p) + KL(p‖q)`.
+
+    Args:
+        log_p: `(…, vocab)`, the distribution that draws.
+        log_q: `(…, vocab)`, the distribution that scores.
+
+    Returns:
+        `(…)`, nats, in [H(p), ∞]; infinite where q is zero on the support of p.
+    """
+    return _expectation(as_float(log_p), -as_float(log_q))
+
+
+def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Kullback–Leibler divergence `KL(p‖q) = Σ p (log p - log q)`; not symmetric.
+
+    Args:
+        log_p: `(…, vocab)`.
+        log_q: `(…, vocab)`.
+
+    Returns:
+        `(…)`, nats, in [0, ∞]; infinite where q is zero on the support of p.
+    """
+    log_p, log_q = as_float(log_p), as_float(log_q)
+    return _expectation(log_p, log_p - log_q).clamp(min=0)
+
+
+def js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Jensen–Shannon divergence: the mean of KL(p‖m) and KL(q‖m) with m = (p + q)/2.
+
+    Args:
+        log_p: `(…, vocab)`.
+        log_q: `(…, vocab)`.
+
+    Returns:
+        `(…)`, nats, in [0, ln 2]; symmetric, finite also for disjoint supports.
+    """
+    return mutual_information(torch.stack(torch.broadcast_tensors(log_p, log_q), dim=-2))
+
+
+def total_variation(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Total variation distance: `½ Σ |p - q|`, the largest difference over all events.
+
+    Args:
+        log_p: `(…, vocab)`.
+        log_q: `(…, vocab)`.
+
+    Returns:
+        `(…)`, in [0, 1].
+    """
+    return (as_float(log_p).exp() - as_float(log_q).exp()).abs().sum(-1).div(2).clamp(max=1)
+
+
+def mutual_information(log_probs: Tensor) -> Tensor:
+    """Mutual information between the event and which of K equally likely members drew it.
+
+    `I = H(mean_k p_k) - mean_k H(p_k) = mean_k KL(p_k‖mean)`, computed in the second form, which
+    does not cancel. For an ensemble this is the epistemic part of the total entropy.
+
+    Args:
+        log_probs: `(…, members, vocab)`.
+
+    Returns:
+        `(…)`, nats, in [0, ln members].
+    """
+    log_probs = as_float(log_probs)
+    members = log_probs.shape[-2]
+    mean = log_probs.logsumexp(-2, keepdim=True) - math.log(members)
+    return kl_divergence(log_probs, mean).mean(-1).clamp(max=math.log(members))

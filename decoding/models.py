@@ -1,0 +1,176 @@
+"""Load a causal language model with its tokenizer: embedded, local folder, or hub name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+BUILTIN = "builtin:stories"
+_LOADING_ERRORS = (OSError, ValueError, ImportError, KeyError)
+
+
+class ModelLoadError(ValueError):
+    """A model could not be loaded; the message says why and what to try."""
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A model with its tokenizer.
+
+    Args:
+        model: a Hugging Face causal language model.
+        tokenizer: its tokenizer.
+        name: what to call it in records.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+
+
+def load_model(
+    name_or_path: str = BUILTIN,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    trust_remote_code: bool = False,
+) -> LanguageModel:
+    """Load a causal language model in evaluation mode.
+
+    Args:
+        name_or_path: `builtin:stories`, a local folder in Hugging Face form, or a hub name.
+        device: a torch device; default `cuda` where there is one, else `cpu`.
+        dtype: `float32`, `bfloat16`, `float16`; default float32 on a CPU and the checkpoint's own
+            on an accelerator.
+        trust_remote_code: run Python code that comes with the model. Off unless you ask.
+
+    Returns:
+        The model, on the device, and its tokenizer.
+
+    Raises:
+        ModelLoadError: no such folder, no safetensors weights, no network, an unknown device or
+            dtype, or remote code without permission.
+    """
+    target = _device(device)
+    wanted = _dtype(dtype, target)
+    source = _source(name_or_path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=wanted, trust_remote_code=trust_remote_code, use_safetensors=True
+        )
+    except _LOADING_ERRORS as error:
+        raise ModelLoadError(_explain(name_or_path, error)) from error
+    try:
+        model = model.to(target).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise ModelLoadError(f"device {str(target)!r}: {_first_line(error)}") from error
+    return LanguageModel(model, tokenizer, name_or_path)
+
+
+def load_generation_config(
+    name_or_path: str = BUILTIN, *, trust_remote_code: bool = False
+) -> GenerationConfig:
+    """The generation configuration that a model comes with, without loading its weights.
+
+    Args:
+        name_or_path: as for `load_model`.
+        trust_remote_code: as for `load_model`.
+
+    Returns:
+        The configuration; transformers' defaults where the model has none of its own.
+
+    Raises:
+        ModelLoadError: there is no such model, or it cannot be reached.
+    """
+    source = _source(name_or_path)
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        try:
+            return GenerationConfig.from_pretrained(source)
+        except OSError:
+            return GenerationConfig.from_model_config(config)
+    except _LOADING_ERRORS as error:
+        raise ModelLoadError(_explain(name_or_path, error)) from error
+
+
+def _source(name: str) -> str:
+    """What to hand to `from_pretrained`, where it can exist at all."""
+    if name == BUILTIN:
+        return str(files("decoding") / "stories")
+    if name.startswith("builtin:"):
+        raise ModelLoadError(f"no model {name!r}: the embedded one is {BUILTIN!r}")
+    if _looks_local(name) and not (Path(name) / "config.json").is_file():
+        missing = "has no config.json" if Path(name).is_dir() else "does not exist"
+        raise ModelLoadError(f"model folder {name!r} {missing}")
+    return name
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+    except RuntimeError:
+        raise ModelLoadError(f"unknown device {device!r}; try cpu, cuda or cuda:0") from None
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise ModelLoadError(f"device {str(device)!r}: torch finds no CUDA device here; try cpu")
+    return target
+
+
+def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> Any:
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else "auto"
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        return dtype
+    named = getattr(torch, dtype, None)
+    if not isinstance(named, torch.dtype) or not named.is_floating_point:
+        raise ModelLoadError(f"unknown dtype {dtype!r}; try float32, bfloat16 or float16")
+    return named
+
+
+def _looks_local(name: str) -> bool:
+    """Whether a name can only mean a folder: it exists, or a hub name would not look like it."""
+    path = Path(name)
+    return (
+        path.exists()
+        or path.is_absolute()
+        or name.startswith(("./", "../", "~"))
+        or name.count("/") > 1
+    )
+
+
+def _explain(name: str, error: Exception) -> str:
+    text = str(error)
+    if "trust_remote_code" in text:
+        return (
+            f"model {name!r} needs Python code of its own; if you trust it, allow it with "
+            "trust_remote_code=True (--trust-remote-code)"
+        )
+    if Path(name).is_dir():
+        if "safetensors" in text or "no file named" in text:
+            return f"model folder {name!r} has no safetensors weights"
+        return f"model folder {name!r} could not be loaded: {_first_line(error)}"
+    return (
+        f"model {name!r} is no local folder and could not be fetched from the hub "
+        f"({_first_line(error)}); use a local folder, or {BUILTIN!r}"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__

@@ -1,0 +1,344 @@
+"""`EntropyMonitor`: watches `model.generate` step by step and leaves a `Trace` per sequence.
+
+It stands at both ends of a setting's chain, so it sees the model's own logits and the distribution
+that the token is drawn from. It never keeps more than the current step's rows: each step writes a
+few dozen bytes per row into a buffer on the model's device, which is copied once, at the end.
+
+The token of a step is not known until the next step (or the end) shows it. Under beam search rows
+also change places without a word, so there the best candidates of each row are written down and the
+finished beams are traced back through `beam_indices`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+from decoding.information import as_float, entropy, kl_divergence
+from decoding.settings import DecodingSettings
+from decoding.statistics import row_statistics
+from decoding.trace import Alternatives, Trace
+from decoding.truncation import temperature
+
+# Columns of the step buffer. Counts and ids stay below 2^24, so float32 holds them exactly.
+_ENTROPY, _RAW_ENTROPY, _KEPT, _KEPT_MASS, _KL, _FAULT = range(6)
+_TOKEN = slice(6, 9)  # log q(token), log p(token), rank
+_WIDTH = 9
+# Hugging Face's beam search takes (1 + number of EOS ids) candidates per beam, from all rows.
+_MAX_EOS_IDS = 8
+
+
+class NonFiniteLogitsError(ValueError):
+    """A model returned a row of logits that is no distribution."""
+
+    def __init__(self, step: int, row: int) -> None:
+        super().__init__(
+            f"step {step}, row {row}: the model's logits hold NaN or +inf, or are all -inf"
+        )
+        self.step = step
+        self.row = row
+
+
+class _Step(NamedTuple):
+    logits: Tensor  # (rows, vocab), the model's own
+    log_partition: Tensor  # (rows)
+    log_q: Tensor  # (rows, vocab)
+
+
+class EntropyMonitor:
+    """Records per-token statistics of one `model.generate` call; see `Trace` for what.
+
+    Pass it to `DecodingSettings.processors(monitor)`, then ask it for `traces(outputs, …)`. Greedy
+    search, sampling, `num_return_sequences`, beam search and left-padded batches are supported.
+    Assisted decoding, beam sampling and paged caches are refused with an error: they call
+    processors on rows that never become text, or not at all.
+
+    Args:
+        alternatives: K >= 0, how many runner-up tokens to record at each step.
+        num_beams: the `num_beams` of the call; above 1, `traces` needs its `beam_indices`, so pass
+            `return_dict_in_generate=True`.
+    """
+
+    def __init__(self, *, alternatives: int = 0, num_beams: int = 1) -> None:
+        if alternatives < 0:
+            raise ValueError(f"alternatives must be >= 0, got {alternatives}")
+        if num_beams < 1:
+            raise ValueError(f"num_beams must be >= 1, got {num_beams}")
+        self.alternatives = alternatives
+        self.num_beams = num_beams
+        self.steps = 0
+        self._prompt_length = 0
+        self._buffer = torch.empty(0)  # (capacity, rows, _WIDTH)
+        self._runners_up = torch.empty(0)  # (capacity, rows, alternatives + 1, 3)
+        self._candidates = torch.empty(0)  # (capacity, rows, candidates, 4)
+        self._input_ids = torch.empty(0)
+        self._raw: Tensor | None = None
+        self._fault: Tensor | None = None
+        self._last: _Step | None = None
+
+    def first_processor(self) -> LogitsProcessor:
+        """The processor that takes the model's own logits; a chain begins with it."""
+        return _First(self)
+
+    def last_processor(self, settings: DecodingSettings) -> LogitsProcessor:
+        """The processor that takes log q; a chain ends with it."""
+        return _Last(self, settings)
+
+    @property
+    def entropy_nats(self) -> Tensor:
+        """H(q) at the latest step, `(rows)`, on the model's device."""
+        return self._buffer[self.steps - 1, :, _ENTROPY]
+
+    def _observe_raw(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        expected = self._prompt_length + self.steps
+        if self.steps == 0:
+            self._prompt_length = input_ids.shape[1]
+        elif input_ids.shape[1] != expected or input_ids.shape[0] != self._input_ids.shape[0]:
+            raise ValueError(
+                f"EntropyMonitor was called with {tuple(input_ids.shape)} ids after "
+                f"{tuple(self._input_ids.shape)}: it serves one plain generate call, and cannot "
+                "follow assisted decoding (assistant_model, prompt lookup, multi-token prediction)"
+            )
+        if self._last is not None and self.num_beams == 1:
+            self._buffer[self.steps - 1, :, _TOKEN] = _of_tokens(self._last, input_ids[:, -1])
+        self._input_ids = input_ids
+        logits = as_float(scores)
+        fault = ~logits.amax(-1).isfinite()
+        if logits.device.type == "cpu" and fault.any():
+            raise NonFiniteLogitsError(self.steps, int(fault.nonzero()[0]))
+        # On an accelerator a look would make the host wait: mend the row now, complain at the end.
+        self._fault = fault
+        self._raw = logits.masked_fill(fault.unsqueeze(-1), 0.0) if logits.is_cuda else logits
+        return self._raw
+
+    def _observe_final(self, log_q: Tensor, settings: DecodingSettings) -> None:
+        if self._raw is None or self._fault is None:
+            raise ValueError("EntropyMonitor saw log q before the logits: keep the chain in order")
+        logits, fault = self._raw, self._fault
+        self._raw = self._fault = None
+        raw = row_statistics(logits)
+        kept = log_q > -torch.inf
+        if settings.greedy:
+            kept_mass = (logits.amax(-1) - raw.log_partition).exp()
+        else:
+            scaled = temperature(logits, settings.temperature)
+            inside = scaled.masked_fill(~kept, -torch.inf).logsumexp(-1)
+            kept_mass = (inside - scaled.logsumexp(-1)).exp().clamp(max=1)
+        columns = [
+            entropy(log_q),
+            raw.entropy,
+            kept.sum(-1),
+            kept_mass,
+            kl_divergence(log_q, logits - raw.log_partition.unsqueeze(-1)),
+            fault,
+        ]
+        self._last = _Step(logits, raw.log_partition, log_q)
+        step = torch.stack([column.float() for column in columns], dim=-1)
+        unknown = step.new_zeros(len(step), _WIDTH - step.shape[-1])
+        self._buffer = _append(self._buffer, self.steps, torch.cat([step, unknown], dim=-1))
+        if self.alternatives:
+            best = _best(self._last, logits, self.alternatives + 1)
+            self._runners_up = _append(self._runners_up, self.steps, best)
+        if self.num_beams > 1:
+            best = _best(self._last, log_q, (1 + _MAX_EOS_IDS) * self.num_beams + 1)
+            ranks = _ranks(logits, best[..., 0].long()).float().unsqueeze(-1)
+            best = torch.cat([best, ranks], dim=-1)
+            self._candidates = _append(self._candidates, self.steps, best)
+        self.steps += 1
+
+    def traces(
+        self,
+        outputs: Any,
+        *,
+        eos_token_id: int | Sequence[int] | None,
+        lengths: Sequence[int] | None = None,
+    ) -> list[Trace]:
+        """One trace per returned sequence, in their order, without prompts and padding.
+
+        Args:
+            outputs: what `generate` returned: `(rows, seq)` ids, or the output object (needed for
+                beam search).
+            eos_token_id: the ids that end a sequence; each trace ends with the first of them. None
+                means that no sequence ended early.
+            lengths: number of generated tokens per sequence, where it is known better, as with
+                stop strings.
+
+        Raises:
+            NonFiniteLogitsError: a step's logits were no distribution (on an accelerator this
+                shows only here).
+            ValueError: the monitor saw no step, saw another call, or was told another `num_beams`.
+        """
+        sequences: Tensor = getattr(outputs, "sequences", outputs)
+        beam_indices: Tensor | None = getattr(outputs, "beam_indices", None)
+        if self.steps == 0 or self._last is None:
+            raise ValueError(
+                "EntropyMonitor saw no step: cache_implementation='paged' ignores logits "
+                "processors, and a monitor belongs into DecodingSettings.processors(monitor)"
+            )
+        if (beam_indices is not None) != (self.num_beams > 1):
+            raise ValueError(
+                f"EntropyMonitor has num_beams={self.num_beams}, but the outputs are "
+                f"{'not ' if beam_indices is None else ''}of beam search; set num_beams and pass "
+                "return_dict_in_generate=True"
+            )
+        fault = self._buffer[: self.steps, :, _FAULT].nonzero()
+        if len(fault):
+            raise NonFiniteLogitsError(*fault[0].tolist())
+        generated = sequences[:, self._prompt_length :]
+        if beam_indices is None:
+            rows = self._rows(sequences)
+        else:
+            rows = self._beam_rows(generated, beam_indices)
+            if lengths is None:
+                lengths = (beam_indices >= 0).sum(-1).tolist()
+        ids = generated.cpu().numpy()
+        if lengths is None:
+            lengths = _lengths(ids, eos_token_id)
+        return [
+            self._trace(row[:length], ids[i, :length], None if best is None else best[:length])
+            for i, ((row, best), length) in enumerate(zip(rows, lengths, strict=True))
+        ]
+
+    def _rows(self, sequences: Tensor) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        """Measures and runners-up of each row, `(steps, _WIDTH)`, where rows keep their place."""
+        assert self._last is not None
+        seen = min(self._input_ids.shape[1], sequences.shape[1])
+        same_rows = sequences.shape[0] == self._input_ids.shape[0]
+        if not same_rows or not torch.equal(self._input_ids[:, :seen], sequences[:, :seen]):
+            raise ValueError("the sequences are not those of the call that EntropyMonitor watched")
+        last = self._prompt_length + self.steps - 1
+        if sequences.shape[1] > last:
+            self._buffer[self.steps - 1, :, _TOKEN] = _of_tokens(self._last, sequences[:, last])
+        measures = self._buffer[: self.steps].transpose(0, 1).double().cpu().numpy()
+        if not self.alternatives:
+            return [(row, None) for row in measures]
+        best = self._runners_up[: self.steps].transpose(0, 1).double().cpu().numpy()
+        return list(zip(measures, best, strict=True))
+
+    def _beam_rows(
+        self, generated: Tensor, beam_indices: Tensor
+    ) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        """As `_rows`, following each finished beam back through the rows that it came from."""
+        buffer = self._buffer[: self.steps].double().cpu().numpy()
+        candidates = self._candidates[: self.steps].double().cpu().numpy()
+        runners_up = self._runners_up[: self.steps].double().cpu().numpy()
+        rows = []
+        for ids, origin in zip(generated.tolist(), beam_indices.tolist(), strict=True):
+            origin = [row for row in origin if row >= 0]
+            steps = np.arange(len(origin))
+            row = buffer[steps, origin].copy()
+            for step, source in enumerate(origin):
+                row[step, _TOKEN] = _candidate(candidates[step, source], ids[step])
+            rows.append((row, runners_up[steps, origin] if self.alternatives else None))
+        return rows
+
+    def _trace(self, row: np.ndarray, ids: np.ndarray, best: np.ndarray | None) -> Trace:
+        # Adding zero turns -0.0, which would print as such, into 0.0.
+        log_q, log_p, rank = (row[:, _TOKEN] + 0.0).T
+        if np.isneginf(log_q).any():
+            raise ValueError(
+                f"token {int(np.isneginf(log_q).argmax())} of a sequence has probability 0 under "
+                "the setting: either more beams were asked for than it keeps tokens, or another "
+                "processor changed the scores after the chain"
+            )
+        return Trace(
+            ids=ids.astype(np.int64),
+            surprisal_nats=0.0 - log_q,
+            entropy_nats=row[:, _ENTROPY],
+            raw_surprisal_nats=0.0 - log_p,
+            raw_entropy_nats=row[:, _RAW_ENTROPY],
+            kept=row[:, _KEPT].astype(np.int64),
+            kept_mass=row[:, _KEPT_MASS],
+            rank=rank.astype(np.int64),
+            kl_nats=row[:, _KL],
+            alternatives=None if best is None else _runners_up(best, ids),
+        )
+
+
+class _First(LogitsProcessor):
+    def __init__(self, monitor: EntropyMonitor) -> None:
+        self.monitor = monitor
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return self.monitor._observe_raw(input_ids, scores)
+
+
+class _Last(LogitsProcessor):
+    def __init__(self, monitor: EntropyMonitor, settings: DecodingSettings) -> None:
+        self.monitor = monitor
+        self.settings = settings
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.monitor._observe_final(scores, self.settings)
+        return scores
+
+
+def _of_tokens(step: _Step, tokens: Tensor) -> Tensor:
+    """log q, log p and rank of one token per row, `(rows, 3)`."""
+    column = tokens.unsqueeze(-1)
+    logit = step.logits.gather(-1, column)
+    log_p = logit.squeeze(-1) - step.log_partition
+    rank = (step.logits > logit).sum(-1)
+    return torch.stack([step.log_q.gather(-1, column).squeeze(-1), log_p, rank], dim=-1).float()
+
+
+def _best(step: _Step, scores: Tensor, count: int) -> Tensor:
+    """Id, log q and log p of the `count` tokens with the largest scores, `(rows, count, 3)`."""
+    ids = scores.topk(min(count, scores.shape[-1]), dim=-1).indices
+    log_p = step.logits.gather(-1, ids) - step.log_partition.unsqueeze(-1)
+    return torch.stack([ids, step.log_q.gather(-1, ids), log_p], dim=-1).float()
+
+
+def _ranks(logits: Tensor, ids: Tensor) -> Tensor:
+    """Number of tokens with a larger logit, for several tokens of each row at once."""
+    ascending = logits.sort(-1).values
+    return logits.shape[-1] - torch.searchsorted(ascending, logits.gather(-1, ids), right=True)
+
+
+def _append(buffer: Tensor, size: int, step: Tensor) -> Tensor:
+    """Write `step` at row `size` of a buffer that doubles its capacity when it is full."""
+    if size == 0:
+        buffer = step.new_empty(32, *step.shape)
+    elif size == len(buffer):
+        buffer = torch.cat([buffer, torch.empty_like(buffer)])
+    buffer[size] = step
+    return buffer
+
+
+def _lengths(ids: np.ndarray, eos_token_id: int | Sequence[int] | None) -> list[int]:
+    """Number of tokens per row up to and including the first EOS."""
+    if eos_token_id is None:
+        return [ids.shape[1]] * len(ids)
+    ends = np.isin(ids, np.atleast_1d(np.asarray(eos_token_id)))
+    return [int(row.argmax()) + 1 if row.any() else len(row) for row in ends]
+
+
+def _candidate(candidates: np.ndarray, token: int) -> np.ndarray:
+    """log q, log p and rank of the token that a beam took from a row's candidates."""
+    found = np.flatnonzero(candidates[:, 0] == token)
+    if len(found):
+        return candidates[found[0], 1:]
+    # Not listed: legitimate only where it ties with the last two, and then so do its numbers.
+    if candidates[-1, 1] == candidates[-2, 1]:
+        return candidates[-1, 1:]
+    raise ValueError(
+        "a beam took a token that is not among its row's best: EntropyMonitor cannot follow beam "
+        "sampling or constrained beam search; use do_sample=False"
+    )
+
+
+def _runners_up(best: np.ndarray, ids: np.ndarray) -> Alternatives:
+    """Drop the chosen token, or else the last one, from each step's best tokens."""
+    chosen = best[:, :, 0] == ids[:, None]
+    chosen[~chosen.any(-1), -1] = True
+    others = best[~chosen].reshape(len(best), -1, 3)
+    return Alternatives(
+        ids=others[:, :, 0].astype(np.int64),
+        probability=np.exp(others[:, :, 1]),
+        raw_probability=np.exp(others[:, :, 2]),
+    )

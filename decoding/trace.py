@@ -1,0 +1,151 @@
+"""`Trace`: what is known about each token of one generated sequence."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Alternatives:
+    """The runner-up tokens at each step, by the model's own probability; all `(tokens, K)`."""
+
+    ids: Integers
+    raw_probability: Floats
+    """Probability under the model's own distribution, in [0, 1]."""
+    probability: Floats
+    """Probability under the distribution that the token was drawn from; 0 where it was cut."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Per-token measurements of one sequence, without its prompt; every column has one row a token.
+
+    `raw` is the model's own distribution p; the other columns are of q, which the token was drawn
+    from.
+    """
+
+    ids: Integers
+    surprisal_nats: Floats
+    """-log q(token), >= 0."""
+    entropy_nats: Floats
+    """H(q), in [0, ln vocab]."""
+    raw_surprisal_nats: Floats
+    """-log p(token), >= 0."""
+    raw_entropy_nats: Floats
+    """H(p), in [0, ln vocab]."""
+    kept: Integers
+    """Number of tokens in the support of q, >= 1."""
+    kept_mass: Floats
+    """Mass of that support after temperature and before truncation, in (0, 1]; for greedy, the raw
+    probability of the token."""
+    rank: Integers
+    """Number of tokens that the model prefers to this one; 0 is its favourite."""
+    kl_nats: Floats
+    """KL(q‖p), >= 0: what the setting changed at this step."""
+    texts: tuple[str, ...] | None = None
+    """Text of each token; concatenated, the text of the sequence."""
+    alternatives: Alternatives | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def columns(self) -> dict[str, Any]:
+        """Columns by record key, in the order of the records; `text` only where it is known."""
+        named: dict[str, Any] = {"id": self.ids}
+        if self.texts is not None:
+            named["text"] = self.texts
+        for name in _MEASURES:
+            named[name] = getattr(self, name)
+        return named
+
+    def records(self) -> list[dict[str, Any]]:
+        """One dictionary of plain Python values per token, ready for JSON."""
+        columns = {
+            name: values.tolist() if isinstance(values, np.ndarray) else values
+            for name, values in self.columns().items()
+        }
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def summary(self) -> dict[str, Any]:
+        """Sums and means over the tokens; means are None for an empty trace.
+
+        Returns:
+            `tokens`; `mean_entropy_nats`, `mean_raw_entropy_nats`, `mean_kl_nats`;
+            `effective_choices` = exp of the mean entropy; `surprisal_nats` and
+            `raw_surprisal_nats`, the sums (the sequence's -log q and -log p); `raw_perplexity` =
+            exp(raw_surprisal_nats / tokens).
+        """
+        tokens = len(self)
+        surprisal = math.fsum(self.surprisal_nats)
+        raw_surprisal = math.fsum(self.raw_surprisal_nats)
+
+        def mean(total: float) -> float | None:
+            return total / tokens if tokens else None
+
+        def exponential(value: float | None) -> float | None:
+            # e^709 is the largest double; a perplexity beyond it has no number to print.
+            return None if value is None or value > 709 else math.exp(value)
+
+        mean_entropy = mean(math.fsum(self.entropy_nats))
+        return {
+            "tokens": tokens,
+            "mean_entropy_nats": mean_entropy,
+            "mean_raw_entropy_nats": mean(math.fsum(self.raw_entropy_nats)),
+            "mean_kl_nats": mean(math.fsum(self.kl_nats)),
+            "effective_choices": exponential(mean_entropy),
+            "surprisal_nats": surprisal,
+            "raw_surprisal_nats": raw_surprisal,
+            "raw_perplexity": exponential(mean(raw_surprisal)),
+        }
+
+    def __rich__(self) -> Table:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False)
+        table.add_column("id", justify="right")
+        if self.texts is not None:
+            table.add_column("text")
+        for name in _MEASURES:
+            table.add_column(name.replace("_nats", " (nats)").replace("_", " "), justify="right")
+        for record in self.records():
+            cells = [Text(str(record["id"]))]
+            if self.texts is not None:
+                cells.append(Text(repr(record["text"])))
+            for name in _MEASURES:
+                value = record[name]
+                cells.append(Text(f"{value:.4f}" if isinstance(value, float) else str(value)))
+            table.add_row(*cells)
+        return table
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(file=io.StringIO(), width=200, color_system=None)
+        console.print(self)
+        assert isinstance(console.file, io.StringIO)
+        return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+_MEASURES = (
+    "surprisal_nats",
+    "entropy_nats",
+    "raw_surprisal_nats",
+    "raw_entropy_nats",
+    "kept",
+    "kept_mass",
+    "rank",
+    "kl_nats",
+)

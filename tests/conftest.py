@@ -1,0 +1,67 @@
+"""Models and texts that several test modules share."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from decoding.models import LanguageModel, load_model
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def shared(relative: str) -> Path:
+    """A path beside the repository, or a skip where it is absent."""
+    path = SHARED / relative
+    if not path.exists():
+        pytest.skip(f"needs {relative}, which is not beside this checkout")
+    return path
+
+
+@pytest.fixture(scope="session")
+def stories() -> LanguageModel:
+    """The embedded model."""
+    return load_model()
+
+
+@pytest.fixture(scope="session")
+def stories260k() -> LanguageModel:
+    """A real pretrained Llama of 260K parameters."""
+    return load_model(str(shared("models/stories260K")))
+
+
+@pytest.fixture(scope="session")
+def random_gpt2() -> LanguageModel:
+    """An untrained two-layer GPT-2 with the real tokenizer and its 50,257 tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(shared("tokenizers/gpt2"))
+    torch.manual_seed(0)
+    # A wide initialisation gives rows that are neither flat nor all alike.
+    config = GPT2Config(n_layer=2, n_embd=64, n_head=2, initializer_range=0.3)
+    return LanguageModel(GPT2LMHeadModel(config).eval(), tokenizer, "random-gpt2")
+
+
+@pytest.fixture(scope="session")
+def toy_gpt2() -> GPT2LMHeadModel:
+    """An untrained GPT-2 with 17 tokens; id 0 is EOS."""
+    torch.manual_seed(1)
+    config = GPT2Config(
+        vocab_size=17, n_positions=64, n_embd=32, n_layer=2, n_head=2, initializer_range=0.5,
+        bos_token_id=0, eos_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    return GPT2LMHeadModel(config).eval()
+
+
+@pytest.fixture(scope="session")
+def toy_llama() -> LlamaForCausalLM:
+    """An untrained Llama with 17 tokens; id 0 is EOS."""
+    torch.manual_seed(2)
+    config = LlamaConfig(
+        vocab_size=17, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+        initializer_range=0.5, bos_token_id=0, eos_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
