@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,7 +89,8 @@ class Generation:
         }
 
 
-class StreamedToken(NamedTuple):
+@dataclass(frozen=True)
+class StreamedToken:
     """A token at the moment it is drawn."""
 
     index: int
@@ -213,7 +214,8 @@ def iterate(
         yield from sorted(done, key=lambda generation: (generation.index, generation.sample))
 
 
-class _Job(NamedTuple):
+@dataclass(frozen=True)
+class _Job:
     index: int
     sample: int
     prompt: str
@@ -399,7 +401,7 @@ class _Run:
         return listen
 
 
-class _Draw(LogitsProcessor):
+class _Draw(LogitsProcessor):  # type: ignore[misc]
     """Draws each row's token by inverse CDF, in id order, and leaves no other.
 
     Args:
@@ -440,7 +442,7 @@ def draw(log_probs: Tensor, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, points, right=True).squeeze(-1)
 
 
-class _Finished(StoppingCriteria):
+class _Finished(StoppingCriteria):  # type: ignore[misc]
     """Stops rows at EOS or a stop string and remembers at which length each one stopped."""
 
     def __init__(self, end: list[int], stop: list[str], tokenizer: PreTrainedTokenizerBase) -> None:

@@ -101,7 +101,8 @@ def js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     Returns:
         `(…)`, nats, in [0, ln 2]; symmetric, finite also for disjoint supports.
     """
-    return mutual_information(torch.stack(torch.broadcast_tensors(log_p, log_q), dim=-2))
+    both = torch.broadcast_tensors(log_p, log_q)  # type: ignore[no-untyped-call]
+    return mutual_information(torch.stack(both, dim=-2))
 
 
 def total_variation(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -260,7 +260,7 @@ class EntropyMonitor:
         )
 
 
-class _First(LogitsProcessor):
+class _First(LogitsProcessor):  # type: ignore[misc]
     def __init__(self, monitor: EntropyMonitor) -> None:
         self.monitor = monitor
 
@@ -268,7 +268,7 @@ class _First(LogitsProcessor):
         return self.monitor._observe_raw(input_ids, scores)
 
 
-class _Last(LogitsProcessor):
+class _Last(LogitsProcessor):  # type: ignore[misc]
     def __init__(self, monitor: EntropyMonitor, settings: DecodingSettings) -> None:
         self.monitor = monitor
         self.settings = settings

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from decoding.monitor import EntropyMonitor
 
 
-class RuleProcessor(LogitsProcessor):
+class RuleProcessor(LogitsProcessor):  # type: ignore[misc]
     """One truncation rule as a logits processor.
 
     Args:
@@ -33,7 +33,8 @@ class RuleProcessor(LogitsProcessor):
     rule: ClassVar[str]
 
     def __init__(self, value: float) -> None:
-        self.value = getattr(DecodingSettings(**{self.rule: value}), self.rule)
+        settings = DecodingSettings(**{self.rule: value})  # type: ignore[arg-type]
+        self.value = getattr(settings, self.rule)
         self._neutral = self.value == getattr(DecodingSettings(), self.rule)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -86,7 +87,7 @@ class EtaCutoffProcessor(RuleProcessor):
     rule = "eta_cutoff"
 
 
-class NormalizeProcessor(LogitsProcessor):
+class NormalizeProcessor(LogitsProcessor):  # type: ignore[misc]
     """Turn scores into log-probabilities."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:

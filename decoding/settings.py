@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
@@ -55,14 +56,13 @@ class DecodingSettings:
     def __post_init__(self) -> None:
         for name, default in _NEUTRAL.items():
             value = getattr(self, name)
-            whole = isinstance(default, int)
-            if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
-                kind = "a whole number" if whole else "a number"
-                raise ValueError(f"{name} must be {kind}, got {value!r}")
+            kind = type(default)
+            if not _is_number(value, kind):
+                raise ValueError(f"{name} must be {_KINDS[kind]}, got {value!r}")
             rule, allowed = _RULES[name]
             if not allowed(value):
                 raise ValueError(f"{name} must be {rule}, got {value!r}")
-            object.__setattr__(self, name, int(value) if whole else float(value))
+            object.__setattr__(self, name, kind(value))
 
     @property
     def greedy(self) -> bool:
@@ -97,8 +97,7 @@ class DecodingSettings:
             try:
                 values[name] = kind(number)
             except ValueError:
-                what = "a whole number" if kind is int else "a number"
-                raise ValueError(f"{name} must be {what}, got {number!r}") from None
+                raise ValueError(f"{name} must be {_KINDS[kind]}, got {number!r}") from None
         return cls(**values)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
@@ -187,6 +186,7 @@ class DecodingSettings:
 
 
 _NEUTRAL: dict[str, float] = {field.name: field.default for field in fields(DecodingSettings)}  # type: ignore[misc]
+_KINDS: dict[type, str] = {int: "a whole number", float: "a number"}
 _EXAMPLES = {
     "temperature": "0.7",
     "top_k": "50",
@@ -196,7 +196,7 @@ _EXAMPLES = {
     "epsilon_cutoff": "0.0003",
     "eta_cutoff": "0.0006",
 }
-_RULES = {
+_RULES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "temperature": ("a finite number >= 0", lambda v: 0 <= v < math.inf),
     "top_k": (">= 0", lambda v: v >= 0),
     "top_p": ("in (0, 1]", lambda v: 0 < v <= 1),
@@ -205,6 +205,10 @@ _RULES = {
     "epsilon_cutoff": ("in [0, 1)", lambda v: 0 <= v < 1),
     "eta_cutoff": ("in [0, 1)", lambda v: 0 <= v < 1),
 }
+
+
+def _is_number(value: object, kind: type) -> bool:
+    return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
 
 
 def _nearest(name: str) -> str:

@@ -6,7 +6,6 @@ there are. Within a row the maximum is subtracted first, so logits of any size a
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -66,12 +65,11 @@ def row_statistics(logits: Tensor, targets: Tensor | None = None) -> RowStatisti
         )
         for start in range(0, max(1, rows.shape[0]), block)
     ]
-    return RowStatistics(
-        *(
-            None if column[0] is None else torch.cat(column).reshape(shape)
-            for column in zip(*parts, strict=True)
-        )
-    )
+    columns = [
+        None if column[0] is None else torch.cat(column).reshape(shape)
+        for column in zip(*parts, strict=True)
+    ]
+    return RowStatistics(*columns)  # type: ignore[arg-type]
 
 
 def _block_statistics(logits: Tensor, targets: Tensor | None) -> RowStatistics:

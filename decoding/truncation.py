@@ -13,7 +13,8 @@ are those of the row it is given, so a chain of rules renormalises at each step.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -143,8 +144,8 @@ def typical_p(logits: Tensor, value: float) -> Tensor:
     """
     log_probs = as_float(logits).log_softmax(-1)
     distance = (log_probs + entropy(log_probs).unsqueeze(-1)).abs()
-    by_logit = log_probs.argsort(-1, descending=True, stable=True)
-    order = by_logit.gather(-1, distance.gather(-1, by_logit).argsort(-1, stable=True))
+    by_logit = log_probs.argsort(dim=-1, descending=True, stable=True)
+    order = by_logit.gather(-1, distance.gather(-1, by_logit).argsort(dim=-1, stable=True))
     mass = log_probs.gather(-1, order).exp().cumsum(-1, dtype=torch.float64)
     # A token is in the shortest prefix when the tokens before it have not reached p.
     before = torch.cat([torch.zeros_like(mass[..., :1]), mass[..., :-1]], dim=-1)
@@ -186,7 +187,7 @@ def eta_cutoff(logits: Tensor, value: float) -> Tensor:
     return _keep(logits, _or_first(log_probs, log_probs >= threshold))
 
 
-RULES = {
+RULES: dict[str, Callable[[Tensor, Any], Tensor]] = {
     "temperature": temperature,
     "top_k": top_k,
     "top_p": top_p,

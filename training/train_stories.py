@@ -95,7 +95,7 @@ def mean_loss(model: GPT2LMHeadModel, ids: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def bits_per_character(model: GPT2LMHeadModel, rows: list[torch.Tensor], characters: int) -> float:
-    """-log2 p(story text | end) summed over the stories, per character; the final end is left out."""
+    """-log2 p(story text | end), summed over the stories, per character; without the final end."""
     nats = 0.0
     for row in rows:
         ids = row.long()[None]
@@ -119,6 +119,8 @@ def export(model: GPT2LMHeadModel, tokenizer: Tokenizer, out: Path) -> None:
         **special,
     }
     (out / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    for file in out.iterdir():
+        file.chmod(0o644)
 
 
 @click.command()
@@ -158,7 +160,7 @@ def main(
     rows, test = encode(tokenizer, texts, end), encode(tokenizer, held_out, end)
     characters = sum(map(len, held_out))
     # A held-out story cut at the context would flatter the figure.
-    assert all(tokenizer.decode(row[1:-1].tolist()) == text for row, text in zip(test, held_out))
+    assert [tokenizer.decode(row[1:-1].tolist()) for row in test] == held_out
 
     config = GPT2Config(
         vocab_size=vocab, n_positions=CONTEXT, n_embd=width, n_layer=layers, n_head=heads,

@@ -70,11 +70,12 @@ def quiet_transformers() -> None:
     """Keep Hugging Face's loading bars, advice and warnings off the user's terminal."""
     import warnings
 
-    from huggingface_hub.utils import disable_progress_bars, logging as hub_logging
+    from huggingface_hub.utils import logging as hub_logging
+    from huggingface_hub.utils.tqdm import disable_progress_bars
     from transformers.utils import logging
 
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
-    hub_logging.set_verbosity_error()
+    hub_logging.set_verbosity(logging.CRITICAL)
     disable_progress_bars()
     warnings.simplefilter("ignore")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -82,10 +83,8 @@ class RecordFile:
             raise self._failure(failure) from failure
         finally:
             # Closing flushes, which on a full disk fails once more.
-            try:
+            with suppress(OSError):
                 self.file.close()
-            except OSError:
-                pass
             self.temporary.unlink(missing_ok=True)
 
     def _failure(self, error: OSError) -> click.ClickException:
