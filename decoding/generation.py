@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ from decoding.settings import DecodingSettings
 from decoding.trace import Trace
 
 # Batches are sorted by length within so many at a time, and results come in order after each.
-_BATCHES_TOGETHER = 16
+_BATCHES_TOGETHER = 8
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,6 @@ def generate(
     batch_size: int = 8,
     alternatives: int = 0,
     chat: bool = False,
-    model_name: str | None = None,
     on_token: Callable[[StreamedToken], None] | None = None,
 ) -> list[Generation]:
     """Continue prompts with a model under a decoding setting, and trace every token.
@@ -138,7 +136,6 @@ def generate(
         batch_size: sequences (with beams: beams) that run together, >= 1.
         alternatives: K >= 0, runners-up to record at each step.
         chat: put each prompt into the tokenizer's chat template as the user's message.
-        model_name: what records call the model; default is the name it was loaded by.
         on_token: called with every token as it is drawn; not with beams.
 
     Returns:
@@ -164,7 +161,6 @@ def generate(
             batch_size=batch_size,
             alternatives=alternatives,
             chat=chat,
-            model_name=model_name,
             on_token=on_token,
         )
     )
@@ -184,10 +180,12 @@ def iterate(
     batch_size: int = 8,
     alternatives: int = 0,
     chat: bool = False,
-    model_name: str | None = None,
     on_token: Callable[[StreamedToken], None] | None = None,
 ) -> Iterator[Generation]:
-    """As `generate`, but lazily: results appear, in order, while later prompts still wait."""
+    """As `generate`, but results appear, in order, while later prompts still wait.
+
+    On Ctrl-C, what is finished is yielded before `KeyboardInterrupt` is raised.
+    """
     run = _Run(
         model=model,
         tokenizer=tokenizer,
@@ -199,19 +197,25 @@ def iterate(
         stop=[stop] if isinstance(stop, str) else list(stop),
         alternatives=alternatives,
         chat=chat,
-        name=model_name if model_name is not None else model.name_or_path,
+        name=model.name_or_path,
         on_token=on_token,
     )
     _at_least_one("batch_size", batch_size)
     run.check()
     per_batch = max(1, batch_size // num_beams)
-    jobs = run.jobs(prompts)
-    while together := list(islice(jobs, per_batch * _BATCHES_TOGETHER)):
+    # All prompts are encoded first, so that a bad one is refused before any work is done.
+    for together in _chunks(list(run.jobs(prompts)), per_batch * _BATCHES_TOGETHER):
         by_length = sorted(together, key=lambda job: len(job.ids))
         done: list[Generation] = []
-        for start in range(0, len(by_length), per_batch):
-            done += run.batch(by_length[start : start + per_batch])
+        interruption: KeyboardInterrupt | None = None
+        try:
+            for batch in _chunks(by_length, per_batch):
+                done += run.batch(batch)
+        except KeyboardInterrupt as error:
+            interruption = error
         yield from sorted(done, key=lambda generation: (generation.index, generation.sample))
+        if interruption is not None:
+            raise interruption
 
 
 @dataclass(frozen=True)
@@ -491,6 +495,10 @@ def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
     if end is None:
         return []
     return [end] if isinstance(end, int) else list(end)
+
+
+def _chunks(jobs: list[_Job], size: int) -> Iterator[list[_Job]]:
+    return (jobs[start : start + size] for start in range(0, len(jobs), size))
 
 
 def _at_least_one(name: str, value: int) -> int:

@@ -67,9 +67,15 @@ def load_model(
     wanted = _dtype(dtype, target)
     source = _source(name_or_path)
     try:
+        # First and alone: without a network, each file that is looked for costs half a minute.
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=wanted, trust_remote_code=trust_remote_code, use_safetensors=True
+            source,
+            config=config,
+            dtype=wanted,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
         )
     except _LOADING_ERRORS as error:
         raise ModelLoadError(_explain(name_or_path, error)) from error
@@ -77,6 +83,8 @@ def load_model(
         model = model.to(target).eval()
     except (RuntimeError, AssertionError) as error:
         raise ModelLoadError(f"device {str(target)!r}: {_first_line(error)}") from error
+    # What records call it; for the embedded model this would be where it happens to be installed.
+    model.name_or_path = name_or_path
     return LanguageModel(model, tokenizer, name_or_path)
 
 

@@ -3,13 +3,14 @@
 import os
 from pathlib import Path
 
+# Read when huggingface_hub is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 import pytest
 import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from decoding.models import LanguageModel, load_model
-
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

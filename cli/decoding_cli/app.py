@@ -17,10 +17,13 @@ from decoding_cli.generate import generate
 from decoding_cli.settings import settings
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.version_option(decoding.__version__, prog_name="decoding")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Decode with a Hugging Face causal language model and see how sure it was."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 cli.add_command(generate)
@@ -32,9 +35,6 @@ def main() -> NoReturn:
     try:
         code = cli.main(prog_name="decoding", standalone_mode=False)
         sys.stdout.flush()
-    except click.UsageError as error:
-        error.show()
-        code = error.exit_code
     except click.ClickException as error:
         code = _fail(error.format_message(), error.exit_code)
     except (KeyboardInterrupt, click.Abort):

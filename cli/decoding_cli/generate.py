@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from decoding.generation import Generation, StreamedToken
 
 
-@click.command()
+@click.command(short_help="Continue prompts and show where the model hesitated.")
 @click.argument("prompts", nargs=-1, metavar="[PROMPT]...")
 @click.option(
     "--prompts-file",
@@ -43,12 +43,15 @@ if TYPE_CHECKING:
 )
 @trust_option
 @setting_options
-@click.option("--max-new-tokens", type=click.IntRange(min=1), default=200, show_default=True)
+@click.option(
+    "--max-new-tokens", type=click.IntRange(min=1), default=200, show_default=True, metavar="N"
+)
 @click.option(
     "--num-samples",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
+    metavar="N",
     help="Sequences per prompt.",
 )
 @click.option(
@@ -56,17 +59,20 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
+    metavar="N",
     help="Above 1: beam search, scored under the setting.",
 )
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**64 - 1),
+    metavar="N",
     help="Same seed, same text, in any batch.  [default: a new one, reported]",
 )
 @click.option("--stop", multiple=True, metavar="TEXT", help="End when TEXT appears; repeatable.")
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
+    metavar="N",
     help="Sequences that run together.  [default: 8; 1 where text streams to a terminal]",
 )
 @click.option(
@@ -134,7 +140,7 @@ def generate(
             model, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
         screen = _Screen(texts, color, streaming) if on_screen else None
-        progress = _Progress(len(texts) * num_samples, hidden=streaming)
+        progress = _Progress(len(texts) * num_samples, streaming=streaming)
         generations = iterate(
             language_model.model,
             language_model.tokenizer,
@@ -148,7 +154,6 @@ def generate(
             batch_size=batch_size or (1 if streaming else 8),
             alternatives=alternatives,
             chat=chat,
-            model_name=language_model.name,
             on_token=screen.token if screen is not None and streaming else None,
         )
         try:
@@ -218,9 +223,10 @@ class _Screen:
 class _Progress:
     """Counts finished sequences: a bar on stderr while it goes on, one line at the end."""
 
-    def __init__(self, total: int, hidden: bool) -> None:
+    def __init__(self, total: int, streaming: bool) -> None:
         self.total = total
-        self.hidden = hidden or total == 1 or not sys.stderr.isatty()
+        self.streaming = streaming
+        self.hidden = streaming or total == 1 or not sys.stderr.isatty()
         self.done = 0
         self.tokens = 0
         self.entropy_nats = 0.0
@@ -256,8 +262,9 @@ class _Progress:
                 yield generation
 
     def interrupted(self) -> None:
-        """Say what an interruption left."""
-        click.echo(f"\n{self.done} of {self.total} sequences finished", err=True)
+        """Say what an interruption left, on a line of its own where text was streaming."""
+        start = "\n" if self.streaming else ""
+        click.echo(f"{start}{self.done} of {self.total} sequences finished", err=True)
 
     def summary(self, color: bool, with_legend: bool) -> None:
         """One line on stderr, after the legend where tokens are shaded."""

@@ -18,11 +18,10 @@ _MEANING = {
 }
 
 
-@click.command()
+@click.command(short_help="Explain a setting, and what a model's own would be.")
 @click.argument("spec", default="raw")
 @click.option(
     "--model",
-    envvar="DECODING_MODEL",
     metavar="NAME|FOLDER",
     help="Also show what this model's own generation configuration does in model.generate.",
 )

@@ -1,0 +1,52 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each sets up what it needs.
+
+PYTHON ?= python3
+BIN := .venv/bin
+OLDEST := .venv-oldest/bin
+
+.PHONY: demo test check test-oldest wheel-test picture clean
+
+demo: .venv/.installed
+	$(BIN)/decoding generate "Once upon a time" --temperature 0.8 --top-p 0.95 --color
+
+test: .venv/.installed-dev
+	$(BIN)/python -m pytest
+
+check: .venv/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# The suite on the oldest supported transformers, in an environment of its own.
+test-oldest: .venv-oldest/.installed
+	$(OLDEST)/python -m pytest
+
+# Build the wheel, install it in an empty environment, generate from outside the repository.
+wheel-test: .venv/.installed-dev
+	rm -rf dist build/wheel
+	$(BIN)/pip wheel -q --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/pip install -q -c constraints.txt dist/*.whl
+	cd / && $(CURDIR)/build/wheel/bin/decoding generate "Once upon a time" --seed 1 --max-new-tokens 20
+
+# The picture in the README.
+picture: .venv/.installed-dev
+	$(BIN)/python docs/picture.py
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e .
+	touch $@
+
+.venv/.installed-dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@ .venv/.installed
+
+.venv-oldest/.installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	$(OLDEST)/pip install -q -c constraints-oldest.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv .venv-oldest dist build

@@ -1,0 +1,86 @@
+"""Which module may import which, and what start-up must not pay for."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = {
+    "decoding": ROOT / "decoding",
+    "decoding_evals": ROOT / "evals/decoding_evals",
+    "decoding_cli": ROOT / "cli/decoding_cli",
+}
+ALLOWED = {
+    "decoding": {"decoding"},
+    "decoding_evals": {"decoding", "decoding_evals"},
+    "decoding_cli": {"decoding", "decoding_evals", "decoding_cli"},
+}
+PURE = ["settings", "information", "statistics", "truncation", "trace"]
+
+
+def imports(path, *, typing_too=True):
+    """Top-level names of all the modules that a file imports."""
+    tree = ast.parse(path.read_text())
+    if not typing_too:
+        tree.body = [
+            node
+            for node in tree.body
+            if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+        ]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in {path}"
+            yield node.module
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_dependencies_point_one_way(package):
+    files = list(PACKAGES[package].rglob("*.py"))
+    assert files
+    for file in files:
+        ours = {name.split(".")[0] for name in imports(file)} & set(PACKAGES)
+        assert ours <= ALLOWED[package], file
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_pure_mathematics_knows_nothing_of_transformers(module):
+    script = f"import sys, decoding.{module}; print('transformers' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "False\n"
+
+
+@pytest.mark.parametrize("statement", ["import decoding", "import decoding.settings"])
+def test_importing_the_surface_does_not_import_torch(statement):
+    script = f"import sys; {statement}; print('torch' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "False\n"
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--version", "generate --help", "settings greedy"])
+def test_the_command_answers_without_torch(arguments):
+    script = (
+        "import sys; from decoding_cli.app import main\n"
+        f"sys.argv = ['decoding', *{arguments.split()!r}]\n"
+        "try: main()\n"
+        "except SystemExit as e: assert not e.code\n"
+        "assert not {'torch', 'transformers', 'rich', 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+
+
+def test_every_public_name_resolves():
+    import decoding
+
+    for name in decoding.__all__:
+        assert getattr(decoding, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = decoding.nonsense

@@ -1,0 +1,340 @@
+"""The command: what it prints, where, and how it fails."""
+
+import io
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import decoding
+from decoding import generation
+from decoding.generation import generate
+from decoding.settings import DecodingSettings
+from decoding_cli.app import main
+
+COMMAND = [sys.executable, "-m", "decoding_cli"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Every test runs in an empty folder and without the user's own environment."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("NO_COLOR", "DECODING_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command in this process; gives exit code, stdout and stderr."""
+
+    def run(*arguments, stdin=b""):
+        monkeypatch.setattr(sys, "argv", ["decoding", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        out, err = capsys.readouterr()
+        return exit_.value.code or 0, out, err
+
+    return run
+
+
+def records(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_version_and_help(run):
+    assert run("--version")[1].strip().endswith(decoding.__version__)
+    assert "generate" in run("--help")[1] and "generate" in run()[1]
+
+
+def test_text_alone_in_a_pipe(run, stories):
+    code, out, err = run("generate", "Once upon a time", "--seed", 3, "--max-new-tokens", 12)
+    [expected] = generate(
+        stories.model, stories.tokenizer, "Once upon a time", seed=3, max_new_tokens=12
+    )
+    assert (code, out, err) == (0, expected.text + "\n", "")
+
+
+def test_json_lines_are_the_records(run, stories):
+    arguments = ["Once", "Lily saw", "--num-samples", 2, "--seed", 5, "--max-new-tokens", 8]
+    code, out, _ = run("generate", *arguments, "--json", "--top-p", 0.9, "--alternatives", 2)
+    expected = generate(
+        stories.model, stories.tokenizer, ["Once", "Lily saw"], DecodingSettings(top_p=0.9),
+        num_return_sequences=2, seed=5, max_new_tokens=8, alternatives=2,
+    )  # fmt: skip
+    got = records(out)
+    assert code == 0
+    assert [(r["index"], r["sample"]) for r in got] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert got == [json.loads(json.dumps(each.record())) for each in expected]
+    first = got[0]
+    assert first["settings"] == "top_p=0.9" and first["model"] == "builtin:stories"
+    assert "".join(token["text"] for token in first["tokens"]) == first["text"]
+    assert not first["text"].startswith("Once")
+    assert len(first["tokens"][0]["alternatives"]) == 2
+
+
+def test_flags_override_fields_of_setting(run):
+    arguments = ["Once", "--json", "--max-new-tokens", 2, "--setting", "temperature=0.5,top_p=0.9"]
+    _, out, _ = run("generate", *arguments, "--temperature", 0.7, "--top-k", 5)
+    assert records(out)[0]["settings"] == "temperature=0.7,top_k=5,top_p=0.9"
+    _, out, _ = run("generate", *arguments, "--temperature", 0, "--top-p", 1)
+    assert records(out)[0]["settings"] == "greedy"
+
+
+def test_a_run_without_seed_reports_one_that_repeats_it(run):
+    arguments = ["generate", "Once", "--json", "--max-new-tokens", 8]
+    first = records(run(*arguments)[1])[0]
+    again = records(run(*arguments, "--seed", first["seed"])[1])[0]
+    assert again == first
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.txt", b"One\r\n  two \n\nthree"),
+        (
+            "p.jsonl",
+            b'{"prompt": "One"}\n\n{"prompt": "  two "}\n{"prompt": ""}\n{"prompt": "three"}',
+        ),
+        (None, "\ufeffOne\n  two \n\nthree\n".encode()),
+    ],
+)
+def test_prompts_are_read_as_they_are(run, name, content):
+    arguments = ["generate", "--json", "--max-new-tokens", 1]
+    if name:
+        Path(name).write_bytes(content)
+        arguments += ["--prompts-file", name]
+    code, out, _ = run(*arguments, stdin=content)
+    assert code == 0
+    assert [record["prompt"] for record in records(out)] == ["One", "  two ", "", "three"]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+def test_output_file_is_whole_and_stdout_silent(run, suffix):
+    path = Path(f"out{suffix}")
+    path.write_text("what was there before")
+    code, out, _ = run("generate", "One", "Two", "--max-new-tokens", 2, "--output", path)
+    assert (code, out) == (0, "")
+    text = path.read_text()
+    got = json.loads(text) if suffix == ".json" else records(text)
+    assert [record["prompt"] for record in got] == ["One", "Two"]
+    assert os.listdir() == [path.name]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_full_disk_leaves_the_old_file(run, monkeypatch):
+    Path("out.jsonl").write_text("old")
+    arguments = ["generate", "One", "--max-new-tokens", 60, "--output", "out.jsonl"]
+    result = subprocess.run(
+        ["bash", "-c", 'ulimit -f 1; trap "" XFSZ; exec "$@"', "-", *COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert result.stderr == f"Error: cannot write '{Path('out.jsonl').resolve()}': File too large\n"
+    assert os.listdir() == ["out.jsonl"] and Path("out.jsonl").read_text() == "old"
+
+
+def test_beams(run, stories):
+    code, out, _ = run(
+        "generate", "Once", "--json", "--num-beams", 3, "--num-samples", 2, "--max-new-tokens", 6
+    )
+    expected = generate(
+        stories.model, stories.tokenizer, "Once",
+        num_beams=3, num_return_sequences=2, max_new_tokens=6,
+    )  # fmt: skip
+    assert code == 0
+    assert [r["text"] for r in records(out)] == [each.text for each in expected]
+
+
+def wrong(*arguments, code=1, says, files=None, stdin=b""):
+    identity = " ".join(map(str, arguments)) or says
+    return pytest.param(arguments, code, says, files or {}, stdin, id=identity)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says", "files", "stdin"),
+    [
+        wrong("x", "--temperature", -1, code=2, says="must be a finite number >= 0, got -1"),
+        wrong("x", "--temperature", "nan", code=2, says="temperature must be a finite number"),
+        wrong("x", "--temperature", "warm", code=2, says="'warm' is not a valid float"),
+        wrong("x", "--top-p", 0, code=2, says="top_p must be in (0, 1], got 0.0"),
+        wrong("x", "--top-p", 1.5, code=2, says="top_p must be in (0, 1], got 1.5"),
+        wrong("x", "--top-k", -2, code=2, says="top_k must be >= 0, got -2"),
+        wrong("x", "--setting", "temprature=1", code=2, says="did you mean 'temperature'?"),
+        wrong("x", "--setting", "top_p", code=2, says="'top_p' needs a value"),
+        wrong("x", "--temprature", 1, code=2, says="--temperature"),
+        wrong("x", "--max-new-tokens", 0, code=2, says="--max-new-tokens"),
+        wrong("x", "--max-new-tokens", 600, says="at most 511"),
+        wrong("x" * 3000, says="shorten the prompt"),
+        wrong("x", "--num-beams", 2, "--temperature", 0, code=2, says="temperature=0 cannot"),
+        wrong("x", "--num-beams", 2, "--num-samples", 3, code=2, says="--num-beams"),
+        wrong("x", "--stop", "", says="a stop string must not be empty"),
+        wrong("x", "--chat", says="chat template"),
+        wrong("x", "--device", "tpu9", says="unknown device 'tpu9'"),
+        wrong("x", "--model", "./nowhere", says="'./nowhere' does not exist"),
+        wrong("x", "--model", "builtin:poems", says="builtin:stories"),
+        wrong("x", "--model", "no/such-model", says="use a local folder, or 'builtin:stories'"),
+        wrong("x", "--model", "./bare", files={"bare/config.json": b'{"model_type": "gpt2"}'},
+              says="model folder './bare'"),
+        wrong("x", "--output", "nowhere/o.jsonl", says="of 'nowhere/o.jsonl' does not exist"),
+        wrong("x", "--output", "o.txt", code=2, says=".json or .jsonl"),
+        wrong("x", "--prompts-file", "p.txt", code=2, says="not both"),
+        wrong("--prompts-file", "p.txt", says="cannot read 'p.txt'"),
+        wrong("--prompts-file", "p.csv", code=2, says=".txt or .jsonl"),
+        wrong("--prompts-file", "p.txt", files={"p.txt": b""}, says="it is empty"),
+        wrong("--prompts-file", "p.txt", files={"p.txt": b"a\n\xff"}, says="not UTF-8 (line 2)"),
+        wrong("--prompts-file", "p.jsonl", files={"p.jsonl": b'{"prompt": "a"}\n{"prompt": "b"\n'},
+              says="'p.jsonl', line 2: broken JSON"),
+        wrong("--prompts-file", "p.jsonl", files={"p.jsonl": b'{"text": "a"}\n'},
+              says='line 1: expected an object with a string "prompt"'),
+        wrong(says="no prompts in standard input"),
+        wrong(says="standard input is not UTF-8 (line 1)", stdin=b"\xe9"),
+        wrong("\udce9", says="prompt 1 is not valid UTF-8"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_nothing_written(run, arguments, code, says, files, stdin):
+    for name, content in files.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(content)
+    before = sorted(Path().rglob("*"))
+    got, out, err = run("generate", *arguments, stdin=stdin)
+    assert (got, out) == (code, "")
+    assert says in err
+    assert err.startswith("Error: ") and err.count("\n") == 1
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_late_bad_prompt_is_found_before_anything_is_written(run):
+    Path("p.txt").write_text("fine\n" * 300 + "x" * 3000)
+    code, out, err = run("generate", "--prompts-file", "p.txt", "--json")
+    assert (code, out) == (1, "") and "prompt 300 has" in err
+
+
+def on_terminal(*arguments, **environment):
+    """Run the command on a pseudo-terminal; gives exit code and all that it wrote."""
+    leader, follower = pty.openpty()
+    environment = os.environ | {"TERM": "xterm-256color"} | environment
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        stdin=follower, stdout=follower, stderr=follower, env=environment, start_new_session=True,
+    )  # fmt: skip
+    os.close(follower)
+    written = b""
+    while True:
+        try:
+            chunk = os.read(leader, 65536)
+        except OSError:
+            break
+        if not chunk:
+            break
+        written += chunk
+    os.close(leader)
+    return process.wait(), written.decode().replace("\r\n", "\n")
+
+
+def test_on_a_terminal_text_is_shaded_with_legend_and_summary(stories):
+    code, written = on_terminal("generate", "Once upon a time", "--seed", 1, "--max-new-tokens", 30)
+    [expected] = generate(
+        stories.model, stories.tokenizer, "Once upon a time", seed=1, max_new_tokens=30
+    )
+    assert code == 0
+    assert "\x1b[38;2;0;0;0;48;2;" in written
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", written)
+    assert plain.startswith("Once upon a time" + expected.text)
+    assert "entropy in nats" in plain
+    summary = expected.trace.summary()
+    assert (
+        f"30 tokens · mean entropy {summary['mean_entropy_nats']:.2f} nats "
+        f"({summary['effective_choices']:.1f} effective choices) · "
+        f"perplexity {summary['raw_perplexity']:.2f} · " in plain
+    )
+    assert plain.rstrip().endswith("tokens/s · seed 1")
+
+
+@pytest.mark.parametrize(("flag", "no_color"), [("--no-color", ""), (None, "1")])
+def test_no_color_is_honoured(flag, no_color):
+    flags = [flag] if flag else []
+    code, written = on_terminal(
+        "generate", "Once", "--max-new-tokens", 5, *flags, NO_COLOR=no_color
+    )
+    assert code == 0 and "\x1b[" not in written
+    assert written.startswith("Once")
+
+
+def test_ctrl_c_keeps_what_is_finished(run, monkeypatch):
+    batch = generation._Run.batch
+    calls = []
+
+    def interrupted(self, jobs):
+        calls.append(jobs)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return batch(self, jobs)
+
+    monkeypatch.setattr(generation._Run, "batch", interrupted)
+    arguments = ["generate", *["Once"] * 9, "--max-new-tokens", 2, "--batch-size", 2]
+    code, out, err = run(*arguments, "--output", "o.jsonl")
+    assert (code, out) == (130, "")
+    assert err == "4 of 9 sequences finished\nError: interrupted\n"
+    assert [record["index"] for record in records(Path("o.jsonl").read_text())] == [0, 1, 2, 3]
+    assert os.listdir() == ["o.jsonl"]
+
+
+def test_ctrl_c_while_a_token_is_drawn():
+    process = subprocess.Popen(
+        [*COMMAND, "generate", "Once upon a time", "--color"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert err.decode() == "\n0 of 1 sequences finished\nError: interrupted\n"
+
+
+def test_a_closed_pipe_is_quiet():
+    Path("p.txt").write_text("Once upon a time\n" * 9)
+    script = '"$@" 2>err.txt | head -c 1 >/dev/null'
+    arguments = ["generate", "--prompts-file", "p.txt", "--json", "--max-new-tokens", "200"]
+    subprocess.run(["bash", "-c", script, "-", *COMMAND, *arguments], check=True)
+    assert Path("err.txt").read_text() == ""
+
+
+def test_settings_explains_in_order(run):
+    code, out, _ = run("settings", "top_p=0.9,temperature=0.7,eta_cutoff=0.001")
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0] == "temperature=0.7,top_p=0.9,eta_cutoff=0.001"
+    assert [line.split(":")[0] for line in lines[1:]] == [
+        "  1. temperature", "  2. top_p", "  3. eta_cutoff",
+    ]  # fmt: skip
+    assert "temperature 1, nothing removed" in run("settings")[1]
+    assert "lowest id" in run("settings", "greedy")[1]
+    code, _, err = run("settings", "top_q=1")
+    assert code == 2 and "did you mean 'top_p'" in err
+
+
+def test_settings_shows_what_a_model_would_do_by_itself(run):
+    folder = Path("model")
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "gpt2"}')
+    (folder / "generation_config.json").write_text(
+        '{"do_sample": true, "temperature": 0.6, "repetition_penalty": 1.2}'
+    )
+    code, out, _ = run("settings", "raw", "--model", "./model")
+    assert code == 0
+    assert "temperature=0.6,top_k=50" in out and "also repetition_penalty = 1.2" in out
+
+
+def test_model_from_the_environment(run, monkeypatch):
+    monkeypatch.setenv("DECODING_MODEL", "./nowhere")
+    assert "'./nowhere' does not exist" in run("generate", "x")[2]
