@@ -21,8 +21,14 @@ def as_float(values: Tensor) -> Tensor:
 
 
 def _expectation(log_probs: Tensor, values: Tensor) -> Tensor:
-    """Σ p·values over the last axis, where values may be infinite off the support of p."""
-    return torch.where(log_probs == -math.inf, 0.0, log_probs.exp() * values).sum(-1)
+    """Σ p·values over the last axis; an infinite value counts on the support of p alone.
+
+    The support is where log p is finite, also where p itself is too small for a float.
+    """
+    probs = log_probs.exp()
+    terms = torch.where(probs == 0, 0.0, probs * values)
+    infinite = (log_probs > -math.inf) & (values == math.inf)
+    return terms.masked_fill(infinite, math.inf).sum(-1)
 
 
 def surprisal(log_probs: Tensor, tokens: Tensor) -> Tensor:
@@ -61,7 +67,9 @@ def varentropy(log_probs: Tensor) -> Tensor:
         `(…)`, nats², >= 0; 0 for a point mass and for any uniform distribution.
     """
     log_probs = as_float(log_probs)
-    return _expectation(log_probs, (log_probs + entropy(log_probs).unsqueeze(-1)).square())
+    # e^-1000 is zero even in float64; the clamp keeps the square finite where p is zero.
+    excess = log_probs.clamp(min=-1000) + entropy(log_probs).unsqueeze(-1)
+    return _expectation(log_probs, excess.square())
 
 
 def cross_entropy(log_p: Tensor, log_q: Tensor) -> Tensor:

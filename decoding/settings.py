@@ -60,9 +60,10 @@ class DecodingSettings:
             if not _is_number(value, kind):
                 raise ValueError(f"{name} must be {_KINDS[kind]}, got {value!r}")
             rule, allowed = _RULES[name]
-            if not allowed(value):
+            number = _convert(value, kind)
+            if not allowed(number):
                 raise ValueError(f"{name} must be {rule}, got {value!r}")
-            object.__setattr__(self, name, kind(value))
+            object.__setattr__(self, name, number)
 
     @property
     def greedy(self) -> bool:
@@ -87,6 +88,8 @@ class DecodingSettings:
                 if name == "greedy":
                     values["temperature"] = 0.0
                 continue
+            if name in ("raw", "greedy"):
+                raise ValueError(f"{name!r} stands alone or first, got {text!r}")
             if name not in _NEUTRAL:
                 raise ValueError(f"unknown setting {name!r}{_nearest(name)}")
             if not separator:
@@ -209,6 +212,13 @@ _RULES: dict[str, tuple[str, Callable[[float], bool]]] = {
 
 def _is_number(value: object, kind: type) -> bool:
     return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+
+
+def _convert(value: float, kind: type) -> float:
+    try:
+        return kind(value)  # type: ignore[no-any-return]
+    except OverflowError:
+        return math.inf
 
 
 def _nearest(name: str) -> str:

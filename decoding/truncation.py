@@ -51,14 +51,13 @@ def temperature(logits: Tensor, value: float) -> Tensor:
     Returns:
         `(…, vocab)` logits.
 
-    Source: Hinton et al. 2015, arXiv:1503.02531. The largest logit is subtracted first, so that a
-        small T cannot overflow.
+    Source: Hinton et al. 2015, arXiv:1503.02531.
     """
     if value == 0:
         return top_k(logits, 1)
     logits = as_float(logits)
-    limits = torch.finfo(logits.dtype)
-    return (logits - logits.amax(-1, keepdim=True)) / min(max(value, limits.tiny), limits.max)
+    # Beyond these bounds the result is the limit already, and float32 would overflow.
+    return logits / min(max(value, 1e-30), torch.finfo(logits.dtype).max)
 
 
 def top_k(logits: Tensor, value: int) -> Tensor:
@@ -97,13 +96,15 @@ def top_p(logits: Tensor, value: float) -> Tensor:
     Source: Holtzman et al. 2020, arXiv:1904.09751. The token that reaches p is kept.
     """
     logits = as_float(logits)
-    log_partition = logits.logsumexp(-1, keepdim=True)
+    # Large logits leave no bits for their log-partition, so the maximum goes first.
+    top = logits.amax(-1, keepdim=True)
+    log_partition = (logits - top).logsumexp(-1, keepdim=True)
     vocab = logits.shape[-1]
     # Most nuclei are small. On an accelerator, finding out would make the host wait.
     window = min(64, vocab) if logits.device.type == "cpu" else vocab
     while True:
         largest = logits.topk(window, dim=-1).values
-        mass = (largest - log_partition).exp().cumsum(-1, dtype=torch.float64)
+        mass = (largest - top - log_partition).exp().cumsum(-1, dtype=torch.float64)
         if window == vocab or bool((mass[..., -1] >= value).all()):
             break
         window = min(window * 8, vocab)
@@ -124,7 +125,7 @@ def min_p(logits: Tensor, value: float) -> Tensor:
     Source: Nguyen et al. 2024, arXiv:2407.01082.
     """
     logits = as_float(logits)
-    return _keep(logits, logits >= logits.amax(-1, keepdim=True) + math.log(value))
+    return _keep(logits, logits - logits.amax(-1, keepdim=True) >= math.log(value))
 
 
 def typical_p(logits: Tensor, value: float) -> Tensor:
@@ -142,7 +143,8 @@ def typical_p(logits: Tensor, value: float) -> Tensor:
 
     Source: Meister et al. 2023, arXiv:2202.00666 (locally typical sampling).
     """
-    log_probs = as_float(logits).log_softmax(-1)
+    # The distances of a large flat vocabulary differ by less than float32 rounding of its entropy.
+    log_probs = logits.double().log_softmax(-1)
     distance = (log_probs + entropy(log_probs).unsqueeze(-1)).abs()
     by_logit = log_probs.argsort(dim=-1, descending=True, stable=True)
     order = by_logit.gather(-1, distance.gather(-1, by_logit).argsort(dim=-1, stable=True))

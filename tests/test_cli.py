@@ -282,7 +282,7 @@ def test_ctrl_c_keeps_what_is_finished(run, monkeypatch):
     arguments = ["generate", *["Once"] * 9, "--max-new-tokens", 2, "--batch-size", 2]
     code, out, err = run(*arguments, "--output", "o.jsonl")
     assert (code, out) == (130, "")
-    assert err == "4 of 9 sequences finished\nError: interrupted\n"
+    assert err == "Error: interrupted; 4 of 9 sequences finished\n"
     assert [record["index"] for record in records(Path("o.jsonl").read_text())] == [0, 1, 2, 3]
     assert os.listdir() == ["o.jsonl"]
 
@@ -298,7 +298,7 @@ def test_ctrl_c_while_a_token_is_drawn():
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130
-    assert err.decode() == "\n0 of 1 sequences finished\nError: interrupted\n"
+    assert err.decode() == "\nError: interrupted; 0 of 1 sequences finished\n"
 
 
 def test_a_closed_pipe_is_quiet():

@@ -398,7 +398,7 @@ def test_assisted_decoding_is_refused(toy_gpt2, how, setting):
     monitor = EntropyMonitor()
     inputs = {"input_ids": torch.tensor([[1, 2, 3, 1, 2, 3, 1, 2]])}
     with pytest.raises(ValueError, match="assisted decoding"):
-        call(toy_gpt2, inputs, DecodingSettings.parse(setting), monitor, **{how: helper})
+        call(toy_gpt2, inputs, DecodingSettings.parse(setting), monitor, eos=0, **{how: helper})
 
 
 def test_monitor_that_saw_no_step_is_refused():

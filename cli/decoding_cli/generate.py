@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from decoding_cli.options import (
     setting_options,
     trust_option,
 )
-from decoding_cli.output import RecordFile, to_json
+from decoding_cli.output import Interrupted, RecordFile, to_json
 from decoding_cli.prompts import read_prompts
 
 if TYPE_CHECKING:
@@ -165,8 +165,9 @@ def generate(
                 else:
                     click.echo(to_json(generation.record()) if as_json else generation.text)
         except KeyboardInterrupt:
-            progress.interrupted()
-            raise
+            if streaming:
+                click.echo(err=True)
+            raise Interrupted(f"{progress.done} of {progress.total} sequences finished") from None
         finally:
             if on_screen or sys.stderr.isatty():
                 progress.summary(color, with_legend=on_screen and color)
@@ -225,7 +226,6 @@ class _Progress:
 
     def __init__(self, total: int, streaming: bool) -> None:
         self.total = total
-        self.streaming = streaming
         self.hidden = streaming or total == 1 or not sys.stderr.isatty()
         self.done = 0
         self.tokens = 0
@@ -236,35 +236,27 @@ class _Progress:
 
     def follow(self, generations: Iterator[Generation]) -> Iterator[Generation]:
         """Pass generations through and count them."""
+        with ExitStack() as stack:
+            advance = None if self.hidden else self._bar(stack)
+            for generation in generations:
+                self.done += 1
+                self.tokens += len(generation.trace)
+                self.entropy_nats += float(generation.trace.entropy_nats.sum())
+                self.raw_surprisal_nats += float(generation.trace.raw_surprisal_nats.sum())
+                self.seed = generation.seed
+                if advance is not None:
+                    advance()
+                yield generation
+
+    def _bar(self, stack: ExitStack) -> Callable[[], None]:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
         from decoding_cli.terminal import console
 
-        bar = Progress(
-            BarColumn(),
-            MofNCompleteColumn(),
-            "sequences",
-            TimeRemainingColumn(),
-            console=console(color=False, stderr=True),
-            transient=True,
-            disable=self.hidden,
-        )
-        with bar:
-            task = bar.add_task("", total=self.total)
-            for generation in generations:
-                summary = generation.trace.summary()
-                self.done += 1
-                self.tokens += summary["tokens"]
-                self.entropy_nats += float(generation.trace.entropy_nats.sum())
-                self.raw_surprisal_nats += summary["raw_surprisal_nats"]
-                self.seed = generation.seed
-                bar.advance(task)
-                yield generation
-
-    def interrupted(self) -> None:
-        """Say what an interruption left, on a line of its own where text was streaming."""
-        start = "\n" if self.streaming else ""
-        click.echo(f"{start}{self.done} of {self.total} sequences finished", err=True)
+        columns = (BarColumn(), MofNCompleteColumn(), "sequences", TimeRemainingColumn())
+        bar = Progress(*columns, console=console(color=False, stderr=True), transient=True)
+        task = stack.enter_context(bar).add_task("", total=self.total)
+        return lambda: bar.advance(task)
 
     def summary(self, color: bool, with_legend: bool) -> None:
         """One line on stderr, after the legend where tokens are shaded."""

@@ -20,6 +20,15 @@ def to_json(record: dict[str, Any]) -> str:
     return json.dumps(record, allow_nan=False)
 
 
+class Interrupted(click.ClickException):
+    """Ctrl-C in the middle of work of which a part is finished."""
+
+    exit_code = 130
+
+    def __init__(self, left: str) -> None:
+        super().__init__(f"interrupted; {left}")
+
+
 class RecordFile:
     """Collects records under a temporary name beside the target and renames it at the end.
 
@@ -71,7 +80,7 @@ class RecordFile:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            if kind is None or (issubclass(kind, KeyboardInterrupt) and self.count):
+            if kind is None or (issubclass(kind, Interrupted) and self.count):
                 if self.path.suffix == ".json":
                     self.file.write("]\n" if self.count else "[]\n")
                 self.file.close()

@@ -1,0 +1,626 @@
+"""Prompts in, text and traces out: `generate`, its draws, seeds, stops, streams and refusals."""
+
+import copy
+import itertools
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+from test_monitor import (
+    TEXTS,
+    TOLERANCE,
+    assert_oracle,
+    editing,
+    log_softmax,
+    modes,
+    reference_log_q,
+    scripted,
+    teacher_forced,
+)
+from test_processors import HOSTILE, with_config
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
+
+from decoding import DecodingSettings, NonFiniteLogitsError, generate
+from decoding.generation import draw, iterate
+
+GREEDY = DecodingSettings(temperature=0)
+TOY_TEXTS = ["e", "c j g b", "a b c d e f g h"]
+
+
+@pytest.fixture(scope="module")
+def toy_tokenizer():
+    """Seventeen words, one letter each; id 0 is EOS."""
+    vocabulary = {word: i for i, word in enumerate(["<eos>", *"abcdefghijklmnop"])}
+    words = Tokenizer(WordLevel(vocabulary, unk_token="<eos>"))
+    words.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", bos_token="<eos>")
+
+
+@pytest.fixture
+def toy(toy_gpt2, toy_tokenizer):
+    """Model and tokenizer, as the first arguments of `generate`."""
+    return toy_gpt2, toy_tokenizer
+
+
+def pair(language_model):
+    return language_model.model, language_model.tokenizer
+
+
+def spoken(model, tokenizer, prompt, continuation, **kwargs):
+    """The generation of a model that is made to say one continuation of one prompt."""
+    start = list(tokenizer(prompt)["input_ids"])
+    ids = list(tokenizer(prompt + continuation)["input_ids"])
+    assert ids[: len(start)] == start
+    ids = ids[len(start) :]
+    kwargs = {"max_new_tokens": len(ids)} | kwargs
+    return ids, generate(scripted(model, ids), tokenizer, prompt, GREEDY, seed=0, **kwargs)[0]
+
+
+def decode(tokenizer, ids):
+    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+# The oracle, through text.
+
+
+@modes
+@pytest.mark.parametrize("name", ["stories", "stories260k", "random_gpt2"])
+def test_traces_equal_teacher_forcing(name, setting, num_beams, samples, request):
+    model, tokenizer = pair(request.getfixturevalue(name))
+    settings = DecodingSettings.parse(setting)
+    kwargs = {"num_return_sequences": samples, "num_beams": num_beams, "seed": 5}
+    free = generate(model, tokenizer, TEXTS, settings, max_new_tokens=5, **kwargs)[0]
+    eos = int(free.trace.ids[-1])
+    model = with_config(model, eos_token_id=eos)
+    generations = generate(model, tokenizer, TEXTS, settings, max_new_tokens=12, **kwargs)
+    assert [(g.prompt, g.index, g.sample) for g in generations] == [
+        (text, i, j) for i, text in enumerate(TEXTS) for j in range(samples)
+    ]
+    for generation in generations:
+        prompt, ids = tokenizer(generation.prompt)["input_ids"], generation.trace.ids.tolist()
+        assert_oracle(model, prompt, generation.trace, settings)
+        assert generation.text == "".join(generation.trace.texts)
+        assert decode(tokenizer, prompt) + generation.text == decode(tokenizer, [*prompt, *ids])
+        assert generation.finish_reason == ("eos" if ids[-1] == eos else "length")
+        assert eos not in ids[:-1]
+        assert len(ids) == 12 or ids[-1] == eos
+    if num_beams == 1:
+        first = generations[0]
+        assert len(first.trace) <= 5
+        np.testing.assert_array_equal(first.trace.ids, free.trace.ids[: len(first.trace)])
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_alternatives_in_records(stories, num_beams):
+    model, tokenizer = pair(stories)
+    settings = DecodingSettings(temperature=0.8, top_k=3)
+    for generation in generate(
+        model, tokenizer, TEXTS, settings, max_new_tokens=8, seed=0, alternatives=2,
+        num_beams=num_beams,
+    ):  # fmt: skip
+        prompt, ids = list(tokenizer(generation.prompt)["input_ids"]), generation.trace.ids.tolist()
+        rows = teacher_forced(model, prompt, ids)
+        for i, (z, token) in enumerate(zip(rows, generation.record()["tokens"], strict=True)):
+            others = [other for other in np.argsort(-z, kind="stable") if other != token["id"]][:2]
+            q, p = np.exp(reference_log_q(z, settings)), np.exp(log_softmax(z))
+            assert [entry["id"] for entry in token["alternatives"]] == others
+            before = [*prompt, *ids[:i]]
+            for entry in token["alternatives"]:
+                assert list(entry) == ["id", "text", "probability", "raw_probability"]
+                assert entry["probability"] == pytest.approx(q[entry["id"]], abs=TOLERANCE)
+                assert entry["raw_probability"] == pytest.approx(p[entry["id"]], abs=TOLERANCE)
+                after = decode(tokenizer, [*before, entry["id"]])
+                assert decode(tokenizer, before) + entry["text"] == after
+
+
+def test_greedy_is_hugging_face_greedy(stories):
+    model, tokenizer = pair(stories)
+    for generation in generate(model, tokenizer, TEXTS, GREEDY, max_new_tokens=12, seed=1):
+        prompt = torch.tensor([tokenizer(generation.prompt)["input_ids"]])
+        theirs = model.generate(prompt, max_new_tokens=12, do_sample=False)
+        assert generation.trace.ids.tolist() == theirs[0, prompt.shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("setting", ["greedy", "raw", "temperature=1.5,top_k=6,top_p=0.9"])
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_the_models_own_configuration_changes_nothing(toy, setting, num_beams):
+    settings = DecodingSettings.parse(setting)
+    if num_beams > 1 and settings.greedy:
+        pytest.skip("greedy cannot score beams")
+    model, tokenizer = toy
+    hostile = with_config(
+        model, **HOSTILE, do_sample=True, num_beams=2, num_return_sequences=2, max_length=3,
+        use_cache=False, return_dict_in_generate=False,
+    )  # fmt: skip
+    plain, other = (
+        generate(m, tokenizer, TOY_TEXTS, settings, max_new_tokens=9, seed=0, num_beams=num_beams)
+        for m in (model, hostile)
+    )
+    assert [g.trace.ids.tolist() for g in other] == [g.trace.ids.tolist() for g in plain]
+    for ours, theirs in zip(plain, other, strict=True):
+        for name, column in ours.trace.columns().items():
+            if name != "text":
+                np.testing.assert_allclose(theirs.trace.columns()[name], column, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("setting", "num_beams"), [("greedy", 1), ("top_p=0.9", 1), ("raw", 2)])
+def test_half_precision_models(stories, dtype, setting, num_beams):
+    model, tokenizer = copy.deepcopy(stories.model).to(dtype), stories.tokenizer
+    settings = DecodingSettings.parse(setting)
+    for generation in generate(
+        model, tokenizer, TEXTS, settings, max_new_tokens=6, seed=0, num_beams=num_beams
+    ):
+        trace = generation.trace
+        for name, column in trace.columns().items():
+            assert name == "text" or np.isfinite(column).all(), name
+        assert (trace.raw_entropy_nats <= np.log(model.config.vocab_size)).all()
+        assert (trace.kept_mass > 0).all()
+        assert (trace.kept_mass <= 1).all()
+
+
+def test_dropout_is_off_and_the_mode_is_left_as_it_was(toy):
+    evaluated, tokenizer = toy
+    trained = copy.deepcopy(evaluated).train()
+    assert trained.config.resid_pdrop == 0.1
+    want, got = (
+        generate(model, tokenizer, TOY_TEXTS, max_new_tokens=10, seed=0)
+        for model in (evaluated, trained)
+    )
+    assert [g.record() for g in got] == [g.record() for g in want]
+    assert all(module.training for module in trained.modules())
+    assert not evaluated.training
+
+
+def test_mode_is_restored_after_an_error(toy):
+    model, tokenizer = toy
+    trained = copy.deepcopy(model).train()
+    broken = editing(trained, lambda step, logits: logits * torch.nan)
+    with pytest.raises(NonFiniteLogitsError, match="step 0, row 0"):
+        generate(broken, tokenizer, "a b", seed=0)
+    assert broken.training
+
+
+# Draws.
+
+
+def assert_follows(counts, probabilities):
+    """Counts are a plausible sample: χ² over cells with expectation 5 or more, the rest pooled."""
+    total = sum(counts.values())
+    assert not set(counts) - set(probabilities), "a token of probability zero was drawn"
+    cells = {key: total * q for key, q in probabilities.items()}
+    large = [key for key, expected in cells.items() if expected >= 5]
+    observed = [counts[key] for key in large]
+    expected = [cells[key] for key in large]
+    rest = total - sum(expected)
+    if rest >= 5:
+        observed.append(total - sum(observed))
+        expected.append(rest)
+    expected = np.array(expected) * sum(observed) / sum(expected)
+    assert len(expected) > 2
+    assert chisquare(observed, expected).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("setting", ["raw", "temperature=0.7,top_k=8", "top_p=0.8", "min_p=0.1"])
+def test_draws_follow_the_setting(setting):
+    settings = DecodingSettings.parse(setting)
+    logits = 2 * torch.randn(17, generator=torch.Generator().manual_seed(3))
+    uniforms = torch.from_numpy(np.random.default_rng(0).random(20_000))
+    tokens = draw(settings.log_probs(logits).expand(20_000, 17), uniforms)
+    q = np.exp(reference_log_q(logits.numpy(), settings))
+    assert_follows(Counter(tokens.tolist()), {i: q[i] for i in range(17) if q[i] > 0})
+
+
+@pytest.mark.parametrize("setting", ["raw", "temperature=1.5,top_k=5", "min_p=0.1"])
+def test_generated_tokens_follow_the_setting(toy, setting):
+    model, tokenizer = toy
+    settings, prompt = DecodingSettings.parse(setting), tokenizer("c j g")["input_ids"]
+    generations = generate(
+        model, tokenizer, "c j g", settings, max_new_tokens=1, num_return_sequences=2000,
+        batch_size=500, seed=0,
+    )  # fmt: skip
+    q = np.exp(reference_log_q(teacher_forced(model, prompt, [0])[0], settings))
+    counts = Counter(int(g.trace.ids[0]) for g in generations)
+    assert_follows(counts, {i: q[i] for i in range(17) if q[i] > 0})
+
+
+def test_generated_pairs_follow_the_chain_rule(toy):
+    """Independent draws at each step: q(a, b) = q(a)·q(b | a), and an EOS ends the pair."""
+    model, tokenizer = toy
+    settings, prompt = DecodingSettings(temperature=1.5, top_k=4), tokenizer("c j g")["input_ids"]
+
+    def next_token(ids):
+        return np.exp(reference_log_q(teacher_forced(model, [*prompt, *ids], [0])[0], settings))
+
+    first = next_token([])
+    pairs = {(0,): first[0]} if first[0] else {}
+    for a in np.flatnonzero(first[1:]) + 1:
+        second = next_token([a])
+        pairs |= {(a, b): first[a] * second[b] for b in np.flatnonzero(second)}
+    assert sum(pairs.values()) == pytest.approx(1)
+    generations = generate(
+        model, tokenizer, "c j g", settings, max_new_tokens=2, num_return_sequences=2000,
+        batch_size=500, seed=0,
+    )  # fmt: skip
+    assert_follows(Counter(tuple(g.trace.ids.tolist()) for g in generations), pairs)
+
+
+def test_draw_is_the_inverse_of_the_cumulative_distribution():
+    log_probs = torch.tensor([0.0, 0.25, 0.0, 0.25, 0.5, 0.0]).log()
+    uniforms = [0.0, 0.1, 0.25 - 1e-9, 0.25 + 1e-9, 0.5 - 1e-9, 0.5 + 1e-9, 0.99, 1 - 2**-53]
+    tokens = draw(log_probs.expand(len(uniforms), 6), torch.tensor(uniforms, dtype=torch.float64))
+    assert tokens.tolist() == [1, 1, 1, 3, 3, 4, 4, 4]
+
+
+@pytest.mark.parametrize("uniform", [0.0, 5e-324, 2**-53, 0.5, 1 - 2**-53])
+def test_extreme_uniforms_draw_no_impossible_token(uniform):
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(300, 40, generator=generator)
+    logits[torch.rand(300, 40, generator=generator) < 0.7] = -torch.inf
+    logits[:, 20] = 0.0
+    logits[:50, :20] = logits[50:100, 21:] = -torch.inf
+    logits[100:150] = torch.where(logits[100:150].isfinite(), -90.0, -torch.inf)
+    logits[100:150, 20] = 0.0  # all others nearly nothing, beside a token that is nearly certain
+    log_probs = logits.log_softmax(-1)
+    tokens = draw(log_probs, torch.full((300,), uniform, dtype=torch.float64))
+    drawn = log_probs.gather(-1, tokens.unsqueeze(-1))
+    assert (drawn > -torch.inf).all()
+
+
+# Seeds.
+
+
+EIGHT = [*TEXTS, "A dog", "One day", "The cat sat on the big red mat and", "She", "He said that"]
+
+
+def said(generations):
+    return {(g.prompt, g.sample): (g.text, g.trace.ids.tolist()) for g in generations}
+
+
+def test_same_seed_same_text_alone_in_a_batch_and_in_another_order(stories):
+    model, tokenizer = pair(stories)
+
+    def run(prompts, batch_size):
+        return generate(
+            model, tokenizer, prompts, max_new_tokens=12, seed=11, batch_size=batch_size
+        )
+
+    together = run(EIGHT, 8)
+    alone = [run(prompt, 8)[0] for prompt in EIGHT]
+    assert said(together) == said(alone)
+    assert said(run(EIGHT[::-1], 3)) == said(together)
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(
+            one.trace.surprisal_nats, other.trace.surprisal_nats, atol=TOLERANCE
+        )
+
+
+def test_samples_of_a_prompt_are_the_prompt_given_again(stories):
+    model, tokenizer = pair(stories)
+    kwargs = {"max_new_tokens": 10, "seed": 11}
+    three = generate(model, tokenizer, TEXTS[0], num_return_sequences=3, **kwargs)
+    again = generate(model, tokenizer, [TEXTS[0]] * 3, **kwargs)
+    assert [g.text for g in three] == [g.text for g in again]
+    assert len({g.text for g in three}) == 3
+    assert [(g.index, g.sample) for g in three] == [(0, 0), (0, 1), (0, 2)]
+    assert [(g.index, g.sample) for g in again] == [(0, 0), (1, 1), (2, 2)]
+
+
+def test_a_repeated_prompt_goes_on_counting_its_samples(stories):
+    model, tokenizer = pair(stories)
+    kwargs = {"max_new_tokens": 10, "seed": 11, "batch_size": 3}
+    first, second = TEXTS[:2]
+    mixed = generate(model, tokenizer, [first, second, first], num_return_sequences=2, **kwargs)
+    assert [(g.index, g.sample) for g in mixed] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 2), (2, 3)]
+    four = generate(model, tokenizer, first, num_return_sequences=4, **kwargs)
+    assert said(four) == {key: value for key, value in said(mixed).items() if key[0] == first}
+
+
+def test_repeated_prompts_count_samples_of_beams_too(toy):
+    generations = generate(
+        *toy, ["a b", "c", "a b"], num_beams=3, num_return_sequences=2, max_new_tokens=4, seed=0
+    )
+    assert [(g.index, g.sample) for g in generations] == [
+        (0, 0), (0, 1), (1, 0), (1, 1), (2, 2), (2, 3),
+    ]  # fmt: skip
+
+
+def test_another_seed_says_something_else(stories):
+    model, tokenizer = pair(stories)
+    texts = {
+        seed: [g.text for g in generate(model, tokenizer, TEXTS, max_new_tokens=10, seed=seed)]
+        for seed in (0, 1, 2**64 - 1)
+    }
+    for one, other in itertools.combinations(texts.values(), 2):
+        assert one != other
+
+
+def test_without_a_seed_one_is_picked_and_reported(toy):
+    first, second = (generate(*toy, TOY_TEXTS, max_new_tokens=20) for _ in range(2))
+    assert len({g.seed for g in first}) == 1
+    assert first[0].seed != second[0].seed
+    repeated = generate(*toy, TOY_TEXTS, max_new_tokens=20, seed=first[0].seed)
+    assert said(repeated) == said(first)
+
+
+def test_globally_seeded_generators_are_neither_read_nor_moved(toy):
+    torch.manual_seed(0)
+    np.random.seed(0)
+    first = generate(*toy, TOY_TEXTS, max_new_tokens=9, seed=4)
+    after = torch.rand(1).item(), np.random.rand()
+    torch.manual_seed(0)
+    np.random.seed(0)
+    assert after == (torch.rand(1).item(), np.random.rand())
+    assert said(generate(*toy, TOY_TEXTS, max_new_tokens=9, seed=4)) == said(first)
+
+
+# Ends.
+
+
+@pytest.mark.parametrize("stop", ["sat", "cat s", " th", ".", "日", "é!", "😀"])
+@pytest.mark.parametrize("name", ["stories", "stories260k"])
+def test_stop_strings_end_the_text_and_stay_in_it(name, stop, request):
+    model, tokenizer = pair(request.getfixturevalue(name))
+    continuation = " time the cat sat. 日 é! 😀 and so on and on and on"
+    ids, generation = spoken(model, tokenizer, "Once upon a", continuation, stop=stop)
+    prompt = list(tokenizer("Once upon a")["input_ids"])
+    texts = [decode(tokenizer, [*prompt, *ids[:n]]) for n in range(1, len(ids) + 1)]
+    start = len(decode(tokenizer, prompt))
+    wanted = next(text[start:] for text in texts if stop in text[start:])
+    assert generation.text == wanted
+    assert generation.finish_reason == "stop"
+    assert generation.text == "".join(generation.trace.texts)
+
+
+def test_the_first_of_several_stop_strings_ends_the_text(stories):
+    stops = ["mat", "zebra", "cat"]
+    _, generation = spoken(*pair(stories), "Once", " the cat sat on the mat", stop=stops)
+    assert generation.text == " the cat"
+
+
+def test_stop_strings_of_the_prompt_stop_nothing(stories):
+    continuation = " the cat sat on the mat"
+    _, generation = spoken(*pair(stories), "Once upon a time", continuation, stop="time")
+    assert (generation.text, generation.finish_reason) == (continuation, "length")
+
+
+def test_a_stop_string_must_lie_in_the_continuation(stories):
+    """`a cat` begins in the prompt, so it does not appear in the text."""
+    continuation = " cat sat on the mat"
+    _, generation = spoken(*pair(stories), "Once upon a", continuation, stop="a cat")
+    assert (generation.text, generation.finish_reason) == (continuation, "length")
+
+
+def test_a_row_that_stops_does_not_stop_the_others(stories):
+    model, tokenizer = pair(stories)
+    long, short = " the cat sat on the mat", " it was. And so on"
+    rows = [tokenizer(text)["input_ids"] for text in (long, short)]
+    first, second = generate(
+        scripted(model, *rows), tokenizer, ["Once", "Tom"], GREEDY, stop=".", seed=0,
+        max_new_tokens=len(rows[0]),
+    )  # fmt: skip
+    assert (first.text, first.finish_reason) == (long, "length")
+    assert (second.text, second.finish_reason) == (" it was.", "stop")
+    assert len(second.trace) < len(first.trace)
+    assert_oracle(scripted(model, rows[1]), tokenizer("Tom")["input_ids"], first.trace, GREEDY)
+
+
+@pytest.mark.parametrize("script", [[4, 5, 0], [0], [4, 5, 6, 7]])
+def test_finish_reasons(toy, script):
+    model, tokenizer = toy
+    (generation,) = generate(
+        scripted(model, script), tokenizer, "a b", GREEDY, max_new_tokens=4, seed=0
+    )
+    assert generation.trace.ids.tolist() == script
+    assert generation.finish_reason == ("eos" if script[-1] == 0 else "length")
+    assert decode(tokenizer, [1, 2]) + generation.text == decode(tokenizer, [1, 2, *script])
+
+
+def test_the_tokenizers_eos_ends_where_the_configuration_names_none(toy):
+    model, tokenizer = toy
+    silent = with_config(scripted(model, [4, 0, 5]), eos_token_id=None)
+    (generation,) = generate(silent, tokenizer, "a b", GREEDY, max_new_tokens=4, seed=0)
+    assert (generation.trace.ids.tolist(), generation.finish_reason) == ([4, 0], "eos")
+
+
+def test_every_eos_of_a_list_ends(toy):
+    model, tokenizer = toy
+    several = with_config(scripted(model, [4, 5, 6], [4, 0], [4, 4, 7]), eos_token_id=[0, 6])
+    generations = generate(several, tokenizer, TOY_TEXTS, GREEDY, max_new_tokens=3, seed=0)
+    assert [g.finish_reason for g in generations] == ["eos", "eos", "length"]
+
+
+# Prompts.
+
+
+def test_an_empty_prompt_is_bos(random_gpt2):
+    model, tokenizer = pair(random_gpt2)
+    (generation,) = generate(model, tokenizer, "", GREEDY, max_new_tokens=3, seed=0)
+    assert generation.prompt == ""
+    assert_oracle(model, [tokenizer.bos_token_id], generation.trace, GREEDY)
+
+
+def test_the_tokenizers_own_special_tokens_are_kept(stories260k):
+    model, tokenizer = pair(stories260k)
+    prompt = tokenizer("Once upon")["input_ids"]
+    assert prompt[0] == tokenizer.bos_token_id
+    (generation,) = generate(model, tokenizer, "Once upon", GREEDY, max_new_tokens=3, seed=0)
+    assert_oracle(model, prompt, generation.trace, GREEDY)
+
+
+def test_results_come_in_the_order_of_the_prompts(toy):
+    prompts = ["a b c d e", "f", "a b", "g h i", "j", "a b c", "k"]
+    generations = generate(*toy, prompts, max_new_tokens=2, num_return_sequences=2, batch_size=3)
+    assert [(g.index, g.sample) for g in generations] == [(i, j) for i in range(7) for j in (0, 1)]
+    assert [g.prompt for g in generations] == [prompt for prompt in prompts for _ in range(2)]
+
+
+def test_no_prompts_no_results(toy):
+    assert generate(*toy, []) == []
+
+
+def test_iterate_is_lazy_and_in_order(toy):
+    taken = itertools.count()
+    endless = (f"{'abcdefgh'[i % 8]} b" for i in taken)
+    results = iterate(*toy, endless, max_new_tokens=2, seed=0, batch_size=2)
+    assert next(taken) == 0  # nothing was read yet
+    assert [next(results).index for _ in range(40)] == list(range(40))
+    assert next(taken) < 200
+
+
+def test_chat_puts_the_prompt_into_the_template(stories):
+    model, tokenizer = stories.model, copy.deepcopy(stories.tokenizer)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    kwargs = {"max_new_tokens": 6, "seed": 0}
+    (chat,) = generate(model, tokenizer, "Tell me a story.", GREEDY, chat=True, **kwargs)
+    rendered = "<user>Tell me a story.\n<assistant>"
+    (plain,) = generate(model, tokenizer, rendered, GREEDY, **kwargs)
+    assert chat.trace.ids.tolist() == plain.trace.ids.tolist()
+    assert chat.prompt == "Tell me a story."
+    assert_oracle(model, tokenizer(rendered)["input_ids"], chat.trace, GREEDY)
+
+
+# Streaming.
+
+
+@pytest.mark.parametrize("name", ["stories", "stories260k"])
+def test_streamed_pieces_join_to_the_text(name, request):
+    model, tokenizer = pair(request.getfixturevalue(name))
+    tokens = []
+    generations = generate(
+        model, tokenizer, TEXTS, DecodingSettings(top_k=20), max_new_tokens=12, stop=["."], seed=2,
+        num_return_sequences=2, batch_size=4, on_token=tokens.append,
+    )  # fmt: skip
+    for g in generations:
+        mine = [t for t in tokens if (t.index, t.sample) == (g.index, g.sample)]
+        assert "".join(t.text for t in mine) == g.text
+        assert [t.id for t in mine] == g.trace.ids.tolist()
+        np.testing.assert_array_equal([t.entropy_nats for t in mine], g.trace.entropy_nats)
+    assert len(tokens) == sum(len(g.trace) for g in generations)
+
+
+def test_streaming_changes_nothing_and_ends_with_eos(toy):
+    tokens = []
+    silent = generate(*toy, TOY_TEXTS, max_new_tokens=30, seed=3)
+    streamed = generate(*toy, TOY_TEXTS, max_new_tokens=30, seed=3, on_token=tokens.append)
+    assert [g.record() for g in streamed] == [g.record() for g in silent]
+    assert {g.finish_reason for g in streamed} >= {"eos"}
+    for g in streamed:
+        assert [t.id for t in tokens if t.index == g.index] == g.trace.ids.tolist()
+
+
+@pytest.mark.parametrize("name", ["stories", "stories260k"])
+def test_streamed_pieces_join_where_the_text_ends_within_a_character(name, request):
+    model, tokenizer = pair(request.getfixturevalue(name))
+    pieces = []
+    ids, generation = spoken(
+        model, tokenizer, "Once", " 😀", max_new_tokens=3, on_token=lambda t: pieces.append(t.text)
+    )
+    assert len(ids) > 3
+    assert generation.text.endswith("\ufffd")
+    assert "".join(pieces) == generation.text
+
+
+# Records.
+
+
+def test_record_is_valid_json_with_the_documented_keys(stories):
+    model, tokenizer = pair(stories)
+    settings = DecodingSettings(temperature=0.7, top_p=0.9)
+    (generation,) = generate(
+        model, tokenizer, TEXTS[0], settings, max_new_tokens=6, seed=8, model_name="a model"
+    )
+    record = generation.record()
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    assert list(record) == [
+        "prompt", "index", "sample", "text", "model", "settings", "num_beams", "seed",
+        "finish_reason", "tokens", "summary",
+    ]  # fmt: skip
+    assert (record["prompt"], record["index"], record["sample"]) == (TEXTS[0], 0, 0)
+    assert (record["model"], record["settings"]) == ("a model", "temperature=0.7,top_p=0.9")
+    assert (record["seed"], record["num_beams"]) == (8, 1)
+    assert record["text"] == "".join(token["text"] for token in record["tokens"])
+    assert record["summary"] == generation.trace.summary()
+    assert record["tokens"] == generation.trace.records()
+    assert list(record["tokens"][0]) == [
+        "id", "text", "surprisal_nats", "entropy_nats", "raw_surprisal_nats", "raw_entropy_nats",
+        "kept", "kept_mass", "rank", "kl_nats",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", ["greedy", "raw", "temperature=0.001", "top_k=1"])
+def test_records_hold_no_nan_or_infinity(toy, setting):
+    def rule_out(step, logits):
+        return logits.index_fill(-1, torch.tensor([3, 5]), -torch.inf)
+
+    model, tokenizer = toy
+    for generation in generate(
+        editing(model, rule_out), tokenizer, TOY_TEXTS, DecodingSettings.parse(setting),
+        max_new_tokens=4, seed=0, alternatives=16,
+    ):  # fmt: skip
+        json.dumps(generation.record(), allow_nan=False)
+
+
+def test_model_name_defaults_to_where_it_was_loaded_from(stories):
+    (generation,) = generate(*pair(stories), "The", GREEDY, max_new_tokens=1, seed=0)
+    assert generation.model == stories.model.name_or_path
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"max_new_tokens": 0}, r"max_new_tokens must be >= 1, got 0"),
+        ({"batch_size": 0}, r"batch_size must be >= 1, got 0"),
+        ({"num_return_sequences": 0}, r"num_return_sequences must be >= 1, got 0"),
+        ({"num_beams": 0}, r"num_beams must be >= 1, got 0"),
+        ({"alternatives": -1}, r"alternatives must be >= 0, got -1"),
+        ({"seed": -1}, r"seed must be in \[0, 2\^64\), got -1"),
+        ({"seed": 2**64}, rf"seed must be in \[0, 2\^64\), got {2**64}"),
+        ({"stop": ["a", ""]}, r"stop string must not be empty"),
+        ({"num_beams": 2, "num_return_sequences": 3}, r"num_return_sequences .* 3 > 2"),
+        ({"num_beams": 2, "settings": GREEDY}, r"temperature=0 .* num_beams=2"),
+        ({"num_beams": 2, "on_token": print}, r"on_token cannot follow beam search"),
+        ({"chat": True}, r"chat needs a tokenizer with a chat template"),
+        ({"max_new_tokens": 62}, r"prompt 0 has 3 tokens.*max_new_tokens=62.*64.*at most 61"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(toy, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        generate(*toy, "a b c", **kwargs)
+
+
+def test_the_whole_context_can_be_used(toy):
+    assert len(generate(*toy, "a b c", max_new_tokens=61, seed=0)[0].trace) >= 1
+
+
+def test_a_prompt_that_fills_the_context_must_be_shortened(toy):
+    with pytest.raises(ValueError, match=r"prompt 1 has 64 tokens.*context of 64: shorten"):
+        generate(*toy, ["a", " ".join("ab" * 32)], max_new_tokens=1)
+
+
+def test_an_empty_prompt_without_bos_is_refused(toy):
+    model, tokenizer = toy[0], copy.deepcopy(toy[1])
+    tokenizer.bos_token = None
+    with pytest.raises(ValueError, match="prompt 1 is empty and the tokenizer has no BOS"):
+        generate(model, tokenizer, ["a", ""])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("prompt_lookup_num_tokens", 3), ("cache_implementation", "paged")]
+)
+def test_configurations_that_cannot_be_traced_are_refused(toy, name, value):
+    model, tokenizer = toy
+    with pytest.raises(ValueError, match="assisted decoding|paged"):
+        generate(with_config(model, **{name: value}), tokenizer, "a b")
