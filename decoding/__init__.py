@@ -10,6 +10,7 @@ Module map, each name importable from here and loaded on first use:
     monitor       EntropyMonitor: watches model.generate
     trace         Trace: per-token measurements of a sequence
     detokenize    text of single tokens
+    sampling      reproducible uniforms and the draw
     generation    generate: prompts in, text and trace out
     models        load_model, the embedded model
 """
@@ -32,7 +33,7 @@ _HOME = {
     "row_statistics": "statistics",
 }
 
-_MODULES = {*_HOME.values(), "detokenize", "information", "processors", "truncation"}
+_MODULES = {*_HOME.values(), "detokenize", "information", "processors", "sampling", "truncation"}
 
 __all__ = [*sorted(_HOME), "__version__"]
 

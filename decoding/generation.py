@@ -1,13 +1,12 @@
 """`generate`: prompts in, text and a `Trace` for each sequence out.
 
 Every sequence is a row of its own, with its own uniforms, so what it says does not depend on the
-rows beside it. Tokens are drawn inside the last processor by inverse CDF; `model.generate` then
-only has to take the one token that is left.
+rows beside it. Tokens are drawn by the last processor of the chain (`decoding.sampling`);
+`model.generate` then only has to take the one token that is left.
 """
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,11 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
-    LogitsProcessor,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteria,
@@ -29,10 +26,11 @@ from transformers import (
 
 from decoding.detokenize import Detokenizer, token_texts
 from decoding.monitor import EntropyMonitor
+from decoding.sampling import DrawProcessor, uniforms
 from decoding.settings import DecodingSettings
 from decoding.trace import Trace
 
-# Batches are sorted by length within so many at a time, and results come in order after each.
+# Rows are sorted by length within so many batches at a time; results come in order after each.
 _BATCHES_TOGETHER = 8
 
 
@@ -116,6 +114,7 @@ def generate(
     alternatives: int = 0,
     chat: bool = False,
     on_token: Callable[[StreamedToken], None] | None = None,
+    on_generation: Callable[[Generation], None] | None = None,
 ) -> list[Generation]:
     """Continue prompts with a model under a decoding setting, and trace every token.
 
@@ -137,6 +136,8 @@ def generate(
         alternatives: K >= 0, runners-up to record at each step.
         chat: put each prompt into the tokenizer's chat template as the user's message.
         on_token: called with every token as it is drawn; not with beams.
+        on_generation: called with every generation, in the order of the result, while later ones
+            still wait; on Ctrl-C, with what is finished, before `KeyboardInterrupt` is raised.
 
     Returns:
         The generations, ordered by prompt, then sample.
@@ -146,45 +147,6 @@ def generate(
             BOS, a prompt does not fit, the tokenizer has no chat template, or the model's
             generation configuration asks for assisted decoding or a paged cache.
         NonFiniteLogitsError: the model returned NaN.
-    """
-    return list(
-        iterate(
-            model,
-            tokenizer,
-            [prompts] if isinstance(prompts, str) else prompts,
-            settings,
-            max_new_tokens=max_new_tokens,
-            num_return_sequences=num_return_sequences,
-            num_beams=num_beams,
-            seed=seed,
-            stop=stop,
-            batch_size=batch_size,
-            alternatives=alternatives,
-            chat=chat,
-            on_token=on_token,
-        )
-    )
-
-
-def iterate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Iterable[str],
-    settings: DecodingSettings | None = None,
-    *,
-    max_new_tokens: int = 200,
-    num_return_sequences: int = 1,
-    num_beams: int = 1,
-    seed: int | None = None,
-    stop: str | Sequence[str] = (),
-    batch_size: int = 8,
-    alternatives: int = 0,
-    chat: bool = False,
-    on_token: Callable[[StreamedToken], None] | None = None,
-) -> Iterator[Generation]:
-    """As `generate`, but results appear, in order, while later prompts still wait.
-
-    On Ctrl-C, what is finished is yielded before `KeyboardInterrupt` is raised.
     """
     run = _Run(
         model=model,
@@ -204,18 +166,21 @@ def iterate(
     run.check()
     per_batch = max(1, batch_size // num_beams)
     # All prompts are encoded first, so that a bad one is refused before any work is done.
-    for together in _chunks(list(run.jobs(prompts)), per_batch * _BATCHES_TOGETHER):
+    jobs = list(run.jobs([prompts] if isinstance(prompts, str) else prompts))
+    generations: list[Generation] = []
+    for together in _chunks(jobs, per_batch * _BATCHES_TOGETHER):
         by_length = sorted(together, key=lambda job: len(job.ids))
         done: list[Generation] = []
-        interruption: KeyboardInterrupt | None = None
         try:
             for batch in _chunks(by_length, per_batch):
                 done += run.batch(batch)
-        except KeyboardInterrupt as error:
-            interruption = error
-        yield from sorted(done, key=lambda generation: (generation.index, generation.sample))
-        if interruption is not None:
-            raise interruption
+        finally:
+            done.sort(key=lambda generation: (generation.index, generation.sample))
+            generations += done
+            if on_generation is not None:
+                for generation in done:
+                    on_generation(generation)
+    return generations
 
 
 @dataclass(frozen=True)
@@ -314,11 +279,15 @@ class _Run:
 
         monitor = EntropyMonitor(alternatives=self.alternatives, num_beams=self.num_beams)
         processors = self.settings.processors(monitor)
-        finished = _Finished(end, self.stop, self.tokenizer)
+        strings = StopStringCriteria(self.tokenizer, self.stop) if self.stop else None
+        finished = _Finished(torch.tensor(end, dtype=torch.long, device=device), strings)
         search = self.settings
         if self.num_beams == 1:
-            uniforms = torch.stack([self.uniforms(job) for job in jobs]).to(device)
-            processors.append(_Draw(uniforms, self.listener(jobs, monitor, finished)))
+            streams = [
+                uniforms(self.seed, job.prompt, job.sample, self.max_new_tokens) for job in jobs
+            ]
+            listener = self.listener(jobs, monitor, finished)
+            processors.append(DrawProcessor(torch.stack(streams).to(device), listener))
             # The draw leaves one token, so greedy search takes it.
             search = DecodingSettings(temperature=0)
         with _evaluating(self.model), torch.no_grad():
@@ -332,6 +301,9 @@ class _Run:
                 pad_token_id=pad,
                 num_return_sequences=self.samples if self.num_beams > 1 else 1,
                 return_dict_in_generate=True,
+                # A sequence ends at EOS, at a stop string of this call, or at its length.
+                stop_strings=None,
+                max_time=None,
                 **search.generate_kwargs(self.num_beams),
             )
         traces = monitor.traces(
@@ -379,13 +351,6 @@ class _Run:
             alternative_texts=runners_up,
         )
 
-    def uniforms(self, job: _Job) -> Tensor:
-        """One uniform in [0, 1) per step, float64, from the counter-based Philox generator."""
-        identity = f"{self.seed}\0{job.sample}\0{job.prompt}".encode("utf-8", "surrogatepass")
-        key = np.frombuffer(hashlib.sha256(identity).digest()[:16], dtype=np.uint64)
-        generator = np.random.Generator(np.random.Philox(key=key))
-        return torch.from_numpy(generator.random(self.max_new_tokens))
-
     def listener(
         self, jobs: list[_Job], monitor: EntropyMonitor, finished: _Finished
     ) -> Callable[[Tensor], None] | None:
@@ -405,60 +370,18 @@ class _Run:
         return listen
 
 
-class _Draw(LogitsProcessor):  # type: ignore[misc]
-    """Draws each row's token by inverse CDF, in id order, and leaves no other.
-
-    Args:
-        uniforms: `(rows, steps)`, float64, in [0, 1); one column is used up per call.
-        listener: told the drawn ids, `(rows)`, before the model's loop sees them.
-    """
-
-    def __init__(self, uniforms: Tensor, listener: Callable[[Tensor], None] | None) -> None:
-        self.uniforms = uniforms
-        self.listener = listener
-        self.step = 0
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        tokens = draw(scores, self.uniforms[:, self.step])
-        self.step += 1
-        if self.listener is not None:
-            self.listener(tokens)
-        return torch.full_like(scores, -torch.inf).scatter_(-1, tokens.unsqueeze(-1), 0.0)
-
-
-def draw(log_probs: Tensor, uniforms: Tensor) -> Tensor:
-    """Inverse-CDF sampling in id order: the first id whose cumulative probability exceeds u.
-
-    Args:
-        log_probs: `(rows, vocab)`, normalised.
-        uniforms: `(rows)`, in [0, 1), float64.
-
-    Returns:
-        `(rows)` int64 ids; never one of probability 0.
-
-    Source: Devroye 1986, *Non-Uniform Random Variate Generation*, chapter III.2.
-    """
-    cumulative = log_probs.double().exp().cumsum(-1)
-    total = cumulative[:, -1:]
-    # Rounding must not carry the point to the total, beyond the last token with any mass.
-    below = torch.nextafter(total, torch.zeros_like(total))
-    points = torch.minimum(uniforms.unsqueeze(-1) * total, below)
-    return torch.searchsorted(cumulative, points, right=True).squeeze(-1)
-
-
 class _Finished(StoppingCriteria):  # type: ignore[misc]
     """Stops rows at EOS or a stop string and remembers at which length each one stopped."""
 
-    def __init__(self, end: list[int], stop: list[str], tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, end: Tensor, strings: StopStringCriteria | None) -> None:
         self.end = end
-        self.strings = StopStringCriteria(tokenizer, stop) if stop else None
+        self.strings = strings
         self.steps = 0
         self.ended_at: Tensor | None = None  # (rows), tokens generated; 0 while it goes on
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         self.steps += 1
-        ids = torch.tensor(self.end, device=input_ids.device, dtype=input_ids.dtype)
-        over: Tensor = torch.isin(input_ids[:, -1], ids)
+        over: Tensor = torch.isin(input_ids[:, -1], self.end)
         if self.strings is not None:
             over = over | self.strings(input_ids, scores)
         if self.ended_at is None or len(self.ended_at) != len(over):

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 import decoding
-from decoding import generation
-from decoding.generation import generate
+from decoding import generate, generation
 from decoding.settings import DecodingSettings
 from decoding_cli.app import main
 

@@ -26,7 +26,7 @@ MODES = [
     ("temperature=1.3,top_k=40,top_p=0.9", 1, 1),
     ("top_k=40,typical_p=0.8", 1, 1),
     ("temperature=0.7,min_p=0.05,epsilon_cutoff=0.01", 1, 1),
-    ("eta_cutoff=0.01", 1, 1),
+    ("top_k=40,eta_cutoff=0.01", 1, 1),
     ("temperature=0.8,top_p=0.95", 1, 3),
     ("raw", 4, 1),
     ("temperature=0.8,top_k=20", 3, 2),

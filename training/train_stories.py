@@ -175,10 +175,10 @@ def main(
         torch.optim.Muon(matrices, lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
-    first = 0
+    first, before = 0, 0.0
     if resume:
         state = torch.load(work / "checkpoint.pt", weights_only=True)
-        first = state["step"]
+        first, before = state["step"], state["minutes"]
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -210,7 +210,7 @@ def main(
             line = {
                 "step": step + 1,
                 "tokens": seen,
-                "minutes": round((time.monotonic() - started) / 60, 2),
+                "minutes": round(before + (time.monotonic() - started) / 60, 2),
                 "train_nats_per_token": round(sum(recent) / len(recent), 4),
                 "held_out_bits_per_character": round(
                     bits_per_character(model, test, characters), 4
@@ -222,6 +222,7 @@ def main(
             print(json.dumps(line), flush=True)
             state = {
                 "step": step + 1,
+                "minutes": line["minutes"],
                 "model": model.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in optimizers],
             }

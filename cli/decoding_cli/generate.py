@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,37 +133,43 @@ def generate(
     with ExitStack() as stack:
         file = stack.enter_context(RecordFile(output)) if output is not None else None
         quiet_transformers()
-        from decoding.generation import iterate
+        from decoding.generation import generate as generate_texts
         from decoding.models import load_model
 
         language_model = load_model(
             model, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
         screen = _Screen(texts, color, streaming) if on_screen else None
-        progress = _Progress(len(texts) * num_samples, streaming=streaming)
-        generations = iterate(
-            language_model.model,
-            language_model.tokenizer,
-            texts,
-            settings,
-            max_new_tokens=max_new_tokens,
-            num_return_sequences=num_samples,
-            num_beams=num_beams,
-            seed=seed,
-            stop=stop,
-            batch_size=batch_size or (1 if streaming else 8),
-            alternatives=alternatives,
-            chat=chat,
-            on_token=screen.token if screen is not None and streaming else None,
-        )
+        progress = _Progress(len(texts) * num_samples)
+        if len(texts) * num_samples > 1 and not streaming and sys.stderr.isatty():
+            progress.show_bar(stack)
+
+        def finished(generation: Generation) -> None:
+            progress.count(generation)
+            if screen is not None:
+                screen.finished(generation)
+            elif file is not None:
+                file.write(generation.record())
+            else:
+                click.echo(to_json(generation.record()) if as_json else generation.text)
+
         try:
-            for generation in progress.follow(generations):
-                if screen is not None:
-                    screen.finished(generation)
-                elif file is not None:
-                    file.write(generation.record())
-                else:
-                    click.echo(to_json(generation.record()) if as_json else generation.text)
+            generate_texts(
+                language_model.model,
+                language_model.tokenizer,
+                texts,
+                settings,
+                max_new_tokens=max_new_tokens,
+                num_return_sequences=num_samples,
+                num_beams=num_beams,
+                seed=seed,
+                stop=stop,
+                batch_size=batch_size or (1 if streaming else 8),
+                alternatives=alternatives,
+                chat=chat,
+                on_token=screen.token if screen is not None and streaming else None,
+                on_generation=finished,
+            )
         except KeyboardInterrupt:
             if streaming:
                 click.echo(err=True)
@@ -224,31 +230,18 @@ class _Screen:
 class _Progress:
     """Counts finished sequences: a bar on stderr while it goes on, one line at the end."""
 
-    def __init__(self, total: int, streaming: bool) -> None:
+    def __init__(self, total: int) -> None:
         self.total = total
-        self.hidden = streaming or total == 1 or not sys.stderr.isatty()
         self.done = 0
         self.tokens = 0
         self.entropy_nats = 0.0
         self.raw_surprisal_nats = 0.0
         self.seed: int | None = None
         self.started = time.monotonic()
+        self.advance: Callable[[], None] = lambda: None
 
-    def follow(self, generations: Iterator[Generation]) -> Iterator[Generation]:
-        """Pass generations through and count them."""
-        with ExitStack() as stack:
-            advance = None if self.hidden else self._bar(stack)
-            for generation in generations:
-                self.done += 1
-                self.tokens += len(generation.trace)
-                self.entropy_nats += float(generation.trace.entropy_nats.sum())
-                self.raw_surprisal_nats += float(generation.trace.raw_surprisal_nats.sum())
-                self.seed = generation.seed
-                if advance is not None:
-                    advance()
-                yield generation
-
-    def _bar(self, stack: ExitStack) -> Callable[[], None]:
+    def show_bar(self, stack: ExitStack) -> None:
+        """Show a bar on stderr until the stack is left."""
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
         from decoding_cli.terminal import console
@@ -256,7 +249,16 @@ class _Progress:
         columns = (BarColumn(), MofNCompleteColumn(), "sequences", TimeRemainingColumn())
         bar = Progress(*columns, console=console(color=False, stderr=True), transient=True)
         task = stack.enter_context(bar).add_task("", total=self.total)
-        return lambda: bar.advance(task)
+        self.advance = lambda: bar.advance(task)
+
+    def count(self, generation: Generation) -> None:
+        """Add a finished sequence."""
+        self.done += 1
+        self.tokens += len(generation.trace)
+        self.entropy_nats += float(generation.trace.entropy_nats.sum())
+        self.raw_surprisal_nats += float(generation.trace.raw_surprisal_nats.sum())
+        self.seed = generation.seed
+        self.advance()
 
     def summary(self, color: bool, with_legend: bool) -> None:
         """One line on stderr, after the legend where tokens are shaded."""

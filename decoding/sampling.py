@@ -1,0 +1,72 @@
+"""Drawing tokens: reproducible uniforms, and inverse CDF as the last processor of a chain."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+
+def uniforms(seed: int, prompt: str, sample: int, steps: int) -> Tensor:
+    """The uniforms of one sequence, one per step: a function of its seed, prompt and sample.
+
+    Args:
+        seed: the run's seed.
+        prompt: the prompt's text.
+        sample: which sample of this prompt it is, from 0.
+        steps: how many to draw; more steps extend the stream and change nothing before.
+
+    Returns:
+        `(steps)`, in [0, 1), float64, on the CPU.
+
+    Source: Philox, a counter-based generator (Salmon et al. 2011), keyed by a SHA-256 digest.
+    """
+    identity = f"{seed}\0{sample}\0{prompt}".encode("utf-8", "surrogatepass")
+    key = np.frombuffer(hashlib.sha256(identity).digest()[:16], dtype=np.uint64)
+    return torch.from_numpy(np.random.Generator(np.random.Philox(key=key)).random(steps))
+
+
+def draw(log_probs: Tensor, points: Tensor) -> Tensor:
+    """Inverse-CDF sampling in id order: the first id whose cumulative probability exceeds u.
+
+    Args:
+        log_probs: `(rows, vocab)`, normalised.
+        points: `(rows)`, uniform in [0, 1), float64.
+
+    Returns:
+        `(rows)` int64 ids; never one of probability 0.
+
+    Source: Devroye 1986, *Non-Uniform Random Variate Generation*, chapter III.2.
+    """
+    cumulative = log_probs.double().exp().cumsum(-1)
+    total = cumulative[:, -1:]
+    # Rounding must not carry the point to the total, beyond the last token with any mass.
+    below = torch.nextafter(total, torch.zeros_like(total))
+    targets = torch.minimum(points.unsqueeze(-1) * total, below)
+    return torch.searchsorted(cumulative, targets, right=True).squeeze(-1)
+
+
+class DrawProcessor(LogitsProcessor):  # type: ignore[misc]
+    """Draws each row's token and leaves no other, so that greedy search takes it.
+
+    Args:
+        points: `(rows, steps)`, uniform in [0, 1), float64; one column is used up per call.
+        listener: told the drawn ids, `(rows)`, before the model's loop sees them.
+    """
+
+    def __init__(self, points: Tensor, listener: Callable[[Tensor], None] | None = None) -> None:
+        self.points = points
+        self.listener = listener
+        self.step = 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Turn `(rows, vocab)` log q into 0 at the drawn token and -inf elsewhere."""
+        tokens = draw(scores, self.points[:, self.step])
+        self.step += 1
+        if self.listener is not None:
+            self.listener(tokens)
+        return torch.full_like(scores, -torch.inf).scatter_(-1, tokens.unsqueeze(-1), 0.0)
