@@ -22,15 +22,13 @@ ODD = [
     "\x00",
 ]
 TEXTS = st.lists(st.one_of(st.sampled_from(ODD), st.text(max_size=6)), max_size=8).map("".join)
-NAMES = ["stories", "stories260k", "gpt2"]
 examples = settings(max_examples=60, deadline=None, derandomize=True)
 
 
-@pytest.fixture(scope="module")
-def tokenizers(request):
+@pytest.fixture(scope="module", params=["stories", "stories260k", "random_gpt2"])
+def tokenizer(request):
     """Byte-level BPE of our own, byte fallback as sentencepiece has it, and GPT-2's."""
-    loaded = {name: request.getfixturevalue(name).tokenizer for name in ("stories", "stories260k")}
-    return loaded | {"gpt2": request.getfixturevalue("random_gpt2").tokenizer}
+    return request.getfixturevalue(request.param).tokenizer
 
 
 def decode(tokenizer, ids):
@@ -53,22 +51,19 @@ def complete_ends(tokenizer, ids):
     return [end for end, text in starts if whole.startswith(text) and not text.endswith("\ufffd")]
 
 
-@pytest.mark.parametrize("name", NAMES)
 @examples
 @given(text=TEXTS, data=st.data())
-def test_pieces_of_a_text_after_any_part_of_it(tokenizers, name, text, data):
-    tokenizer = tokenizers[name]
+def test_pieces_of_a_text_after_any_part_of_it(tokenizer, text, data):
     ids = list(tokenizer(text)["input_ids"])
     end = data.draw(st.sampled_from(complete_ends(tokenizer, ids)))
     pieces = assert_pieces_join(tokenizer, ids[end:], ids[:end])
     assert "\ufffd" in text or not any("\ufffd" in piece for piece in pieces)
 
 
-@pytest.mark.parametrize("name", ["stories", "gpt2"])
+@pytest.mark.parametrize("tokenizer", ["stories", "random_gpt2"], indirect=True)
 @examples
 @given(data=st.data())
-def test_pieces_of_any_ids_valid_utf8_or_not(tokenizers, name, data):
-    tokenizer = tokenizers[name]
+def test_pieces_of_any_ids_valid_utf8_or_not(tokenizer, data):
     # Byte-level vocabularies begin with the 256 bytes, which seldom fit together.
     token = st.one_of(st.integers(0, 256), st.integers(0, len(tokenizer) - 1))
     ids = data.draw(st.lists(token, max_size=30))
@@ -76,6 +71,7 @@ def test_pieces_of_any_ids_valid_utf8_or_not(tokenizers, name, data):
     assert_pieces_join(tokenizer, ids[end:], ids[:end])
 
 
+@pytest.mark.parametrize("tokenizer", ["stories260k"], indirect=True)
 @examples
 @given(
     chunks=st.lists(
@@ -86,16 +82,14 @@ def test_pieces_of_any_ids_valid_utf8_or_not(tokenizers, name, data):
         max_size=12,
     )
 )
-def test_pieces_of_any_ids_with_byte_fallback(tokenizers, chunks):
+def test_pieces_of_any_ids_with_byte_fallback(tokenizer, chunks):
     """Bytes that do not fit together decode only as a whole, so here they do."""
     ids = [token for chunk in chunks for token in chunk]
-    assert_pieces_join(tokenizers["stories260k"], ids, [1])
+    assert_pieces_join(tokenizer, ids, [1])
 
 
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("prompt", ["", "日本語", "Once upon a time"])
-def test_many_characters_of_several_tokens_in_a_row(tokenizers, name, prompt):
-    tokenizer = tokenizers[name]
+def test_many_characters_of_several_tokens_in_a_row(tokenizer, prompt):
     first = list(tokenizer(prompt)["input_ids"])
     ids = list(tokenizer(prompt + "日本語😀 and 日本語日本語.")["input_ids"])
     assert ids[: len(first)] == first
@@ -104,18 +98,14 @@ def test_many_characters_of_several_tokens_in_a_row(tokenizers, name, prompt):
     assert all(piece.count("\ufffd") == 0 for piece in pieces)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_character_belongs_to_the_token_that_completes_it(tokenizers, name):
-    tokenizer = tokenizers[name]
+def test_a_character_belongs_to_the_token_that_completes_it(tokenizer):
     prompt = list(tokenizer("a")["input_ids"])
     ids = list(tokenizer("a😀")["input_ids"])[len(prompt) :]
     assert len(ids) > 1
     assert token_texts(tokenizer, ids, prompt) == ("",) * (len(ids) - 1) + ("😀",)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_an_incomplete_character_comes_out_when_the_stream_ends(tokenizers, name):
-    tokenizer = tokenizers[name]
+def test_an_incomplete_character_comes_out_when_the_stream_ends(tokenizer):
     prompt = list(tokenizer("a")["input_ids"])
     ids = list(tokenizer("a😀")["input_ids"])[len(prompt) : -1]
     stream = Detokenizer(tokenizer, prompt)
@@ -127,9 +117,7 @@ def test_an_incomplete_character_comes_out_when_the_stream_ends(tokenizers, name
     assert_pieces_join(tokenizer, ids, prompt)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_leading_spaces_are_kept(tokenizers, name):
-    tokenizer = tokenizers[name]
+def test_leading_spaces_are_kept(tokenizer):
     prompt = list(tokenizer("Once upon")["input_ids"])
     ids = list(tokenizer("Once upon a time, there")["input_ids"])
     assert ids[: len(prompt)] == prompt
@@ -138,9 +126,7 @@ def test_leading_spaces_are_kept(tokenizers, name):
     assert pieces[0].startswith(" ")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_special_tokens_have_no_text(tokenizers, name):
-    tokenizer = tokenizers[name]
+def test_special_tokens_have_no_text(tokenizer):
     prompt = list(tokenizer("Once")["input_ids"])
     ids = list(tokenizer("Once upon")["input_ids"])[len(prompt) :]
     pieces = token_texts(tokenizer, [*ids, tokenizer.eos_token_id], prompt)
@@ -148,12 +134,11 @@ def test_special_tokens_have_no_text(tokenizers, name):
     assert "".join(pieces) == " upon"
 
 
-def test_no_tokens_no_pieces(tokenizers):
-    assert token_texts(tokenizers["gpt2"], [], [1, 2]) == ()
+def test_no_tokens_no_pieces(tokenizer):
+    assert token_texts(tokenizer, [], [1, 2]) == ()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_inputs_are_not_changed(tokenizers, name):
+def test_inputs_are_not_changed(tokenizer):
     prompt, ids = list(range(300, 320)), list(range(320, 340))
-    token_texts(tokenizers[name], ids, prompt)
+    token_texts(tokenizer, ids, prompt)
     assert (prompt, ids) == (list(range(300, 320)), list(range(320, 340)))

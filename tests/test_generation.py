@@ -27,7 +27,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
 from decoding import DecodingSettings, NonFiniteLogitsError, generate
-from decoding.sampling import draw
+from decoding.sampling import DrawProcessor, draw, uniforms
 
 GREEDY = DecodingSettings(temperature=0)
 TOY_TEXTS = ["e", "c j g b", "a b c d e f g h"]
@@ -136,7 +136,7 @@ def test_the_models_own_configuration_changes_nothing(toy, setting, num_beams):
     model, tokenizer = toy
     hostile = with_config(
         model, **HOSTILE, do_sample=True, num_beams=2, num_return_sequences=2, max_length=3,
-        use_cache=False, return_dict_in_generate=False,
+        use_cache=False, return_dict_in_generate=False, stop_strings=["a"], max_time=1e-9,
     )  # fmt: skip
     plain, other = (
         generate(m, tokenizer, TOY_TEXTS, settings, max_new_tokens=9, seed=0, num_beams=num_beams)
@@ -211,8 +211,8 @@ def assert_follows(counts, probabilities):
 def test_draws_follow_the_setting(setting):
     settings = DecodingSettings.parse(setting)
     logits = 2 * torch.randn(17, generator=torch.Generator().manual_seed(3))
-    uniforms = torch.from_numpy(np.random.default_rng(0).random(20_000))
-    tokens = draw(settings.log_probs(logits).expand(20_000, 17), uniforms)
+    points = torch.from_numpy(np.random.default_rng(0).random(20_000))
+    tokens = draw(settings.log_probs(logits).expand(20_000, 17), points)
     q = np.exp(reference_log_q(logits.numpy(), settings))
     assert_follows(Counter(tokens.tolist()), {i: q[i] for i in range(17) if q[i] > 0})
 
@@ -253,8 +253,8 @@ def test_generated_pairs_follow_the_chain_rule(toy):
 
 def test_draw_is_the_inverse_of_the_cumulative_distribution():
     log_probs = torch.tensor([0.0, 0.25, 0.0, 0.25, 0.5, 0.0]).log()
-    uniforms = [0.0, 0.1, 0.25 - 1e-9, 0.25 + 1e-9, 0.5 - 1e-9, 0.5 + 1e-9, 0.99, 1 - 2**-53]
-    tokens = draw(log_probs.expand(len(uniforms), 6), torch.tensor(uniforms, dtype=torch.float64))
+    points = [0.0, 0.1, 0.25 - 1e-9, 0.25 + 1e-9, 0.5 - 1e-9, 0.5 + 1e-9, 0.99, 1 - 2**-53]
+    tokens = draw(log_probs.expand(len(points), 6), torch.tensor(points, dtype=torch.float64))
     assert tokens.tolist() == [1, 1, 1, 3, 3, 4, 4, 4]
 
 
@@ -273,7 +273,28 @@ def test_extreme_uniforms_draw_no_impossible_token(uniform):
     assert (drawn > -torch.inf).all()
 
 
+def test_draw_processor_leaves_the_drawn_token_of_each_step_alone():
+    points, told = torch.tensor([[0.1, 0.9], [0.6, 0.3]], dtype=torch.float64), []
+    processor = DrawProcessor(points, lambda tokens: told.append(tokens.tolist()))
+    log_probs = torch.tensor([[0.5, 0.0, 0.5], [0.25, 0.5, 0.25]]).log()
+    for drawn in ([0, 1], [2, 1]):
+        scores = processor(torch.zeros(2, 1, dtype=torch.long), log_probs)
+        assert scores.argmax(-1).tolist() == drawn
+        assert scores.isfinite().sum(-1).tolist() == [1, 1]
+        assert told[-1] == drawn
+
+
 # Seeds.
+
+
+def test_uniforms_are_a_stream_of_seed_prompt_and_sample():
+    first = uniforms(1, "a", 0, 2000)
+    assert first.dtype == torch.float64
+    assert ((first >= 0) & (first < 1)).all()
+    assert chisquare(torch.histc(first, 20, 0, 1).numpy()).pvalue > 1e-3
+    assert torch.equal(uniforms(1, "a", 0, 7), first[:7])
+    others = [uniforms(*key, 1).item() for key in [(2, "a", 0), (1, "b", 0), (1, "a", 1)]]
+    assert len({first[0].item(), *others}) == 4
 
 
 EIGHT = [*TEXTS, "A dog", "One day", "The cat sat on the big red mat and", "She", "He said that"]
@@ -419,6 +440,13 @@ def test_finish_reasons(toy, script):
     assert generation.trace.ids.tolist() == script
     assert generation.finish_reason == ("eos" if script[-1] == 0 else "length")
     assert decode(tokenizer, [1, 2]) + generation.text == decode(tokenizer, [1, 2, *script])
+
+
+def test_beams_end_at_eos(toy):
+    model, tokenizer = toy
+    sure = scripted(model, [4, 5, 0, 6], [4, 5, 0, 6])
+    (generation,) = generate(sure, tokenizer, "a b", num_beams=2, max_new_tokens=6, seed=0)
+    assert (generation.trace.ids.tolist(), generation.finish_reason) == ([4, 5, 0], "eos")
 
 
 def test_the_tokenizers_eos_ends_where_the_configuration_names_none(toy):

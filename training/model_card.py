@@ -48,14 +48,16 @@ The weights are under the licence of this package, Apache-2.0.
 
 ## Recipe
 
-`training/train_stories.py` with its defaults: {steps:,} steps of about {step_tokens:,} positions,
-{tokens_seen:.1f}M tokens in all ({epochs:.1f} passes over {epoch_tokens:.2f}M). One story per row,
-rows of similar length together; one row in eight without BOS, because the tokenizer adds none to a
-prompt. Muon on the matrices (momentum 0.95, weight decay 0.05), AdamW on the rest; peak rate 3e-3
-for both, 100 steps of warm-up, constant for 35 % of the steps, then linear to zero. Gradients
-clipped at norm 1, no dropout, bfloat16 autocast over float32 weights. Seed {seed}.
+`training/train_stories.py`: {steps:,} steps of about {step_tokens:,} positions, {tokens_seen:.1f}M
+tokens in all ({epochs:.1f} passes over {epoch_tokens:.2f}M). One story per row, rows of similar
+length together; one row in eight without BOS, because the tokenizer adds none to a prompt. Muon on
+the matrices (momentum 0.95, weight decay 0.05), AdamW on the rest; peak rate 3e-3 for both, 100
+steps of warm-up, then constant, then linear to zero. The run was planned for 4,200 steps, with the
+decay from step 1,470 on, and resumed at step 2,300 with the end moved to step 3,400; the script's
+defaults are a plain run of that length. Gradients clipped at norm 1, no dropout, bfloat16 autocast
+over float32 weights. Seed {seed}.
 
-The log, `training/log.jsonl`, has a line every 100 steps:
+The log, `training/log.jsonl`, has a line every 100 steps; every third:
 
 | step | million tokens | train, nats a token | held-out, bits per character |
 |---|---|---|---|

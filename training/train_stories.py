@@ -133,7 +133,7 @@ def export(model: GPT2LMHeadModel, tokenizer: Tokenizer, out: Path) -> None:
 @click.option("--layers", default=4, show_default=True)
 @click.option("--width", default=256, show_default=True)
 @click.option("--heads", default=4, show_default=True)
-@click.option("--steps", default=4200, show_default=True)
+@click.option("--steps", default=3400, show_default=True)
 @click.option("--tokens", default=8192, show_default=True, help="Positions per step.")
 @click.option("--rate", default=3e-3, show_default=True, help="Peak learning rate.")
 @click.option("--flat", default=0.35, show_default=True, help="Share of steps before the decay.")
