@@ -11,8 +11,6 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-# How many tokens before the new ones are decoded along with them, as their left context.
-_CONTEXT = 8
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -26,16 +24,18 @@ class Detokenizer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._ids = list(prompt_ids[-_CONTEXT:])
+        # The tokens since the last whole piece, after that piece (at first: the prompt) as context.
+        self._ids = list(prompt_ids)
         self._done = len(self._ids)
 
     def push(self, token: int) -> str:
         """The text that this token completes; empty while a character is incomplete."""
         self._ids.append(token)
         text = self._pending()
-        if text.endswith(_INCOMPLETE):
+        # Without text there is no new context: the next token still needs the one before.
+        if not text or text.endswith(_INCOMPLETE):
             return ""
-        self._ids = self._ids[-_CONTEXT:]
+        del self._ids[: self._done]
         self._done = len(self._ids)
         return text
 

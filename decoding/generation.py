@@ -21,7 +21,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     StoppingCriteria,
     StoppingCriteriaList,
-    StopStringCriteria,
 )
 
 from decoding.detokenize import Detokenizer, token_texts
@@ -279,8 +278,8 @@ class _Run:
 
         monitor = EntropyMonitor(alternatives=self.alternatives, num_beams=self.num_beams)
         processors = self.settings.processors(monitor)
-        strings = StopStringCriteria(self.tokenizer, self.stop) if self.stop else None
-        finished = _Finished(torch.tensor(end, dtype=torch.long, device=device), strings)
+        ends = torch.tensor(end, dtype=torch.long, device=device)
+        finished = _Finished(ends, self.stop, self.tokenizer, width)
         search = self.settings
         if self.num_beams == 1:
             streams = [
@@ -365,29 +364,47 @@ class _Run:
             for row, (job, token) in enumerate(zip(jobs, tokens.tolist(), strict=True)):
                 if not finished.row(row):
                     text = detokenizers[row].push(token)
+                    if monitor.steps == self.max_new_tokens:
+                        text += detokenizers[row].flush()
                     on_token(StreamedToken(job.index, job.sample, token, text, entropies[row]))
 
         return listen
 
 
 class _Finished(StoppingCriteria):  # type: ignore[misc]
-    """Stops rows at EOS or a stop string and remembers at which length each one stopped."""
+    """Stops rows at EOS or a stop string and remembers at which length each one stopped.
 
-    def __init__(self, end: Tensor, strings: StopStringCriteria | None) -> None:
+    Under beam search rows change places, so nothing but the lengths may be remembered.
+    """
+
+    def __init__(
+        self, end: Tensor, stop: list[str], tokenizer: PreTrainedTokenizerBase, prompt_length: int
+    ) -> None:
         self.end = end
-        self.strings = strings
+        self.stop = stop
+        self.tokenizer = tokenizer
+        self.prompt_length = prompt_length
+        # A token that has text has at least one byte of it.
+        self.window = max((len(text.encode()) for text in stop), default=0) + 1
         self.steps = 0
         self.ended_at: Tensor | None = None  # (rows), tokens generated; 0 while it goes on
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         self.steps += 1
         over: Tensor = torch.isin(input_ids[:, -1], self.end)
-        if self.strings is not None:
-            over = over | self.strings(input_ids, scores)
+        if self.stop:
+            stopped = [self._stops(ids) for ids in input_ids.tolist()]
+            over = over | torch.tensor(stopped, device=over.device)
         if self.ended_at is None or len(self.ended_at) != len(over):
             self.ended_at = torch.zeros_like(over, dtype=torch.long)
         self.ended_at = torch.where(over & (self.ended_at == 0), self.steps, self.ended_at)
         return over
+
+    def _stops(self, ids: list[int]) -> bool:
+        """Whether a stop string lies in the newest tokens, and not partly in the prompt."""
+        start = max(self.prompt_length, len(ids) - self.window)
+        text = "".join(token_texts(self.tokenizer, ids[start:], ids[:start]))
+        return any(stop in text for stop in self.stop)
 
     def row(self, row: int) -> bool:
         """Whether a row has stopped."""

@@ -26,11 +26,14 @@ from decoding.trace import Alternatives, Trace
 from decoding.truncation import temperature
 
 # Columns of the step buffer. Counts and ids stay below 2^24, so float32 holds them exactly.
-_ENTROPY, _RAW_ENTROPY, _KEPT, _KEPT_MASS, _KL, _FAULT = range(6)
-_TOKEN = slice(6, 9)  # log q(token), log p(token), rank
-_WIDTH = 9
+_ENTROPY, _RAW_ENTROPY, _KEPT, _KEPT_MASS, _KL, _FAULT, _SEEN = range(7)
+_TOKEN = slice(7, 10)  # log q(token), log p(token), rank
+_WIDTH = 10
 # Hugging Face's beam search takes (1 + number of EOS ids) candidates per beam, from all rows.
 _MAX_EOS_IDS = 8
+
+
+_FOREIGN = "the sequences are not those of the call that EntropyMonitor watched"
 
 
 class NonFiniteLogitsError(ValueError):
@@ -76,7 +79,9 @@ class EntropyMonitor:
         self._buffer = torch.empty(0)  # (capacity, rows, _WIDTH)
         self._runners_up = torch.empty(0)  # (capacity, rows, alternatives + 1, 3)
         self._candidates = torch.empty(0)  # (capacity, rows, candidates, 4)
-        self._input_ids = torch.empty(0)
+        self._prompt = torch.empty(0)  # (rows, prompt length)
+        self._input_ids = torch.empty(0)  # (rows, length at the latest step)
+        self._same_rows = torch.ones((), dtype=torch.bool)
         self._raw: Tensor | None = None
         self._fault: Tensor | None = None
         self._last: _Step | None = None
@@ -98,12 +103,18 @@ class EntropyMonitor:
         expected = self._prompt_length + self.steps
         if self.steps == 0:
             self._prompt_length = input_ids.shape[1]
+            self._prompt = input_ids
+            self._same_rows = torch.ones((), dtype=torch.bool, device=input_ids.device)
         elif input_ids.shape[1] != expected or input_ids.shape[0] != self._input_ids.shape[0]:
             raise ValueError(
                 f"EntropyMonitor was called with {tuple(input_ids.shape)} ids after "
                 f"{tuple(self._input_ids.shape)}: it serves one plain generate call, and cannot "
                 "follow assisted decoding (assistant_model, prompt lookup, multi-token prediction)"
             )
+        # Beams change places within a prompt; otherwise a row goes on where it was.
+        former = self._prompt if self.num_beams > 1 else self._input_ids
+        if self.steps > 0:
+            self._same_rows &= (input_ids[:, : former.shape[1]] == former).all()
         if self._last is not None and self.num_beams == 1:
             self._buffer[self.steps - 1, :, _TOKEN] = _of_tokens(self._last, input_ids[:, -1])
         self._input_ids = input_ids
@@ -136,6 +147,7 @@ class EntropyMonitor:
             kept_mass,
             kl_divergence(log_q, logits - raw.log_partition.unsqueeze(-1)),
             fault,
+            self._input_ids[:, -1] if self._input_ids.shape[1] else torch.zeros_like(fault),
         ]
         self._last = _Step(logits, raw.log_partition, log_q)
         step = torch.stack([column.float() for column in columns], dim=-1)
@@ -186,6 +198,11 @@ class EntropyMonitor:
                 f"{'not ' if beam_indices is None else ''}of beam search; set num_beams and pass "
                 "return_dict_in_generate=True"
             )
+        if not self._same_rows:
+            raise ValueError(
+                "EntropyMonitor saw rows change between steps: it serves one generate call, and "
+                "beam search needs EntropyMonitor(num_beams=…)"
+            )
         fault = self._buffer[: self.steps, :, _FAULT].nonzero()
         if len(fault):
             raise NonFiniteLogitsError(*fault[0].tolist())
@@ -193,6 +210,7 @@ class EntropyMonitor:
         if beam_indices is None:
             rows = self._rows(sequences)
         else:
+            self._check_beams(sequences, beam_indices)
             rows = self._beam_rows(generated, beam_indices)
             if lengths is None:
                 lengths = (beam_indices >= 0).sum(-1).tolist()
@@ -210,7 +228,7 @@ class EntropyMonitor:
         seen = min(self._input_ids.shape[1], sequences.shape[1])
         same_rows = sequences.shape[0] == self._input_ids.shape[0]
         if not same_rows or not torch.equal(self._input_ids[:, :seen], sequences[:, :seen]):
-            raise ValueError("the sequences are not those of the call that EntropyMonitor watched")
+            raise ValueError(_FOREIGN)
         last = self._prompt_length + self.steps - 1
         if sequences.shape[1] > last:
             self._buffer[self.steps - 1, :, _TOKEN] = _of_tokens(self._last, sequences[:, last])
@@ -219,6 +237,18 @@ class EntropyMonitor:
             return [(row, None) for row in measures]
         best = self._runners_up[: self.steps].transpose(0, 1).double().cpu().numpy()
         return list(zip(measures, best, strict=True))
+
+    def _check_beams(self, sequences: Tensor, beam_indices: Tensor) -> None:
+        """Refuse beams that do not lead back through the rows of this call."""
+        rows, steps = self._prompt.shape[0], beam_indices.shape[1]
+        if steps > self.steps or int(beam_indices.max()) >= rows:
+            raise ValueError(_FOREIGN)
+        # Each step saw the token before it; one that began from embeddings saw none at first.
+        start = 0 if self._prompt_length else 1
+        seen = self._buffer[:steps, :, _SEEN].T.gather(0, beam_indices.clamp(min=0).long())
+        before = sequences[:, self._prompt_length - 1 + start : self._prompt_length - 1 + steps]
+        if not ((seen[:, start:] == before) | (beam_indices[:, start:] < 0)).all():
+            raise ValueError(_FOREIGN)
 
     def _beam_rows(
         self, generated: Tensor, beam_indices: Tensor

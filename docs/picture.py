@@ -27,7 +27,7 @@ TEMPLATE = """\
 <rect width="{width}" height="{height}" rx="8" fill="#292929"/>
 <g transform="translate({terminal_x}, {terminal_y})">
 {backgrounds}
-<g class="{unique_id}-matrix">{matrix}</g>
+<g class="{unique_id}-matrix" xml:space="preserve">{matrix}</g>
 </g>
 </svg>
 """
@@ -39,12 +39,12 @@ def main() -> None:
     [story] = generate(
         loaded.model, loaded.tokenizer, PROMPT, SETTINGS, seed=SEED, max_new_tokens=200
     )
-    console = Console(record=True, width=92, file=io.StringIO(), color_system="truecolor")
+    console = Console(
+        record=True, width=92, file=io.StringIO(), color_system="truecolor", highlight=False
+    )
     command = f'decoding generate "{PROMPT}" --temperature 0.8 --top-p 0.95 --seed {SEED}'
     console.print(Text("$ ", style="#9a9a9a") + Text(command), end="\n\n")
-    text = Text(PROMPT, style="bold")
-    text.stylize("not bold", len(PROMPT))
-    body = Text.assemble(text)
+    body = Text.assemble((PROMPT, "bold"))
     for token, entropy in zip(story.trace.texts or (), story.trace.entropy_nats, strict=True):
         body.append_text(shaded(token, float(entropy)))
     console.print(body)

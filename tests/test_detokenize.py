@@ -1,7 +1,7 @@
 """Pieces of text that concatenate to the text of the whole, whatever the tokenizer."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from decoding.detokenize import Detokenizer, token_texts
@@ -82,6 +82,8 @@ def test_pieces_of_any_ids_valid_utf8_or_not(tokenizer, data):
         max_size=12,
     )
 )
+@example(chunks=[[3 + byte for byte in "𐀀".encode()], [0] * 5, [51]])
+@example(chunks=[[3 + byte for byte in "日本語日本語".encode()]])
 def test_pieces_of_any_ids_with_byte_fallback(tokenizer, chunks):
     """Bytes that do not fit together decode only as a whole, so here they do."""
     ids = [token for chunk in chunks for token in chunk]

@@ -408,15 +408,17 @@ def test_monitor_that_saw_no_step_is_refused():
 
 def test_beam_outputs_need_num_beams(toy_gpt2):
     settings, monitor = DecodingSettings(), EntropyMonitor()
-    outputs = toy_gpt2.generate(
-        **left_padded(TOY_PROMPTS, 0),
-        logits_processor=settings.processors(monitor),
-        max_new_tokens=4,
-        return_dict_in_generate=True,
-        **settings.generate_kwargs(num_beams=2),
-    )
-    with pytest.raises(ValueError, match="num_beams"):
-        monitor.traces(outputs, eos_token_id=0)
+    with pytest.raises(ValueError, match="EntropyMonitor"):
+        monitor.traces(
+            toy_gpt2.generate(
+                **left_padded(TOY_PROMPTS, 0),
+                logits_processor=settings.processors(monitor),
+                max_new_tokens=4,
+                return_dict_in_generate=True,
+                **settings.generate_kwargs(num_beams=2),
+            ),
+            eos_token_id=0,
+        )
 
 
 def test_num_beams_needs_beam_outputs(toy_gpt2):
@@ -433,15 +435,15 @@ def test_num_beams_needs_beam_outputs(toy_gpt2):
 def test_bare_ids_of_unannounced_beams_are_refused_or_right(toy_gpt2, prompt):
     """As many rows come back as went in, so only their contents can give the beams away."""
     settings, monitor = DecodingSettings(), EntropyMonitor()
-    sequences = toy_gpt2.generate(
-        torch.tensor([[prompt]]),
-        logits_processor=settings.processors(monitor),
-        max_new_tokens=8,
-        num_return_sequences=2,
-        eos_token_id=None,
-        **settings.generate_kwargs(num_beams=2),
-    )
     try:
+        sequences = toy_gpt2.generate(
+            torch.tensor([[prompt]]),
+            logits_processor=settings.processors(monitor),
+            max_new_tokens=8,
+            num_return_sequences=2,
+            eos_token_id=None,
+            **settings.generate_kwargs(num_beams=2),
+        )
         traces = monitor.traces(sequences, eos_token_id=None)
     except ValueError:
         return
@@ -475,7 +477,7 @@ def test_sequences_of_another_call_are_refused(toy_gpt2, num_beams, other):
     settings, prompt = DecodingSettings(), {"input_ids": torch.tensor([[1, 2, 3]])}
     watched, unwatched = EntropyMonitor(num_beams=num_beams), EntropyMonitor(num_beams=num_beams)
     call(toy_gpt2, prompt, settings, watched)
-    another = DecodingSettings(temperature=2)
+    another = DecodingSettings(temperature=0.3)
     outputs = call(toy_gpt2, {"input_ids": torch.tensor(other)}, another, unwatched)
     with pytest.raises(ValueError, match="EntropyMonitor"):
         watched.traces(outputs, eos_token_id=None)

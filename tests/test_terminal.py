@@ -32,7 +32,7 @@ def test_json_is_printable_ascii_and_round_trips(text):
 
 def test_shades_follow_their_bounds_and_leave_line_breaks_bare():
     assert [bound for bound, _ in SHADES] == sorted(bound for bound, _ in SHADES)
-    for entropy, index in [(0.0, 0), (0.49, 0), (0.5, 1), (1.99, 2), (3.0, 4), (4.0, 5), (50.0, 5)]:
+    for entropy, index in [(0.0, 0), (0.99, 0), (1.0, 1), (1.99, 1), (3.0, 3), (4.0, 4), (50.0, 4)]:
         spans = shaded("a\nb", entropy).spans
         style = SHADES[index][1]
         assert [span.style for span in spans] == ([] if style is None else [style, style])
@@ -62,4 +62,4 @@ def test_a_console_writes_markup_and_long_lines_as_they_are(capsys):
 
 
 def test_legend_names_every_shade():
-    assert legend().plain == "entropy in nats  0–0.5  0.5–1  1–2  2–3  3–4  4+ "
+    assert legend().plain == "entropy in nats  0–1  1–2  2–3  3–4  4+ "

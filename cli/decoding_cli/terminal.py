@@ -11,8 +11,7 @@ from rich.text import Text
 # Upper bounds in nats and backgrounds, from certain to hesitant: a sequential scale (ColorBrewer
 # YlOrBr) that stays ordered for colour-blind readers and in greyscale.
 SHADES: tuple[tuple[float, Style | None], ...] = (
-    (0.5, None),
-    (1.0, Style(color="#000000", bgcolor="#fff7bc")),
+    (1.0, None),
     (2.0, Style(color="#000000", bgcolor="#fee391")),
     (3.0, Style(color="#000000", bgcolor="#fec44f")),
     (4.0, Style(color="#000000", bgcolor="#fe9929")),
