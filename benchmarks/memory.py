@@ -33,7 +33,7 @@ def measure(mode: str, tokens: int) -> None:
     config = GPT2Config(n_layer=2, n_embd=64, n_head=2, n_positions=tokens + 1, eos_token_id=None)
     model = GPT2LMHeadModel(config).eval()
     model.generation_config.eos_token_id = None
-    settings = DecodingSettings(top_p=0.9)
+    settings = DecodingSettings(top_k=50)
     monitor = EntropyMonitor() if mode == "monitor" else None
     outputs = model.generate(
         input_ids=torch.tensor([[0]]),

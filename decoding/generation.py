@@ -167,7 +167,9 @@ def generate(
     # All prompts are encoded first, so that a bad one is refused before any work is done.
     jobs = list(run.jobs([prompts] if isinstance(prompts, str) else prompts))
     generations: list[Generation] = []
-    for together in _chunks(jobs, per_batch * _BATCHES_TOGETHER):
+    # Who listens to tokens wants one sequence after the other.
+    batches_together = 1 if on_token is not None else _BATCHES_TOGETHER
+    for together in _chunks(jobs, per_batch * batches_together):
         by_length = sorted(together, key=lambda job: len(job.ids))
         done: list[Generation] = []
         try:

@@ -18,7 +18,6 @@ from transformers import (
 )
 
 BUILTIN = "builtin:stories"
-_LOADING_ERRORS = (OSError, ValueError, ImportError, KeyError)
 
 
 class ModelLoadError(ValueError):
@@ -70,15 +69,17 @@ def load_model(
         # First and alone: without a network, each file that is looked for costs half a minute.
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,
             dtype=wanted,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
+            output_loading_info=True,
         )
-    except _LOADING_ERRORS as error:
+    except Exception as error:  # whatever a loader makes of a broken file
         raise ModelLoadError(_explain(name_or_path, error)) from error
+    _check(name_or_path, model, tokenizer, report)
     try:
         model = model.to(target).eval()
     except (RuntimeError, AssertionError) as error:
@@ -110,8 +111,25 @@ def load_generation_config(
             return GenerationConfig.from_pretrained(source)
         except OSError:
             return GenerationConfig.from_model_config(config)
-    except _LOADING_ERRORS as error:
+    except Exception as error:  # whatever a loader makes of a broken file
         raise ModelLoadError(_explain(name_or_path, error)) from error
+
+
+def _check(
+    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, report: dict[str, Any]
+) -> None:
+    """Refuse a model that transformers completed with random weights, or a foreign tokenizer."""
+    absent = [*report["missing_keys"], *report["mismatched_keys"]]
+    if absent:
+        raise ModelLoadError(
+            f"model {name!r} lacks {len(absent)} of its weights, among them {min(map(str, absent))}"
+        )
+    rows = model.get_input_embeddings().num_embeddings
+    if not tokenizer("a")["input_ids"] or len(tokenizer) > rows:
+        raise ModelLoadError(
+            f"model {name!r} has {rows} tokens and its tokenizer {len(tokenizer)}: "
+            "the tokenizer is missing or belongs to another model"
+        )
 
 
 def _source(name: str) -> str:
@@ -132,7 +150,9 @@ def _device(device: str | torch.device | None) -> torch.device:
     try:
         target = torch.device(device)
     except RuntimeError:
-        raise ModelLoadError(f"unknown device {device!r}; try cpu, cuda or cuda:0") from None
+        target = torch.device("meta")
+    if target.type == "meta":
+        raise ModelLoadError(f"unknown device {str(device)!r}; try cpu, cuda or cuda:0")
     if target.type == "cuda" and not torch.cuda.is_available():
         raise ModelLoadError(f"device {str(device)!r}: torch finds no CUDA device here; try cpu")
     return target

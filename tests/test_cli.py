@@ -174,7 +174,7 @@ def wrong(*arguments, code=1, says, files=None, stdin=b""):
         wrong("x" * 3000, says="shorten the prompt"),
         wrong("x", "--num-beams", 2, "--temperature", 0, code=2, says="temperature=0 cannot"),
         wrong("x", "--num-beams", 2, "--num-samples", 3, code=2, says="--num-beams"),
-        wrong("x", "--stop", "", says="a stop string must not be empty"),
+        wrong("x", "--stop", "", code=2, says="--stop needs a text"),
         wrong("x", "--chat", says="chat template"),
         wrong("x", "--device", "tpu9", says="unknown device 'tpu9'"),
         wrong("x", "--model", "./nowhere", says="'./nowhere' does not exist"),
@@ -195,7 +195,10 @@ def wrong(*arguments, code=1, says, files=None, stdin=b""):
               says='line 1: expected an object with a string "prompt"'),
         wrong(says="no prompts in standard input"),
         wrong(says="standard input is not UTF-8 (line 1)", stdin=b"\xe9"),
-        wrong("\udce9", says="prompt 1 is not valid UTF-8"),
+        wrong("--prompts-file", "p.jsonl", files={"p.jsonl": b'{"prompt": "\\ud800"}'},
+              says="prompt 0 is not valid UTF-8"),
+        wrong("--prompts-file", "p.jsonl", files={"p.jsonl": b"[" * 100_000}, says="broken JSON"),
+        wrong("\udce9", says="prompt 0 is not valid UTF-8"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_nothing_written(run, arguments, code, says, files, stdin):
@@ -255,6 +258,33 @@ def test_on_a_terminal_text_is_shaded_with_legend_and_summary(stories):
         f"perplexity {summary['raw_perplexity']:.2f} · " in plain
     )
     assert plain.rstrip().endswith("tokens/s · seed 1")
+
+
+def test_several_sequences_stream_one_after_the_other(run, stories):
+    prompts = ["Lily saw a", "Tom"]
+    _, out, err = run("generate", *prompts, "--num-samples", 2, "--seed", 1, "--color",
+                      "--max-new-tokens", 6)  # fmt: skip
+    expected = generate(
+        stories.model, stories.tokenizer, prompts, num_return_sequences=2, seed=1, max_new_tokens=6
+    )
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", out)
+    assert plain == "\n".join(f"{g.prompt}{g.text}\n" for g in expected)
+    assert "24 tokens" in err
+
+
+def test_a_progress_bar_for_many_prompts_where_only_stderr_is_a_terminal():
+    leader, follower = pty.openpty()
+    arguments = ["generate", "One", "Two", "--max-new-tokens", "2", "--json"]
+    environment = os.environ | {"TERM": "xterm-256color"}
+    result = subprocess.run(
+        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=follower, env=environment
+    )
+    os.close(follower)
+    written = os.read(leader, 65536).decode()
+    os.close(leader)
+    assert len(records(result.stdout.decode())) == 2
+    assert "2/2 sequences" in written
+    assert re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written).splitlines()[-1].startswith("4 tokens · ")
 
 
 @pytest.mark.parametrize(("flag", "no_color"), [("--no-color", ""), (None, "1")])

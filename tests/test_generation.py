@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from test_monitor import (
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
+
+from decoding import DecodingSettings, NonFiniteLogitsError, generate
+from decoding.sampling import DrawProcessor, draw, uniforms
+from oracle import (
+    HOSTILE,
     TEXTS,
     TOLERANCE,
     assert_oracle,
@@ -19,15 +27,8 @@ from test_monitor import (
     reference_log_q,
     scripted,
     teacher_forced,
+    with_config,
 )
-from test_processors import HOSTILE, with_config
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from transformers import PreTrainedTokenizerFast
-
-from decoding import DecodingSettings, NonFiniteLogitsError, generate
-from decoding.sampling import DrawProcessor, draw, uniforms
 
 GREEDY = DecodingSettings(temperature=0)
 TOY_TEXTS = ["e", "c j g b", "a b c d e f g h"]

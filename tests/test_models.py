@@ -86,6 +86,49 @@ def test_weights_that_are_no_safetensors_are_refused(tmp_path, stories):
         load_model(str(tmp_path))
 
 
+def small_model(folder, tokenizer):
+    """A complete model folder with 2,048 tokens."""
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=2048, n_layer=1, n_embd=8, n_head=1))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def test_weights_that_are_missing_are_not_made_up(tmp_path, stories):
+    small_model(tmp_path, stories.tokenizer)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"n_layer": 2}))
+    with pytest.raises(ModelLoadError, match=r"lacks \d+ of its weights"):
+        load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors", b"\x00\xff" * 50),
+        ("config.json", b'{"model_type": "gpt2", "n_layer": "six"}'),
+        ("config.json", b"{broken"),
+        ("tokenizer.json", b"{broken"),
+    ],
+)
+def test_broken_files_are_one_error(tmp_path, stories, name, content):
+    small_model(tmp_path, stories.tokenizer)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ModelLoadError, match=str(tmp_path)):
+        load_model(str(tmp_path))
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path, stories, random_gpt2):
+    small_model(tmp_path, random_gpt2.tokenizer)
+    with pytest.raises(ModelLoadError, match="belongs to another model"):
+        load_model(str(tmp_path))
+    for file in tmp_path.glob("*token*"):
+        file.unlink()
+    for file in [*tmp_path.glob("vocab*"), *tmp_path.glob("merges*")]:
+        file.unlink()
+    with pytest.raises(ModelLoadError):
+        load_model(str(tmp_path))
+
+
 def test_remote_code_does_not_run_unless_asked(tmp_path):
     (tmp_path / "config.json").write_text(
         json.dumps({"model_type": "homemade", "auto_map": {"AutoConfig": "code.Config"}})

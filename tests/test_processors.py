@@ -1,12 +1,10 @@
 """The chain of a setting inside `model.generate`: exactly the setting's distribution, no more."""
 
-import copy
 import math
 
 import numpy as np
 import pytest
 import torch
-from test_monitor import editing, left_padded, log_softmax, reference_log_q
 from transformers import (
     EpsilonLogitsWarper,
     EtaLogitsWarper,
@@ -17,7 +15,6 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
     TypicalLogitsWarper,
-    WatermarkingConfig,
 )
 
 from decoding import DecodingSettings, EntropyMonitor, NonFiniteLogitsError
@@ -32,35 +29,10 @@ from decoding.processors import (
     TypicalPProcessor,
     applied_before_chain,
 )
+from oracle import HOSTILE, editing, left_padded, log_softmax, reference_log_q, with_config
 
 PROMPTS = [[5, 2, 5, 2], [3, 1, 4], [7]]
 
-# What a checkpoint's generation configuration may hold; each changes scores when left alone.
-HOSTILE = {
-    "temperature": 0.3,
-    "top_k": 5,
-    "top_p": 0.5,
-    "min_p": 0.3,
-    "typical_p": 0.5,
-    "epsilon_cutoff": 0.1,
-    "eta_cutoff": 0.3,
-    "repetition_penalty": 1.7,
-    "encoder_repetition_penalty": 1.7,
-    "no_repeat_ngram_size": 2,
-    "encoder_no_repeat_ngram_size": 2,
-    "bad_words_ids": [[3], [1, 2]],
-    "suppress_tokens": [4, 8],
-    "begin_suppress_tokens": [5, 6],
-    "min_new_tokens": 4,
-    "min_length": 8,
-    "forced_bos_token_id": 2,
-    "forced_eos_token_id": 0,
-    "sequence_bias": [[[6], 5.0]],
-    "exponential_decay_length_penalty": (1, 1.5),
-    "guidance_scale": 1.5,
-    "renormalize_logits": True,
-    "watermarking_config": WatermarkingConfig(bias=2.5, context_width=1),
-}
 if hasattr(GenerationConfig(), "top_h"):
     HOSTILE["top_h"] = 0.3
 # These ask `generate` for another algorithm, or for a tokenizer, before any score is seen.
@@ -75,15 +47,6 @@ SETTINGS = [
     "temperature=0.8,typical_p=0.7,eta_cutoff=0.1",
     "temperature=2,top_k=12,top_p=0.9,min_p=0.02,typical_p=0.95,epsilon_cutoff=0.03",
 ]
-
-
-def with_config(model, **values):
-    """A model with the same weights and other values in its generation configuration."""
-    twin = copy.copy(model)
-    twin.generation_config = copy.deepcopy(model.generation_config)
-    for name, value in values.items():
-        setattr(twin.generation_config, name, value)
-    return twin
 
 
 def prompts_for(name):

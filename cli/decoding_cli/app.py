@@ -32,6 +32,10 @@ cli.add_command(settings)
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    # A stream that the caller closed is None.
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     try:
         code = cli.main(prog_name="decoding", standalone_mode=False)
         sys.stdout.flush()
@@ -43,7 +47,9 @@ def main() -> NoReturn:
         # Python flushes stdout once more at exit; give it somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        code = _fail(f"{error.filename or 'standard output'}: {error.strerror or error}", 1)
+    except ValueError as error:
         code = _fail(str(error), 1)
     sys.exit(code or 0)
 

@@ -20,7 +20,7 @@ from decoding_cli.options import (
     trust_option,
 )
 from decoding_cli.output import Interrupted, RecordFile, to_json
-from decoding_cli.prompts import read_prompts
+from decoding_cli.prompts import is_utf8, read_prompts
 
 if TYPE_CHECKING:
     from decoding.generation import Generation, StreamedToken
@@ -124,9 +124,12 @@ def generate(
         raise click.UsageError(str(error)) from error
     if num_beams > 1 and num_samples > num_beams:
         raise click.UsageError(f"--num-samples {num_samples} needs at least as many --num-beams")
+    if not all(text and is_utf8(text) for text in stop):
+        raise click.UsageError("--stop needs a text, not empty, in UTF-8")
     texts = read_prompts(prompts, prompts_file)
     if color is None:
-        color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+        color = sys.stdout.isatty() and not plain
     on_screen = (sys.stdout.isatty() or color) and not as_json and output is None
     streaming = on_screen and num_beams == 1 and batch_size in (None, 1)
 
@@ -141,8 +144,8 @@ def generate(
         )
         screen = _Screen(texts, color, streaming) if on_screen else None
         progress = _Progress(len(texts) * num_samples)
-        if len(texts) * num_samples > 1 and not streaming and sys.stderr.isatty():
-            progress.show_bar(stack)
+        if progress.total > 1 and sys.stderr.isatty() and not sys.stdout.isatty() and not streaming:
+            progress.show_bar()
 
         def finished(generation: Generation) -> None:
             progress.count(generation)
@@ -175,6 +178,7 @@ def generate(
                 click.echo(err=True)
             raise Interrupted(f"{progress.done} of {progress.total} sequences finished") from None
         finally:
+            progress.close()
             if on_screen or sys.stderr.isatty():
                 progress.summary(color, with_legend=on_screen and color)
 
@@ -239,17 +243,20 @@ class _Progress:
         self.seed: int | None = None
         self.started = time.monotonic()
         self.advance: Callable[[], None] = lambda: None
+        self.close: Callable[[], None] = lambda: None
 
-    def show_bar(self, stack: ExitStack) -> None:
-        """Show a bar on stderr until the stack is left."""
+    def show_bar(self) -> None:
+        """Show a bar on stderr until `close`."""
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
         from decoding_cli.terminal import console
 
         columns = (BarColumn(), MofNCompleteColumn(), "sequences", TimeRemainingColumn())
         bar = Progress(*columns, console=console(color=False, stderr=True), transient=True)
-        task = stack.enter_context(bar).add_task("", total=self.total)
+        task = bar.add_task("", total=self.total)
+        bar.start()
         self.advance = lambda: bar.advance(task)
+        self.close = bar.stop
 
     def count(self, generation: Generation) -> None:
         """Add a finished sequence."""

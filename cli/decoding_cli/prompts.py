@@ -18,17 +18,20 @@ def read_prompts(arguments: tuple[str, ...], file: Path | None) -> list[str]:
     """
     if arguments and file is not None:
         raise click.UsageError("give prompts as arguments or with --prompts-file, not both")
-    if file is not None:
-        return _from_file(file)
-    prompts = list(arguments)
+    prompts = list(arguments) if file is None else _from_file(file)
     if not prompts:
         if sys.stdin.isatty():
             click.echo("Prompts, one a line; end with Ctrl-D:", err=True)
         prompts = _lines(sys.stdin.buffer.read(), "standard input")
-    for number, prompt in enumerate(prompts, 1):
-        if any("\ud800" <= character <= "\udfff" for character in prompt):
-            raise click.ClickException(f"prompt {number} is not valid UTF-8")
+    for index, prompt in enumerate(prompts):
+        if not is_utf8(prompt):
+            raise click.ClickException(f"prompt {index} is not valid UTF-8")
     return prompts
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written in UTF-8: an argument of other bytes holds surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _from_file(file: Path) -> list[str]:
@@ -68,7 +71,7 @@ def _lines(content: bytes, source: str) -> list[str]:
 def _from_json(line: str, place: str) -> str:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise click.ClickException(f"{place}: broken JSON ({error})") from None
     prompt = row.get("prompt") if isinstance(row, dict) else None
     if not isinstance(prompt, str):

@@ -32,19 +32,22 @@ def settings(spec: str, model: str | None, trust_remote_code: bool) -> None:
     The fields, in their order, are temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff and
     eta_cutoff; "raw" (the default) and "greedy" name the two extremes.
     """
-    _explain(read_setting(spec, {}))
-    if model is not None:
-        quiet_transformers()
-        from decoding.models import load_generation_config
-        from decoding.processors import applied_before_chain
+    setting = read_setting(spec, {})
+    if model is None:
+        _explain(setting)
+        return
+    quiet_transformers()
+    from decoding.models import load_generation_config
+    from decoding.processors import applied_before_chain
 
-        config = load_generation_config(model, trust_remote_code=trust_remote_code)
-        click.echo(f"\nmodel.generate on {model}, left to itself:")
-        _explain(DecodingSettings.from_generation_config(config))
-        others = applied_before_chain(config)
-        for name, value in others.items():
-            click.echo(f"  also {name} = {value}")
-        click.echo("decoding generate applies none of this, only the setting it is given.")
+    config = load_generation_config(model, trust_remote_code=trust_remote_code)
+    own = DecodingSettings.from_generation_config(config)
+    _explain(setting)
+    click.echo(f"\nmodel.generate on {model}, left to itself:")
+    _explain(own)
+    for name, value in applied_before_chain(config).items():
+        click.echo(f"  also {name} = {value}")
+    click.echo("decoding generate applies none of this, only the setting it is given.")
 
 
 def _explain(setting: DecodingSettings) -> None:

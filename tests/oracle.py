@@ -1,0 +1,233 @@
+"""Oracles and model doubles that several test modules share; nothing here uses our arithmetic."""
+
+import copy
+import functools
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from transformers import WatermarkingConfig
+
+from decoding import EntropyMonitor
+
+TOLERANCE = 1e-4
+CUT = 1e-6  # a threshold quantity this near its cut may fall on either side
+LOGIT_NOISE = 2e-5  # between two float32 passes; tokens this near each other have no firm rank
+
+TEXTS = ["Once upon a time, there was a little girl named", "The", "Tom and his dog"]
+TOY_PROMPTS = [[5], [3, 0, 7, 2], [1, 2, 3, 4, 5, 6, 7, 8]]
+
+# setting, num_beams, num_return_sequences
+MODES = [
+    ("greedy", 1, 1),
+    ("raw", 1, 1),
+    ("temperature=1.3,top_k=40,top_p=0.9", 1, 1),
+    ("top_k=40,typical_p=0.8", 1, 1),
+    ("temperature=0.7,min_p=0.05,epsilon_cutoff=0.01", 1, 1),
+    ("top_k=40,eta_cutoff=0.01", 1, 1),
+    ("temperature=0.8,top_p=0.95", 1, 3),
+    ("raw", 4, 1),
+    ("temperature=0.8,top_k=20", 3, 2),
+]
+modes = pytest.mark.parametrize(("setting", "num_beams", "samples"), MODES)
+
+
+# A setting's rules on one float64 row, written from their definitions.
+
+
+def log_softmax(z):
+    shifted = z - z.max()
+    return shifted - np.log(np.exp(shifted).sum())
+
+
+def plogp(log_p, values):
+    """Σ p·values, where 0·anything is 0."""
+    return float(np.where(np.isneginf(log_p), 0.0, np.exp(log_p) * values).sum())
+
+
+def prefix(p, order, mass, slack):
+    """The shortest prefix of `order` with at least `mass`."""
+    before = np.concatenate([[0.0], np.cumsum(p[order])[:-1]])
+    return order[before < mass + slack]
+
+
+def reference_log_q(logits, settings, slack=0.0):
+    """log q of one row; `slack` moves every probability threshold towards keeping more."""
+    z = np.array(logits, dtype=np.float64)
+    for name, value in settings.steps():
+        log_p = log_softmax(z)
+        p = np.exp(log_p)
+        order = np.argsort(-z, kind="stable")  # logit descending, then id ascending
+        with np.errstate(invalid="ignore"):
+            entropy = plogp(log_p, -log_p)
+        if name == "temperature" and value > 0:
+            z = z / value
+            continue
+        if name == "temperature":
+            kept = order[:1]
+        elif name == "top_k":
+            kept = order[:value]
+        elif name == "top_p":
+            kept = prefix(p, order, value, slack)
+        elif name == "min_p":
+            kept = np.flatnonzero(p >= value * p.max() - slack)
+        elif name == "typical_p":
+            by_distance = np.argsort(np.abs(-log_p - entropy)[order], kind="stable")
+            kept = prefix(p, order[by_distance], value, slack)
+        elif name == "epsilon_cutoff":
+            kept = np.union1d(np.flatnonzero(p >= value - slack), order[:1])
+        elif name == "eta_cutoff":
+            cut = min(value, np.sqrt(value) * np.exp(-entropy))
+            kept = np.union1d(np.flatnonzero(p >= cut - slack), order[:1])
+        cut_off = np.full_like(z, -np.inf)
+        cut_off[kept] = z[kept]
+        z = cut_off
+    return log_softmax(z)
+
+
+def reference_row(logits, token, settings, slack=0.0):
+    """What a trace should say about one token, by the record's names."""
+    z = np.array(logits, dtype=np.float64)
+    log_p, log_q = log_softmax(z), reference_log_q(z, settings, slack)
+    scaled = log_p if settings.greedy else log_softmax(z / settings.temperature)
+    with np.errstate(invalid="ignore"):
+        return {
+            "surprisal_nats": -log_q[token],
+            "entropy_nats": plogp(log_q, -log_q),
+            "raw_surprisal_nats": -log_p[token],
+            "raw_entropy_nats": plogp(log_p, -log_p),
+            "kept": int(np.isfinite(log_q).sum()),
+            "kept_mass": float(np.exp(scaled[np.isfinite(log_q)]).sum()),
+            "kl_nats": plogp(log_q, log_q - log_p),
+        }
+
+
+def teacher_forced(model, prompt, ids):
+    """Float64 logits of each generated token, from one unpadded pass over the whole sequence."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0]
+    return logits[len(prompt) - 1 : -1].double().numpy()
+
+
+def assert_rows_match(trace, rows, settings):
+    """Every number of the trace equals its recomputation from the rows of logits."""
+    for step, (z, record) in enumerate(zip(rows, trace.records(), strict=True)):
+        token = record["id"]
+        want = reference_row(z, token, settings)
+        if record["kept"] != want["kept"]:
+            either = [reference_row(z, token, settings, slack) for slack in (-CUT, CUT)]
+            counts = [row["kept"] for row in either]
+            assert min(counts) <= record["kept"] <= max(counts), (step, want["kept"], record)
+            want = next((row for row in either if row["kept"] == record["kept"]), want)
+            want["kept"] = record["kept"]
+        for name, value in want.items():
+            assert record[name] == pytest.approx(value, abs=TOLERANCE, rel=0), (step, name)
+        fewest, most = (z > z[token] + LOGIT_NOISE).sum(), (z > z[token] - LOGIT_NOISE).sum()
+        assert fewest <= record["rank"] < most, (step, "rank")
+
+
+def assert_oracle(model, prompt, trace, settings):
+    assert len(trace) > 0
+    assert_rows_match(trace, teacher_forced(model, prompt, trace.ids.tolist()), settings)
+
+
+# Plain `model.generate`, watched.
+
+
+def left_padded(prompts, pad):
+    width = max(map(len, prompts))
+    return {
+        "input_ids": torch.tensor([[pad] * (width - len(p)) + p for p in prompts]),
+        "attention_mask": torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts]),
+    }
+
+
+def call(model, inputs, settings, monitor, *, eos=None, new_tokens=12, samples=1, **kwargs):
+    """The outputs of one watched call."""
+    torch.manual_seed(0)
+    return model.generate(
+        **inputs,
+        logits_processor=settings.processors(monitor),
+        max_new_tokens=new_tokens,
+        eos_token_id=eos,
+        pad_token_id=0 if eos is None else int(np.min(eos)),
+        num_return_sequences=samples,
+        return_dict_in_generate=True,
+        **settings.generate_kwargs(num_beams=monitor.num_beams),
+        **kwargs,
+    )
+
+
+def watch(model, prompts, settings, *, eos=None, num_beams=1, samples=1, alternatives=0, **kwargs):
+    """`(prompt, trace)` of each sequence that a left-padded batch of prompts gives."""
+    monitor = EntropyMonitor(num_beams=num_beams, alternatives=alternatives)
+    inputs = left_padded(prompts, 0 if eos is None else int(np.min(eos)))
+    outputs = call(model, inputs, settings, monitor, eos=eos, samples=samples, **kwargs)
+    traces = monitor.traces(outputs, eos_token_id=eos)
+    assert len(traces) == len(prompts) * samples
+    return [(prompts[i // samples], trace) for i, trace in enumerate(traces)]
+
+
+def editing(model, edit):
+    """A model with the same weights whose logits pass through `edit(step, logits)`."""
+    twin = copy.copy(model)
+    steps = itertools.count()
+
+    @functools.wraps(model.forward)
+    def forward(*args, **kwargs):
+        output = model.forward(*args, **kwargs)
+        output.logits = edit(next(steps), output.logits)
+        return output
+
+    twin.forward = forward
+    return twin
+
+
+def scripted(model, *rows):
+    """A model that is nearly certain of the given ids, one row of the batch each."""
+
+    def edit(step, logits):
+        logits = torch.zeros_like(logits)
+        for row, ids in enumerate(rows):
+            logits[row, -1, ids[min(step, len(ids) - 1)]] = 30.0
+        return logits
+
+    return editing(model, edit)
+
+
+# What a checkpoint's generation configuration may hold; each changes scores when left alone.
+HOSTILE = {
+    "temperature": 0.3,
+    "top_k": 5,
+    "top_p": 0.5,
+    "min_p": 0.3,
+    "typical_p": 0.5,
+    "epsilon_cutoff": 0.1,
+    "eta_cutoff": 0.3,
+    "repetition_penalty": 1.7,
+    "encoder_repetition_penalty": 1.7,
+    "no_repeat_ngram_size": 2,
+    "encoder_no_repeat_ngram_size": 2,
+    "bad_words_ids": [[3], [1, 2]],
+    "suppress_tokens": [4, 8],
+    "begin_suppress_tokens": [5, 6],
+    "min_new_tokens": 4,
+    "min_length": 8,
+    "forced_bos_token_id": 2,
+    "forced_eos_token_id": 0,
+    "sequence_bias": [[[6], 5.0]],
+    "exponential_decay_length_penalty": (1, 1.5),
+    "guidance_scale": 1.5,
+    "renormalize_logits": True,
+    "watermarking_config": WatermarkingConfig(bias=2.5, context_width=1),
+}
+
+
+def with_config(model, **values):
+    """A model with the same weights and other values in its generation configuration."""
+    twin = copy.copy(model)
+    twin.generation_config = copy.deepcopy(model.generation_config)
+    for name, value in values.items():
+        setattr(twin.generation_config, name, value)
+    return twin
