@@ -321,6 +321,8 @@ def test_ctrl_c_while_a_token_is_drawn():
         [*COMMAND, "generate", "Once upon a time", "--color"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # A background job inherits SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     process.stdout.read(1)
