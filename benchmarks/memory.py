@@ -75,7 +75,8 @@ def main(tokens: int, repeats: int, mode: str | None) -> None:
         for name, median in medians.items()
     ]
     body = (
-        f"{tokens:,} tokens, vocabulary 50,257, batch 1; medians of interleaved runs, {repeats} of each.\n\n"
+        f"{tokens:,} tokens, vocabulary 50,257, batch 1; medians of interleaved runs, "
+        f"{repeats} of each.\n\n"
         "| `model.generate` with | peak, MiB | beyond the chain alone, MiB |\n|---|---|---|\n"
         + "\n".join(rows)
     )
