@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from decoding import DecodingSettings, generate, load_model
-from decoding_cli.terminal import legend, shaded
+from decoding_evals.terminal import legend, shaded
 
 PROMPT = "Once upon a time"
 SETTINGS = DecodingSettings(temperature=0.8, top_p=0.95)

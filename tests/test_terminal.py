@@ -6,8 +6,8 @@ import unicodedata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decoding_cli.output import to_json
-from decoding_cli.terminal import SHADES, console, harmless, legend, shaded
+from decoding_evals.output import to_json
+from decoding_evals.terminal import SHADES, console, harmless, legend, shaded
 
 
 def test_escapes_are_spelt_out():

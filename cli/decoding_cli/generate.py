@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from decoding_cli.options import (
+from decoding_cli.prompts import is_utf8, read_prompts
+from decoding_evals.options import (
     model_option,
     quiet_transformers,
     read_setting,
     setting_options,
     trust_option,
 )
-from decoding_cli.output import Interrupted, RecordFile, to_json
-from decoding_cli.prompts import is_utf8, read_prompts
+from decoding_evals.output import Interrupted, RecordFile, to_json
 
 if TYPE_CHECKING:
     from decoding.generation import Generation, StreamedToken
@@ -187,7 +187,7 @@ class _Screen:
     """Prompts and shaded tokens on standard output."""
 
     def __init__(self, prompts: list[str], color: bool, streaming: bool) -> None:
-        from decoding_cli.terminal import console
+        from decoding_evals.terminal import console
 
         self.console = console(color)
         self.prompts = prompts
@@ -197,7 +197,7 @@ class _Screen:
 
     def begin(self, index: int, sample: int) -> None:
         """Write the prompt of a sequence, once."""
-        from decoding_cli.terminal import harmless
+        from decoding_evals.terminal import harmless
 
         if self.current == (index, sample):
             return
@@ -214,7 +214,7 @@ class _Screen:
         self.console.file.flush()
 
     def piece(self, text: str, entropy_nats: float) -> None:
-        from decoding_cli.terminal import shaded
+        from decoding_evals.terminal import shaded
 
         self.console.print(shaded(text, entropy_nats), end="")
         self.shown += len(text)
@@ -249,7 +249,7 @@ class _Progress:
         """Show a bar on stderr until `close`."""
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-        from decoding_cli.terminal import console
+        from decoding_evals.terminal import console
 
         columns = (BarColumn(), MofNCompleteColumn(), "sequences", TimeRemainingColumn())
         bar = Progress(*columns, console=console(color=False, stderr=True), transient=True)
@@ -271,7 +271,7 @@ class _Progress:
         """One line on stderr, after the legend where tokens are shaded."""
         import math
 
-        from decoding_cli.terminal import console, legend
+        from decoding_evals.terminal import console, legend
 
         if not self.tokens:
             return

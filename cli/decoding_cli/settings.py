@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from decoding.settings import DecodingSettings
-from decoding_cli.options import quiet_transformers, read_setting, trust_option
+from decoding_evals.options import quiet_transformers, read_setting, trust_option
 
 _MEANING = {
     "temperature": "divide logits by {value}",
