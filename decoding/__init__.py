@@ -12,6 +12,10 @@ Module map, each name importable from here and loaded on first use:
     detokenize    text of single tokens
     sampling      reproducible uniforms and the draw
     generation    generate: prompts in, text and trace out
+    encoding      texts of any length into token ids
+    windows       which tokens are read together, and which of them are scored
+    head          a model in two halves, so that logits come a few rows at a time
+    scoring       teacher forcing, every token scored exactly once
     models        load_model, the embedded model
 """
 
@@ -22,18 +26,30 @@ __version__ = "0.1.0"
 
 _HOME = {
     "DecodingSettings": "settings",
+    "Document": "scoring",
     "EntropyMonitor": "monitor",
     "Generation": "generation",
     "LanguageModel": "models",
     "ModelLoadError": "models",
     "NonFiniteLogitsError": "monitor",
+    "TeacherForcing": "scoring",
     "Trace": "trace",
     "generate": "generation",
     "load_model": "models",
     "row_statistics": "statistics",
 }
 
-_MODULES = {*_HOME.values(), "detokenize", "information", "processors", "sampling", "truncation"}
+_MODULES = {
+    *_HOME.values(),
+    "detokenize",
+    "encoding",
+    "head",
+    "information",
+    "processors",
+    "sampling",
+    "truncation",
+    "windows",
+}
 
 __all__ = [*sorted(_HOME), "__version__"]
 
@@ -41,6 +57,7 @@ if TYPE_CHECKING:
     from decoding.generation import Generation, generate
     from decoding.models import LanguageModel, ModelLoadError, load_model
     from decoding.monitor import EntropyMonitor, NonFiniteLogitsError
+    from decoding.scoring import Document, TeacherForcing
     from decoding.settings import DecodingSettings
     from decoding.statistics import row_statistics
     from decoding.trace import Trace

@@ -39,12 +39,9 @@ _FOREIGN = "the sequences are not those of the call that EntropyMonitor watched"
 class NonFiniteLogitsError(ValueError):
     """A model returned a row of logits that is no distribution."""
 
-    def __init__(self, step: int, row: int) -> None:
-        super().__init__(
-            f"step {step}, row {row}: the model's logits hold NaN or +inf, or are all -inf"
-        )
-        self.step = step
-        self.row = row
+    def __init__(self, place: str) -> None:
+        super().__init__(f"{place}: the model's logits hold NaN or +inf, or are all -inf")
+        self.place = place
 
 
 class _Step(NamedTuple):
@@ -121,7 +118,7 @@ class EntropyMonitor:
         logits = as_float(scores)
         fault = ~logits.amax(-1).isfinite()
         if logits.device.type == "cpu" and fault.any():
-            raise NonFiniteLogitsError(self.steps, int(fault.nonzero()[0]))
+            raise NonFiniteLogitsError(f"step {self.steps}, row {int(fault.nonzero()[0])}")
         # On an accelerator a look would make the host wait: mend the row now, complain at the end.
         self._fault = fault
         self._raw = logits.masked_fill(fault.unsqueeze(-1), 0.0) if logits.is_cuda else logits
@@ -205,7 +202,8 @@ class EntropyMonitor:
             )
         fault = self._buffer[: self.steps, :, _FAULT].nonzero()
         if len(fault):
-            raise NonFiniteLogitsError(*fault[0].tolist())
+            step, row = fault[0].tolist()
+            raise NonFiniteLogitsError(f"step {step}, row {row}")
         generated = sequences[:, self._prompt_length :]
         if beam_indices is None:
             rows = self._rows(sequences)

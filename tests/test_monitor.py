@@ -210,7 +210,7 @@ def test_non_finite_logits_name_step_and_row(toy_gpt2, fault, num_beams):
     with pytest.raises(NonFiniteLogitsError, match=rf"step 2, row {num_beams}\b") as caught:
         watch(editing(toy_gpt2, spoil), TOY_PROMPTS, DecodingSettings(), num_beams=num_beams)
     assert isinstance(caught.value, ValueError)
-    assert (caught.value.step, caught.value.row) == (2, num_beams)
+    assert caught.value.place == f"step 2, row {num_beams}"
 
 
 def test_row_without_any_token_is_named(toy_gpt2):
