@@ -41,6 +41,11 @@ class Document(NamedTuple):
     prompt: str = ""
 
 
+def as_document(document: str | Document) -> Document:
+    """A bare text as a document."""
+    return Document(document) if isinstance(document, str) else document
+
+
 @dataclass
 class Account:
     """Where every token went. BOS is counted apart, every other token in exactly one place."""
@@ -49,12 +54,21 @@ class Account:
     documents_skipped: int = 0
     """Documents of which nothing can be scored, such as empty ones."""
     windows: int = 0
-    bos: int = 0
+    bos_tokens: int = 0
     tokens: int = 0
     tokens_scored: int = 0
     tokens_context_only: int = 0
     tokens_skipped: int = 0
     """Tokens that no window reads."""
+
+    def stop(self, scored: int) -> None:
+        """Enter what an interruption leaves unscored as skipped.
+
+        Args:
+            scored: tokens whose scores are kept.
+        """
+        self.tokens_scored = scored
+        self.tokens_skipped = self.tokens - scored - self.tokens_context_only
 
     def check(self) -> None:
         """Fail unless the places add up to the tokens that the tokenizer made.
@@ -253,7 +267,7 @@ class TeacherForcing:
                 opening.text[opening.ends[0] :],
             )
             first_target = max(0, first_target - 1)
-        self.account.bos += has_bos
+        self.account.bos_tokens += has_bos
 
         def sequence() -> Iterator[Ids]:
             if has_bos:

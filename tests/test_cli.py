@@ -1,5 +1,6 @@
 """The command: what it prints, where, and how it fails."""
 
+import csv
 import io
 import json
 import os
@@ -10,7 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 import decoding
 from decoding import generate, generation
@@ -101,6 +104,7 @@ def test_a_run_without_seed_reports_one_that_repeats_it(run):
             "p.jsonl",
             b'{"prompt": "One"}\n\n{"prompt": "  two "}\n{"prompt": ""}\n{"prompt": "three"}',
         ),
+        ("p.csv", b'n,prompt\n1,One\n2,  two \n3,""\n4,three\n'),
         (None, "\ufeffOne\n  two \n\nthree\n".encode()),
     ],
 )
@@ -114,15 +118,42 @@ def test_prompts_are_read_as_they_are(run, name, content):
     assert [record["prompt"] for record in records(out)] == ["One", "  two ", "", "three"]
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+def test_prompts_from_a_column_of_parquet(run):
+    table = pyarrow.table({"prompt": ["x", "y"], "question": ["One", "two\n"]})
+    parquet.write_table(table, "p.parquet")
+    arguments = ["--prompts-file", "p.parquet", "--column", "question", "--max-new-tokens", 1]
+    _, out, _ = run("generate", *arguments, "--json")
+    assert [record["prompt"] for record in records(out)] == ["One", "two\n"]
+
+
+def contents(path):
+    """The records of an output file; in CSV, all values as text."""
+    if path.suffix == ".parquet":
+        return parquet.read_table(path).to_pylist()
+    if path.suffix == ".csv":
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+    return json.loads(path.read_text()) if path.suffix == ".json" else records(path.read_text())
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
 def test_output_file_is_whole_and_stdout_silent(run, suffix):
     path = Path(f"out{suffix}")
     path.write_text("what was there before")
-    code, out, _ = run("generate", "One", "Two", "--max-new-tokens", 2, "--output", path)
+    arguments = ["generate", "One", "Two", "--max-new-tokens", 2, "--seed", 2**64 - 1]
+    expected = records(run(*arguments, "--json")[1])
+    code, out, _ = run(*arguments, "--output", path)
     assert (code, out) == (0, "")
-    text = path.read_text()
-    got = json.loads(text) if suffix == ".json" else records(text)
-    assert [record["prompt"] for record in got] == ["One", "Two"]
+    got = contents(path)
+    if suffix == ".csv":
+        expected = [
+            {
+                key: value if isinstance(value, str) else json.dumps(value)
+                for key, value in r.items()
+            }
+            for r in expected
+        ]
+    assert got == expected
     assert os.listdir() == [path.name]
     assert path.stat().st_mode & 0o777 == 0o644
 
@@ -183,20 +214,26 @@ def wrong(*arguments, code=1, says, files=None, stdin=b""):
         wrong("x", "--model", "./bare", files={"bare/config.json": b'{"model_type": "gpt2"}'},
               says="model folder './bare'"),
         wrong("x", "--output", "nowhere/o.jsonl", says="of 'nowhere/o.jsonl' does not exist"),
-        wrong("x", "--output", "o.txt", code=2, says=".json or .jsonl"),
+        wrong("x", "--output", "o.txt", code=2, says=".jsonl, .json, .csv or .parquet"),
         wrong("x", "--prompts-file", "p.txt", code=2, says="not both"),
         wrong("--prompts-file", "p.txt", says="cannot read 'p.txt'"),
-        wrong("--prompts-file", "p.csv", code=2, says=".txt or .jsonl"),
+        wrong("--prompts-file", "p.md", code=2, says=".txt, .jsonl, .json, .csv or .parquet"),
+        wrong("--prompts-file", "p.csv", says="cannot read 'p.csv'"),
+        wrong("--prompts-file", "p.csv", files={"p.csv": b"id,text\n1,a\n"},
+              says="'p.csv' has no column 'prompt'; it has 'id', 'text'"),
+        wrong("--prompts-file", "p.txt", "--column", "q", code=2, says="--column needs a"),
+        wrong("x", "--column", "q", code=2, says="--column needs a --prompts-file with rows"),
+        wrong("--prompts-file", "p.txt", files={"p.txt": b"a\nb\0"}, says="line 2 holds a NUL"),
         wrong("--prompts-file", "p.txt", files={"p.txt": b""}, says="it is empty"),
         wrong("--prompts-file", "p.txt", files={"p.txt": b"a\n\xff"}, says="not UTF-8 (line 2)"),
         wrong("--prompts-file", "p.jsonl", files={"p.jsonl": b'{"prompt": "a"}\n{"prompt": "b"\n'},
               says="'p.jsonl', line 2: broken JSON"),
         wrong("--prompts-file", "p.jsonl", files={"p.jsonl": b'{"text": "a"}\n'},
-              says='line 1: expected an object with a string "prompt"'),
+              says="'p.jsonl', line 1: no column 'prompt'; it has 'text'"),
         wrong(says="no prompts in standard input"),
         wrong(says="standard input is not UTF-8 (line 1)", stdin=b"\xe9"),
         wrong("--prompts-file", "p.jsonl", files={"p.jsonl": b'{"prompt": "\\ud800"}'},
-              says="prompt 0 is not valid UTF-8"),
+              says="'p.jsonl', line 1: 'prompt' is not valid UTF-8"),
         wrong("--prompts-file", "p.jsonl", files={"p.jsonl": b"[" * 100_000}, says="broken JSON"),
         wrong("\udce9", says="prompt 0 is not valid UTF-8"),
     ],

@@ -10,6 +10,8 @@ import decoding
 from decoding_cli.generate import generate
 from decoding_cli.settings import settings
 from decoding_evals.command import run
+from decoding_evals.commands.perplexity import perplexity
+from decoding_evals.commands.score import score
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
@@ -21,8 +23,8 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-cli.add_command(generate)
-cli.add_command(settings)
+for command in (generate, score, perplexity, settings):
+    cli.add_command(command)
 
 
 def main() -> NoReturn:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from decoding_cli.prompts import is_utf8, read_prompts
+from decoding_cli.prompts import read_prompts
 from decoding_evals.options import (
     model_option,
     quiet_transformers,
@@ -21,6 +21,7 @@ from decoding_evals.options import (
     trust_option,
 )
 from decoding_evals.output import Interrupted, RecordFile, to_json
+from decoding_evals.rows import is_utf8
 
 if TYPE_CHECKING:
     from decoding.generation import Generation, StreamedToken
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
     "--prompts-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help='Prompts from a file: .txt, one a line, or .jsonl, objects with "prompt".',
+    help="Prompts from a file: .txt, one a line, or .jsonl, .json, .csv, .parquet, one a row.",
 )
+@click.option("--column", metavar="NAME", help="Column of the prompts.  [default: prompt]")
 @model_option("A hub name, a local folder, or the embedded model.")
 @click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, …  [default: cuda if any]")
 @click.option(
@@ -88,12 +90,13 @@ if TYPE_CHECKING:
     "--output",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write the records to FILE (.jsonl, .json) instead.",
+    help="Write the records to FILE (.jsonl, .json, .csv, .parquet) instead.",
 )
 @click.option("--color/--no-color", default=None, help="Shade tokens by entropy.  [default: auto]")
 def generate(
     prompts: tuple[str, ...],
     prompts_file: Path | None,
+    column: str | None,
     model: str,
     device: str | None,
     dtype: str | None,
@@ -126,7 +129,7 @@ def generate(
         raise click.UsageError(f"--num-samples {num_samples} needs at least as many --num-beams")
     if not all(text and is_utf8(text) for text in stop):
         raise click.UsageError("--stop needs a text, not empty, in UTF-8")
-    texts = read_prompts(prompts, prompts_file)
+    texts = read_prompts(prompts, prompts_file, column)
     if color is None:
         plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
         color = sys.stdout.isatty() and not plain

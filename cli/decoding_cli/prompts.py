@@ -2,78 +2,62 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
+from decoding_evals.inputs import Document, Inputs
+from decoding_evals.rows import FORMATS, decoded, is_utf8, readable
 
-def read_prompts(arguments: tuple[str, ...], file: Path | None) -> list[str]:
+
+def read_prompts(
+    arguments: tuple[str, ...], file: Path | None, column: str | None = None
+) -> list[str]:
     """The prompts, as they are written: nothing is stripped but the end of the line.
 
+    Args:
+        arguments: prompts from the command line.
+        file: `.txt`, one a line, or rows as in `decoding_evals.rows`.
+        column: the column of the rows; default `prompt`.
+
     Raises:
-        click.UsageError: both arguments and a file, or a file of another type.
-        click.ClickException: nothing to read, not UTF-8, or a broken JSON line.
+        click.UsageError: both arguments and a file, a file of another type, or a column of none.
+        click.ClickException: nothing to read, not UTF-8, or a broken row.
     """
     if arguments and file is not None:
         raise click.UsageError("give prompts as arguments or with --prompts-file, not both")
-    prompts = list(arguments) if file is None else _from_file(file)
+    if column is not None and (file is None or file.suffix.lower() not in FORMATS):
+        raise click.UsageError(f"--column needs a --prompts-file with rows ({', '.join(FORMATS)})")
+    prompts = list(arguments) if file is None else _from_file(file, column)
     if not prompts:
         if sys.stdin.isatty():
             click.echo("Prompts, one a line; end with Ctrl-D:", err=True)
-        prompts = _lines(sys.stdin.buffer.read(), "standard input")
+        prompts = _lines(sys.stdin.buffer, "standard input")
     for index, prompt in enumerate(prompts):
         if not is_utf8(prompt):
             raise click.ClickException(f"prompt {index} is not valid UTF-8")
     return prompts
 
 
-def is_utf8(text: str) -> bool:
-    """Whether a text can be written in UTF-8: an argument of other bytes holds surrogates."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+def _from_file(file: Path, column: str | None) -> list[str]:
+    if file.suffix.lower() in FORMATS:
+        rows = Inputs([file], column="prompt" if column is None else column)
+        return ["".join(row.pieces) for row in rows if isinstance(row, Document)]
+    if file.suffix.lower() != ".txt":
+        *most, last = (".txt", *FORMATS)
+        raise click.UsageError(
+            f"--prompts-file takes {', '.join(most)} or {last}, got {str(file)!r}"
+        )
+    with readable(repr(str(file))), file.open("rb") as stream:
+        return _lines(stream, repr(str(file)))
 
 
-def _from_file(file: Path) -> list[str]:
-    if file.suffix not in (".txt", ".jsonl"):
-        raise click.UsageError(f"--prompts-file takes .txt or .jsonl, got {str(file)!r}")
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise click.ClickException(f"cannot read {str(file)!r}: {error.strerror}") from error
-    lines = _lines(content, repr(str(file)))
-    if file.suffix == ".txt":
-        return lines
-    prompts = [
-        _from_json(line, f"{str(file)!r}, line {number}")
-        for number, line in enumerate(lines, 1)
-        if line.strip()
-    ]
-    if not prompts:
-        raise click.ClickException(f"no prompts in {str(file)!r}")
-    return prompts
-
-
-def _lines(content: bytes, source: str) -> list[str]:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise click.ClickException(f"{source} is not UTF-8 (line {line})") from None
-    lines = text.replace("\r\n", "\n").split("\n")
+def _lines(stream: BinaryIO, source: str) -> list[str]:
+    lines = "".join(decoded(stream, source)).replace("\r\n", "\n").split("\n")
     if lines[-1] == "":
         del lines[-1]
     if not lines:
         raise click.ClickException(f"no prompts in {source}: it is empty")
     return lines
-
-
-def _from_json(line: str, place: str) -> str:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise click.ClickException(f"{place}: broken JSON ({error})") from None
-    prompt = row.get("prompt") if isinstance(row, dict) else None
-    if not isinstance(prompt, str):
-        raise click.ClickException(f'{place}: expected an object with a string "prompt"')
-    return prompt

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from decoding.settings import DecodingSettings
+
+if TYPE_CHECKING:
+    from decoding.models import LanguageModel
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -79,3 +83,91 @@ def quiet_transformers() -> None:
     hub_logging.set_verbosity(logging.CRITICAL)
     disable_progress_bars()
     warnings.simplefilter("ignore")
+
+
+def model_options(command: Command) -> Command:
+    """`--model` and how it is loaded; what `read_model` takes."""
+    for decorate in reversed(
+        (
+            model_option("A hub name, a local folder, or the embedded model."),
+            click.option(
+                "--device", metavar="DEVICE", help="cpu, cuda, cuda:1, …  [default: cuda if any]"
+            ),
+            click.option(
+                "--dtype",
+                type=click.Choice(["float32", "bfloat16", "float16"]),
+                help="[default: float32 on a CPU, else the checkpoint's own]",
+            ),
+            trust_option,
+        )
+    ):
+        command = decorate(command)
+    return command
+
+
+def read_model(options: dict[str, Any], name: str | None = None) -> LanguageModel:
+    """The model that `model_options` ask for.
+
+    Args:
+        options: with `model`, `device`, `dtype` and `trust_remote_code`.
+        name: a model instead of `--model`.
+    """
+    quiet_transformers()
+    from decoding.models import load_model
+
+    return load_model(
+        options["model"] if name is None else name,
+        device=options["device"],
+        dtype=options["dtype"],
+        trust_remote_code=options["trust_remote_code"],
+    )
+
+
+def scoring_options(command: Command) -> Command:
+    """How texts are read: context, stride, BOS, batch."""
+    for decorate in reversed(
+        (
+            click.option(
+                "--context",
+                type=click.IntRange(min=1),
+                metavar="N",
+                help="Tokens that the model reads at a time.  [default: all its positions, "
+                "at most 2,048]",
+            ),
+            click.option(
+                "--stride",
+                type=click.IntRange(min=1),
+                metavar="N",
+                help="Tokens between such readings; fewer give longer contexts and take longer.  "
+                "[default: half the context]",
+            ),
+            click.option(
+                "--bos",
+                type=click.Choice(["auto", "always", "never"]),
+                default="auto",
+                show_default=True,
+                help="BOS (or EOS) in front of each document; auto: unless it is there already.",
+            ),
+            click.option(
+                "--batch-size",
+                type=click.IntRange(min=1),
+                default=8,
+                show_default=True,
+                metavar="N",
+                help="Readings that run together.",
+            ),
+        )
+    ):
+        command = decorate(command)
+    return command
+
+
+def output_options(command: Command) -> Command:
+    """`--json` and `--output`."""
+    command = click.option(
+        "--output",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Write the records to FILE (.jsonl, .json, .csv, .parquet) instead.",
+    )(command)
+    return click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")(command)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import Any
 
 import click
 
-FORMATS = (".json", ".jsonl")
+BATCH_CHARACTERS = 1 << 22
 
 
 def to_json(record: dict[str, Any]) -> str:
@@ -30,13 +31,17 @@ class Interrupted(click.ClickException):
 
 
 class RecordFile:
-    """Collects records under a temporary name beside the target and renames it at the end.
+    """Collects records in a temporary file beside the target and puts it there at the end.
 
     On success and on Ctrl-C the finished records become the file; on any other error the target
-    stays as it was.
+    stays as it was. Records are never all in memory.
 
     Args:
-        path: `.jsonl`, one record a line, or `.json`, one list.
+        path: `.jsonl`, one record a line, or `.json`, one list. `.csv` and `.parquet` have one row
+            per record and a column for each key that occurs, in order of occurrence; a record
+            without it has a null there, in CSV an empty cell. In CSV, what is not a string is JSON
+            text; so it is in those columns of parquet whose values have no type in common.
+            Both are UTF-8: a lone surrogate, which is none, becomes "?".
 
     Raises:
         click.UsageError: another suffix.
@@ -44,27 +49,27 @@ class RecordFile:
     """
 
     def __init__(self, path: Path) -> None:
-        if path.suffix not in FORMATS:
-            raise click.UsageError(f"--output takes {' or '.join(FORMATS)}, got {str(path)!r}")
+        if path.suffix.lower() not in FORMATS:
+            *most, last = FORMATS
+            raise click.UsageError(f"--output takes {', '.join(most)} or {last}, got {str(path)!r}")
         if path.is_dir():
             raise click.UsageError(f"--output {str(path)!r} is a folder")
         self.path = Path(os.path.realpath(path))
         self.count = 0
         if not self.path.parent.is_dir():
             raise click.ClickException(f"the folder of {str(path)!r} does not exist")
+        self.temporary: list[Path] = []
         try:
-            handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+            self.spool = self._temporary()
+            self.file = self.spool.open("w", encoding="utf-8", errors="replace", newline="\n")
         except OSError as error:
             raise self._failure(error) from error
-        self.temporary = Path(name)
-        self.file = os.fdopen(handle, "w", encoding="ascii")
 
     def write(self, record: dict[str, Any]) -> None:
         """Add a record."""
-        separator = "" if self.path.suffix == ".jsonl" else ("[" if self.count == 0 else ",\n")
-        end = "\n" if self.path.suffix == ".jsonl" else ""
+        ascii_only = self.path.suffix.lower() in (".jsonl", ".json")
         try:
-            self.file.write(separator + to_json(record) + end)
+            self.file.write(json.dumps(record, allow_nan=False, ensure_ascii=ascii_only) + "\n")
             self.file.flush()
         except OSError as error:
             raise self._failure(error) from error
@@ -81,20 +86,154 @@ class RecordFile:
     ) -> None:
         try:
             if kind is None or (issubclass(kind, Interrupted) and self.count):
-                if self.path.suffix == ".json":
-                    self.file.write("]\n" if self.count else "[]\n")
                 self.file.close()
+                convert = FORMATS[self.path.suffix.lower()]
+                finished = self.spool
+                if convert is not None:
+                    finished = self._temporary()
+                    convert(self.spool, finished)
                 umask = os.umask(0)
                 os.umask(umask)
-                self.temporary.chmod(0o666 & ~umask)
-                self.temporary.replace(self.path)
+                finished.chmod(0o666 & ~umask)
+                finished.replace(self.path)
         except OSError as failure:
             raise self._failure(failure) from failure
         finally:
             # Closing flushes, which on a full disk fails once more.
             with suppress(OSError):
                 self.file.close()
-            self.temporary.unlink(missing_ok=True)
+            for path in self.temporary:
+                path.unlink(missing_ok=True)
+
+    def _temporary(self) -> Path:
+        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        os.close(handle)
+        self.temporary.append(Path(name))
+        return self.temporary[-1]
 
     def _failure(self, error: OSError) -> click.ClickException:
-        return click.ClickException(f"cannot write {str(self.path)!r}: {error.strerror}")
+        return click.ClickException(f"cannot write {str(self.path)!r}: {error.strerror or error}")
+
+
+def _write_json(spool: Path, target: Path) -> None:
+    with spool.open(encoding="ascii") as lines, target.open("w", encoding="ascii") as file:
+        file.write("[")
+        for number, line in enumerate(lines):
+            file.write((",\n" if number else "") + line[:-1])
+        file.write("]\n")
+
+
+def _write_csv(spool: Path, target: Path) -> None:
+    import csv
+
+    names = list(dict.fromkeys(name for batch in _batches(spool) for row in batch for name in row))
+    with target.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(names)
+        for batch in _batches(spool):
+            writer.writerows([_cell(row.get(name)) for name in names] for row in batch)
+
+
+def _write_parquet(spool: Path, target: Path) -> None:
+    import pyarrow
+    from pyarrow.parquet import ParquetWriter
+
+    seen = _Seen()
+    for batch in _batches(spool):
+        for row in batch:
+            seen.add(row)
+    types = {name: values.arrow_type() for name, values in seen.fields.items()}
+    schema = pyarrow.schema(
+        [(name, pyarrow.string() if kind is None else kind) for name, kind in types.items()]
+    )
+    with ParquetWriter(target, schema) as writer:
+        for batch in _batches(spool):
+            columns = []
+            for name, kind in types.items():
+                values = [row.get(name) for row in batch]
+                columns.append(
+                    pyarrow.array([_cell(value) for value in values], pyarrow.string())
+                    if kind is None
+                    else pyarrow.array(values, kind)
+                )
+            writer.write_batch(pyarrow.record_batch(columns, schema=schema))
+
+
+def _batches(spool: Path) -> Iterator[list[dict[str, Any]]]:
+    """Records in their order, some millions of characters at a time."""
+    batch: list[dict[str, Any]] = []
+    size = 0
+    with spool.open(encoding="utf-8", newline="\n") as lines:
+        for line in lines:
+            batch.append(json.loads(line))
+            size += len(line)
+            if size >= BATCH_CHARACTERS:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _cell(value: Any) -> str | None:
+    return (
+        value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    )
+
+
+class _Seen:
+    """What has been seen at one place of the records, from which its Arrow type follows."""
+
+    def __init__(self) -> None:
+        self.kinds: set[type] = set()
+        self.low = self.high = 0
+        self.items: _Seen | None = None
+        self.fields: dict[str, _Seen] = {}
+
+    def add(self, value: Any) -> None:
+        """Take in a value."""
+        kind = type(value)
+        self.kinds.add(kind)
+        if kind is int:
+            self.low, self.high = min(self.low, value), max(self.high, value)
+        elif kind is list:
+            self.items = self.items or _Seen()
+            for item in value:
+                self.items.add(item)
+        elif kind is dict:
+            for name, item in value.items():
+                if name not in self.fields:
+                    self.fields[name] = _Seen()
+                self.fields[name].add(item)
+
+    def arrow_type(self) -> Any:
+        """The narrowest type that holds all values exactly, or None."""
+        import pyarrow
+
+        kinds = self.kinds - {NoneType}
+        if not kinds:
+            return pyarrow.null()
+        if kinds == {bool}:
+            return pyarrow.bool_()
+        if kinds == {str}:
+            return pyarrow.string()
+        if kinds == {int} and self.low >= -(2**63) and self.high < 2**63:
+            return pyarrow.int64()
+        if kinds == {int} and self.low >= 0 and self.high < 2**64:
+            return pyarrow.uint64()
+        if kinds <= {int, float} and max(-self.low, self.high) <= 2**53:
+            return pyarrow.float64()
+        if kinds == {list} and self.items is not None:
+            item_type = self.items.arrow_type()
+            return None if item_type is None else pyarrow.list_(item_type)
+        if kinds == {dict} and self.fields:
+            types = {name: seen.arrow_type() for name, seen in self.fields.items()}
+            return None if None in types.values() else pyarrow.struct(list(types.items()))
+        return None
+
+
+FORMATS: dict[str, Callable[[Path, Path], None] | None] = {
+    ".jsonl": None,
+    ".json": _write_json,
+    ".csv": _write_csv,
+    ".parquet": _write_parquet,
+}

@@ -1,11 +1,14 @@
-"""How text with its entropy looks on a terminal."""
+"""How text with its entropy, and tables, look on a terminal and in a pipe."""
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 
 from rich.console import Console
 from rich.style import Style
+from rich.table import Table
 from rich.text import Text
 
 # Upper bounds in nats and backgrounds, from certain to hesitant: a sequential scale (ColorBrewer
@@ -61,3 +64,26 @@ def console(color: bool, *, stderr: bool = False) -> Console:
         emoji=False,
         soft_wrap=True,
     )
+
+
+def wants_color() -> bool:
+    """Whether standard output is a terminal whose user has not declined colour."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return sys.stdout.isatty() and not plain
+
+
+def print_table(table: Table) -> None:
+    """Write a table to standard output: within a terminal, or as wide as it is in a pipe."""
+    screen = console(wants_color())
+    if not screen.is_terminal:
+        screen.width = 10_000
+    screen.print(table)
+
+
+def number(value: float | None) -> str:
+    """A figure for a table: whole numbers with separators, others with five digits."""
+    if value is None:
+        return "-"
+    if isinstance(value, int) or abs(value) >= 100_000:
+        return f"{value:,.0f}" if abs(value) < 1e15 else f"{value:.3g}"
+    return f"{value:.5g}" if abs(value) >= 1 or value == 0 else f"{value:.4f}"

@@ -1,0 +1,1 @@
+"""The evaluations at the shell; importing a command does not import torch."""

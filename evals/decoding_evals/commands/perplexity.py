@@ -1,0 +1,182 @@
+"""`decoding perplexity`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from decoding_evals.inputs import Inputs, input_options
+from decoding_evals.options import model_options, output_options, read_model, scoring_options
+from decoding_evals.output import Interrupted, RecordFile, to_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from decoding_evals.perplexity import PerplexityResult
+
+PROTOCOLS = ("default", "huggingface", "lm-eval", "llama.cpp", "gpt2-paper")
+
+
+@click.command(short_help="Perplexity of a corpus, with error bars that hold.")
+@input_options
+@model_options
+@scoring_options
+@click.option(
+    "--protocol",
+    type=click.Choice([*PROTOCOLS, "all"]),
+    default="default",
+    show_default=True,
+    help="Whose rules: windows, BOS, and what is averaged.",
+)
+@click.option(
+    "--errors",
+    type=click.Choice(["auto", "documents", "blocks"]),
+    default="auto",
+    show_default=True,
+    help="What the error is taken over; auto: documents from 20 on.",
+)
+@output_options
+def perplexity(protocol: str, as_json: bool, output: Path | None, **options: Any) -> None:
+    """Perplexity of the texts in FILES (or standard input) under a model.
+
+    A text file is one document; each row of a .jsonl, .csv or .parquet file is one. The error bars
+    allow for neighbouring tokens that depend on each other: they come from documents, or from
+    blocks of tokens.
+    """
+    with ExitStack() as stack:
+        file = stack.enter_context(RecordFile(output)) if output is not None else None
+        inputs = Inputs.from_options(options)
+        language_model = read_model(options)
+        from decoding.scoring import Document
+        from decoding_evals.perplexity import perplexity as evaluate
+        from decoding_evals.progress import ScoringProgress
+
+        documents: Any = (Document(item.pieces) for item in inputs)
+        if protocol == "all":
+            # Each protocol reads them anew, and standard input can be read only once.
+            documents = ["".join(document.text) for document in documents]
+        results: list[PerplexityResult] = []
+        for name in PROTOCOLS if protocol == "all" else (protocol,):
+            with ScoringProgress() as progress:
+                try:
+                    result = evaluate(
+                        language_model,
+                        documents,
+                        protocol=name,
+                        **{key: options[key] for key in _PASSED},
+                        on_progress=progress,
+                    )
+                except ValueError as error:
+                    if protocol != "all":
+                        raise
+                    click.echo(f"{name}: {error}", err=True)
+                    continue
+            results.append(result)
+            record = result.record() | {"skipped_rows": inputs.skipped_rows}
+            if file is not None:
+                file.write(record)
+            elif as_json:
+                click.echo(to_json(record))
+            if not result.complete:
+                break
+        if not results:
+            raise click.ClickException("no protocol can be applied to these texts")
+        if file is None and not as_json:
+            from decoding_evals.terminal import print_table
+
+            print_table(_protocols(results) if protocol == "all" else _report(results[0]))
+        if inputs.skipped_rows:
+            click.echo(f"{inputs.skipped_rows} broken rows skipped", err=True)
+        if results[-1].full_logits is not None:
+            click.echo(f"logits computed in full: {results[-1].full_logits}", err=True)
+        if not results[-1].complete:
+            scored = results[-1].account.tokens_scored
+            raise Interrupted(f"the figures are of the {scored} tokens scored until then")
+
+
+_PASSED = ("context", "stride", "bos", "batch_size", "errors")
+
+
+def _report(result: PerplexityResult) -> Table:
+    """One result, a line for each measure."""
+    from rich.table import Table
+
+    from decoding_evals.terminal import number
+
+    record = result.record()
+    account = result.account
+    table = Table(box=None, show_header=False, pad_edge=False, title_justify="left")
+    table.title = f"{result.model} · protocol {result.protocol}: {result.rules}"
+    interval = result.confidence_interval
+    if interval is None:
+        table.add_row("perplexity", number(record["perplexity"]), "too few tokens for an error")
+    else:
+        unit = (
+            result.error_unit
+            if result.block_length is None
+            else (f"blocks of {result.block_length:,} tokens")
+        )
+        table.add_row(
+            "perplexity",
+            number(record["perplexity"]),
+            f"95 %: {number(interval[0])} to {number(interval[1])} ({result.units} {unit})",
+        )
+    error = ""
+    if result.standard_error is not None and result.naive_standard_error is not None:
+        error = (
+            f"± {result.standard_error:.4f}; taking tokens as independent it would be "
+            f"± {result.naive_standard_error:.4f}, a factor of "
+            f"{record['standard_error_ratio']:.2f}"
+        )
+    table.add_row("nats per token", f"{result.nll_nats:.4f}", error)
+    table.add_row("bits per token", f"{record['bits_per_token']:.4f}")
+    for name, per in (
+        ("bits_per_byte", "byte"),
+        ("byte_perplexity", "byte"),
+        ("word_perplexity", "word"),
+    ):
+        if record[name] is not None:
+            label = name.replace("_", " ")
+            count = record[f"{per}s"]
+            table.add_row(label, number(record[name]), f"{count:,} {per}s")
+    table.add_row("mean entropy", f"{result.mean_entropy_nats:.4f}", "nats per token")
+    table.add_row(
+        "tokens scored",
+        f"{account.tokens_scored:,}",
+        f"and {account.tokens_context_only:,} context only, {account.tokens_skipped:,} skipped, "
+        f"of {account.documents:,} documents ({account.documents_skipped:,} skipped)",
+    )
+    bos = "no BOS" if result.bos is None else f"{result.bos} in front"
+    table.add_row(
+        "windows",
+        f"{account.windows:,}",
+        f"of up to {result.context:,} tokens, {result.stride:,} apart, {bos}",
+    )
+    return table
+
+
+def _protocols(results: list[PerplexityResult]) -> Table:
+    """One line for each protocol; what its tool reports is marked."""
+    from rich.table import Table
+
+    from decoding_evals.terminal import number
+
+    table = Table(box=None, pad_edge=False, title_justify="left")
+    table.title = f"{results[0].model}; * is what the protocol's tool reports"
+    for name in ("protocol", "perplexity", "word perplexity", "byte perplexity", "bits per byte"):
+        table.add_column(name, justify="left" if name == "protocol" else "right")
+    for name in ("scored", "context only", "skipped"):
+        table.add_column(name, justify="right")
+    table.add_column("rules")
+    for result in results:
+        record, account = result.record(), result.account
+        figures = [
+            number(record[name]) + ("*" if name == result.headline else " ")
+            for name in ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")
+        ]
+        counts = (account.tokens_scored, account.tokens_context_only, account.tokens_skipped)
+        table.add_row(result.protocol, *figures, *(f"{count:,}" for count in counts), result.rules)
+    return table

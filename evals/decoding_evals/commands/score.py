@@ -1,0 +1,159 @@
+"""`decoding score`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from decoding_evals.inputs import Inputs, Prompted, input_options
+from decoding_evals.options import (
+    model_options,
+    output_options,
+    read_model,
+    read_setting,
+    scoring_options,
+)
+from decoding_evals.output import Interrupted, RecordFile, to_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@click.command(short_help="Surprisal, entropy and rank of every token of a text.")
+@input_options
+@click.option(
+    "--prompt-column",
+    metavar="NAME",
+    help="Column of prompts that the texts continue; a text may be a list of choices.",
+)
+@model_options
+@scoring_options
+@click.option(
+    "--setting",
+    metavar="SPEC",
+    help='Score also under this setting, as in "temperature=0.7,top_p=0.9".',
+)
+@output_options
+def score(setting: str | None, as_json: bool, output: Path | None, **options: Any) -> None:
+    """Score every token of the texts in FILES (or standard input).
+
+    A text file is one document; each row of a .jsonl, .csv or .parquet file is one. With
+    --prompt-column, texts are scored as continuations of their prompts, and the choices of a row
+    are ranked by probability.
+
+    The residual is (surprisal - entropy) / √varentropy: large where the model was sure of
+    something else.
+    """
+    asked = None if setting is None else read_setting(setting, {})
+    with ExitStack() as stack:
+        file = stack.enter_context(RecordFile(output)) if output is not None else None
+        inputs = Inputs.from_options(options)
+        language_model = read_model(options)
+        from decoding.scoring import Document
+        from decoding_evals import score as evaluation
+        from decoding_evals.progress import ScoringProgress
+
+        names: list[str] = []
+
+        def texts() -> Iterator[Any]:
+            for item in inputs:
+                names.append(item.name)
+                if isinstance(item, Prompted):
+                    yield item.prompt, item.choices
+                else:
+                    yield Document(item.pieces)
+
+        evaluate: Any = evaluation.score
+        if inputs.prompt_column is not None:
+            evaluate = evaluation.score_choices
+        given = {name: options[name] for name in ("context", "stride", "bos", "batch_size")}
+        on_screen = file is None and not as_json
+        done = 0
+        # A bar would get in the way of what is written to the same terminal.
+        with ScoringProgress(shown=not (on_screen and sys.stdout.isatty())) as progress:
+            try:
+                for result in evaluate(
+                    language_model, texts(), setting=asked, on_progress=progress, **given
+                ):
+                    record = {"name": names[result.index], **result.record()}
+                    if file is not None:
+                        file.write(record)
+                    elif as_json:
+                        click.echo(to_json(record))
+                    else:
+                        _show(record)
+                    done += 1
+            except KeyboardInterrupt:
+                raise Interrupted(f"{done} texts scored") from None
+        if inputs.skipped_rows:
+            click.echo(f"{inputs.skipped_rows} broken rows skipped", err=True)
+
+
+def _show(record: dict[str, Any]) -> None:
+    from decoding_evals.terminal import print_table
+
+    if "choices" in record:
+        print_table(_choices(record))
+    else:
+        print_table(_tokens(record))
+
+
+def _tokens(record: dict[str, Any]) -> Table:
+    """One line per token."""
+    from rich.table import Table
+
+    from decoding_evals.terminal import harmless, number, shaded
+
+    title = f"{harmless(record['name'])}: {record['tokens_scored']:,} tokens scored"
+    if record["tokens_not_scored"]:
+        title += f", {record['tokens_not_scored']:,} not"
+    if record["perplexity"] is not None:
+        title += (
+            f" · perplexity {number(record['perplexity'])} · mean entropy "
+            f"{record['mean_entropy_nats']:.3f} nats"
+        )
+    if record["z"] is not None:
+        title += f" · z {record['z']:+.2f}"
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    table.add_column("token")
+    measures = ["surprisal_nats", "entropy_nats", "varentropy_nats2", "residual", "rank"]
+    if "setting" in record:
+        measures += ["q_surprisal_nats", "q_entropy_nats", "kept"]
+    for name in measures:
+        label = name.replace("_nats2", "\n(nats²)").replace("_nats", "\n(nats)").replace("_", " ")
+        table.add_column(label, justify="right")
+    for token in record["tokens"]:
+        cells = [number(token[name]) for name in measures]
+        if token.get("covered") is False:
+            cells[measures.index("q_surprisal_nats")] = "cut off"
+        table.add_row(shaded(repr(token["text"])[1:-1], token["surprisal_nats"]), *cells)
+    return table
+
+
+def _choices(record: dict[str, Any]) -> Table:
+    """One line per choice, best first."""
+    from rich.table import Table
+
+    from decoding_evals.terminal import harmless, number
+
+    title = f"{harmless(record['name'])}: {harmless(record['prompt'])}"
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    for name in ("rank", "by byte", "log p (nats)", "per byte", "tokens"):
+        table.add_column(name, justify="right")
+    table.add_column("choice", overflow="fold")
+    for place, index in enumerate(record["ranking"], 1):
+        choice = record["choices"][index]
+        table.add_row(
+            str(place),
+            str(record["ranking_per_byte"].index(index) + 1),
+            number(choice["log_prob_nats"]),
+            number(choice["log_prob_nats_per_byte"]),
+            str(choice["tokens_scored"]),
+            harmless(choice["text"]),
+        )
+    return table

@@ -1,0 +1,254 @@
+"""Where the texts of an evaluation come from: files, folders, data sets, or standard input."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import click
+
+from decoding_evals.rows import (
+    FORMATS,
+    Rows,
+    dataset_rows,
+    decoded,
+    file_rows,
+    is_utf8,
+    kind_name,
+    listed,
+    readable,
+)
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+STANDARD_INPUT = Path("-")
+# What is taken from a folder. Not .json: beside data it mostly holds something else.
+IN_FOLDERS = (".txt", ".raw", ".tokens", ".md", ".jsonl", ".csv", ".parquet")
+
+
+class Document(NamedTuple):
+    """A text.
+
+    Args:
+        name: `wiki.txt`, `rows.jsonl:12` (line of the file, or row where there are no lines,
+            counted from 1); a data set as it was given, `NAME:SPLIT:12`; or `-`.
+        pieces: concatenate to the text; to be read once, before the next document. A file comes in
+            many pieces, a row in one.
+    """
+
+    name: str
+    pieces: Iterable[str]
+
+
+class Prompted(NamedTuple):
+    """A prompt and the texts that may follow it, of one row.
+
+    Args:
+        name: as for `Document`.
+        prompt: the prompt.
+        choices: one text, or as many as the row lists.
+    """
+
+    name: str
+    prompt: str
+    choices: tuple[str, ...]
+
+
+class Inputs:
+    """Iterates once over the texts of files, one at a time; long files are never in memory.
+
+    - `.jsonl`, `.json` (a list), `.csv` (with a header) and `.parquet` hold one text per row.
+    - Any other file is one text in UTF-8, as it stands but for a byte order mark.
+    - `-`, or no path, is standard input: one text.
+    - A folder stands for the files below it, in order of their paths, with a suffix of
+      `IN_FOLDERS`; hidden files and folders are left out.
+
+    The first rows, or first pieces, of all files are read at once, so that what is missing, empty
+    or of another form is found before any work is done.
+
+    Args:
+        paths: files, folders, `-`.
+        column: the column of the texts; default `text`.
+        prompt_column: the column of their prompts. Items are `Prompted` then, else `Document`.
+        dataset: instead of paths, `NAME[:CONFIG][:SPLIT]`; see `rows.dataset_rows`.
+        skip_bad_rows: count broken rows in `skipped_rows` instead of stopping at the first: bad
+            JSON, CSV or UTF-8, no such column, no string. A source without any good row is an
+            error all the same.
+
+    Raises:
+        click.UsageError: arguments that do not go together.
+        click.ClickException: nothing to read, or nothing readable; also while iterating.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        column: str | None = None,
+        prompt_column: str | None = None,
+        dataset: str | None = None,
+        skip_bad_rows: bool = False,
+    ) -> None:
+        self.column = "text" if column is None else column
+        self.prompt_column = prompt_column
+        self.skip_bad_rows = skip_bad_rows
+        self.skipped_rows = 0
+        if paths and dataset is not None:
+            raise click.UsageError("give FILES or --dataset, not both")
+        if paths.count(STANDARD_INPUT) > 1:
+            raise click.UsageError("standard input ('-') can be read only once")
+        if self.column == prompt_column:
+            raise click.UsageError(f"--column and --prompt-column are both {prompt_column!r}")
+        self.sources: list[Rows | Path] = (
+            [dataset_rows(dataset)]
+            if dataset is not None
+            else [source for path in paths or [STANDARD_INPUT] for source in _sources(path)]
+        )
+        text = next((source for source in self.sources if isinstance(source, Path)), None)
+        if text is not None and prompt_column is not None:
+            raise click.UsageError(
+                f"--prompt-column needs rows ({', '.join(FORMATS)}); {str(text)!r} is one text"
+            )
+        if column is not None and not any(isinstance(source, Rows) for source in self.sources):
+            raise click.UsageError(
+                f"--column needs rows ({', '.join(FORMATS)}); {str(text)!r} is one text"
+            )
+        for source in self.sources:
+            self._look_at(source)
+        self.skipped_rows = 0
+
+    @classmethod
+    def from_options(cls, options: dict[str, Any]) -> Inputs:
+        """What `input_options` ask for."""
+        return cls(
+            options["files"],
+            column=options["column"],
+            prompt_column=options.get("prompt_column"),
+            dataset=options["dataset"],
+            skip_bad_rows=options["skip_bad_rows"],
+        )
+
+    def __iter__(self) -> Iterator[Document | Prompted]:
+        for source in self.sources:
+            if isinstance(source, Rows):
+                yield from self._rows(source)
+            else:
+                yield Document(str(source), _pieces(source))
+
+    def _look_at(self, source: Rows | Path) -> None:
+        """Read the beginning of a source, unless it can be read only once."""
+        if isinstance(source, Rows):
+            next(self._rows(source))
+        elif source != STANDARD_INPUT and (source.is_file() or not source.exists()):
+            next(_pieces(source))
+
+    def _rows(self, source: Rows) -> Iterator[Document | Prompted]:
+        columns = [self.column, *([] if self.prompt_column is None else [self.prompt_column])]
+        found = False
+        first_problem = None
+        for number, row in source.read(columns):
+            item = row if isinstance(row, str) else self._item(f"{source.name}:{number}", row)
+            if not isinstance(item, str):
+                found = True
+                yield item
+                continue
+            problem = f"{source.name!r}, {source.unit} {number}: {item}"
+            if not self.skip_bad_rows:
+                raise click.ClickException(problem)
+            self.skipped_rows += 1
+            first_problem = first_problem or problem
+        if not found:
+            raise click.ClickException(
+                f"no rows in {source.name!r}"
+                if first_problem is None
+                else f"every row is broken; the first: {first_problem}"
+            )
+
+    def _item(self, name: str, row: dict[str, Any]) -> Document | Prompted | str:
+        """What a row holds, or what is wrong with it."""
+        for column in (self.column, self.prompt_column):
+            if column is not None and column not in row:
+                return f"no column {column!r}; it has {listed(row)}"
+        value = row[self.column]
+        if self.prompt_column is None:
+            return _problem(self.column, value) or Document(name, (value,))
+        prompt = row[self.prompt_column]
+        choices = value if isinstance(value, list) else [value]
+        problems = [_problem(self.prompt_column, prompt)]
+        problems += [_problem(self.column, choice, " or a list of strings") for choice in choices]
+        if not choices:
+            problems.append(f"{self.column!r} is an empty list")
+        return next(filter(None, problems), None) or Prompted(name, prompt, tuple(choices))
+
+
+def input_options(command: Command) -> Command:
+    """`FILES` and the options that say which texts to take; what `Inputs` takes, by these names."""
+    for decorate in reversed(
+        (
+            click.argument(
+                "files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILES]..."
+            ),
+            click.option("--column", metavar="NAME", help="Column of the texts.  [default: text]"),
+            click.option(
+                "--dataset",
+                metavar="NAME[:CONFIG][:SPLIT]",
+                help="A data set instead of FILES: a hub name or a folder.  "
+                "[default split: the only one, or test]",
+            ),
+            click.option(
+                "--skip-bad-rows", is_flag=True, help="Count broken rows instead of stopping."
+            ),
+        )
+    ):
+        command = decorate(command)
+    return command
+
+
+def _sources(path: Path) -> list[Rows | Path]:
+    """The files that a path stands for."""
+    paths = [path]
+    if path.is_dir():
+        paths = sorted(
+            file
+            for file in path.rglob("*")
+            if file.suffix.lower() in IN_FOLDERS
+            and not any(part.startswith(".") for part in file.relative_to(path).parts)
+            and file.is_file()
+        )
+        if not paths:
+            raise click.ClickException(
+                f"no file below {str(path)!r} ends in {', '.join(IN_FOLDERS)}"
+            )
+    return [_source(file) for file in paths]
+
+
+def _source(file: Path) -> Rows | Path:
+    if file.suffix.lower() not in FORMATS:
+        return file
+    if file.exists() and not file.is_file():
+        raise click.ClickException(f"{str(file)!r} is no regular file: rows cannot be read from it")
+    return file_rows(file)
+
+
+def _pieces(path: Path) -> Iterator[str]:
+    source = "standard input" if path == STANDARD_INPUT else repr(str(path))
+    if path == STANDARD_INPUT and sys.stdin.isatty():
+        click.echo("Text; end with Ctrl-D:", err=True)
+    empty = True
+    with readable(source):
+        stdin = nullcontext(sys.stdin.buffer)
+        with stdin if path == STANDARD_INPUT else path.open("rb") as stream:
+            for piece in decoded(stream, source):
+                empty = False
+                yield piece
+    if empty:
+        raise click.ClickException(f"{source} is empty")
+
+
+def _problem(column: str, value: object, alternative: str = "") -> str | None:
+    if not isinstance(value, str):
+        return f"{column!r} is {kind_name(value)}, not a string{alternative}"
+    return None if is_utf8(value) else f"{column!r} is not valid UTF-8"

@@ -1,0 +1,211 @@
+"""Perplexity: how well a model predicts a corpus, with honest error bars."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from decoding.intervals import BlockSums, ratio_of_sums
+from decoding.models import LanguageModel
+from decoding.scoring import Account, Document, as_document
+from decoding.statistics import row_statistics
+from decoding_evals.protocols import PROTOCOLS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FEW_DOCUMENTS = 20
+
+
+@dataclass(frozen=True)
+class PerplexityResult:
+    """Perplexity of a model on a corpus, and how it was come by."""
+
+    model: str
+    protocol: str
+    rules: str
+    headline: str
+    """The key of what the protocol's tool reports."""
+    context: int
+    stride: int
+    bos: str | None
+    """The token in front of each document, or None."""
+    nll_nats: float
+    """Mean surprisal per scored token, as the protocol averages."""
+    mean_entropy_nats: float
+    words: int | None
+    bytes: int | None
+    standard_error: float | None
+    """Of `nll_nats`, from documents or blocks; None where there are fewer than two."""
+    naive_standard_error: float | None
+    """The same as if tokens were independent."""
+    error_unit: str
+    """`documents` or `blocks`."""
+    units: int
+    block_length: int | None
+    """Consecutive tokens in a block."""
+    confidence_interval: tuple[float, float] | None
+    """Of the perplexity, 95 %."""
+    account: Account
+    full_logits: str | None
+    complete: bool
+    """False where it was interrupted: the figures are of what was scored until then."""
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON; what has no finite value is None."""
+        nll, tokens = self.nll_nats, self.account.tokens_scored
+        values = {
+            name: value for name, value in vars(self).items() if name not in ("account", "nll_nats")
+        }
+        if self.confidence_interval is not None:
+            values["confidence_interval"] = list(self.confidence_interval)
+        ratio = None
+        if self.standard_error is not None and self.naive_standard_error:
+            ratio = self.standard_error / self.naive_standard_error
+        return {
+            "perplexity": _exp(nll),
+            "nll_nats": nll,
+            "bits_per_token": nll / math.log(2),
+            "bits_per_byte": nll * tokens / self.bytes / math.log(2) if self.bytes else None,
+            "word_perplexity": _exp(nll * tokens / self.words) if self.words else None,
+            "byte_perplexity": _exp(nll * tokens / self.bytes) if self.bytes else None,
+            **values,
+            "standard_error_ratio": ratio,
+            **asdict(self.account),
+        }
+
+
+def perplexity(
+    language_model: LanguageModel,
+    documents: Iterable[str | Document],
+    *,
+    protocol: str = "default",
+    context: int | None = None,
+    stride: int | None = None,
+    bos: str = "auto",
+    batch_size: int = 8,
+    errors: str = "auto",
+    on_progress: Callable[[int, float], None] | None = None,
+) -> PerplexityResult:
+    """Perplexity of a corpus: the exponential of the mean surprisal of its tokens.
+
+    Args:
+        language_model: from `load_model`.
+        documents: texts, or `Document`s; taken lazily.
+        protocol: `default`, or the rules of a tool: `huggingface`, `lm-eval`, `llama.cpp`,
+            `gpt2-paper`; see `decoding_evals.protocols`.
+        context: tokens that a window reads; default by protocol.
+        stride: tokens between the starts of windows; default by protocol.
+        bos: `auto`, `always` or `never`.
+        batch_size: windows that run together.
+        errors: what the standard error is taken over: `documents`, `blocks` of consecutive
+            tokens, or `auto`, which takes documents from 20 on.
+        on_progress: is given the number of scored tokens and the mean surprisal so far, nats.
+
+    Returns:
+        The result; of what was scored until then where Ctrl-C ends it early.
+
+    Raises:
+        ValueError: an argument is outside its range, or there is no token to score.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
+    if errors not in ("auto", "documents", "blocks"):
+        raise ValueError(f"errors must be auto, documents or blocks, got {errors!r}")
+    rules = PROTOCOLS[protocol]
+    given = {"context_length": context, "stride": stride, "bos": None if bos == "auto" else bos}
+    for name in rules.fixed:
+        if given.pop(name) is not None:
+            raise ValueError(f"{name} cannot be chosen: protocol {protocol} fixes it")
+    arguments: Any = {name: value for name, value in given.items() if value is not None}
+    run = rules(language_model, batch_size=batch_size, **arguments)
+
+    prepared = run.prepared(map(as_document, documents))
+    sums, counts = array("d"), array("q")  # by document
+    blocks = BlockSums()
+    weighted = weights = total = squares = entropy = 0.0
+    document = end = -1
+    complete = True
+    try:
+        for window, columns in run.scan(prepared, _measured, run.count_text):
+            surprisal = columns["surprisal"]
+            if window.document != document:
+                document, end = window.document, 0
+                sums.append(0.0)
+                counts.append(0)
+            sums[-1] += surprisal.sum()
+            counts[-1] += len(surprisal)
+            blocks.add(surprisal)
+            weight = run.weight(window, end)
+            weighted += weight * surprisal.mean()
+            weights += weight
+            total += surprisal.sum()
+            squares += np.square(surprisal).sum()
+            entropy += columns["entropy"].sum()
+            end = window.end
+            if on_progress is not None:
+                on_progress(blocks.count, total / blocks.count)
+    except KeyboardInterrupt:
+        complete = False
+        if not blocks.count:
+            raise
+        run.account.stop(blocks.count)
+    tokens = blocks.count
+    if not tokens:
+        raise ValueError(
+            f"nothing to score: {run.account.documents} documents with {run.account.tokens} tokens"
+        )
+    if not weights:
+        raise ValueError(f"protocol {protocol} gives every window weight zero at this stride")
+    by_document = errors == "documents" or (errors == "auto" and len(sums) >= FEW_DOCUMENTS)
+    error = ratio_of_sums(sums, counts) if by_document else ratio_of_sums(*blocks.sums())
+    nll = weighted / weights
+    interval = error.interval()
+    variance = max(0.0, squares / tokens - (total / tokens) ** 2)
+    return PerplexityResult(
+        model=language_model.name,
+        protocol=protocol,
+        rules=rules.rules,
+        headline=rules.headline,
+        context=run.context_length + (protocol == "huggingface"),
+        stride=run.stride,
+        bos=None if run.bos_id is None else run.tokenizer.convert_ids_to_tokens(run.bos_id),
+        nll_nats=nll,
+        mean_entropy_nats=entropy / tokens,
+        words=run.words,
+        bytes=run.bytes,
+        standard_error=error.standard_error,
+        naive_standard_error=math.sqrt(variance / (tokens - 1)) if tokens > 1 else None,
+        error_unit="documents" if by_document else "blocks",
+        units=error.units,
+        block_length=None if by_document else blocks.length,
+        confidence_interval=None
+        if interval is None
+        else (math.exp(nll + interval[0] - error.mean), math.exp(nll + interval[1] - error.mean)),
+        account=run.account,
+        full_logits=run.full_logits,
+        complete=complete,
+    )
+
+
+def _measured(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    statistics = row_statistics(logits, targets)
+    assert statistics.target_log_prob is not None
+    return {"surprisal": -statistics.target_log_prob, "entropy": statistics.entropy}
+
+
+def _exp(value: float) -> float | None:
+    # e^709 is the largest double; a perplexity beyond it has no number to print.
+    return math.exp(value) if value < 709 else None
+
+
+if __name__ == "__main__":
+    from decoding_evals.command import run
+    from decoding_evals.commands.perplexity import perplexity as command
+
+    run(command, "decoding_evals.perplexity")

@@ -1,0 +1,57 @@
+"""How far an evaluation has come, on standard error."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from types import TracebackType
+
+from rich.progress import Progress, SpinnerColumn, TextColumn
+
+from decoding_evals.terminal import console
+
+
+class ScoringProgress:
+    """Tokens, tokens/s and the running perplexity.
+
+    Args:
+        shown: whether to show it, where standard error is a terminal.
+    """
+
+    def __init__(self, shown: bool = True) -> None:
+        self._bar: Progress | None = None
+        if shown and sys.stderr.isatty():
+            columns = (SpinnerColumn(), TextColumn("{task.description}"))
+            self._bar = Progress(*columns, console=console(False, stderr=True), transient=True)
+            self._task = self._bar.add_task("loading the first texts")
+        self._started: float | None = None
+
+    def __call__(self, tokens: int, nll_nats: float) -> None:
+        """Show the number of scored tokens and the perplexity of their mean surprisal."""
+        if self._bar is None:
+            return
+        # The first call comes after the first batch, whose time is not known.
+        now = time.monotonic()
+        if self._started is None:
+            self._started, self._first = now, tokens
+        speed = (tokens - self._first) / max(1e-3, now - self._started)
+        perplexity = math.exp(min(709.0, nll_nats))
+        self._bar.update(
+            self._task,
+            description=f"{tokens:,} tokens · {speed:,.0f} tokens/s · perplexity {perplexity:.2f}",
+        )
+
+    def __enter__(self) -> ScoringProgress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
