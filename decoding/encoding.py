@@ -32,6 +32,9 @@ class Segment(NamedTuple):
     start: int
     """Index in the whole text of the stretch's first character."""
     text: str
+    reaches: NDArray[np.int64]
+    """Index behind the last character of which a token holds any part, `(tokens,)`; beyond its
+    end for all but the last of a character's tokens."""
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str | Iterable[str]) -> Iterator[Segment]:
@@ -45,7 +48,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str | Iterable[str]) -> Ite
         The text's segments; none for an empty text.
 
     Raises:
-        ValueError: the tokenizer neither gives offsets nor round-trips.
+        ValueError: the tokenizer neither gives offsets nor round-trips, or cuts a long text
+            differently in a longer stretch.
     """
     current: _Encoding | None = None
     for chunk in _chunks([text] if isinstance(text, str) else text):
@@ -90,8 +94,11 @@ class _Encoding:
                     f"{type(tokenizer).__name__}, which does neither"
                 )
             self.ids = np.array(ids, dtype=np.int64)
-            self.ends = start + np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
-            self.starts = np.concatenate([[start], self.ends[:-1]]).astype(np.int64)
+            stops = start + np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
+            self.starts = np.concatenate([[start], stops[:-1]]).astype(np.int64)
+            # A token without text holds part of the character that the next text completes.
+            later = np.searchsorted(stops, self.starts, side="right")
+            self.ends = stops[np.minimum(later, len(stops) - 1)]
 
     def segment(self, token: int | None) -> Segment:
         """From `first` to the start of a token, or to the end of the text."""
@@ -101,15 +108,17 @@ class _Encoding:
                 "tokenizer must cut a text alike whatever surrounds it: around character "
                 f"{self.first} it cuts differently in a longer stretch"
             )
-        until = self.stop if token is None else int(self.starts[token])
+        # White space that no token covers goes with the token behind it.
+        start = int(self.ends[begin - 1]) if begin else self.start
+        until = self.stop if token is None else int(self.ends[token - 1])
         # Part of a character ends where it begins, so that its last token holds all of it.
         starts = np.append(self.starts[begin:token], until)
         ends = np.minimum(self.ends[begin:token], starts[1:])
         if token is None and len(ends):
             ends[-1] = until
-        start = self.first or self.start
         text = self.text[start - self.start : until - self.start]
-        return Segment(self.ids[begin:token], np.maximum.accumulate(ends), start, text)
+        ids, reaches = self.ids[begin:token], self.ends[begin:token]
+        return Segment(ids, np.maximum.accumulate(ends), start, text, reaches)
 
 
 def _chunks(pieces: Iterable[str]) -> Iterator[str]:

@@ -97,7 +97,9 @@ class LogitHead:
         if halves.shape != whole.shape:
             return f"body and head give logits of shape {tuple(halves.shape)}"
         # The same products of the same numbers: at most the last bit may differ.
-        difference = (halves.float() - whole.float()).abs().max()
-        if bool(difference <= 2 * torch.finfo(whole.dtype).eps * whole.float().abs().max()):
+        difference = halves.float() - whole.float()
+        tolerance = torch.finfo(whole.dtype).eps * torch.linalg.vector_norm(whole.float())
+        if bool(torch.linalg.vector_norm(difference) <= tolerance):
             return None
-        return f"body and head differ from the model by {float(difference):.2g} in a logit"
+        largest = float(difference.abs().max())
+        return f"body and head differ from the model by {largest:.2g} in a logit"

@@ -6,7 +6,6 @@ or over long blocks of a series, are nearly independent; their spread gives an h
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -14,22 +13,24 @@ from numpy.typing import ArrayLike, NDArray
 
 MAX_BLOCKS = 32
 
+FloatArray = NDArray[np.float64]
+
 
 class MeanError(NamedTuple):
-    """A mean per observation with its standard error."""
+    """A mean per observation with its standard error; of several quantities, arrays `(…)`."""
 
-    mean: float
-    standard_error: float | None
-    """None where there are fewer than two units."""
+    mean: FloatArray
+    """NaN where there is no observation."""
+    standard_error: FloatArray
+    """NaN where there are fewer than two units."""
     units: int
 
-    def interval(self, level: float = 0.95) -> tuple[float, float] | None:
-        """Confidence interval by Student's t with `units - 1` degrees of freedom, or None."""
-        if self.standard_error is None:
-            return None
+    def interval(self, level: float = 0.95) -> tuple[FloatArray, FloatArray]:
+        """Confidence interval by Student's t with `units - 1` degrees of freedom; NaN where the
+        error is."""
         from scipy.special import stdtrit  # type: ignore[import-untyped]
 
-        half = float(stdtrit(self.units - 1, (1 + level) / 2)) * self.standard_error
+        half = stdtrit(max(1, self.units - 1), (1 + level) / 2) * self.standard_error
         return self.mean - half, self.mean + half
 
 
@@ -40,11 +41,11 @@ def ratio_of_sums(sums: ArrayLike, counts: ArrayLike) -> MeanError:
     units, which may have any sizes.
 
     Args:
-        sums: `(units,)`, the sum of the observations of each unit.
-        counts: `(units,)`, the number of its observations, >= 1.
+        sums: `(units, …)`, the sum of the observations of each unit.
+        counts: `(units,)` or `(units, …)`, the number of its observations, >= 0.
 
     Returns:
-        The mean, in the observations' unit, with its error.
+        The mean, in the observations' unit, with its error, `(…)`.
 
     Raises:
         ValueError: there is no unit.
@@ -52,13 +53,15 @@ def ratio_of_sums(sums: ArrayLike, counts: ArrayLike) -> MeanError:
     Source: Cochran, *Sampling Techniques*, 3rd ed., section 2.11 (ratio estimator).
     """
     x, n = np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)
-    if len(x) == 0:
+    units = len(x)
+    if units == 0:
         raise ValueError("sums must hold at least one unit, got none")
-    mean = math.fsum(x) / math.fsum(n)
-    if len(x) < 2:
-        return MeanError(mean, None, len(x))
-    spread = math.fsum((x - mean * n) ** 2) * len(x) / (len(x) - 1)
-    return MeanError(mean, math.sqrt(spread) / math.fsum(n), len(x))
+    n = n.reshape(n.shape + (1,) * (x.ndim - n.ndim))
+    total = n.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = x.sum(0) / total
+        spread = ((x - mean * n) ** 2).sum(0) * units / (units - 1) if units > 1 else np.nan
+        return MeanError(mean, np.sqrt(spread) / total, units)
 
 
 class BlockSums:
@@ -67,38 +70,51 @@ class BlockSums:
     When all blocks are full, neighbours are merged and the length doubles. So a series of n values
     has between 16 and 32 blocks of n/32 to n/16 values (batch means), in constant memory.
 
+    Args:
+        length: of the first blocks, >= 1.
+
     Source: Schmeiser 1982, *Batch size effects in the analysis of simulation output*; Student's t
         holds once the blocks are much longer than the memory of the series.
     """
 
-    def __init__(self) -> None:
-        self.length = 1
+    def __init__(self, length: int = 1) -> None:
+        self.length = length
         self.count = 0
-        self._sums = [0.0]
-        self._filled = 0  # values in the last block
+        self._sums: list[FloatArray] = []
+        self._filled = length  # observations in the last block
 
-    def add(self, values: NDArray[np.float64]) -> None:
-        """Append values to the series, `(n,)`."""
-        self.count += len(values)
+    @property
+    def room(self) -> int:
+        """Observations that the present block still takes, >= 1."""
+        return self.length - self._filled or (
+            self.length * (2 if len(self._sums) == MAX_BLOCKS else 1)
+        )
+
+    def add(self, values: ArrayLike) -> None:
+        """Append observations to the series, `(n, …)`."""
+        observations = np.asarray(values, dtype=np.float64)
         begin = 0
-        while begin < len(values):
-            if self._filled == self.length:
-                self._open()
-            end = min(len(values), begin + self.length - self._filled)
-            self._sums[-1] += float(values[begin:end].sum())
-            self._filled += end - begin
+        while begin < len(observations):
+            end = min(len(observations), begin + self.room)
+            self.add_sum(observations[begin:end].sum(0), end - begin)
             begin = end
 
-    def sums(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Sum and size of each block, `(blocks,)`; the last may be shorter."""
-        sums = np.array(self._sums)
-        counts = np.full(len(sums), self.length, dtype=np.int64)
-        counts[-1] = self._filled
-        return sums[counts > 0], counts[counts > 0]
+    def add_sum(self, total: FloatArray, count: int) -> None:
+        """Append `count` observations, at most `room`, of which the sum `(…)` is known."""
+        if self._filled == self.length:
+            if len(self._sums) == MAX_BLOCKS:
+                pairs = zip(self._sums[::2], self._sums[1::2], strict=True)
+                self._sums = [a + b for a, b in pairs]
+                self.length *= 2
+            self._sums.append(np.zeros_like(total))
+            self._filled = 0
+        self._sums[-1] = self._sums[-1] + total
+        self._filled += count
+        self.count += count
 
-    def _open(self) -> None:
-        if len(self._sums) == MAX_BLOCKS:
-            self._sums = [a + b for a, b in zip(self._sums[::2], self._sums[1::2], strict=True)]
-            self.length *= 2
-        self._sums.append(0.0)
-        self._filled = 0
+    def sums(self) -> tuple[FloatArray, NDArray[np.int64]]:
+        """Sum and size of each block, `(blocks, …)` and `(blocks,)`; the last may be shorter."""
+        counts = np.full(len(self._sums), self.length, dtype=np.int64)
+        if len(counts):
+            counts[-1] = self._filled
+        return np.array(self._sums), counts

@@ -252,8 +252,8 @@ class TeacherForcing:
             whole = list(segments)
             segments = iter(whole)
             # A token that begins in the prompt and ends in the text belongs to the text.
-            ends = np.concatenate([segment.ends for segment in whole])
-            first_target = int((ends <= len(document.prompt)).sum())
+            reaches = np.concatenate([segment.reaches for segment in whole])
+            first_target = int((reaches <= len(document.prompt)).sum())
         opening = next(segments, None)
         if opening is None:
             return
@@ -265,6 +265,7 @@ class TeacherForcing:
                 opening.ends[1:],
                 int(opening.ends[0]),
                 opening.text[opening.ends[0] :],
+                opening.reaches[1:],
             )
             first_target = max(0, first_target - 1)
         self.account.bos_tokens += has_bos

@@ -79,6 +79,7 @@ def sliding_windows(
     while more:
         # The context before this window stays, for a last window that reaches back.
         keep = max(0, start - context_length if full_last else start)
+        keep = min(keep, offset + len(held))
         parts = [held[keep - offset :]]
         offset = keep
         while offset + sum(map(len, parts)) <= start + context_length:

@@ -15,6 +15,9 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig
 
 from decoding.models import LanguageModel, load_model
 
+# The models are tiny: threads that wait for each other would cost more than they bring.
+torch.set_num_threads(1)
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

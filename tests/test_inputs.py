@@ -481,9 +481,10 @@ def test_a_data_set_left_half_way_leaves_the_exit_code_alone():
 
 @click.command()
 @input_options
-def lengths(files, skip_bad_rows, **options):
+@click.option("--prompt-column")
+def lengths(**options):
     """Print the length of every text."""
-    source = Inputs(files, skip_bad_rows=skip_bad_rows, **options)
+    source = Inputs.from_options(options)
     for item in source:
         click.echo(f"{item.name} {len(text_of(item))}")
     click.echo(f"skipped {source.skipped_rows}")

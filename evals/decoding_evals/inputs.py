@@ -35,8 +35,7 @@ class Document(NamedTuple):
     Args:
         name: `wiki.txt`, `rows.jsonl:12` (line of the file, or row where there are no lines,
             counted from 1); a data set as it was given, `NAME:SPLIT:12`; or `-`.
-        pieces: concatenate to the text; to be read once, before the next document. A file comes in
-            many pieces, a row in one.
+        pieces: concatenate to the text; to be read once. A file comes in many, a row in one.
     """
 
     name: str
@@ -138,6 +137,10 @@ class Inputs:
             else:
                 yield Document(str(source), _pieces(source))
 
+    def documents(self) -> Iterator[Document]:
+        """The items where there is no prompt column."""
+        return (item for item in self if isinstance(item, Document))
+
     def _look_at(self, source: Rows | Path) -> None:
         """Read the beginning of a source, unless it can be read only once."""
         if isinstance(source, Rows):
@@ -185,7 +188,7 @@ class Inputs:
 
 
 def input_options(command: Command) -> Command:
-    """`FILES` and the options that say which texts to take; what `Inputs` takes, by these names."""
+    """`FILES` and the options that say which texts to take; for `Inputs.from_options`."""
     for decorate in reversed(
         (
             click.argument(

@@ -165,7 +165,7 @@ def perplexity(
     by_document = errors == "documents" or (errors == "auto" and len(sums) >= FEW_DOCUMENTS)
     error = ratio_of_sums(sums, counts) if by_document else ratio_of_sums(*blocks.sums())
     nll = weighted / weights
-    interval = error.interval()
+    low, high = (nll + float(bound) - float(error.mean) for bound in error.interval())
     variance = max(0.0, squares / tokens - (total / tokens) ** 2)
     return PerplexityResult(
         model=language_model.name,
@@ -179,14 +179,12 @@ def perplexity(
         mean_entropy_nats=entropy / tokens,
         words=run.words,
         bytes=run.bytes,
-        standard_error=error.standard_error,
+        standard_error=_finite(float(error.standard_error)),
         naive_standard_error=math.sqrt(variance / (tokens - 1)) if tokens > 1 else None,
         error_unit="documents" if by_document else "blocks",
         units=error.units,
         block_length=None if by_document else blocks.length,
-        confidence_interval=None
-        if interval is None
-        else (math.exp(nll + interval[0] - error.mean), math.exp(nll + interval[1] - error.mean)),
+        confidence_interval=None if math.isnan(low) else (math.exp(low), math.exp(high)),
         account=run.account,
         full_logits=run.full_logits,
         complete=complete,
@@ -197,6 +195,10 @@ def _measured(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     statistics = row_statistics(logits, targets)
     assert statistics.target_log_prob is not None
     return {"surprisal": -statistics.target_log_prob, "entropy": statistics.entropy}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _exp(value: float) -> float | None:

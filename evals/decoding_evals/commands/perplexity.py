@@ -54,7 +54,7 @@ def perplexity(protocol: str, as_json: bool, output: Path | None, **options: Any
         from decoding_evals.perplexity import perplexity as evaluate
         from decoding_evals.progress import ScoringProgress
 
-        documents: Any = (Document(item.pieces) for item in inputs)
+        documents: Any = (Document(item.pieces) for item in inputs.documents())
         if protocol == "all":
             # Each protocol reads them anew, and standard input can be read only once.
             documents = ["".join(document.text) for document in documents]
