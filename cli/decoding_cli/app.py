@@ -10,6 +10,7 @@ import decoding
 from decoding_cli.generate import generate
 from decoding_cli.settings import settings
 from decoding_evals.command import run
+from decoding_evals.commands.compare import compare
 from decoding_evals.commands.perplexity import perplexity
 from decoding_evals.commands.score import score
 
@@ -23,7 +24,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (generate, score, perplexity, settings):
+for command in (generate, score, perplexity, compare, settings):
     cli.add_command(command)
 
 

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import click
 
-from decoding_evals.inputs import Document, Inputs
+from decoding_evals.inputs import Inputs
 from decoding_evals.rows import FORMATS, decoded, is_utf8, readable
 
 
@@ -44,7 +44,7 @@ def read_prompts(
 def _from_file(file: Path, column: str | None) -> list[str]:
     if file.suffix.lower() in FORMATS:
         rows = Inputs([file], column="prompt" if column is None else column)
-        return ["".join(row.pieces) for row in rows if isinstance(row, Document)]
+        return ["".join(row.pieces) for row in rows.documents()]
     if file.suffix.lower() != ".txt":
         *most, last = (".txt", *FORMATS)
         raise click.UsageError(

@@ -19,6 +19,7 @@ from decoding_evals.options import (
     scoring_options,
 )
 from decoding_evals.output import Interrupted, RecordFile, to_json
+from decoding_evals.plots import check_plot, plot_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,7 +40,10 @@ if TYPE_CHECKING:
     help='Score also under this setting, as in "temperature=0.7,top_p=0.9".',
 )
 @output_options
-def score(setting: str | None, as_json: bool, output: Path | None, **options: Any) -> None:
+@plot_option("Draw entropy and surprisal along the first text.")
+def score(
+    setting: str | None, as_json: bool, output: Path | None, plot: Path | None, **options: Any
+) -> None:
     """Score every token of the texts in FILES (or standard input).
 
     A text file is one document; each row of a .jsonl, .csv or .parquet file is one. With
@@ -50,12 +54,16 @@ def score(setting: str | None, as_json: bool, output: Path | None, **options: An
     something else.
     """
     asked = None if setting is None else read_setting(setting, {})
+    if plot is not None and options["prompt_column"] is not None:
+        raise click.UsageError("--plot draws a text; it cannot be used with --prompt-column")
+    check_plot(plot)
     with ExitStack() as stack:
         file = stack.enter_context(RecordFile(output)) if output is not None else None
         inputs = Inputs.from_options(options)
         language_model = read_model(options)
         from decoding.scoring import Document
         from decoding_evals import score as evaluation
+        from decoding_evals.plots import plot_scores, write_plot
         from decoding_evals.progress import ScoringProgress
 
         names: list[str] = []
@@ -87,9 +95,13 @@ def score(setting: str | None, as_json: bool, output: Path | None, **options: An
                         click.echo(to_json(record))
                     else:
                         _show(record)
+                    if plot is not None and done == 0:
+                        write_plot(plot_scores(record), plot)
                     done += 1
             except KeyboardInterrupt:
                 raise Interrupted(f"{done} texts scored") from None
+        if plot is not None and done > 1:
+            click.echo(f"{str(plot)!r} shows the first of {done} texts", err=True)
         if inputs.skipped_rows:
             click.echo(f"{inputs.skipped_rows} broken rows skipped", err=True)
 

@@ -1,0 +1,593 @@
+"""Many settings from one block of logits: what each costs, and how far each pair is apart.
+
+Temperature never changes the order of tokens, and every rule but `typical_p` keeps a prefix of it.
+So a row is sorted once, each temperature adds prefix sums of `e^{βz}` (β = 1/T), and kept sets,
+their masses and the total variation of a pair are look-ups. Entropy and KL need `E[z]` besides.
+That, and the Jensen–Shannon divergence, which has no closed form between two temperatures, are
+summed over a few hundred nodes that stand for the whole row, within 1e-8 nats (see `_Nodes`).
+
+Everything is float64 NumPy. Tokens are named by their place in the order (logit descending, then
+id ascending) and by their depth `x = max z - z >= 0`, so `q(x) = e^{-βx} / Z` on the kept set. A
+kept set is `[a, b) ∪ [c, d)` in places: a prefix is `[0, k)`, and a typical set is one interval, or
+two where it holds a part of some tied tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from decoding.information import as_float
+from decoding.settings import DecodingSettings
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+BLOCK_BYTES = 32 << 20
+
+
+class RowComparison(NamedTuple):
+    """Quantities of each row under S settings, q_i being the i-th setting's distribution."""
+
+    entropy: FloatArray
+    """`(rows, S)`, H(q), nats."""
+    kept: IntArray
+    """`(rows, S)`, size of the support of q."""
+    kept_mass: FloatArray
+    """`(rows, S)`, mass of the support of q at the setting's temperature before truncation, in
+    (0, 1]; for greedy the raw probability of the first token."""
+    surprisal: FloatArray
+    """`(rows, S)`, -log q(target), nats; infinite where the target is cut off."""
+    kl: FloatArray
+    """`(rows, S, S)`, `[i, j]` is KL(q_i‖q_j), nats; infinite unless j keeps all that i keeps."""
+    js: FloatArray
+    """`(rows, S, S)`, Jensen–Shannon divergence, nats, in [0, ln 2]; symmetric."""
+    total_variation: FloatArray
+    """`(rows, S, S)`, `½ Σ |q_i - q_j|`, in [0, 1]; symmetric."""
+
+
+class CellSums(NamedTuple):
+    """Sums of `RowComparison` over the rows of each cell, in the order of the C labels."""
+
+    cells: IntArray
+    """`(C,)`, the labels that occur, ascending."""
+    rows: IntArray
+    """`(C,)`, number of rows."""
+    entropy: FloatArray
+    """`(C, S)`, nats."""
+    kept: IntArray
+    """`(C, S)`."""
+    kept_mass: FloatArray
+    """`(C, S)`."""
+    surprisal: FloatArray
+    """`(C, S)`, nats, over the covered rows."""
+    covered: IntArray
+    """`(C, S)`, number of rows whose target is kept."""
+    kl: FloatArray
+    """`(C, S, S)`, nats, over the rows where it is finite."""
+    kl_finite: IntArray
+    """`(C, S, S)`, number of rows where KL is finite."""
+    js: FloatArray
+    """`(C, S, S)`, nats."""
+    total_variation: FloatArray
+    """`(C, S, S)`."""
+
+
+def compare_rows(
+    logits: Tensor, targets: Tensor, settings: Sequence[DecodingSettings]
+) -> RowComparison:
+    """Compare any number of settings on each row of logits.
+
+    The result takes about `24·S²` bytes a row; `sum_by_cell` does not keep it. While they work,
+    each of torch's threads takes one row at a time and about `8·vocab` bytes for each distinct
+    temperature, `80·vocab` besides, and `100·S²`.
+
+    Args:
+        logits: `(rows, vocab)`, any floating dtype and device; `-inf` marks excluded tokens. Half
+            precision is raised to float32, float64 stays; all arithmetic is float64.
+        targets: `(rows,)` integer ids.
+        settings: S >= 1 settings.
+
+    Returns:
+        `RowComparison` of arrays `(rows, S)` and `(rows, S, S)`, never NaN.
+
+    Raises:
+        ValueError: shapes that do not fit, a target outside the vocabulary, no settings, or a row
+            with NaN, with `+inf`, or without a finite logit.
+    """
+    _check(logits, targets, settings)
+    plan = _Plan(settings)
+    rows, size = logits.shape[0], len(settings)
+    one, pair = (rows, size), (rows, size, size)
+    result = RowComparison(
+        entropy=np.empty(one),
+        kept=np.empty(one, np.int64),
+        kept_mass=np.empty(one),
+        surprisal=np.empty(one),
+        kl=np.empty(pair),
+        js=np.empty(pair),
+        total_variation=np.empty(pair),
+    )
+
+    def prepare(row: int) -> _Row:
+        try:
+            return _Row.of(as_float(logits[row].detach()).cpu().numpy(), plan.betas)
+        except ValueError as error:
+            raise ValueError(f"row {row} of logits {error}") from None
+
+    # Sorts and exponentials run ahead in threads. The rest is many small steps, which would only
+    # wait for each other's interpreter lock.
+    workers = max(1, torch.get_num_threads() - 1)
+    with ThreadPoolExecutor(workers) as pool:
+        ahead = deque(pool.submit(prepare, row) for row in range(min(rows, workers + 1)))
+        for row, target in enumerate(targets.tolist()):
+            prepared = ahead.popleft().result()
+            if row + workers + 1 < rows:
+                ahead.append(pool.submit(prepare, row + workers + 1))
+            compared = _compare_row(prepared, target, plan)
+            for column, values in zip(result, compared, strict=True):
+                column[row] = values
+    return result
+
+
+def sum_by_cell(
+    logits: Tensor,
+    targets: Tensor,
+    cells: IntArray,
+    settings: Sequence[DecodingSettings],
+) -> CellSums:
+    """Compare settings and sum over the rows of each cell, in blocks of about `BLOCK_BYTES`.
+
+    The result takes about `32·C·S²` bytes, however many rows there are.
+
+    Args:
+        logits: `(rows, vocab)`, as in `compare_rows`.
+        targets: `(rows,)` integer ids.
+        cells: `(rows,)` integer labels, such as the number of the row's document.
+        settings: S >= 1 settings.
+
+    Returns:
+        `CellSums` of the C labels that occur. Infinite values are counted, not summed.
+
+    Raises:
+        ValueError: as in `compare_rows`, or `cells` has not the shape of the rows.
+    """
+    _check(logits, targets, settings)
+    if cells.shape != targets.shape:
+        raise ValueError(f"cells must have shape {tuple(targets.shape)}, got {cells.shape}")
+    labels, which, counts = np.unique(cells, return_inverse=True, return_counts=True)
+    size = len(settings)
+    one, pair = (len(labels), size), (len(labels), size, size)
+    sums = CellSums(
+        cells=labels.astype(np.int64),
+        rows=counts.astype(np.int64),
+        entropy=np.zeros(one),
+        kept=np.zeros(one, np.int64),
+        kept_mass=np.zeros(one),
+        surprisal=np.zeros(one),
+        covered=np.zeros(one, np.int64),
+        kl=np.zeros(pair),
+        kl_finite=np.zeros(pair, np.int64),
+        js=np.zeros(pair),
+        total_variation=np.zeros(pair),
+    )
+    block = max(torch.get_num_threads(), BLOCK_BYTES // (24 * size * size))
+    for start in range(0, len(which), block):
+        part = slice(start, start + block)
+        compared = compare_rows(logits[part], targets[part], settings)
+        for cell in np.unique(which[part]):
+            mine = which[part] == cell
+            for name in ("entropy", "kept", "kept_mass", "js", "total_variation"):
+                getattr(sums, name)[cell] += getattr(compared, name)[mine].sum(0)
+            for name, count in (("surprisal", "covered"), ("kl", "kl_finite")):
+                values = getattr(compared, name)[mine]
+                finite = np.isfinite(values)
+                getattr(sums, name)[cell] += values.sum(0, where=finite)
+                getattr(sums, count)[cell] += finite.sum(0)
+    return sums
+
+
+def _check(logits: Tensor, targets: Tensor, settings: Sequence[DecodingSettings]) -> None:
+    if logits.dim() != 2:
+        raise ValueError(f"logits must be (rows, vocab), got shape {tuple(logits.shape)}")
+    if targets.shape != logits.shape[:1]:
+        shapes = f"{tuple(logits.shape[:1])}, got {tuple(targets.shape)}"
+        raise ValueError(f"targets must have shape {shapes}")
+    vocab = logits.shape[1]
+    outside = targets[(targets < 0) | (targets >= vocab)]
+    if len(outside):
+        raise ValueError(f"targets must be in [0, {vocab}), got {int(outside[0])}")
+    if not settings:
+        raise ValueError("settings must not be empty")
+
+
+class _Plan:
+    """What the settings alone decide: temperatures, steps of each, and pairs."""
+
+    def __init__(self, settings: Sequence[DecodingSettings]) -> None:
+        self.size = len(settings)
+        # Beyond these bounds the result is the limit already. Greedy is a prefix of one token,
+        # whatever the temperature; at 1 its kept mass is the raw probability.
+        betas = [1 / min(max(s.temperature, 1e-30), 1e38) if not s.greedy else 1 for s in settings]
+        self.betas, self.scale = np.unique(betas, return_inverse=True)
+        self.beta = self.betas[self.scale]
+        steps = [[("top_k", 1)] if s.greedy else s.steps() for s in settings]
+        values = [dict(row) for row in steps]
+        self.typical = np.array(["typical_p" in row for row in values])
+        # For each temperature, in the order of the steps: name, settings, values.
+        self.steps: list[list[tuple[str, IntArray, FloatArray]]] = []
+        for scale in range(len(self.betas)):
+            members = np.flatnonzero(self.scale == scale)
+            self.steps.append([])
+            for name in (field.name for field in fields(DecodingSettings)):
+                chosen = [i for i in members if name in values[i]]
+                if chosen and name in _STEPS:
+                    numbers = np.array([values[i][name] for i in chosen], np.float64)
+                    self.steps[-1].append((name, np.array(chosen), numbers))
+        # In every pair the first is at least as sharp as the second.
+        by_sharpness = np.argsort(-self.beta, kind="stable")
+        self.upper = np.triu_indices(self.size, 1)
+        self.sharp, self.flat = by_sharpness[self.upper[0]], by_sharpness[self.upper[1]]
+
+
+class _Row(NamedTuple):
+    """One row: what does not depend on the kept sets."""
+
+    logits: NDArray[np.floating]  # (vocab,)
+    depth: FloatArray  # (n,), of the tokens that are not excluded, ascending
+    mass: FloatArray  # (T, n + 1), entry k is Σ e^{-βx} over the k first tokens
+
+    @classmethod
+    def of(cls, logits: NDArray[np.floating], betas: FloatArray) -> _Row:
+        depth = _depths(logits)
+        mass = np.zeros((len(betas), len(depth) + 1))
+        for sums, beta in zip(mass, betas, strict=True):
+            # NumPy's own cumsum takes three times as long.
+            weights = torch.from_numpy(_weights(depth, beta))
+            torch.cumsum(weights, 0, out=torch.from_numpy(sums[1:]))
+        return cls(logits, depth, mass)
+
+
+def _weights(depth: FloatArray, beta: float) -> FloatArray:
+    with np.errstate(over="ignore", under="ignore"):
+        exponent = depth * -beta
+        return np.exp(exponent, out=exponent)
+
+
+def _compare_row(row: _Row, target: int, plan: _Plan) -> RowComparison:
+    """`RowComparison` of one row, without the axis of rows."""
+    with np.errstate(over="ignore", under="ignore"):
+        bounds = np.empty((plan.size, 4), np.int64)
+        z, kept_mass = np.empty((2, plan.size))
+        everything = len(row.depth)
+        for scale, beta in enumerate(plan.betas):
+            scaled = _Scaled(row.depth, beta, row.mass[scale])
+            members = plan.scale == scale
+            bounds[members] = 0, everything, everything, everything
+            for name, chosen, values in plan.steps[scale]:
+                bounds[chosen] = _STEPS[name](scaled, bounds[chosen], values)
+            z[members] = _over(scaled.mass, bounds[members])
+            kept_mass[members] = z[members] / scaled.mass[-1]
+        sets = _Sets(bounds, z, np.log(z), bounds @ np.array([-1, 1, -1, 1]))
+        nodes = _Nodes.of(row.depth, sets, plan)
+        entropy = np.maximum(sets.log_z + plan.beta * nodes.mean, 0)
+        entropy[sets.kept == 1] = 0
+        surprisal = _surprisal(row.logits, target, sets, plan.beta)
+        kl, total_variation = _kl_and_total_variation(row, nodes.mean, sets, plan)
+        js = _js(nodes, sets, plan)
+    return RowComparison(
+        entropy, sets.kept, np.minimum(kept_mass, 1), surprisal, kl, js, total_variation
+    )
+
+
+class _Sets(NamedTuple):
+    """The kept sets of one row."""
+
+    bounds: IntArray  # (S, 4): a, b, c, d
+    z: FloatArray  # (S,), Σ e^{-βx}
+    log_z: FloatArray  # (S,)
+    kept: IntArray  # (S,)
+
+
+def _depths(logits: NDArray[np.floating]) -> FloatArray:
+    """`max z - z` of the tokens that are not excluded, ascending."""
+    top = logits.max()
+    if np.isnan(top) or top == math.inf:
+        raise ValueError("holds NaN or +inf")
+    if top == -math.inf:
+        raise ValueError("has no finite value")
+    ascending = _sort(-logits)
+    depth = ascending[: np.searchsorted(ascending, math.inf)].astype(np.float64)
+    depth += float(top)
+    # Only float64 logits can be further apart than a float64 can tell.
+    return np.minimum(depth, np.finfo(np.float64).max, out=depth)
+
+
+def _sort(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Values ascending; of a float32's two halves, by radix, in half the time of `np.sort`."""
+    if values.dtype != np.float32:
+        return np.sort(values)
+    bits = values.view(np.int32)
+    keys = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # whole numbers in the order of the floats
+    order = keys.astype(np.uint16).argsort(kind="stable")
+    order = order[(keys >> 16).astype(np.int16)[order].argsort(kind="stable")]
+    return values[order]
+
+
+def _surprisal(
+    logits: NDArray[np.floating], target: int, sets: _Sets, beta: FloatArray
+) -> FloatArray:
+    own = logits[target]
+    if own == -math.inf:
+        return np.full(len(beta), math.inf)
+    place = np.count_nonzero(logits > own) + np.count_nonzero(logits[:target] == own)
+    a, b, c, d = sets.bounds.T
+    inside = ((a <= place) & (place < b)) | ((c <= place) & (place < d))
+    depth = float(logits.max()) - float(own)
+    return np.where(inside, np.maximum(beta * depth + sets.log_z, 0), math.inf)
+
+
+# Kept sets: each step takes bounds `(…, 4)` and returns them, given prefix sums of its temperature.
+
+
+class _Scaled(NamedTuple):
+    """One row at one temperature."""
+
+    depth: FloatArray  # (n,)
+    beta: float
+    mass: FloatArray  # (n + 1,)
+
+    def log_z(self, bounds: IntArray) -> FloatArray:
+        return np.log(_over(self.mass, bounds))
+
+    def mean(self, bounds: IntArray) -> FloatArray:
+        """E[x] of prefixes and of other sets, exactly."""
+        terms = self.depth * _weights(self.depth, self.beta)
+        sums = [terms[a:b].sum() + terms[c:d].sum() for a, b, c, d in bounds]
+        return np.array(sums) / _over(self.mass, bounds)
+
+
+def _over(sums: FloatArray, bounds: IntArray) -> FloatArray:
+    """The sum over `[a, b) ∪ [c, d)`, from prefix sums."""
+    a, b, c, d = bounds.T
+    over: FloatArray = sums[b] - sums[a] + (sums[d] - sums[c])
+    return over
+
+
+def _cut(bounds: IntArray, place: FloatArray | IntArray) -> IntArray:
+    """What lies before a place, and the first token of the set in any case."""
+    return np.minimum(bounds, np.maximum(place.astype(np.int64)[:, None], bounds[:, :1] + 1))
+
+
+def _top_k(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArray:
+    return _cut(bounds, np.minimum(value, len(scaled.depth)))
+
+
+def _top_p(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArray:
+    return _cut(bounds, np.searchsorted(scaled.mass, value * _over(scaled.mass, bounds)))
+
+
+def _min_p(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArray:
+    return _cut(bounds, np.searchsorted(scaled.depth, -np.log(value) / scaled.beta, "right"))
+
+
+def _epsilon_cutoff(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArray:
+    deepest = (-np.log(value) - scaled.log_z(bounds)) / scaled.beta
+    return _cut(bounds, np.searchsorted(scaled.depth, deepest, "right"))
+
+
+def _eta_cutoff(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArray:
+    log_z = scaled.log_z(bounds)
+    entropy = log_z + scaled.beta * scaled.mean(bounds)
+    largest_surprisal = np.maximum(-np.log(value), entropy - np.log(value) / 2)
+    deepest = (largest_surprisal - log_z) / scaled.beta
+    return _cut(bounds, np.searchsorted(scaled.depth, deepest, "right"))
+
+
+def _typical_p(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArray:
+    """A surprisal's distance from the entropy is β·|x - E[x]|, and only prefixes come before."""
+    result = np.empty_like(bounds)
+    weights = _weights(scaled.depth, scaled.beta)
+    for i, (end, mean) in enumerate(zip(bounds[:, 1], scaled.mean(bounds), strict=True)):
+        order = np.argsort(np.abs(scaled.depth[:end] - mean), kind="stable")
+        mass = np.cumsum(weights[order])
+        count = np.searchsorted(mass, value[i] * mass[-1]) + 1
+        kept = np.sort(order[:count])
+        gap = np.flatnonzero(np.diff(kept) > 1)[:1]
+        last = kept[-1] + 1
+        hole = (kept[gap[0]] + 1, kept[gap[0] + 1]) if len(gap) else (last, last)
+        result[i] = kept[0], *hole, last
+    return result
+
+
+_STEPS: dict[str, Callable[[_Scaled, IntArray, FloatArray], IntArray]] = {
+    "top_k": _top_k,
+    "top_p": _top_p,
+    "min_p": _min_p,
+    "typical_p": _typical_p,
+    "epsilon_cutoff": _epsilon_cutoff,
+    "eta_cutoff": _eta_cutoff,
+}
+
+
+def _overlaps(
+    bounds: IntArray, first: IntArray | np.int64, second: IntArray, plan: _Plan
+) -> Iterator[tuple[IntArray, IntArray]]:
+    """Disjoint intervals that make up what both sets of each pair keep; some are empty."""
+    starts = (0, 2) if plan.typical.any() else (0,)
+    for i in starts:
+        for j in starts:
+            low = np.maximum(bounds[first, i], bounds[second, j])
+            high = np.minimum(bounds[first, i + 1], bounds[second, j + 1])
+            yield low, np.maximum(low, high)
+
+
+def _kl_and_total_variation(
+    row: _Row, mean: FloatArray, sets: _Sets, plan: _Plan
+) -> tuple[FloatArray, FloatArray]:
+    """Both `(S, S)`.
+
+    KL is linear in the depth, so it needs E[x] alone. For the total variation, ln q_i/q_j is linear
+    too and changes sign once: with i the sharper one, q_i is the larger up to that depth.
+    """
+    first, second = plan.sharp, plan.flat
+    gap = sets.log_z[second] - sets.log_z[first]
+    crossing = np.where(gap > 0, math.inf, 0)
+    slope = plan.beta[first] - plan.beta[second]
+    np.divide(gap, slope, out=crossing, where=slope > 0)
+    place = np.searchsorted(row.depth, crossing)
+    i, j = plan.scale[first], plan.scale[second]
+    count, common, ahead_i, ahead_j = np.zeros((4, len(first)))
+    for low, high in _overlaps(sets.bounds, first, second, plan):
+        until = np.minimum(np.maximum(place, low), high)
+        count += high - low
+        common += row.mass[i, high] - row.mass[i, low]
+        ahead_i += row.mass[i, until] - row.mass[i, low]
+        ahead_j += row.mass[j, until] - row.mass[j, low]
+    # Where q_i is the larger: what only i keeps, and the common tokens before the crossing.
+    larger = 1 - common / sets.z[first] + ahead_i / sets.z[first] - ahead_j / sets.z[second]
+    total_variation = np.zeros((plan.size, plan.size))
+    total_variation[first, second] = total_variation[second, first] = np.clip(larger, 0, 1)
+
+    excess = (plan.beta - plan.beta[:, None]) * mean[:, None]
+    kl = np.maximum(excess + (sets.log_z - sets.log_z[:, None]), 0)
+    kl[first, second] = np.where(count < sets.kept[first], math.inf, kl[first, second])
+    kl[second, first] = np.where(count < sets.kept[second], math.inf, kl[second, first])
+    return kl, total_variation
+
+
+# Quadrature over the tokens of a row.
+
+_POINTS = 8
+_WIDTH = 0.5
+_REACH = 40.0
+_CHEBYSHEV = np.cos(np.pi * (np.arange(_POINTS) + 0.5) / _POINTS)  # roots of T_8
+_TO_WEIGHTS = np.polynomial.chebyshev.chebvander(_CHEBYSHEV, _POINTS - 1).T * 2 / _POINTS
+_TO_WEIGHTS[0] /= 2  # w_a = (1/8) Σ_k (2 - [k = 0]) T_k(x_a) Σ_tokens T_k(x)
+
+
+class _Nodes(NamedTuple):
+    """Depths with weights that stand for the tokens of a row: `Σ_tokens f(x) ≈ Σ_a w_a f(x_a)`.
+
+    Depths fall into bins, and in each bin f is interpolated at 8 Chebyshev points, so a weight is a
+    sum of Lagrange polynomials over the bin's tokens. That is exact for polynomials of degree 7,
+    whichever tokens of the bin are summed over, so each prefix of the order has weights of its own
+    on the same nodes.
+
+    The error, for the f of `_js` with s = q_i + q_j: bins are so narrow that βh <= ½ for the
+    largest β. f is analytic but for logarithmic branch points where Im ln(q_i/q_j) = ±π. On the
+    Bernstein ellipse that stays within 0.9π, ρ = 22.6 and |f| <= 110·s(x) for every token x of the
+    bin, thus interpolation errs by at most 4·110·s·ρ^-7/(ρ-1) < 7e-9·s. Σ s <= 2 and half of the
+    sum counts: less than 1e-8 nats. β·E[x], whose terms are entire, is off by less still. Where a
+    temperature's weights are below e^-40 they no longer matter (vocab·e^-40 < 1e-11), so from there
+    on bins widen in proportion to their depth.
+
+    Source: Trefethen 2013, *Approximation Theory and Approximation Practice*, theorem 8.2.
+    """
+
+    weights: FloatArray  # (cuts, bins·8); row i for the tokens before cut i
+    reached: IntArray  # (cuts,), number of nodes up to the cut
+    row: IntArray  # (S, 4), the cut at each bound of the kept sets
+    exponent: FloatArray  # (S, bins·8), -ln q at the nodes
+    mean: FloatArray  # (S,), E[x]
+
+    @classmethod
+    def of(cls, depth: FloatArray, sets: _Sets, plan: _Plan) -> _Nodes:
+        cuts, row = np.unique(sets.bounds, return_inverse=True)
+        row = row.reshape(sets.bounds.shape)
+        depth = depth[: cuts[-1]]
+        edges = _edges(depth[-1], plan.betas)
+        starts = np.searchsorted(depth, edges[:-1])
+        sizes = np.diff(np.append(starts, len(depth)))
+        filled = sizes > 0
+        starts, sizes = starts[filled], sizes[filled]
+        half = (edges[1:] - edges[:-1])[filled] / 2
+        middle = edges[:-1][filled] + half
+        x = depth - np.repeat(middle, sizes)
+        x /= np.repeat(half, sizes)
+
+        segments = np.union1d(starts, cuts[:-1])
+        parts = _chebyshev_sums(x, segments).T @ _TO_WEIGHTS  # (segments, 8)
+        running = np.concatenate([np.zeros((1, _POINTS)), parts.cumsum(0)])
+        first_segment = np.searchsorted(segments, starts)
+        whole = np.add.reduceat(parts, first_segment)  # (bins, 8)
+        ends_in = np.maximum(np.searchsorted(starts, cuts) - 1, 0)  # the bin of each cut
+        partial = running[np.searchsorted(segments, cuts)] - running[first_segment[ends_in]]
+        before = np.arange(len(starts)) < ends_in[:, None]
+        weights = np.where(before[:, :, None], whole, 0.0)  # (cuts, bins, 8)
+        weights[np.arange(len(cuts)), ends_in] = partial
+        weights = weights.reshape(len(cuts), -1)
+
+        points = (middle[:, None] + half[:, None] * _CHEBYSHEV).ravel()
+        # e^-1000 is zero already.
+        exponent = np.minimum(np.outer(plan.beta, points), 1000) + sets.log_z[:, None]
+        mean = np.einsum("sn,n->s", _over(weights, row) * np.exp(-exponent), points)
+        return cls(weights, (ends_in + 1) * _POINTS, row, exponent, mean)
+
+
+def _chebyshev_sums(x: FloatArray, segments: IntArray) -> FloatArray:
+    """`(8, segments)`: sums of T_0, …, T_7 over the tokens of each segment, by the recurrence."""
+    sums = np.empty((_POINTS, len(segments)))
+    sums[0] = np.diff(np.append(segments, len(x)))
+    sums[1] = np.add.reduceat(x, segments)
+    twice = x * 2
+    older, newer = x, twice * x - 1
+    spare = np.empty_like(x)
+    for k in range(2, _POINTS):
+        sums[k] = np.add.reduceat(newer, segments)
+        np.multiply(twice, newer, out=spare)
+        spare -= older
+        older, newer, spare = newer, spare, older
+    return sums
+
+
+def _edges(deepest: float, betas: FloatArray) -> FloatArray:
+    """Edges of bins from 0 to beyond the deepest token: equal ones, then ever wider ones."""
+    width, ratio = _WIDTH / betas[-1], 1 + _WIDTH / _REACH
+    needed = min(deepest, 1000 / betas[0])  # e^-1000 is zero
+    count = int(min(needed / width, _REACH / _WIDTH)) + 1
+    edges: FloatArray = np.arange(count + 1) * width
+    if needed >= edges[-1]:
+        more = math.ceil(math.log(needed / edges[-1]) / math.log(ratio)) + 1
+        edges = np.concatenate([edges, edges[-1] * ratio ** np.arange(1, more + 1)])
+    edges[-1] = max(edges[-1], deepest)
+    return edges
+
+
+def _js(nodes: _Nodes, sets: _Sets, plan: _Plan) -> FloatArray:
+    """`(S, S)`: `ln 2 - ½ Σ f` over the common tokens, `f = s·ln s - q_i·ln q_i - q_j·ln q_j`."""
+    # With the smaller sets first, a pair of prefixes has the first one's tokens in common.
+    order = np.argsort(sets.bounds[:, 3], kind="stable")
+    row, typical, exponent = nodes.row[order], plan.typical[order], nodes.exponent[order]
+    q = np.exp(-exponent) + np.finfo(np.float64).tiny  # the tiny number keeps 0·ln 0 out
+    q_log_q = -q * exponent
+    total = np.zeros((plan.size, plan.size))
+    for i in range(plan.size - 1):
+        end = row[i, 3]
+        until = nodes.reached[end]
+        f = q[i + 1 :, :until] + q[i, :until]
+        f *= np.log(f)
+        f -= q_log_q[i + 1 :, :until]
+        f -= q_log_q[i, :until]
+        # Not `@`, which would start BLAS's threads within ours.
+        total[i, i + 1 :] = np.einsum("jn,n->j", f, nodes.weights[end, :until])
+        if typical.any():
+            several = np.flatnonzero(typical[i + 1 :] | typical[i])
+            weights = np.zeros((len(several), until))
+            for low, high in _overlaps(row, np.int64(i), several + i + 1, plan):
+                weights += nodes.weights[high, :until] - nodes.weights[low, :until]
+            total[i, several + i + 1] = np.einsum("jn,jn->j", f[several], weights)
+    values = np.clip(math.log(2) - total[plan.upper] / 2, 0, math.log(2))
+    js = np.zeros_like(total)
+    first, second = order[plan.upper[0]], order[plan.upper[1]]
+    js[first, second] = js[second, first] = values
+    return js
