@@ -15,9 +15,7 @@ two where it holds a part of some tied tokens.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from typing import NamedTuple
 
@@ -87,9 +85,9 @@ def compare_rows(
 ) -> RowComparison:
     """Compare any number of settings on each row of logits.
 
-    The result takes about `24·S²` bytes a row; `sum_by_cell` does not keep it. While they work,
-    each of torch's threads takes one row at a time and about `8·vocab` bytes for each distinct
-    temperature, `80·vocab` besides, and `100·S²`.
+    The result takes about `24·S²` bytes a row; `sum_by_cell` does not keep it. One row at a time is
+    worked on, in about `8·vocab` bytes for each distinct temperature, `50·vocab` besides, and
+    100 kB for each setting.
 
     Args:
         logits: `(rows, vocab)`, any floating dtype and device; `-inf` marks excluded tokens. Half
@@ -117,25 +115,16 @@ def compare_rows(
         js=np.empty(pair),
         total_variation=np.empty(pair),
     )
-
-    def prepare(row: int) -> _Row:
+    # In one thread: a row is many short steps, and a second thread, waiting for the interpreter's
+    # lock, gained hardly any time for half as much work again.
+    for row, target in enumerate(targets.tolist()):
+        z = as_float(logits[row].detach()).cpu().numpy()
         try:
-            return _Row.of(as_float(logits[row].detach()).cpu().numpy(), plan.betas)
+            compared = _compare_row(z, target, plan)
         except ValueError as error:
             raise ValueError(f"row {row} of logits {error}") from None
-
-    # Sorts and exponentials run ahead in threads. The rest is many small steps, which would only
-    # wait for each other's interpreter lock.
-    workers = max(1, torch.get_num_threads() - 1)
-    with ThreadPoolExecutor(workers) as pool:
-        ahead = deque(pool.submit(prepare, row) for row in range(min(rows, workers + 1)))
-        for row, target in enumerate(targets.tolist()):
-            prepared = ahead.popleft().result()
-            if row + workers + 1 < rows:
-                ahead.append(pool.submit(prepare, row + workers + 1))
-            compared = _compare_row(prepared, target, plan)
-            for column, values in zip(result, compared, strict=True):
-                column[row] = values
+        for column, values in zip(result, compared, strict=True):
+            column[row] = values
     return result
 
 
@@ -180,7 +169,7 @@ def sum_by_cell(
         js=np.zeros(pair),
         total_variation=np.zeros(pair),
     )
-    block = max(torch.get_num_threads(), BLOCK_BYTES // (24 * size * size))
+    block = max(1, BLOCK_BYTES // (24 * size * size))
     for start in range(0, len(which), block):
         part = slice(start, start + block)
         compared = compare_rows(logits[part], targets[part], settings)
@@ -239,50 +228,27 @@ class _Plan:
         self.sharp, self.flat = by_sharpness[self.upper[0]], by_sharpness[self.upper[1]]
 
 
-class _Row(NamedTuple):
-    """One row: what does not depend on the kept sets."""
-
-    logits: NDArray[np.floating]  # (vocab,)
-    depth: FloatArray  # (n,), of the tokens that are not excluded, ascending
-    mass: FloatArray  # (T, n + 1), entry k is Σ e^{-βx} over the k first tokens
-
-    @classmethod
-    def of(cls, logits: NDArray[np.floating], betas: FloatArray) -> _Row:
-        depth = _depths(logits)
-        mass = np.zeros((len(betas), len(depth) + 1))
-        for sums, beta in zip(mass, betas, strict=True):
-            # NumPy's own cumsum takes three times as long.
-            weights = torch.from_numpy(_weights(depth, beta))
-            torch.cumsum(weights, 0, out=torch.from_numpy(sums[1:]))
-        return cls(logits, depth, mass)
-
-
-def _weights(depth: FloatArray, beta: float) -> FloatArray:
-    with np.errstate(over="ignore", under="ignore"):
-        exponent = depth * -beta
-        return np.exp(exponent, out=exponent)
-
-
-def _compare_row(row: _Row, target: int, plan: _Plan) -> RowComparison:
+def _compare_row(logits: NDArray[np.floating], target: int, plan: _Plan) -> RowComparison:
     """`RowComparison` of one row, without the axis of rows."""
     with np.errstate(over="ignore", under="ignore"):
+        depth = _depths(logits)
+        mass = np.empty((len(plan.betas), len(depth) + 1))
         bounds = np.empty((plan.size, 4), np.int64)
         z, kept_mass = np.empty((2, plan.size))
-        everything = len(row.depth)
         for scale, beta in enumerate(plan.betas):
-            scaled = _Scaled(row.depth, beta, row.mass[scale])
+            scaled = _Scaled.of(depth, beta, mass[scale])
             members = plan.scale == scale
-            bounds[members] = 0, everything, everything, everything
+            bounds[members] = 0, len(depth), len(depth), len(depth)
             for name, chosen, values in plan.steps[scale]:
                 bounds[chosen] = _STEPS[name](scaled, bounds[chosen], values)
             z[members] = _over(scaled.mass, bounds[members])
             kept_mass[members] = z[members] / scaled.mass[-1]
         sets = _Sets(bounds, z, np.log(z), bounds @ np.array([-1, 1, -1, 1]))
-        nodes = _Nodes.of(row.depth, sets, plan)
+        nodes = _Nodes.of(depth, sets, plan)
         entropy = np.maximum(sets.log_z + plan.beta * nodes.mean, 0)
         entropy[sets.kept == 1] = 0
-        surprisal = _surprisal(row.logits, target, sets, plan.beta)
-        kl, total_variation = _kl_and_total_variation(row, nodes.mean, sets, plan)
+        surprisal = _surprisal(logits, target, sets, plan.beta)
+        kl, total_variation = _kl_and_total_variation(depth, mass, nodes.mean, sets, plan)
         js = _js(nodes, sets, plan)
     return RowComparison(
         entropy, sets.kept, np.minimum(kept_mass, 1), surprisal, kl, js, total_variation
@@ -344,14 +310,23 @@ class _Scaled(NamedTuple):
 
     depth: FloatArray  # (n,)
     beta: float
-    mass: FloatArray  # (n + 1,)
+    weights: FloatArray  # (n,), e^{-βx}
+    mass: FloatArray  # (n + 1,), their prefix sums: entry k is that of the k first tokens
+
+    @classmethod
+    def of(cls, depth: FloatArray, beta: float, mass: FloatArray) -> _Scaled:
+        weights = depth * -beta
+        np.exp(weights, out=weights)
+        mass[0] = 0
+        # NumPy's own cumsum takes three times as long.
+        torch.cumsum(torch.from_numpy(weights), 0, out=torch.from_numpy(mass[1:]))
+        return cls(depth, beta, weights, mass)
 
     def log_z(self, bounds: IntArray) -> FloatArray:
         return np.log(_over(self.mass, bounds))
 
     def mean(self, bounds: IntArray) -> FloatArray:
-        """E[x] of prefixes and of other sets, exactly."""
-        terms = self.depth * _weights(self.depth, self.beta)
+        terms = self.depth * self.weights
         sums = [terms[a:b].sum() + terms[c:d].sum() for a, b, c, d in bounds]
         return np.array(sums) / _over(self.mass, bounds)
 
@@ -396,10 +371,9 @@ def _eta_cutoff(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArra
 def _typical_p(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArray:
     """A surprisal's distance from the entropy is β·|x - E[x]|, and only prefixes come before."""
     result = np.empty_like(bounds)
-    weights = _weights(scaled.depth, scaled.beta)
     for i, (end, mean) in enumerate(zip(bounds[:, 1], scaled.mean(bounds), strict=True)):
         order = np.argsort(np.abs(scaled.depth[:end] - mean), kind="stable")
-        mass = np.cumsum(weights[order])
+        mass = np.cumsum(scaled.weights[order])
         count = np.searchsorted(mass, value[i] * mass[-1]) + 1
         kept = np.sort(order[:count])
         gap = np.flatnonzero(np.diff(kept) > 1)[:1]
@@ -432,7 +406,7 @@ def _overlaps(
 
 
 def _kl_and_total_variation(
-    row: _Row, mean: FloatArray, sets: _Sets, plan: _Plan
+    depth: FloatArray, mass: FloatArray, mean: FloatArray, sets: _Sets, plan: _Plan
 ) -> tuple[FloatArray, FloatArray]:
     """Both `(S, S)`.
 
@@ -444,15 +418,15 @@ def _kl_and_total_variation(
     crossing = np.where(gap > 0, math.inf, 0)
     slope = plan.beta[first] - plan.beta[second]
     np.divide(gap, slope, out=crossing, where=slope > 0)
-    place = np.searchsorted(row.depth, crossing)
+    place = np.searchsorted(depth, crossing)
     i, j = plan.scale[first], plan.scale[second]
     count, common, ahead_i, ahead_j = np.zeros((4, len(first)))
     for low, high in _overlaps(sets.bounds, first, second, plan):
         until = np.minimum(np.maximum(place, low), high)
         count += high - low
-        common += row.mass[i, high] - row.mass[i, low]
-        ahead_i += row.mass[i, until] - row.mass[i, low]
-        ahead_j += row.mass[j, until] - row.mass[j, low]
+        common += mass[i, high] - mass[i, low]
+        ahead_i += mass[i, until] - mass[i, low]
+        ahead_j += mass[j, until] - mass[j, low]
     # Where q_i is the larger: what only i keeps, and the common tokens before the crossing.
     larger = 1 - common / sets.z[first] + ahead_i / sets.z[first] - ahead_j / sets.z[second]
     total_variation = np.zeros((plan.size, plan.size))
@@ -487,9 +461,9 @@ class _Nodes(NamedTuple):
     largest β. f is analytic but for logarithmic branch points where Im ln(q_i/q_j) = ±π. On the
     Bernstein ellipse that stays within 0.9π, ρ = 22.6 and |f| <= 110·s(x) for every token x of the
     bin, thus interpolation errs by at most 4·110·s·ρ^-7/(ρ-1) < 7e-9·s. Σ s <= 2 and half of the
-    sum counts: less than 1e-8 nats. β·E[x], whose terms are entire, is off by less still. Where a
-    temperature's weights are below e^-40 they no longer matter (vocab·e^-40 < 1e-11), so from there
-    on bins widen in proportion to their depth.
+    sum counts: less than 1e-8 nats (2e-11 in tests). E[x], whose terms are entire, is off by less
+    still, and so is KL in proportion to its size. Where a temperature's weights are below e^-40
+    they no longer matter (vocab·e^-40 < 1e-11), so from there on bins widen with their depth.
 
     Source: Trefethen 2013, *Approximation Theory and Approximation Practice*, theorem 8.2.
     """
@@ -578,7 +552,7 @@ def _js(nodes: _Nodes, sets: _Sets, plan: _Plan) -> FloatArray:
         f *= np.log(f)
         f -= q_log_q[i + 1 :, :until]
         f -= q_log_q[i, :until]
-        # Not `@`, which would start BLAS's threads within ours.
+        # Not `@`: on a busy machine BLAS's threads took 40 times as long.
         total[i, i + 1 :] = np.einsum("jn,n->j", f, nodes.weights[end, :until])
         if typical.any():
             several = np.flatnonzero(typical[i + 1 :] | typical[i])

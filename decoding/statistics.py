@@ -58,13 +58,13 @@ def row_statistics(logits: Tensor, targets: Tensor | None = None) -> RowStatisti
     rows = logits.reshape(-1, logits.shape[-1])
     flat_targets = None if targets is None else targets.reshape(-1)
     block = max(1, BLOCK_BYTES // (4 * rows.shape[-1]))
-    parts = [
-        _block_statistics(
-            rows[start : start + block],
-            None if flat_targets is None else flat_targets[start : start + block],
-        )
-        for start in range(0, max(1, rows.shape[0]), block)
-    ]
+    dtype = torch.promote_types(rows.dtype, torch.float32)
+    buffers = rows.new_empty((2, min(block, len(rows)), rows.shape[-1]), dtype=dtype)
+    parts = []
+    for start in range(0, max(1, len(rows)), block):
+        part = rows[start : start + block]
+        wanted = None if flat_targets is None else flat_targets[start : start + block]
+        parts.append(_block_statistics(part, wanted, *buffers[:, : len(part)]))
     columns = [
         None if column[0] is None else torch.cat(column).reshape(shape)
         for column in zip(*parts, strict=True)
@@ -72,21 +72,29 @@ def row_statistics(logits: Tensor, targets: Tensor | None = None) -> RowStatisti
     return RowStatistics(*columns)  # type: ignore[arg-type]
 
 
-def _block_statistics(logits: Tensor, targets: Tensor | None) -> RowStatistics:
+@torch.no_grad()
+def _block_statistics(
+    logits: Tensor, targets: Tensor | None, probs: Tensor, centred: Tensor
+) -> RowStatistics:
+    """Statistics of a few rows, with two buffers of their shape to work in."""
     z = as_float(logits)
     top = z.amax(-1, keepdim=True)
-    centred = z - top
-    weights = centred.exp()
+    # One fused pass; its sum is a long one in float32, so what the shares add up to is kept apart.
+    torch.softmax(z, -1, out=probs)
+    shares = probs.sum(-1)
+    # The most probable token has centred logit 0.
+    log_total = (shares / probs.amax(-1)).log()
     # e^-1000 is zero even in float64, so this changes no sum; it keeps 0·(-inf) out of them.
-    centred = centred.clamp_(min=-1000)
-    total = weights.sum(-1)
-    mean = torch.linalg.vecdot(weights, centred) / total
-    entropy = (total.log() - mean).clamp_(min=0)
-    variance = torch.linalg.vecdot(weights, (centred - mean.unsqueeze(-1)).square_()) / total
-    log_partition = total.log() + top.squeeze(-1)
+    torch.sub(z, top, out=centred).clamp_(min=-1000)
+    mean = probs.mul_(centred).sum(-1) / shares
+    square = probs.mul_(centred).sum(-1) / shares
+    variance = (square - mean.square()).clamp_(min=0)
+    entropy = (log_total - mean).clamp_(min=0)
     log_prob = rank = None
     if targets is not None:
         chosen = z.gather(-1, targets.long().unsqueeze(-1))
-        log_prob = (chosen - top).squeeze(-1) - total.log()
-        rank = (z > chosen).sum(-1)
-    return RowStatistics(log_partition, mean + top.squeeze(-1), variance, entropy, log_prob, rank)
+        log_prob = (chosen - top).squeeze(-1) - log_total
+        # Booleans are slow to sum; in floats, counts are exact up to 2^24.
+        rank = torch.gt(z, chosen, out=probs).sum(-1).long()
+    top = top.squeeze(-1)
+    return RowStatistics(log_total + top, mean + top, variance, entropy, log_prob, rank)
