@@ -16,6 +16,9 @@ Module map, each name importable from here and loaded on first use:
     windows       which tokens are read together, and which of them are scored
     head          a model in two halves, so that logits come a few rows at a time
     scoring       teacher forcing, every token scored exactly once
+    comparison    many settings from one block of logits
+    grid          grids of settings
+    intervals     error bars of means over dependent observations
     models        load_model, the embedded model
 """
 
@@ -41,10 +44,13 @@ _HOME = {
 
 _MODULES = {
     *_HOME.values(),
+    "comparison",
     "detokenize",
     "encoding",
+    "grid",
     "head",
     "information",
+    "intervals",
     "processors",
     "sampling",
     "truncation",

@@ -7,6 +7,7 @@ part of that, and the head can then be applied to a few rows at a time.
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -14,14 +15,17 @@ from transformers import PreTrainedModel
 
 PROBE_TOKENS = 16
 
+# What the probe found, for each model once.
+_found: WeakKeyDictionary[PreTrainedModel, str | None] = WeakKeyDictionary()
+
 
 class LogitHead:
     """Runs a model's body on whole sequences and its head on any rows of the result.
 
     The configuration's scales and soft-cap of the logits are applied (`logit_scale` of Cohere,
     `logits_scaling` of Granite, `final_logit_softcapping` of Gemma 2). Whether that is all that
-    the model does is tried on a short probe; where it is not, `full_logits` says so, and the
-    hidden states are the model's own logits.
+    the model does is tried on a short probe when a model is first used; where it is not,
+    `full_logits` says so, and the hidden states are the model's own logits.
 
     Args:
         model: a causal language model in evaluation mode.
@@ -44,7 +48,9 @@ class LogitHead:
         self._divisor = getattr(config, "logits_scaling", None)
         self._cap = getattr(config, "final_logit_softcapping", None)
         self.full_logits = None
-        self.full_logits = self._difference(probe[:PROBE_TOKENS].unsqueeze(0))
+        if model not in _found:
+            _found[model] = self._difference(probe[:PROBE_TOKENS].unsqueeze(0))
+        self.full_logits = _found[model]
 
     @torch.inference_mode()
     def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ batch and the context, and neither on the texts' length nor on vocabulary × len
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -24,7 +25,8 @@ from decoding.models import LanguageModel
 from decoding.monitor import NonFiniteLogitsError
 from decoding.windows import Ids, Window, sliding_windows
 
-LOGITS_BYTES = 32 << 20
+# A product with fewer rows at a time is slower: the head's weights are read for each block anew.
+LOGITS_BYTES = 64 << 20
 SORTED_BATCHES = 16
 DEFAULT_CONTEXT = 2048
 
@@ -331,7 +333,8 @@ def _batch(model: PreTrainedModel, head: LogitHead, windows: list[Window]) -> It
         rows = rows[torch.from_numpy(np.concatenate(places)).to(rows.device)]
     targets = torch.from_numpy(np.concatenate([window.targets for window in windows]))
     targets = targets.to(rows.device)
-    step = max(1, LOGITS_BYTES // (4 * model.config.get_text_config().vocab_size))
+    most = max(1, LOGITS_BYTES // (4 * model.config.get_text_config().vocab_size))
+    step = math.ceil(len(rows) / math.ceil(len(rows) / most))
     for begin in range(0, len(rows), step):
         block = slice(begin, begin + step)
         yield LogitBlock(head.logits(rows[block]), targets[block], windows, begin)

@@ -18,7 +18,16 @@ ALLOWED = {
     "decoding_evals": {"decoding", "decoding_evals"},
     "decoding_cli": {"decoding", "decoding_evals", "decoding_cli"},
 }
-PURE = ["settings", "information", "statistics", "truncation", "trace"]
+PURE = [
+    "settings",
+    "grid",
+    "information",
+    "statistics",
+    "truncation",
+    "comparison",
+    "intervals",
+    "trace",
+]
 
 
 def imports(path, *, typing_too=True):
@@ -65,14 +74,25 @@ def test_importing_the_surface_does_not_import_torch(statement):
     assert result.stdout == "False\n"
 
 
-@pytest.mark.parametrize("arguments", ["--help", "--version", "generate --help", "settings greedy"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--help",
+        "--version",
+        "generate --help",
+        "score --help",
+        "perplexity --help",
+        "compare --help",
+        "settings greedy",
+    ],
+)
 def test_the_command_answers_without_torch(arguments):
     script = (
         "import sys; from decoding_cli.app import main\n"
         f"sys.argv = ['decoding', *{arguments.split()!r}]\n"
         "try: main()\n"
         "except SystemExit as e: assert not e.code\n"
-        "assert not {'torch', 'transformers', 'rich', 'numpy'} & set(sys.modules)"
+        "assert not {'torch', 'transformers', 'rich', 'numpy', 'pyarrow', 'scipy', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
 
