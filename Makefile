@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 
-.PHONY: demo test check test-oldest wheel-test picture clean
+.PHONY: demo test check test-oldest wheel-test picture bench peers clean
 
 demo: .venv/.installed
 	$(BIN)/decoding generate "Once upon a time" --temperature 0.8 --top-p 0.95 --color
@@ -29,9 +29,23 @@ wheel-test: .venv/.installed-dev
 	build/wheel/bin/pip install -q -c constraints.txt dist/*.whl
 	cd / && $(CURDIR)/build/wheel/bin/decoding generate "Once upon a time" --seed 1 --max-new-tokens 20
 
-# The picture in the README.
+# The pictures in the README.
 picture: .venv/.installed-dev
+	mkdir -p build
 	$(BIN)/python docs/picture.py
+	printf %s "Once upon a time there was a little dog named Max. He found a rock and ate the moon." \
+	| $(BIN)/decoding score --plot docs/score.png > build/score.txt
+	$(BIN)/decoding compare docs/story.txt --plot docs/compare.png > build/compare.txt
+
+# Speed and memory, into benchmarks/RESULTS.md.
+bench: .venv/.installed-dev
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/comparison.py
+
+# Other tools' figures and speed beside ours, from an environment of their own.
+peers: .venv/.installed-dev .venv-peers/.installed
+	$(BIN)/python benchmarks/peers.py
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -48,5 +62,10 @@ picture: .venv/.installed-dev
 	$(OLDEST)/pip install -q -c constraints-oldest.txt -e '.[dev]'
 	touch $@
 
+.venv-peers/.installed: benchmarks/constraints-peers.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install -q -c benchmarks/constraints-peers.txt torch 'lm-eval[hf]' minicons surprisal evaluate click
+	touch $@
+
 clean:
-	rm -rf .venv .venv-oldest dist build
+	rm -rf .venv .venv-oldest .venv-peers dist build

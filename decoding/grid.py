@@ -47,6 +47,8 @@ def _values(name: str, text: str) -> list[str]:
         return [text.strip()]
     try:
         start, stop, step = (Decimal(bound.strip()) for bound in bounds)
+        if not step.is_finite():
+            raise ValueError
         count = int((stop - start) / step) + 1 if step > 0 else 0
     except (ValueError, ArithmeticError):
         raise ValueError(f"{name} takes start:stop:step, got {text!r}") from None

@@ -1,7 +1,8 @@
 """Error bars of a mean whose observations depend on each other.
 
-The surprisals of neighbouring tokens are not independent, so σ/√n is too small. Sums over documents,
-or over long blocks of a series, are nearly independent; their spread gives an honest error.
+The surprisals of neighbouring tokens are not independent, so σ/√n is too small. Sums over
+documents, or over long blocks of a series, are nearly independent; their spread gives an honest
+error.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def ratio_of_sums(sums: ArrayLike, counts: ArrayLike) -> MeanError:
     total = n.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = x.sum(0) / total
-        spread = ((x - mean * n) ** 2).sum(0) * units / (units - 1) if units > 1 else np.nan
+        spread = ((x - mean * n) ** 2).sum(0) * (units / (units - 1) if units > 1 else np.nan)
         return MeanError(mean, np.sqrt(spread) / total, units)
 
 

@@ -10,13 +10,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 LINES = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
-COMMANDS = [line for line in LINES if not line.startswith("make ")]
+SCRIPTS = [block for kind, block in BLOCKS if kind == "sh" and not block.startswith("make ")]
 SNIPPETS = [block for kind, block in BLOCKS if kind == "python"]
 
 
 def test_every_block_is_of_a_kind_that_is_run():
     assert {kind for kind, _ in BLOCKS} == {"sh", "python"}
-    assert COMMANDS and SNIPPETS
+    assert SCRIPTS and SNIPPETS
 
 
 def test_make_targets_exist():
@@ -27,14 +27,19 @@ def test_make_targets_exist():
     assert mentioned and set(mentioned) <= set(targets)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_command(command, tmp_path):
-    script = f'decoding() {{ "{sys.executable}" -m decoding_cli "$@"; }}\n{command}'
-    result = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout or list(tmp_path.iterdir())
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_commands_of_a_block_in_their_order(script, tmp_path):
+    for command in script.splitlines():
+        before = set(tmp_path.iterdir())
+        function = f'decoding() {{ "{sys.executable}" -m decoding_cli "$@"; }}\n{command}'
+        result = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", function],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert (result.returncode, result.stderr) == (0, ""), command
+        assert result.stdout or set(tmp_path.iterdir()) - before, command
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))

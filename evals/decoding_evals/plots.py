@@ -36,16 +36,21 @@ def check_plot(path: Path | None) -> None:
     """Refuse a plot that could not be written, before any work is done.
 
     Raises:
-        click.UsageError: another suffix.
-        click.ClickException: no matplotlib, or no such folder.
+        click.UsageError: another suffix, or a folder.
+        click.ClickException: no matplotlib, or no such folder, or one that cannot be written.
     """
     if path is None:
         return
     if path.suffix.lower() not in FORMATS:
         *most, last = FORMATS
         raise click.UsageError(f"--plot takes {', '.join(most)} or {last}, got {str(path)!r}")
-    if not path.resolve().parent.is_dir():
+    if path.is_dir():
+        raise click.UsageError(f"--plot {str(path)!r} is a folder")
+    folder = path.resolve().parent
+    if not folder.is_dir():
         raise click.ClickException(f"the folder of {str(path)!r} does not exist")
+    if not os.access(folder, os.W_OK):
+        raise click.ClickException(f"cannot write {str(path)!r}: Permission denied")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -59,12 +64,15 @@ def write_plot(figure: Figure, path: Path) -> None:
     content = io.BytesIO()
     figure.savefig(content, format=path.suffix[1:].lower(), dpi=160)
     handle, name = tempfile.mkstemp(dir=path.resolve().parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "wb") as file:
-        file.write(content.getvalue())
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(name, 0o666 & ~umask)
-    os.replace(name, path.resolve())
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.getvalue())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path.resolve())
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def plot_scores(record: dict[str, Any]) -> Figure:
@@ -77,15 +85,19 @@ def plot_scores(record: dict[str, Any]) -> Figure:
     tokens = record["tokens"]
     readable = len(tokens) <= 60
     figure, axes = _figure(width=max(6.4, 0.2 * len(tokens)) if readable else 10.0)
-    entropy = np.array([token["entropy_nats"] for token in tokens])
-    surprisal = np.array([token["surprisal_nats"] for token in tokens])
+    # None, which is infinite, becomes NaN.
+    entropy = np.array([token["entropy_nats"] for token in tokens], dtype=np.float64)
+    surprisal = np.array([token["surprisal_nats"] for token in tokens], dtype=np.float64)
     places = np.arange(len(tokens))
     if readable:
         axes.fill_between(places, entropy, color=BLUE, alpha=0.25, linewidth=0)
-        axes.plot(places, entropy, color=BLUE, linewidth=1.4, label="entropy: what it expected")
+        axes.plot(
+            places, entropy, color=BLUE, linewidth=1.4, label="entropy: what it expected",
+            marker="_" if len(tokens) == 1 else None,
+        )  # fmt: skip
         axes.plot(places, surprisal, "o", color=ORANGE, markersize=4, label="surprisal: what came")
         labels = [_label(token["text"]) for token in tokens]
-        axes.set_xticks(places, labels, rotation=90, fontsize=8)
+        axes.set_xticks(places, labels, rotation=90, fontsize=8, parse_math=False)
     else:
         span = max(5, len(tokens) // 100)
         mean = np.ones(span) / span
@@ -101,27 +113,31 @@ def plot_scores(record: dict[str, Any]) -> Figure:
         axes.set_xlabel("token")
     axes.set_ylabel("nats")
     axes.set_xlim(-0.5, len(tokens) - 0.5)
-    axes.set_ylim(0, 1.15 * max(1e-3, float(entropy.max()), float(surprisal.max())))
-    name = "standard input" if record["name"] == "-" else Path(record["name"]).name
-    axes.set_title(f"{name}: entropy and surprisal along the text", loc="left")
+    axes.set_ylim(0, 1.15 * float(np.nanmax([*entropy, *surprisal, 1e-3])))
+    name = "standard input" if record["name"] == "-" else _visible(Path(record["name"]).name)
+    title = f"{name}: entropy and surprisal along the text"
+    axes.set_title(title, loc="left", parse_math=False)
     axes.legend(frameon=False, loc="upper left", ncols=2)
     return figure
 
 
 def plot_comparison(record: dict[str, Any]) -> Figure:
-    """Frontier of entropy and coverage, and KL heat map, from the record of `decoding compare`."""
+    """Frontier of entropy and coverage, and KL heat map, from the record of `decoding compare`.
+
+    Settings carry the numbers of the command's tables. The width is that of a page, so that labels
+    stay legible; of more than 60 settings only some have one.
+    """
     from matplotlib.figure import Figure
 
-    size = len(record["settings"])
-    height = max(4.4, 1.6 + 0.22 * size)
-    figure = Figure(figsize=(2 * height + 2.6, height), layout="constrained")
-    frontier, heat = figure.subplots(1, 2)
-    _frontier(frontier, record)
+    heat_height = min(8.0, 2.0 + 0.25 * len(record["settings"]))
+    figure = Figure(figsize=(8.4, 4.0 + heat_height), layout="constrained")
+    frontier, heat = figure.subplots(2, 1, height_ratios=[4.0, heat_height])
     _heat(figure, heat, record)
+    _frontier(figure, frontier, record)
     return figure
 
 
-def _frontier(axes: Axes, record: dict[str, Any]) -> None:
+def _frontier(figure: Figure, axes: Axes, record: dict[str, Any]) -> None:
     """Coverage of the true tokens against entropy; the settings that no other one beats on both."""
     entropy, coverage = record["entropy_nats"], record["coverage"]
     order = sorted(range(len(entropy)), key=lambda i: (entropy[i], -coverage[i]))
@@ -135,19 +151,40 @@ def _frontier(axes: Axes, record: dict[str, Any]) -> None:
     )  # fmt: skip
     colors = [BLUE if index in best else GREY for index in range(len(entropy))]
     axes.scatter(entropy, coverage, color=colors, s=22, zorder=2)
-    few = range(len(entropy)) if len(entropy) <= 12 else best
-    for index in few if len(few) <= 12 else (best[0], best[-1]):
-        axes.annotate(
-            record["settings"][index], (entropy[index], coverage[index]), fontsize=7,
-            xytext=(5, -8), textcoords="offset points",
-        )  # fmt: skip
     axes.set_xlabel("mean entropy of q (nats)")
     axes.set_ylabel("coverage: share of true tokens kept")
-    axes.set_ylim(min(0.98, *coverage) - 0.03, 1.02)
+    axes.set_ylim(min(0.98, *coverage) - 0.03, 1.04)
     axes.margins(x=0.15)
-    axes.set_title(f"{record['model']}: entropy and coverage", loc="left")
+    title = f"{_visible(record['model'])}: entropy and coverage"
+    axes.set_title(title, loc="left", parse_math=False)
     axes.legend(frameon=False, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
+    others = [index for index in order if index not in best]
+    _annotate(figure, axes, record, [best[0], best[-1], *best[1:-1], *others])
+
+
+def _annotate(figure: Figure, axes: Axes, record: dict[str, Any], order: list[int]) -> None:
+    """Names beside points, the first ones first, as far as they do not cover each other."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()  # so that places are known
+    legend = axes.get_legend()
+    taken = [] if legend is None else [legend.get_window_extent(renderer)]
+    for index in order[:60]:
+        point = (record["entropy_nats"][index], record["coverage"][index])
+        for across, up in ((5, -8), (5, 4), (-5, 4), (-5, -8)):
+            name = axes.annotate(
+                f"[{index + 1}] {record['settings'][index]}", point, fontsize=8,
+                xytext=(across, up), textcoords="offset points",
+                ha="left" if across > 0 else "right",
+            )  # fmt: skip
+            box = name.get_window_extent(renderer)
+            inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            name.remove()
 
 
 def _heat(figure: Figure, axes: Axes, record: dict[str, Any]) -> None:
@@ -158,23 +195,27 @@ def _heat(figure: Figure, axes: Axes, record: dict[str, Any]) -> None:
     kl = np.array(record["kl_nats"], dtype=np.float64)  # None becomes NaN
     names = record["settings"]
     colors = colormaps["cividis"].with_extremes(bad="#dddddd")
-    image = axes.imshow(np.ma.masked_invalid(kl), cmap=colors, vmin=0)
-    small = 7 if len(names) <= 24 else 5
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=small)
-    axes.set_yticks(range(len(names)), names, fontsize=small)
+    largest = float(np.nanmax(kl)) or 1.0
+    masked = np.ma.masked_invalid(kl)
+    image = axes.imshow(masked, cmap=colors, vmin=0, vmax=largest, aspect="auto")
+    shown = range(0, len(names), -(-len(names) // 60))
+    small = 8 if len(names) <= 30 else 6
+    numbers = [f"[{index + 1}]" for index in shown]
+    upright = 90 if len(names) > 20 else 0
+    axes.set_xticks(shown, numbers, rotation=upright, fontsize=small)
+    axes.set_yticks(shown, [f"[{i + 1}] {names[i]}" for i in shown], fontsize=small)
     axes.set_xlabel("to setting j")
     axes.set_ylabel("from setting i")
     axes.set_title("mean KL(q_i‖q_j) in nats; grey: infinite", loc="left")
     if len(names) <= 12:
-        half = np.nanmax(kl) / 2
         for (row, column), value in np.ndenumerate(kl):
             text = "∞" if np.isnan(value) else f"{value:.2f}"
-            dark = np.isnan(value) or value > half
+            dark = np.isnan(value) or value > largest / 2
             axes.text(
-                column, row, text, ha="center", va="center", fontsize=6,
+                column, row, text, ha="center", va="center", fontsize=8,
                 color="black" if dark else "white",
             )  # fmt: skip
-    figure.colorbar(image, ax=axes, label="nats", shrink=0.8)
+    figure.colorbar(image, ax=axes, label="nats")
 
 
 def _figure(width: float) -> tuple[Figure, Axes]:
@@ -187,6 +228,14 @@ def _figure(width: float) -> tuple[Figure, Axes]:
 
 
 def _label(text: str) -> str:
-    """A token's text for an axis: visible, and no mathematics to matplotlib."""
-    visible = repr(text)[1:-1].replace(" ", "\N{OPEN BOX}")
-    return visible.replace("$", r"\$")
+    """A token's text for an axis: visible, and not too long."""
+    label = _visible(repr(text)[1:-1].replace(" ", "\N{OPEN BOX}"))
+    return label if len(label) <= 24 else f"{label[:23]}…"
+
+
+def _visible(text: str) -> str:
+    """Text with what the font cannot draw spelt out, as in `\\u65e5`."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    font = get_font(findfont(FontProperties()))
+    return "".join(c if font.get_char_index(ord(c)) else ascii(c)[1:-1] for c in text)

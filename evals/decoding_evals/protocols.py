@@ -307,7 +307,7 @@ def _joined(documents: Iterable[Document], separator: str) -> Iterator[str]:
 
 def _without_last_newline(pieces: Iterable[str]) -> Iterator[str]:
     held = ""
-    for piece in pieces:
+    for piece in filter(None, pieces):
         yield held
         held = piece
     yield held.removesuffix("\n")
