@@ -17,6 +17,7 @@ Module map, each name importable from here and loaded on first use:
     head          a model in two halves, so that logits come a few rows at a time
     scoring       teacher forcing, every token scored exactly once
     comparison    many settings from one block of logits
+    quadrature    sums over the tokens of a row from a few nodes
     grid          grids of settings
     intervals     error bars of means over dependent observations
     models        load_model, the embedded model
@@ -52,6 +53,7 @@ _MODULES = {
     "information",
     "intervals",
     "processors",
+    "quadrature",
     "sampling",
     "truncation",
     "windows",

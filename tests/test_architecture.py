@@ -27,6 +27,7 @@ PURE = [
     "truncation",
     "comparison",
     "intervals",
+    "quadrature",
     "trace",
 ]
 
