@@ -28,9 +28,9 @@ class Nodes(NamedTuple):
     on the same nodes.
 
     The error, for the f of `comparison._js` with s = q_i + q_j: bins are so narrow that βh <= ½ for
-    the largest β. f is analytic but for logarithmic branch points where Im ln(q_i/q_j) = ±π. On
-    the Bernstein ellipse that stays within 0.9π, ρ = 22.6 and |f| <= 110·s(x) for every token x of
-    the bin, thus interpolation errs by at most 4·110·s·ρ^-7/(ρ-1) < 7e-9·s. Σ s <= 2 and half of the
+    the largest β. f is analytic but for logarithmic branch points where Im ln(q_i/q_j) = ±π. On the
+    Bernstein ellipse that stays within 0.9π, ρ = 22.6 and |f| <= 110·s(x) for every token x of the
+    bin, thus interpolation errs by at most 4·110·s·ρ^-7/(ρ-1) < 7e-9·s. Σ s <= 2 and half of the
     sum counts: less than 1e-8 nats (2e-11 in tests). E[x], whose terms are entire, is off by less
     still, and so is KL in proportion to its size. Where a temperature's weights are below e^-40
     they no longer matter (vocab·e^-40 < 1e-11), so from there on bins widen with their depth.

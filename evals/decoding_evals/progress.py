@@ -25,17 +25,12 @@ class ScoringProgress:
             columns = (SpinnerColumn(), TextColumn("{task.description}"))
             self._bar = Progress(*columns, console=console(False, stderr=True), transient=True)
             self._task = self._bar.add_task("loading the first texts")
-        self._started: float | None = None
 
     def __call__(self, tokens: int, nll_nats: float) -> None:
         """Show the number of scored tokens and the perplexity of their mean surprisal."""
         if self._bar is None:
             return
-        # The first call comes after the first batch, whose time is not known.
-        now = time.monotonic()
-        if self._started is None:
-            self._started, self._first = now, tokens
-        speed = (tokens - self._first) / max(1e-3, now - self._started)
+        speed = tokens / (time.monotonic() - self._started)
         perplexity = math.exp(min(709.0, nll_nats))
         self._bar.update(
             self._task,
@@ -43,6 +38,7 @@ class ScoringProgress:
         )
 
     def __enter__(self) -> ScoringProgress:
+        self._started = time.monotonic()
         if self._bar is not None:
             self._bar.start()
         return self
