@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -14,11 +13,11 @@ import click
 
 from decoding_cli.prompts import read_prompts
 from decoding_evals.options import (
-    model_option,
-    quiet_transformers,
+    model_options,
+    output_options,
+    read_model,
     read_setting,
     setting_options,
-    trust_option,
 )
 from decoding_evals.output import Interrupted, RecordFile, to_json
 from decoding_evals.rows import is_utf8
@@ -36,14 +35,7 @@ if TYPE_CHECKING:
     help="Prompts from a file: .txt, one a line, or .jsonl, .json, .csv, .parquet, one a row.",
 )
 @click.option("--column", metavar="NAME", help="Column of the prompts.  [default: prompt]")
-@model_option("A hub name, a local folder, or the embedded model.")
-@click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, …  [default: cuda if any]")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="[default: float32 on a CPU, else the checkpoint's own]",
-)
-@trust_option
+@model_options
 @setting_options
 @click.option(
     "--max-new-tokens", type=click.IntRange(min=1), default=200, show_default=True, metavar="N"
@@ -85,22 +77,12 @@ if TYPE_CHECKING:
     help="Add each token's K runners-up and their probabilities to the records.",
 )
 @click.option("--chat", is_flag=True, help="Put each prompt into the model's chat template.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per sequence, one a line.")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write the records to FILE (.jsonl, .json, .csv, .parquet) instead.",
-)
+@output_options
 @click.option("--color/--no-color", default=None, help="Shade tokens by entropy.  [default: auto]")
 def generate(
     prompts: tuple[str, ...],
     prompts_file: Path | None,
     column: str | None,
-    model: str,
-    device: str | None,
-    dtype: str | None,
-    trust_remote_code: bool,
     setting: str,
     max_new_tokens: int,
     num_samples: int,
@@ -113,14 +95,14 @@ def generate(
     as_json: bool,
     output: Path | None,
     color: bool | None,
-    **flags: Any,
+    **options: Any,
 ) -> None:
     """Continue each PROMPT, shading every token by how unsure the model was.
 
     Without PROMPT and --prompts-file, prompts are read from standard input, one a line. On a
     terminal the text streams; in a pipe it is text alone, or JSON Lines with --json.
     """
-    settings = read_setting(setting, flags)
+    settings = read_setting(setting, options)
     try:
         settings.generate_kwargs(num_beams)
     except ValueError as error:
@@ -131,20 +113,17 @@ def generate(
         raise click.UsageError("--stop needs a text, not empty, in UTF-8")
     texts = read_prompts(prompts, prompts_file, column)
     if color is None:
-        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-        color = sys.stdout.isatty() and not plain
+        from decoding_evals.terminal import wants_color
+
+        color = wants_color()
     on_screen = (sys.stdout.isatty() or color) and not as_json and output is None
     streaming = on_screen and num_beams == 1 and batch_size in (None, 1)
 
     with ExitStack() as stack:
         file = stack.enter_context(RecordFile(output)) if output is not None else None
-        quiet_transformers()
+        language_model = read_model(options)
         from decoding.generation import generate as generate_texts
-        from decoding.models import load_model
 
-        language_model = load_model(
-            model, device=device, dtype=dtype, trust_remote_code=trust_remote_code
-        )
         screen = _Screen(texts, color, streaming) if on_screen else None
         progress = _Progress(len(texts) * num_samples)
         if progress.total > 1 and sys.stderr.isatty() and not sys.stdout.isatty() and not streaming:

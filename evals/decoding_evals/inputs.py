@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import click
 
+from decoding_evals.options import stacked
 from decoding_evals.rows import (
     FORMATS,
     Rows,
@@ -21,8 +22,6 @@ from decoding_evals.rows import (
     listed,
     readable,
 )
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 STANDARD_INPUT = Path("-")
 # What is taken from a folder. Not .json: beside data it mostly holds something else.
@@ -187,27 +186,18 @@ class Inputs:
         return next(filter(None, problems), None) or Prompted(name, prompt, tuple(choices))
 
 
-def input_options(command: Command) -> Command:
-    """`FILES` and the options that say which texts to take; for `Inputs.from_options`."""
-    for decorate in reversed(
-        (
-            click.argument(
-                "files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILES]..."
-            ),
-            click.option("--column", metavar="NAME", help="Column of the texts.  [default: text]"),
-            click.option(
-                "--dataset",
-                metavar="NAME[:CONFIG][:SPLIT]",
-                help="A data set instead of FILES: a hub name or a folder.  "
-                "[default split: the only one, or test]",
-            ),
-            click.option(
-                "--skip-bad-rows", is_flag=True, help="Count broken rows instead of stopping."
-            ),
-        )
-    ):
-        command = decorate(command)
-    return command
+# What `Inputs.from_options` takes.
+input_options = stacked(
+    click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILES]..."),
+    click.option("--column", metavar="NAME", help="Column of the texts.  [default: text]"),
+    click.option(
+        "--dataset",
+        metavar="NAME[:CONFIG][:SPLIT]",
+        help="A data set instead of FILES: a hub name or a folder.  "
+        "[default split: the only one, or test]",
+    ),
+    click.option("--skip-bad-rows", is_flag=True, help="Count broken rows instead of stopping."),
+)
 
 
 def _sources(path: Path) -> list[Rows | Path]:

@@ -25,17 +25,15 @@ FLAGS = {
 }
 
 
-def model_option(required_help: str) -> Callable[[Command], Command]:
-    """`--model`, with the embedded model as its default."""
-    return click.option(
-        "--model",
-        default="builtin:stories",
-        show_default=True,
-        envvar="DECODING_MODEL",
-        show_envvar=True,
-        metavar="NAME|FOLDER",
-        help=required_help,
-    )
+def stacked(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, in the order in which help lists them."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 trust_option = click.option(
@@ -43,27 +41,28 @@ trust_option = click.option(
 )
 
 
-def setting_options(command: Command) -> Command:
-    """`--setting` and one flag for each of its common fields."""
-    for name, (kind, metavar, text) in reversed(FLAGS.items()):
-        option = f"--{name.replace('_', '-')}"
-        command = click.option(option, type=kind, metavar=metavar, help=text)(command)
-    return click.option(
+setting_options = stacked(
+    click.option(
         "--setting",
         default="raw",
         show_default=True,
         metavar="SPEC",
         help='Decoding setting, as in "temperature=0.7,top_p=0.9"; flags override its fields.',
-    )(command)
+    ),
+    *(
+        click.option(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text)
+        for name, (kind, metavar, text) in FLAGS.items()
+    ),
+)
 
 
 def read_setting(spec: str, flags: dict[str, Any]) -> DecodingSettings:
-    """The setting of `--setting` with the given flags on top.
+    """The setting of `--setting` with the given flags on top; other options are none of its.
 
     Raises:
         click.UsageError: a field is unknown or out of its range.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {name: flags[name] for name in FLAGS if flags.get(name) is not None}
     try:
         return replace(DecodingSettings.parse(spec), **given)
     except ValueError as error:
@@ -85,24 +84,25 @@ def quiet_transformers() -> None:
     warnings.simplefilter("ignore")
 
 
-def model_options(command: Command) -> Command:
-    """`--model` and how it is loaded; what `read_model` takes."""
-    for decorate in reversed(
-        (
-            model_option("A hub name, a local folder, or the embedded model."),
-            click.option(
-                "--device", metavar="DEVICE", help="cpu, cuda, cuda:1, …  [default: cuda if any]"
-            ),
-            click.option(
-                "--dtype",
-                type=click.Choice(["float32", "bfloat16", "float16"]),
-                help="[default: float32 on a CPU, else the checkpoint's own]",
-            ),
-            trust_option,
-        )
-    ):
-        command = decorate(command)
-    return command
+# What `read_model` takes.
+model_options = stacked(
+    click.option(
+        "--model",
+        default="builtin:stories",
+        show_default=True,
+        envvar="DECODING_MODEL",
+        show_envvar=True,
+        metavar="NAME|FOLDER",
+        help="A hub name, a local folder, or the embedded model.",
+    ),
+    click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, …  [default: cuda if any]"),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "bfloat16", "float16"]),
+        help="[default: float32 on a CPU, else the checkpoint's own]",
+    ),
+    trust_option,
+)
 
 
 def read_model(options: dict[str, Any], name: str | None = None) -> LanguageModel:
@@ -123,51 +123,44 @@ def read_model(options: dict[str, Any], name: str | None = None) -> LanguageMode
     )
 
 
-def scoring_options(command: Command) -> Command:
-    """How texts are read: context, stride, BOS, batch."""
-    for decorate in reversed(
-        (
-            click.option(
-                "--context",
-                type=click.IntRange(min=1),
-                metavar="N",
-                help="Tokens that the model reads at a time.  [default: all its positions, "
-                "at most 2,048]",
-            ),
-            click.option(
-                "--stride",
-                type=click.IntRange(min=1),
-                metavar="N",
-                help="Tokens between such readings; fewer give longer contexts and take longer.  "
-                "[default: half the context]",
-            ),
-            click.option(
-                "--bos",
-                type=click.Choice(["auto", "always", "never"]),
-                default="auto",
-                show_default=True,
-                help="BOS (or EOS) in front of each document; auto: unless it is there already.",
-            ),
-            click.option(
-                "--batch-size",
-                type=click.IntRange(min=1),
-                default=8,
-                show_default=True,
-                metavar="N",
-                help="Readings that run together.",
-            ),
-        )
-    ):
-        command = decorate(command)
-    return command
+# How texts are read.
+scoring_options = stacked(
+    click.option(
+        "--context",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Tokens that the model reads at a time.  [default: all its positions, at most 2,048]",
+    ),
+    click.option(
+        "--stride",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Tokens between such readings; fewer give longer contexts and take longer.  "
+        "[default: half the context]",
+    ),
+    click.option(
+        "--bos",
+        type=click.Choice(["auto", "always", "never"]),
+        default="auto",
+        show_default=True,
+        help="BOS (or EOS) in front of each document; auto: unless it is there already.",
+    ),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        default=8,
+        show_default=True,
+        metavar="N",
+        help="Readings that run together.",
+    ),
+)
 
-
-def output_options(command: Command) -> Command:
-    """`--json` and `--output`."""
-    command = click.option(
+output_options = stacked(
+    click.option("--json", "as_json", is_flag=True, help="JSON, one object a line."),
+    click.option(
         "--output",
         type=click.Path(path_type=Path),
         metavar="FILE",
         help="Write the records to FILE (.jsonl, .json, .csv, .parquet) instead.",
-    )(command)
-    return click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")(command)
+    ),
+)
