@@ -102,10 +102,11 @@ class LogitHead:
             return f"its head cannot be applied to its body's output ({error})"
         if halves.shape != whole.shape:
             return f"body and head give logits of shape {tuple(halves.shape)}"
-        # The same products of the same numbers: at most the last bit may differ.
-        difference = halves.float() - whole.float()
-        tolerance = torch.finfo(whole.dtype).eps * torch.linalg.vector_norm(whole.float())
-        if bool(torch.linalg.vector_norm(difference) <= tolerance):
+        # The same products of the same numbers: at most the last bits may differ. The scale is that
+        # of the halves, because the model may mask logits with values of any size.
+        scale = torch.linalg.vector_norm(halves.double())
+        difference = torch.where(halves == whole, 0, halves.double() - whole.double()).abs()
+        if bool(torch.linalg.vector_norm(difference) <= torch.finfo(whole.dtype).eps * scale):
             return None
-        largest = float(difference.abs().max())
+        largest = float(difference.max())
         return f"body and head differ from the model by {largest:.2g} in a logit"

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 
 import pytest
 import torch
@@ -199,3 +200,15 @@ def test_a_model_in_training_mode_is_refused(toy_gpt2):
     model = copy.deepcopy(toy_gpt2).train()
     with pytest.raises(ValueError, match=r"evaluation mode: call model\.eval\(\)"):
         LogitHead(model, torch.tensor([3]))
+
+
+@pytest.mark.parametrize("value", [-math.inf, torch.finfo(torch.float32).min, -1e30, -1e4])
+def test_a_model_that_masks_a_logit_is_not_its_halves(toy_llama, value):
+    def mask(step, logits):
+        logits = logits.clone()
+        logits[..., 7] = value
+        return logits
+
+    model = editing(toy_llama, mask)
+    head = LogitHead(model, some_ids(9) % 17)
+    assert head.full_logits is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -30,8 +31,9 @@ _BY_PAIR = ("kl", "kl_finite", "js", "total_variation")
 class SettingsComparison:
     """S settings on one text: means over its scored tokens, each with its standard error.
 
-    Errors come from blocks of consecutive tokens; those of a pair are paired, since both settings
-    see the same tokens.
+    Errors come from blocks of tokens in the order in which they are read: of one document,
+    consecutive ones; of several, those of documents of like length stand together. Errors of a pair
+    are paired, since both settings see the same tokens.
     """
 
     model: str
@@ -127,7 +129,7 @@ def compare(
 ) -> SettingsComparison:
     """Compare any number of settings on the same text.
 
-    Memory holds about `1000·S²` bytes for the errors of the pairs of S settings.
+    Memory holds about `2000·S²` bytes for the errors of the pairs of S settings.
 
     Args:
         language_model: from `load_model`.
@@ -149,9 +151,9 @@ def compare(
     chosen = tuple(settings)
     if not 1 <= len(chosen) <= MOST_SETTINGS:
         raise ValueError(f"settings must be 1 to {MOST_SETTINGS}, got {len(chosen)}")
-    repeated = next((str(s) for s in chosen if chosen.count(s) > 1), None)
-    if repeated is not None:
-        raise ValueError(f"settings must differ, got {repeated!r} twice")
+    [(most, times)] = Counter(chosen).most_common(1)
+    if times > 1:
+        raise ValueError(f"settings must differ, got {str(most)!r} twice")
     run = TeacherForcing(
         language_model, context_length=context, stride=stride, bos=bos, batch_size=batch_size
     )

@@ -35,7 +35,8 @@ _COLUMNS = ("nll_a", "nll_b", "kl_ab", "kl_ba", "delta_p", "delta_p_squared", "s
 class ModelsComparison:
     """Model A, the reference, and model B on the same tokens.
 
-    Errors come from blocks of consecutive tokens, and are paired where both models enter.
+    Errors come from blocks of tokens in the order in which they are read, as for
+    `SettingsComparison`, and are paired where both models enter.
     """
 
     model_a: str
@@ -52,7 +53,7 @@ class ModelsComparison:
     """Mean KL(p_A‖p_B), nats."""
     kl_ba: MeanError
     kl_percentiles: dict[str, float]
-    """Of KL(p_A‖p_B) over tokens, nats, `max` included."""
+    """Of KL(p_A‖p_B) over tokens, nats, `min` and `max` included."""
     delta_p: MeanError
     """Mean of p_B(token) - p_A(token), in [-1, 1]."""
     delta_p_rms: float
@@ -64,29 +65,32 @@ class ModelsComparison:
     complete: bool
 
     def record(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        ratio = math.exp(float(self.nll_difference.mean))
-        low, high = (float(bound) for bound in self.nll_difference.interval())
+        """Plain values for JSON; what is infinite or unknown is None."""
+        interval = [_exp(bound) for bound in self.nll_difference.interval()]
         return {
             "models": [self.model_a, self.model_b],
             "perplexity": [_exp(self.nll_a.mean), _exp(self.nll_b.mean)],
-            "nll_nats": [float(self.nll_a.mean), float(self.nll_b.mean)],
-            "nll_standard_error": [_error(self.nll_a), _error(self.nll_b)],
-            "nll_difference_nats": float(self.nll_difference.mean),
-            "nll_difference_standard_error": _error(self.nll_difference),
-            "perplexity_ratio": ratio,
-            "perplexity_ratio_confidence_interval": None
-            if math.isnan(low)
-            else [math.exp(low), math.exp(high)],
-            "kl_nats": [float(self.kl_ab.mean), float(self.kl_ba.mean)],
-            "kl_standard_error": [_error(self.kl_ab), _error(self.kl_ba)],
-            "kl_percentiles_nats": self.kl_percentiles,
+            "nll_nats": [_finite(self.nll_a.mean), _finite(self.nll_b.mean)],
+            "nll_standard_error": [
+                _finite(self.nll_a.standard_error),
+                _finite(self.nll_b.standard_error),
+            ],
+            "nll_difference_nats": _finite(self.nll_difference.mean),
+            "nll_difference_standard_error": _finite(self.nll_difference.standard_error),
+            "perplexity_ratio": _exp(self.nll_difference.mean),
+            "perplexity_ratio_confidence_interval": None if None in interval else interval,
+            "kl_nats": [_finite(self.kl_ab.mean), _finite(self.kl_ba.mean)],
+            "kl_standard_error": [
+                _finite(self.kl_ab.standard_error),
+                _finite(self.kl_ba.standard_error),
+            ],
+            "kl_percentiles_nats": {q: _finite(kl) for q, kl in self.kl_percentiles.items()},
             "delta_p": float(self.delta_p.mean),
-            "delta_p_standard_error": _error(self.delta_p),
+            "delta_p_standard_error": _finite(self.delta_p.standard_error),
             "delta_p_rms": self.delta_p_rms,
             "delta_p_percentiles": self.delta_p_percentiles,
             "same_top_share": float(self.same_top.mean),
-            "same_top_standard_error": _error(self.same_top),
+            "same_top_standard_error": _finite(self.same_top.standard_error),
             "error_unit": "blocks",
             "units": self.nll_a.units,
             "block_length": self.block_length,
@@ -173,6 +177,8 @@ def compare_models(
             f"nothing to score: {run.account.documents} documents with {run.account.tokens} tokens"
         )
     sums, counts = blocks.sums()
+    with np.errstate(invalid="ignore"):  # both may be infinite
+        difference = ratio_of_sums(sums[:, 1] - sums[:, 0], counts)
     by_name = {name: ratio_of_sums(sums[:, place], counts) for place, name in enumerate(_COLUMNS)}
     return ModelsComparison(
         model_a=model_a.name,
@@ -182,7 +188,7 @@ def compare_models(
         bos=None if run.bos_id is None else run.tokenizer.convert_ids_to_tokens(run.bos_id),
         nll_a=by_name["nll_a"],
         nll_b=by_name["nll_b"],
-        nll_difference=ratio_of_sums(sums[:, 1] - sums[:, 0], counts),
+        nll_difference=difference,
         kl_ab=by_name["kl_ab"],
         kl_ba=by_name["kl_ba"],
         kl_percentiles=_percentiles(kls),
@@ -242,13 +248,14 @@ def _columns(a: Tensor, b: Tensor, targets: Tensor) -> NDArray[np.float64]:
 
 
 def _percentiles(values: array[float]) -> dict[str, float]:
-    figures = np.percentile(np.array(values, dtype=np.float64), PERCENTILES)
+    with np.errstate(invalid="ignore"):  # of infinite values
+        figures = np.percentile(np.array(values, dtype=np.float64), PERCENTILES)
     named = {f"{q:g}": float(value) for q, value in zip(PERCENTILES, figures, strict=True)}
     return {"min": min(values), **named, "max": max(values)}
 
 
-def _error(value: MeanError) -> float | None:
-    return None if np.isnan(value.standard_error) else float(value.standard_error)
+def _finite(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _exp(value: Any) -> float | None:

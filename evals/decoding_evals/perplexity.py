@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from decoding.encoding import Segment
 from decoding.intervals import BlockSums, ratio_of_sums
 from decoding.models import LanguageModel
 from decoding.scoring import Account, Document, as_document
 from decoding.statistics import row_statistics
+from decoding.windows import Window
 from decoding_evals.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ class PerplexityResult:
     """Mean surprisal per scored token, as the protocol averages."""
     mean_entropy_nats: float
     words: int | None
+    """Of the text that was scored, as the protocol counts it; None where it does not."""
     bytes: int | None
     standard_error: float | None
     """Of `nll_nats`, from documents or blocks; None where there are fewer than two."""
@@ -49,8 +53,8 @@ class PerplexityResult:
     units: int
     block_length: int | None
     """Consecutive tokens in a block."""
-    confidence_interval: tuple[float, float] | None
-    """Of the perplexity, 95 %."""
+    confidence_interval: tuple[float | None, float | None] | None
+    """Of the perplexity, 95 %; None for a bound beyond the largest double."""
     account: Account
     full_logits: str | None
     complete: bool
@@ -59,6 +63,8 @@ class PerplexityResult:
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what has no finite value is None."""
         nll, tokens = self.nll_nats, self.account.tokens_scored
+        per_byte = nll * tokens / self.bytes if self.bytes else math.nan
+        per_word = nll * tokens / self.words if self.words else math.nan
         values = {
             name: value for name, value in vars(self).items() if name not in ("account", "nll_nats")
         }
@@ -69,11 +75,11 @@ class PerplexityResult:
             ratio = self.standard_error / self.naive_standard_error
         return {
             "perplexity": _exp(nll),
-            "nll_nats": nll,
-            "bits_per_token": nll / math.log(2),
-            "bits_per_byte": nll * tokens / self.bytes / math.log(2) if self.bytes else None,
-            "word_perplexity": _exp(nll * tokens / self.words) if self.words else None,
-            "byte_perplexity": _exp(nll * tokens / self.bytes) if self.bytes else None,
+            "nll_nats": _finite(nll),
+            "bits_per_token": _finite(nll / math.log(2)),
+            "bits_per_byte": _finite(per_byte / math.log(2)),
+            "word_perplexity": _exp(per_word),
+            "byte_perplexity": _exp(per_byte),
             **values,
             "standard_error_ratio": ratio,
             **asdict(self.account),
@@ -96,7 +102,7 @@ def perplexity(
 
     Args:
         language_model: from `load_model`.
-        documents: texts, or `Document`s; taken lazily.
+        documents: texts, or `Document`s, whose prompts are context only; taken lazily.
         protocol: `default`, or the rules of a tool: `huggingface`, `lm-eval`, `llama.cpp`,
             `gpt2-paper`; see `decoding_evals.protocols`.
         context: tokens that a window reads; default by protocol.
@@ -111,7 +117,8 @@ def perplexity(
         The result; of what was scored until then where Ctrl-C ends it early.
 
     Raises:
-        ValueError: an argument is outside its range, or there is no token to score.
+        ValueError: an argument is outside its range, a document has a prompt under another
+            protocol than `default`, or there is no token to score.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
@@ -125,15 +132,17 @@ def perplexity(
     arguments: Any = {name: value for name, value in given.items() if value is not None}
     run = rules(language_model, batch_size=batch_size, **arguments)
 
-    prepared = run.prepared(map(as_document, documents))
+    prepared = run.prepared(_checked(documents, protocol))
+    texts = _Texts()
     sums, counts = array("d"), array("q")  # by document
     blocks = BlockSums()
     weighted = weights = total = squares = entropy = 0.0
     document = end = -1
     complete = True
     try:
-        for window, columns in run.scan(prepared, _measured, run.count_text):
+        for window, columns in run.scan(prepared, _measured, texts.add):
             surprisal = columns["surprisal"]
+            run.count_text(window.document, texts.of(window))
             if window.document != document:
                 document, end = window.document, 0
                 sums.append(0.0)
@@ -155,6 +164,7 @@ def perplexity(
         if not blocks.count:
             raise
         run.account.stop(blocks.count)
+    run.finish(complete)
     tokens = blocks.count
     if not tokens:
         raise ValueError(
@@ -164,9 +174,12 @@ def perplexity(
         raise ValueError(f"protocol {protocol} gives every window weight zero at this stride")
     by_document = errors == "documents" or (errors == "auto" and len(sums) >= FEW_DOCUMENTS)
     error = ratio_of_sums(sums, counts) if by_document else ratio_of_sums(*blocks.sums())
-    nll = weighted / weights
+    nll = float(weighted / weights)
     low, high = (nll + float(bound) - float(error.mean) for bound in error.interval())
-    variance = max(0.0, squares / tokens - (total / tokens) ** 2)
+    naive = None
+    if tokens > 1 and math.isfinite(squares):
+        variance = max(0.0, squares / tokens - (total / tokens) ** 2)
+        naive = math.sqrt(variance / (tokens - 1))
     return PerplexityResult(
         model=language_model.name,
         protocol=protocol,
@@ -176,19 +189,55 @@ def perplexity(
         stride=run.stride,
         bos=None if run.bos_id is None else run.tokenizer.convert_ids_to_tokens(run.bos_id),
         nll_nats=nll,
-        mean_entropy_nats=entropy / tokens,
+        mean_entropy_nats=float(entropy / tokens),
         words=run.words,
         bytes=run.bytes,
         standard_error=_finite(float(error.standard_error)),
-        naive_standard_error=math.sqrt(variance / (tokens - 1)) if tokens > 1 else None,
+        naive_standard_error=naive,
         error_unit="documents" if by_document else "blocks",
         units=error.units,
         block_length=None if by_document else blocks.length,
-        confidence_interval=None if math.isnan(low) else (math.exp(low), math.exp(high)),
+        confidence_interval=None if math.isnan(low) else (_exp(low), _exp(high)),
         account=run.account,
         full_logits=run.full_logits,
         complete=complete,
     )
+
+
+def _checked(documents: Iterable[str | Document], protocol: str) -> Iterator[Document]:
+    for document in map(as_document, documents):
+        if document.prompt and protocol != "default":
+            raise ValueError(f"documents must have no prompts under protocol {protocol}")
+        yield document
+
+
+class _Texts:
+    """The text of each window's targets, from the stretches that are encoded and not yet scored."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[int, int, Segment]] = deque()
+        self._document = self._tokens = -1
+
+    def add(self, document: int, segment: Segment) -> None:
+        """Take the next stretch of a document."""
+        if document != self._document:
+            self._document, self._tokens = document, 0
+        self._waiting.append((document, self._tokens, segment))
+        self._tokens += len(segment.ids)
+
+    def of(self, window: Window) -> str:
+        """The text of a window's targets; windows come in the order of the stretches."""
+        parts = []
+        while self._waiting and self._waiting[0][0] <= window.document:
+            document, first, segment = self._waiting[0]
+            if document == window.document:
+                stops = (window.start - first, min(window.end - first, len(segment.ids)))
+                begin, end = (segment.ends[i - 1] - segment.start if i > 0 else 0 for i in stops)
+                parts.append(segment.text[begin:end])
+                if first + len(segment.ids) > window.end:
+                    break
+            self._waiting.popleft()
+        return "".join(parts)
 
 
 def _measured(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import io
 import os
 import tempfile
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -84,7 +85,7 @@ def plot_scores(record: dict[str, Any]) -> Figure:
 
     tokens = record["tokens"]
     readable = len(tokens) <= 60
-    figure, axes = _figure(width=max(6.4, 0.2 * len(tokens)) if readable else 10.0)
+    figure, axes = _figure(width=min(9.0, max(6.4, 0.2 * len(tokens))))
     # None, which is infinite, becomes NaN.
     entropy = np.array([token["entropy_nats"] for token in tokens], dtype=np.float64)
     surprisal = np.array([token["surprisal_nats"] for token in tokens], dtype=np.float64)
@@ -97,7 +98,7 @@ def plot_scores(record: dict[str, Any]) -> Figure:
         )  # fmt: skip
         axes.plot(places, surprisal, "o", color=ORANGE, markersize=4, label="surprisal: what came")
         labels = [_label(token["text"]) for token in tokens]
-        axes.set_xticks(places, labels, rotation=90, fontsize=8, parse_math=False)
+        axes.set_xticks(places, labels, rotation=90, fontsize=7, parse_math=False)
     else:
         span = max(5, len(tokens) // 100)
         mean = np.ones(span) / span
@@ -112,10 +113,10 @@ def plot_scores(record: dict[str, Any]) -> Figure:
             axes.plot(middle, line, dashes, color=color, linewidth=1.6, label=label)
         axes.set_xlabel("token")
     axes.set_ylabel("nats")
-    axes.set_xlim(-0.5, len(tokens) - 0.5)
+    axes.set_xlim(-0.5, max(1, len(tokens)) - 0.5)
     axes.set_ylim(0, 1.15 * float(np.nanmax([*entropy, *surprisal, 1e-3])))
-    name = "standard input" if record["name"] == "-" else _visible(Path(record["name"]).name)
-    title = f"{name}: entropy and surprisal along the text"
+    name = "standard input" if record["name"] == "-" else Path(record["name"]).name
+    title = f"{_short(_visible(name), 30)}: entropy and surprisal along the text"
     axes.set_title(title, loc="left", parse_math=False)
     axes.legend(frameon=False, loc="upper left", ncols=2)
     return figure
@@ -155,28 +156,37 @@ def _frontier(figure: Figure, axes: Axes, record: dict[str, Any]) -> None:
     axes.set_ylabel("coverage: share of true tokens kept")
     axes.set_ylim(min(0.98, *coverage) - 0.03, 1.04)
     axes.margins(x=0.15)
-    title = f"{_visible(record['model'])}: entropy and coverage"
-    axes.set_title(title, loc="left", parse_math=False)
-    axes.legend(frameon=False, loc="lower right")
+    title = f"{_short(_visible(record['model']), 40)}: entropy and coverage"
+    axes.set_title(title, loc="left", pad=22, parse_math=False)
+    # Under the title, where there are no points.
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     axes.spines[["top", "right"]].set_visible(False)
-    others = [index for index in order if index not in best]
-    _annotate(figure, axes, record, [best[0], best[-1], *best[1:-1], *others])
+    named = [best[0], best[-1], *best, *(order if len(order) <= 60 else [])]
+    _annotate(figure, axes, record, list(dict.fromkeys(named))[:60])
 
 
 def _annotate(figure: Figure, axes: Axes, record: dict[str, Any], order: list[int]) -> None:
-    """Names beside points, the first ones first, as far as they do not cover each other."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """Names beside points, the first ones first, as far as they cover nothing.
 
-    renderer = FigureCanvasAgg(figure).get_renderer()
+    Between 13 and 60 settings numbers do: the heat map has all their names.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.transforms import Bbox
+
+    names = _names(record)
+    points = list(zip(record["entropy_nats"], record["coverage"], strict=True))
+    renderer: Any = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     figure.draw_without_rendering()  # so that places are known
-    legend = axes.get_legend()
-    taken = [] if legend is None else [legend.get_window_extent(renderer)]
-    for index in order[:60]:
-        point = (record["entropy_nats"][index], record["coverage"][index])
-        for across, up in ((5, -8), (5, 4), (-5, 4), (-5, -8)):
+    taken: list[Any] = []
+    if len(names) <= 60:
+        places = axes.transData.transform(points)
+        taken += [Bbox([(x - 3, y - 3), (x + 3, y + 3)]) for x, y in places]
+    for index in order:
+        number = names[index].split()[0]
+        texts = [number] if 12 < len(names) <= 60 else [names[index], number]
+        for text, (across, up) in product(texts, ((5, -8), (5, 4), (-5, 4), (-5, -8))):
             name = axes.annotate(
-                f"[{index + 1}] {record['settings'][index]}", point, fontsize=8,
-                xytext=(across, up), textcoords="offset points",
+                text, points[index], fontsize=8, xytext=(across, up), textcoords="offset points",
                 ha="left" if across > 0 else "right",
             )  # fmt: skip
             box = name.get_window_extent(renderer)
@@ -193,7 +203,7 @@ def _heat(figure: Figure, axes: Axes, record: dict[str, Any]) -> None:
     from matplotlib import colormaps
 
     kl = np.array(record["kl_nats"], dtype=np.float64)  # None becomes NaN
-    names = record["settings"]
+    names = _names(record)
     colors = colormaps["cividis"].with_extremes(bad="#dddddd")
     largest = float(np.nanmax(kl)) or 1.0
     masked = np.ma.masked_invalid(kl)
@@ -203,7 +213,7 @@ def _heat(figure: Figure, axes: Axes, record: dict[str, Any]) -> None:
     numbers = [f"[{index + 1}]" for index in shown]
     upright = 90 if len(names) > 20 else 0
     axes.set_xticks(shown, numbers, rotation=upright, fontsize=small)
-    axes.set_yticks(shown, [f"[{i + 1}] {names[i]}" for i in shown], fontsize=small)
+    axes.set_yticks(shown, [names[index] for index in shown], fontsize=small)
     axes.set_xlabel("to setting j")
     axes.set_ylabel("from setting i")
     axes.set_title("mean KL(q_i‖q_j) in nats; grey: infinite", loc="left")
@@ -218,6 +228,11 @@ def _heat(figure: Figure, axes: Axes, record: dict[str, Any]) -> None:
     figure.colorbar(image, ax=axes, label="nats")
 
 
+def _names(record: dict[str, Any]) -> list[str]:
+    """The settings with their numbers."""
+    return [f"[{number}] {_short(name, 45)}" for number, name in enumerate(record["settings"], 1)]
+
+
 def _figure(width: float) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
@@ -229,8 +244,13 @@ def _figure(width: float) -> tuple[Figure, Axes]:
 
 def _label(text: str) -> str:
     """A token's text for an axis: visible, and not too long."""
-    label = _visible(repr(text)[1:-1].replace(" ", "\N{OPEN BOX}"))
-    return label if len(label) <= 24 else f"{label[:23]}…"
+    return _short(_visible(repr(text)[1:-1].replace(" ", "\N{OPEN BOX}")), 24)
+
+
+def _short(text: str, most: int) -> str:
+    """Of a long text the beginning and the end."""
+    tail = most // 2
+    return text if len(text) <= most else f"{text[: most - tail - 1]}…{text[-tail:]}"
 
 
 def _visible(text: str) -> str:

@@ -13,28 +13,32 @@ from decoding_evals.terminal import console
 
 
 class ScoringProgress:
-    """Tokens, tokens/s and the running perplexity.
+    """Tokens, tokens/s and a running mean, by default as the perplexity of a mean surprisal.
 
     Args:
         shown: whether to show it, where standard error is a terminal.
+        entropy: whether the mean is an entropy.
     """
 
-    def __init__(self, shown: bool = True) -> None:
+    def __init__(self, shown: bool = True, *, entropy: bool = False) -> None:
+        self._entropy = entropy
         self._bar: Progress | None = None
         if shown and sys.stderr.isatty():
             columns = (SpinnerColumn(), TextColumn("{task.description}"))
             self._bar = Progress(*columns, console=console(False, stderr=True), transient=True)
             self._task = self._bar.add_task("loading the first texts")
 
-    def __call__(self, tokens: int, nll_nats: float) -> None:
-        """Show the number of scored tokens and the perplexity of their mean surprisal."""
+    def __call__(self, tokens: int, mean_nats: float) -> None:
+        """Show the number of scored tokens and their mean."""
         if self._bar is None:
             return
         speed = tokens / (time.monotonic() - self._started)
-        perplexity = math.exp(min(709.0, nll_nats))
+        figure = f"perplexity {math.exp(min(709.0, mean_nats)):.2f}"
+        if self._entropy:
+            figure = f"mean entropy {mean_nats:.3f} nats"
         self._bar.update(
             self._task,
-            description=f"{tokens:,} tokens · {speed:,.0f} tokens/s · perplexity {perplexity:.2f}",
+            description=f"{tokens:,} tokens · {speed:,.0f} tokens/s · {figure}",
         )
 
     def __enter__(self) -> ScoringProgress:

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from decoding.encoding import Segment
 from decoding.models import LanguageModel
 from decoding.scoring import Document, TeacherForcing, positions
 from decoding.windows import Ids, Window, sliding_windows
@@ -42,17 +41,19 @@ class Protocol(TeacherForcing):
         """The documents as the tool would have them."""
         yield from documents
 
-    def count_text(self, document: int, segment: Segment) -> None:
-        """Add to `bytes` and `words` what is scored of a stretch of text."""
-        text = segment.text
+    def count_text(self, document: int, text: str) -> None:
+        """Add the text of a window's targets to `bytes` and `words`."""
         if document != self._counting:
             self._counting, self._inside = document, False
-            if self.bos_id is None:
-                text = text[segment.ends[0] - segment.start :]
+        if not text:
+            return
         assert self.bytes is not None and self.words is not None
         self.bytes += len(text.encode())
         self.words += len(text.split()) - (self._inside and not text[:1].isspace())
-        self._inside = not text[-1:].isspace() if text else self._inside
+        self._inside = not text[-1:].isspace()
+
+    def finish(self, complete: bool) -> None:
+        """End the count, of all texts or of what was scored until an interruption."""
 
     def weight(self, window: Window, end: int) -> int:
         """How many predictions the tool takes a window for.
@@ -86,9 +87,11 @@ class HuggingFace(Protocol):
         stride: int | None = None,
         batch_size: int = 8,
     ) -> None:
-        length = context_length or positions(language_model.model) or 1024
-        if length < 2:
-            raise ValueError(f"context must be at least 2 under huggingface, got {length}")
+        limit = positions(language_model.model)
+        length = (limit or 1024) if context_length is None else context_length
+        if length < 2 or (limit is not None and length > limit):
+            most = "" if limit is None else f" and at most the model's {limit} positions"
+            raise ValueError(f"context must be at least 2{most} under huggingface, got {length}")
         stride = min(512, length) if stride is None else stride
         if not 1 <= stride <= length:
             raise ValueError(f"stride must be from 1 to the context of {length}, got {stride}")
@@ -101,7 +104,7 @@ class HuggingFace(Protocol):
         """All documents as one."""
         yield Document(_joined(documents, "\n\n"))
 
-    def count_text(self, document: int, segment: Segment) -> None:
+    def count_text(self, document: int, text: str) -> None:
         """The recipe counts tokens alone."""
 
     def weight(self, window: Window, end: int) -> int:
@@ -129,7 +132,7 @@ class LmEval(Protocol):
         context_length: int | None = None,
         batch_size: int = 8,
     ) -> None:
-        length = context_length or positions(language_model.model)
+        length = positions(language_model.model) if context_length is None else context_length
         super().__init__(language_model, context_length=length, bos="always", batch_size=batch_size)
         self.stride = self.context_length
 
@@ -141,16 +144,24 @@ class LmEval(Protocol):
             document, sequence, self.context_length, self.stride, bos=bos, full_last=True
         )
 
-    def count_text(self, document: int, segment: Segment) -> None:
+    def count_text(self, document: int, text: str) -> None:
         """Bytes, and one word more than there are runs of whitespace."""
         assert self.bytes is not None and self.words is not None
         if document != self._counting:
+            # Empty documents between the two have one word each, too.
+            self.words += document - self._counting
             self._counting, self._inside = document, False
-            self.words += 1
-        self.bytes += len(segment.text.encode())
-        runs = len(re.findall(r"\s+", segment.text))
-        self.words += runs - (self._inside and segment.text[:1].isspace())
-        self._inside = segment.text[-1:].isspace()
+        if not text:
+            return
+        self.bytes += len(text.encode())
+        self.words += len(re.findall(r"\s+", text)) - (self._inside and text[:1].isspace())
+        self._inside = text[-1:].isspace()
+
+    def finish(self, complete: bool) -> None:
+        """Empty documents at the end have one word each, too."""
+        if complete:
+            assert self.words is not None
+            self.words += self.account.documents - 1 - self._counting
 
 
 class LlamaCpp(Protocol):
@@ -174,7 +185,7 @@ class LlamaCpp(Protocol):
         batch_size: int = 8,
     ) -> None:
         limit = positions(language_model.model)
-        length = context_length or min(512, limit or 512)
+        length = min(512, limit or 512) if context_length is None else context_length
         if length < 4:
             raise ValueError(f"context must be at least 4 under llama.cpp, got {length}")
         tokenizer = language_model.tokenizer
@@ -214,7 +225,7 @@ class LlamaCpp(Protocol):
                 f"llama.cpp needs a text of two chunks, {2 * chunk} tokens; this one has {tokens}"
             )
 
-    def count_text(self, document: int, segment: Segment) -> None:
+    def count_text(self, document: int, text: str) -> None:
         """The tool counts tokens alone."""
 
 
@@ -238,7 +249,8 @@ class Gpt2Paper(Protocol):
         stride: int | None = None,
         batch_size: int = 8,
     ) -> None:
-        length = context_length or min(1024, positions(language_model.model) or 1024)
+        limit = positions(language_model.model)
+        length = min(1024, limit or 1024) if context_length is None else context_length
         super().__init__(
             language_model,
             context_length=length,
@@ -256,8 +268,13 @@ class Gpt2Paper(Protocol):
             self.bytes += len(text.encode())
             yield Document(detokenized_wikitext(text))
 
-    def count_text(self, document: int, segment: Segment) -> None:
+    def count_text(self, document: int, text: str) -> None:
         """Counted already, of the original."""
+
+    def finish(self, complete: bool) -> None:
+        """Of an original that was not scored to its end, the share is not known."""
+        if not complete:
+            self.bytes = self.words = None
 
 
 PROTOCOLS: dict[str, type[Protocol]] = {
@@ -278,7 +295,7 @@ def detokenized_wikitext(text: str) -> str:
 
 _WIKITEXT = [
     ("s '", "s'"),
-    (" @([-,.])@ ", r"\1"),
+    *((f" @{re.escape(mark)}@ ", mark) for mark in "-,."),
     *((f" {re.escape(mark)} ", f"{mark} ") for mark in ":;.!?,"),
     *(
         (

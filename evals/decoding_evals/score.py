@@ -81,7 +81,7 @@ class DocumentScores:
         """Σ(surprisal - entropy) / √Σvarentropy: N(0, 1) for a text that the model wrote."""
         total = math.fsum(self.varentropy_nats2)
         excess = math.fsum(self.surprisal_nats) - math.fsum(self.entropy_nats)
-        return excess / math.sqrt(total) if total > 0 else None
+        return _number(excess / math.sqrt(total)) if total > 0 else None
 
     def texts(self) -> list[str]:
         """The text of each token."""
@@ -96,10 +96,10 @@ class DocumentScores:
         totals = {
             "tokens_scored": tokens,
             "tokens_not_scored": self.tokens - tokens,
-            "surprisal_nats": surprisal,
-            "nll_nats": nll,
+            "surprisal_nats": _number(surprisal),
+            "nll_nats": None if nll is None else _number(nll),
             "perplexity": math.exp(nll) if nll is not None and nll < 709 else None,
-            "bits_per_byte": surprisal / size / math.log(2) if size else None,
+            "bits_per_byte": _number(surprisal / size / math.log(2)) if size else None,
             "mean_entropy_nats": math.fsum(self.entropy_nats) / tokens if tokens else None,
             "z": self.z(),
         }
@@ -123,7 +123,7 @@ class DocumentScores:
             "text": self.texts(),
             "start": self.starts.tolist(),
             "end": self.ends.tolist(),
-            "surprisal_nats": self.surprisal_nats.tolist(),
+            "surprisal_nats": _finite(self.surprisal_nats),
             "entropy_nats": self.entropy_nats.tolist(),
             "varentropy_nats2": self.varentropy_nats2.tolist(),
             "rank": self.rank.tolist(),
@@ -231,19 +231,22 @@ class ChoiceScores:
         which does not favour short choices.
         """
         log_probs = self.log_probs_nats()
+        per_byte = [
+            log_prob / len(choice.text.encode())
+            for choice, log_prob in zip(self.choices, log_probs, strict=True)
+        ]
         choices = []
-        for choice, log_prob in zip(self.choices, log_probs, strict=True):
+        for index, choice in enumerate(self.choices):
             record = choice.record()
             del record["index"]
-            per_byte = log_prob / len(choice.text.encode())
-            figures = {"log_prob_nats": log_prob, "log_prob_nats_per_byte": per_byte}
+            figures = {
+                "log_prob_nats": _number(log_probs[index]),
+                "log_prob_nats_per_byte": _number(per_byte[index]),
+            }
             choices.append({"text": choice.text, **figures, **record})
         rankings = {
-            name: sorted(range(len(choices)), key=lambda i, key=key: -choices[i][key])  # type: ignore[misc]
-            for name, key in (
-                ("ranking", "log_prob_nats"),
-                ("ranking_per_byte", "log_prob_nats_per_byte"),
-            )
+            name: sorted(range(len(choices)), key=lambda i, values=values: -values[i])  # type: ignore[misc]
+            for name, values in (("ranking", log_probs), ("ranking_per_byte", per_byte))
         }
         return {"index": self.index, "prompt": self.prompt, **rankings, "choices": choices}
 
@@ -267,12 +270,15 @@ def score_choices(
         One result per row, in their order.
 
     Raises:
-        ValueError: a choice has no token that can be scored, or an option is outside its range.
+        ValueError: a row has no choices, a choice no token that can be scored, or an option is
+            outside its range.
     """
     open_rows: list[tuple[str, int]] = []
 
     def documents() -> Iterator[Document]:
-        for prompt, choices in rows:
+        for number, (prompt, choices) in enumerate(rows):
+            if not choices:
+                raise ValueError(f"row {number} has no choices")
             open_rows.append((prompt, len(choices)))
             yield from (Document(choice, prompt) for choice in choices)
 
@@ -362,6 +368,10 @@ class _Pending:
 
 def _joined(parts: Iterable[Integers]) -> Integers:
     return np.concatenate([np.empty(0, dtype=np.int64), *parts])
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _finite(values: Floats) -> list[float | None]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from decoding.grid import parse_grid
+from decoding.grid import MOST_SETTINGS, parse_grid
 from decoding.settings import DecodingSettings
 from decoding_evals.inputs import Inputs, input_options
 from decoding_evals.options import model_options, output_options, read_model, scoring_options
@@ -60,6 +62,9 @@ def compare(
     stand beside some usual settings.
     """
     settings = _settings(specs, grid, models)
+    source = click.get_current_context().get_parameter_source("model")
+    if models is not None and source is ParameterSource.COMMANDLINE:
+        raise click.UsageError("give --model or --models, not both")
     if models is not None and plot is not None:
         raise click.UsageError("--plot draws settings; it cannot be used with --models")
     check_plot(plot)
@@ -73,7 +78,7 @@ def compare(
 
         texts = (Document(item.pieces) for item in inputs.documents())
         result: Any
-        with ScoringProgress() as progress:
+        with ScoringProgress(entropy=models is None) as progress:
             if models is None:
                 from decoding_evals.compare import compare as compare_settings
 
@@ -122,9 +127,11 @@ def _settings(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     settings = settings or [DecodingSettings.parse(spec) for spec in USUAL]
-    for setting in settings:
-        if settings.count(setting) > 1:
-            raise click.UsageError(f"setting {str(setting)!r} is given twice")
+    if len(settings) > MOST_SETTINGS:
+        raise click.UsageError(f"at most {MOST_SETTINGS} settings, got {len(settings)}")
+    [(most, times)] = Counter(settings).most_common(1)
+    if times > 1:
+        raise click.UsageError(f"setting {str(most)!r} is given twice")
     return settings
 
 
@@ -199,7 +206,7 @@ def _models(record: dict[str, Any]) -> list[Table]:
         title_style="bold",
     )  # fmt: skip
 
-    def plus_minus(value: float, error: float | None) -> str:
+    def plus_minus(value: float | None, error: float | None) -> str:
         return number(value) if error is None else f"{number(value)} ± {number(error)}"
 
     for place, name in enumerate("AB"):

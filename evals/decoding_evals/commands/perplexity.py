@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,7 @@ def perplexity(protocol: str, as_json: bool, output: Path | None, **options: Any
             # Each protocol reads them anew, and standard input can be read only once.
             documents = ["".join(document.text) for document in documents]
         results: list[PerplexityResult] = []
+        interrupted = None
         for name in PROTOCOLS if protocol == "all" else (protocol,):
             with ScoringProgress() as progress:
                 try:
@@ -74,6 +76,11 @@ def perplexity(protocol: str, as_json: bool, output: Path | None, **options: Any
                         raise
                     click.echo(f"{name}: {error}", err=True)
                     continue
+                except KeyboardInterrupt:
+                    if not results:
+                        raise
+                    interrupted = f"nothing was scored under {name} yet"
+                    break
             results.append(result)
             record = result.record() | {"skipped_rows": inputs.skipped_rows}
             if file is not None:
@@ -81,6 +88,8 @@ def perplexity(protocol: str, as_json: bool, output: Path | None, **options: Any
             elif as_json:
                 click.echo(to_json(record))
             if not result.complete:
+                scored = result.account.tokens_scored
+                interrupted = f"the figures are of the {scored} tokens scored until then"
                 break
         if not results:
             raise click.ClickException("no protocol can be applied to these texts")
@@ -92,9 +101,8 @@ def perplexity(protocol: str, as_json: bool, output: Path | None, **options: Any
             click.echo(f"{inputs.skipped_rows} broken rows skipped", err=True)
         if results[-1].full_logits is not None:
             click.echo(f"logits computed in full: {results[-1].full_logits}", err=True)
-        if not results[-1].complete:
-            scored = results[-1].account.tokens_scored
-            raise Interrupted(f"the figures are of the {scored} tokens scored until then")
+        if interrupted is not None:
+            raise Interrupted(interrupted)
 
 
 _PASSED = ("context", "stride", "bos", "batch_size", "errors")
@@ -129,10 +137,10 @@ def _report(result: PerplexityResult) -> Table:
         error = (
             f"± {result.standard_error:.4f}; taking tokens as independent it would be "
             f"± {result.naive_standard_error:.4f}, a factor of "
-            f"{record['standard_error_ratio']:.2f}"
+            f"{number(record['standard_error_ratio'])}"
         )
     table.add_row("nats per token", f"{result.nll_nats:.4f}", error)
-    table.add_row("bits per token", f"{record['bits_per_token']:.4f}")
+    table.add_row("bits per token", f"{result.nll_nats / math.log(2):.4f}")
     for name, per in (
         ("bits_per_byte", "byte"),
         ("byte_perplexity", "byte"),

@@ -143,7 +143,9 @@ def _tokens(record: dict[str, Any]) -> Table:
         cells = [number(token[name]) for name in measures]
         if token.get("covered") is False:
             cells[measures.index("q_surprisal_nats")] = "cut off"
-        table.add_row(shaded(repr(token["text"])[1:-1], token["surprisal_nats"]), *cells)
+        surprisal = token["surprisal_nats"]
+        surprisal = sys.float_info.max if surprisal is None else surprisal
+        table.add_row(shaded(repr(token["text"])[1:-1], surprisal), *cells)
     return table
 
 
