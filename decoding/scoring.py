@@ -26,7 +26,7 @@ from decoding.monitor import NonFiniteLogitsError
 from decoding.windows import Ids, Window, sliding_windows
 
 # A product with fewer rows at a time is slower: the head's weights are read for each block anew.
-LOGITS_BYTES = 64 << 20
+LOGITS_BYTES = 128 << 20
 SORTED_BATCHES = 16
 DEFAULT_CONTEXT = 2048
 

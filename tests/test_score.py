@@ -319,8 +319,8 @@ def test_choices_have_their_log_probability_and_are_ranked(request, name, batch_
 
 
 def test_rankings_differ_where_a_long_choice_is_likelier_by_the_byte(stories260k):
-    choices = [" was", " was red and very small and he was happy."]
-    [row] = score_choices(stories260k, [("The ball", choices)])
+    choices = [" very", " very happy and they played together all"]
+    [row] = score_choices(stories260k, [("They were", choices)])
     record = row.record()
     assert (record["ranking"], record["ranking_per_byte"]) == ([0, 1], [1, 0])
 

@@ -34,7 +34,7 @@ def harmless(text: str) -> str:
 
 def shaded(text: str, entropy_nats: float) -> Text:
     """A token in the shade of its entropy; line breaks stay bare, so that no line is filled."""
-    style = next(style for bound, style in SHADES if entropy_nats < bound)
+    style = next((style for bound, style in SHADES if entropy_nats < bound), SHADES[-1][1])
     result = Text()
     for piece in re.split("(\n)", harmless(text)):
         result.append(piece, None if piece == "\n" else style)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -144,8 +145,8 @@ def _tokens(record: dict[str, Any]) -> Table:
         if token.get("covered") is False:
             cells[measures.index("q_surprisal_nats")] = "cut off"
         surprisal = token["surprisal_nats"]
-        surprisal = sys.float_info.max if surprisal is None else surprisal
-        table.add_row(shaded(repr(token["text"])[1:-1], surprisal), *cells)
+        shade = math.inf if surprisal is None else surprisal
+        table.add_row(shaded(repr(token["text"])[1:-1], shade), *cells)
     return table
 
 
