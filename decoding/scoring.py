@@ -171,15 +171,17 @@ class TeacherForcing:
         parts: list[Mapping[str, Tensor]] = []
         for block in self.blocks(remembered()):
             parts.append(measure(block.logits, block.targets))
-            lengths = [len(window.targets) for window in block.windows]
-            if block.first + len(block.targets) < sum(lengths):
+            batch, end = block.windows, block.first + len(block.targets)
+            del block  # before the next one is made
+            lengths = [len(window.targets) for window in batch]
+            if end < sum(lengths):
                 continue
             columns = {
                 name: torch.cat([part[name] for part in parts]).cpu().double().numpy()
                 for name in parts[0]
             }
             parts = []
-            for window, end in zip(block.windows, np.cumsum(lengths), strict=True):
+            for window, end in zip(batch, np.cumsum(lengths), strict=True):
                 rows = slice(end - len(window.targets), end)
                 done[id(window)] = {name: values[rows] for name, values in columns.items()}
             ready = 0
@@ -202,6 +204,7 @@ class TeacherForcing:
         for block in blocks:
             self.account.tokens_scored += len(block.targets)
             yield block
+            del block  # before the next one is made
 
     def windows(
         self, documents: Iterable[Document], on_segment: OnSegment | None = None
@@ -303,7 +306,8 @@ def logit_blocks(
         on_head: told once which head is used, before the first block.
 
     Returns:
-        Blocks; those of a batch follow each other.
+        Blocks; those of a batch follow each other. A consumer that lets go of one before it asks
+        for the next keeps memory at one block.
     """
     head: LogitHead | None = None
     waiting = iter(windows)

@@ -170,6 +170,7 @@ def compare(
                 blocks.add_sum(sums, len(targets))
                 entropy += sums[0]
                 begin += len(targets)
+            del block  # before the next one is made
             if on_progress is not None:
                 on_progress(blocks.count, entropy / blocks.count)
         run.account.check()

@@ -160,6 +160,7 @@ def compare_models(
             if np.isnan(columns).any():
                 row = a.first + int(np.isnan(columns).any(-1).argmax())
                 raise NonFiniteLogitsError(f"target {row} of a batch of windows")
+            del a, b  # before the next ones are made
             blocks.add(columns)
             kls.extend(columns[:, _COLUMNS.index("kl_ab")].tolist())
             deltas.extend(columns[:, _COLUMNS.index("delta_p")].tolist())
