@@ -10,7 +10,7 @@ demo: .venv/.installed
 	$(BIN)/decoding generate "Once upon a time" --temperature 0.8 --top-p 0.95 --color
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: .venv/.installed-dev
 	$(BIN)/ruff format --check .
@@ -19,7 +19,7 @@ check: .venv/.installed-dev
 
 # The suite on the oldest supported transformers, in an environment of its own.
 test-oldest: .venv-oldest/.installed
-	$(OLDEST)/python -m pytest
+	$(OLDEST)/python -m pytest -n auto --dist worksteal
 
 # Build the wheel, install it in an empty environment, generate from outside the repository.
 wheel-test: .venv/.installed-dev
