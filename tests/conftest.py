@@ -1,6 +1,8 @@
 """Models and texts that several test modules share."""
 
+import io
 import os
+import sys
 from pathlib import Path
 
 # Read when huggingface_hub is imported.
@@ -14,6 +16,7 @@ import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from decoding.models import LanguageModel, load_model
+from decoding_cli.app import main
 
 # The models are tiny: threads that wait for each other would cost more than they bring.
 torch.set_num_threads(1)
@@ -72,3 +75,21 @@ def toy_llama() -> LlamaForCausalLM:
         initializer_range=0.5, bos_token_id=0, eos_token_id=0, pad_token_id=0,
     )  # fmt: skip
     return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run the command in this process, in an empty folder; gives exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("NO_COLOR", "DECODING_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments, stdin=b""):
+        monkeypatch.setattr(sys, "argv", ["decoding", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        out, err = capsys.readouterr()
+        return exit_.value.code or 0, out, err
+
+    return run

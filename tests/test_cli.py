@@ -1,7 +1,6 @@
 """The command: what it prints, where, and how it fails."""
 
 import csv
-import io
 import json
 import os
 import pty
@@ -18,7 +17,6 @@ from pyarrow import parquet
 import decoding
 from decoding import generate, generation
 from decoding.settings import DecodingSettings
-from decoding_cli.app import main
 
 COMMAND = [sys.executable, "-m", "decoding_cli"]
 
@@ -29,21 +27,6 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("NO_COLOR", "DECODING_MODEL"):
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command in this process; gives exit code, stdout and stderr."""
-
-    def run(*arguments, stdin=b""):
-        monkeypatch.setattr(sys, "argv", ["decoding", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        out, err = capsys.readouterr()
-        return exit_.value.code or 0, out, err
-
-    return run
 
 
 def records(text):

@@ -1,7 +1,6 @@
 """The commands `score` and `perplexity`: what they print, where, and how they fail."""
 
 import csv
-import io
 import json
 import os
 import pty
@@ -17,7 +16,6 @@ import pytest
 from pyarrow import parquet
 
 from conftest import shared
-from decoding_cli.app import main
 from decoding_evals.perplexity import perplexity
 from decoding_evals.score import score, score_choices
 
@@ -31,21 +29,6 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("NO_COLOR", "DECODING_MODEL"):
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command in this process; gives exit code, stdout and stderr."""
-
-    def run(*arguments, stdin=b""):
-        monkeypatch.setattr(sys, "argv", ["decoding", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        out, err = capsys.readouterr()
-        return exit_.value.code or 0, out, err
-
-    return run
 
 
 def records(text):

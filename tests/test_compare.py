@@ -1,10 +1,8 @@
 """Settings on one text: every figure against plain loops, and the command."""
 
 import csv
-import io
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,6 @@ from pyarrow import parquet
 from decoding.intervals import MAX_BLOCKS
 from decoding.scoring import Document
 from decoding.settings import DecodingSettings
-from decoding_cli.app import main
 from decoding_evals import compare as module
 from decoding_evals.compare import FIRST_BLOCK, compare
 from oracle import log_softmax, reference_log_q
@@ -433,24 +430,6 @@ def test_reading_options_are_checked(stories, options):
 
 
 # The command.
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run the command in this process, in an empty folder; gives exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("NO_COLOR", "DECODING_MODEL"):
-        monkeypatch.delenv(name, raising=False)
-
-    def run(*arguments, stdin=b""):
-        monkeypatch.setattr(sys, "argv", ["decoding", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        out, err = capsys.readouterr()
-        return exit_.value.code or 0, out, err
-
-    return run
 
 
 @pytest.fixture

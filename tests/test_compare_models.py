@@ -2,10 +2,8 @@
 
 import copy
 import dataclasses
-import io
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,6 @@ from transformers import PreTrainedTokenizerFast
 from decoding import NonFiniteLogitsError
 from decoding.models import LanguageModel
 from decoding.scoring import Document
-from decoding_cli.app import main
 from decoding_evals.compare_models import PERCENTILES, check_vocabularies, compare_models
 from oracle import log_softmax
 
@@ -344,23 +341,6 @@ def test_nothing_to_score(stories, other, documents):
 
 
 # The command.
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run the command in this process, in an empty folder; gives exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DECODING_MODEL", raising=False)
-
-    def run(*arguments, stdin=b""):
-        monkeypatch.setattr(sys, "argv", ["decoding", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        out, err = capsys.readouterr()
-        return exit_.value.code or 0, out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,9 @@ from matplotlib.text import Text
 
 from decoding_cli.app import main
 from decoding_evals import plots
-from decoding_evals.plots import BLUE, ORANGE, check_plot, plot_comparison, plot_scores, write_plot
+from decoding_evals.plots import BLUE, ORANGE, check_plot, write_plot
+from decoding_evals.plots.comparison import plot_comparison
+from decoding_evals.plots.scores import plot_scores
 
 BEGINNINGS = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml", ".pdf": b"%PDF-"}
 ENDS = {".png": b"IEND\xaeB`\x82", ".svg": b"</svg>\n", ".pdf": b"%%EOF\n"}

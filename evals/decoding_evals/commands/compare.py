@@ -89,7 +89,8 @@ def compare(
                 result = compare_models(loaded[0], loaded[1], texts, on_progress=progress, **given)
         record = result.record() | {"skipped_rows": inputs.skipped_rows}
         if plot is not None:
-            from decoding_evals.plots import plot_comparison, write_plot
+            from decoding_evals.plots import write_plot
+            from decoding_evals.plots.comparison import plot_comparison
 
             write_plot(plot_comparison(record), plot)
         if file is not None:

@@ -64,7 +64,8 @@ def score(
         language_model = read_model(options)
         from decoding.scoring import Document
         from decoding_evals import score as evaluation
-        from decoding_evals.plots import plot_scores, write_plot
+        from decoding_evals.plots import write_plot
+        from decoding_evals.plots.scores import plot_scores
         from decoding_evals.progress import ScoringProgress
 
         names: list[str] = []
