@@ -37,6 +37,35 @@ class Segment(NamedTuple):
     end for all but the last of a character's tokens."""
 
 
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, *, chat: bool = False
+) -> list[int]:
+    """The ids that a model reads of a prompt before it continues it.
+
+    Args:
+        tokenizer: its own special tokens are added, and an empty prompt becomes BOS.
+        prompt: the prompt.
+        chat: put it into the tokenizer's chat template as the user's message.
+
+    Returns:
+        One id or more.
+
+    Raises:
+        ValueError: an empty prompt, and the tokenizer has no BOS.
+    """
+    if chat:
+        message = [{"role": "user", "content": prompt}]
+        text = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    else:
+        ids = list(tokenizer(prompt)["input_ids"])
+    if ids:
+        return ids
+    if tokenizer.bos_token_id is None:
+        raise ValueError("the prompt is empty and the tokenizer has no BOS token")
+    return [tokenizer.bos_token_id]
+
+
 def encode(tokenizer: PreTrainedTokenizerBase, text: str | Iterable[str]) -> Iterator[Segment]:
     """Encode a text without special tokens, in segments of bounded size.
 

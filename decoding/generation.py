@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from decoding.detokenize import Detokenizer, token_texts
+from decoding.encoding import encode_prompt
 from decoding.monitor import EntropyMonitor
 from decoding.sampling import DrawProcessor, uniforms
 from decoding.settings import DecodingSettings
@@ -38,6 +39,8 @@ class Generation:
     """One generated sequence."""
 
     prompt: str
+    prompt_ids: tuple[int, ...]
+    """What the model read of it."""
     index: int
     """Position of the prompt in the input, from 0."""
     sample: int
@@ -72,6 +75,7 @@ class Generation:
                 ]
         return {
             "prompt": self.prompt,
+            "prompt_ids": list(self.prompt_ids),
             "index": self.index,
             "sample": self.sample,
             "text": self.text,
@@ -247,18 +251,10 @@ class _Run:
                 counts[prompt] += self.samples if self.num_beams > 1 else 1
 
     def encode(self, prompt: str, index: int) -> list[int]:
-        if self.chat:
-            message = [{"role": "user", "content": prompt}]
-            text = self.tokenizer.apply_chat_template(
-                message, add_generation_prompt=True, tokenize=False
-            )
-            ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        else:
-            ids = list(self.tokenizer(prompt)["input_ids"])
-        if not ids:
-            if self.tokenizer.bos_token_id is None:
-                raise ValueError(f"prompt {index} is empty and the tokenizer has no BOS token")
-            ids = [self.tokenizer.bos_token_id]
+        try:
+            ids = encode_prompt(self.tokenizer, prompt, chat=self.chat)
+        except ValueError as error:
+            raise ValueError(f"prompt {index}: {error}") from None
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if context is not None and len(ids) + self.max_new_tokens > context:
             room = context - len(ids)
@@ -340,6 +336,7 @@ class _Run:
             )
         return Generation(
             prompt=job.prompt,
+            prompt_ids=tuple(job.ids),
             index=job.index,
             sample=job.sample + beam,
             text=text,

@@ -8,7 +8,7 @@ batch and the context, and neither on the texts' length nor on vocabulary × len
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import NamedTuple
@@ -41,6 +41,14 @@ class Document(NamedTuple):
     text: str | Iterable[str]
     """The text, or its pieces in their order; pieces are taken once."""
     prompt: str = ""
+
+
+class TokenDocument(NamedTuple):
+    """Token ids to score, and the ids that stand before them as context alone."""
+
+    ids: Sequence[int]
+    context: Sequence[int] = ()
+    """What the model read first, whole: nothing but a BOS that is always wanted goes before it."""
 
 
 def as_document(document: str | Document) -> Document:
@@ -142,7 +150,10 @@ class TeacherForcing:
         """Why the model's logits were computed in full, or None."""
 
     def scan(
-        self, documents: Iterable[Document], measure: Measure, on_segment: OnSegment | None = None
+        self,
+        documents: Iterable[Document | TokenDocument],
+        measure: Measure,
+        on_segment: OnSegment | None = None,
     ) -> Iterator[tuple[Window, Columns]]:
         """Measure every token that is to be scored, in the order of the documents.
 
@@ -151,13 +162,14 @@ class TeacherForcing:
             measure: takes logits `(rows, vocab)` and targets `(rows,)`, returns named `(rows,)`
                 values.
             on_segment: is given each stretch of encoded text, without BOS, and the index of its
-                document, before any window of it.
+                document, before any window of it; nothing of token documents.
 
         Returns:
             Windows with their columns, float64.
 
         Raises:
             NonFiniteLogitsError: a measurement is NaN.
+            ValueError: an id outside the vocabulary.
             RuntimeError: the account does not add up.
         """
         order: list[Window] = []  # windows read and not yet returned
@@ -207,7 +219,9 @@ class TeacherForcing:
             del block  # before the next one is made
 
     def windows(
-        self, documents: Iterable[Document], on_segment: OnSegment | None = None
+        self,
+        documents: Iterable[Document | TokenDocument],
+        on_segment: OnSegment | None = None,
     ) -> Iterator[Window]:
         """The documents' windows, entered into the account as they pass.
 
@@ -221,7 +235,12 @@ class TeacherForcing:
             before = account.tokens
             end = 0  # behind the last token that a window has read or scored
             scored = False
-            for window in self._document(index, document, on_segment):
+            cut = (
+                self._tokens(index, document)
+                if isinstance(document, TokenDocument)
+                else self._text(index, document, on_segment)
+            )
+            for window in cut:
                 if window.start < end:
                     raise RuntimeError(f"document {index} would score token {window.start} twice")
                 seen = max(end, window.begin, 0)
@@ -247,7 +266,25 @@ class TeacherForcing:
             first_target=first_target,
         )
 
-    def _document(
+    def _tokens(self, index: int, document: TokenDocument) -> Iterator[Window]:
+        ids = np.array([*document.context, *document.ids], dtype=np.int64)
+        if not len(ids):
+            return
+        vocab = self.model.config.get_text_config().vocab_size
+        if ids.min() < 0 or ids.max() >= vocab:
+            wrong = ids[(ids < 0) | (ids >= vocab)][0]
+            raise ValueError(f"token ids must be in [0, {vocab}), got {wrong} in document {index}")
+        has_bos = self.bos_id is not None and (self.bos == "always" or not document.context)
+        if has_bos and self.bos == "auto" and ids[0] == self.bos_id:
+            ids = ids[1:]
+        self.account.bos_tokens += has_bos
+        self.account.tokens += len(ids)
+        sequence = [np.array([self.bos_id], dtype=np.int64)] if has_bos else []
+        yield from self.cut(
+            index, [*sequence, ids], bos=has_bos, first_target=len(document.context)
+        )
+
+    def _text(
         self, index: int, document: Document, on_segment: OnSegment | None
     ) -> Iterator[Window]:
         pieces = [document.text] if isinstance(document.text, str) else document.text

@@ -15,8 +15,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from decoding.scoring import TokenDocument
 from decoding_evals.command import run
-from decoding_evals.inputs import Document, Inputs, Prompted, input_options
+from decoding_evals.inputs import Document, Inputs, Prompted, Recorded, input_options
+from decoding_evals.output import RecordFile
 from decoding_evals.rows import PIECE_BYTES
 
 datasets.disable_progress_bars()
@@ -523,3 +525,74 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert result.stdout == "set()\n"
+
+
+# Records of `decoding generate`.
+
+RECORD = {"prompt": "Tom", "prompt_ids": [5, 6], "text": " was", "tokens": [{"id": 7}, {"id": 8}]}
+
+
+def recorded(path, **options):
+    return list(Inputs([Path(path)], records=True, **options))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+def test_a_written_record_is_read_as_its_ids(suffix, tmp_path):
+    path = tmp_path / f"out{suffix}"
+    with RecordFile(path) as file:
+        file.write(RECORD)
+        file.write(RECORD | {"prompt": "", "prompt_ids": [1]})
+    first, second = recorded(path)
+    assert first[1:] == ((7, 8), "Tom", (5, 6))
+    assert second[1:] == ((7, 8), "", (1,))
+    assert first.document(None) == TokenDocument((7, 8), (5, 6))
+
+
+def test_a_record_on_standard_input(monkeypatch):
+    lines = f"{json.dumps(RECORD)}\n\n{json.dumps(RECORD)}\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    assert [item.name for item in Inputs([], records=True)] == ["-:1", "-:3"]
+
+
+@pytest.mark.parametrize("text", ["Once upon", '{"a": 1}\nmore', "[1]\n", "\n{"])
+def test_other_standard_input_is_one_text(monkeypatch, text):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    [item] = Inputs([], records=True)
+    assert "".join(item.pieces) == text
+
+
+def test_without_prompt_ids_the_prompt_is_encoded(tmp_path, stories):
+    path = tmp_path / "rows.jsonl"
+    record = {name: value for name, value in RECORD.items() if name != "prompt_ids"}
+    path.write_text(json.dumps(record) + "\n" + json.dumps(record | {"prompt": ""}))
+    first, second = recorded(path)
+    assert isinstance(first, Recorded)
+    assert first.document(stories.tokenizer).context == stories.tokenizer("Tom")["input_ids"]
+    assert second.document(stories.tokenizer).context == [stories.tokenizer.bos_token_id]
+
+
+def test_records_beside_rows_of_text_and_a_column_that_is_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"text": "plain"}) + "\n" + json.dumps(RECORD))
+    assert [type(item) for item in recorded(path)] == [Document, Recorded]
+    assert [type(item) for item in recorded(path, column="text")] == [Document, Document]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"tokens": [{"id": 1.5}]}, "whole numbers"),
+        ({"tokens": [{"text": "a"}]}, "whole numbers"),
+        ({"tokens": 3}, "whole numbers"),
+        ({"tokens": "["}, "broken JSON"),
+        ({"prompt": None}, "'prompt' is null"),
+        ({"prompt_ids": [None]}, "whole numbers"),
+    ],
+)
+def test_a_broken_record_is_refused_or_skipped(tmp_path, change, problem):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(RECORD | change) + "\n" + json.dumps(RECORD))
+    with pytest.raises(click.ClickException, match=problem):
+        recorded(path)
+    inputs = Inputs([path], records=True, skip_bad_rows=True)
+    assert len(list(inputs)) == 1 and inputs.skipped_rows == 1

@@ -18,7 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from conftest import shared
 from decoding import NonFiniteLogitsError, encoding, row_statistics, scoring
 from decoding.models import LanguageModel
-from decoding.scoring import Account, Document, TeacherForcing
+from decoding.scoring import Account, Document, TeacherForcing, TokenDocument
 from oracle import LOGIT_NOISE
 
 NATS = 1e-5
@@ -627,3 +627,57 @@ def test_text_of_the_model_s_own_surprises_it_as_much_as_it_expects(request, nam
     rows = [values for tokens in late.values() for values in tokens.values()]
     excess = math.fsum(values["surprisal"] - values["entropy"] for values in rows)
     assert abs(excess / math.sqrt(math.fsum(values["varentropy"] for values in rows))) > 6
+
+
+# Token documents.
+
+
+def scored_ids(language_model, documents, **options):
+    run = TeacherForcing(language_model, **options)
+    found = [(w.document, w.start, c["surprisal"]) for w, c in run.scan(documents, measure)]
+    return found, run.account
+
+
+@pytest.mark.parametrize("context", [1, 4, 9])
+def test_ids_after_a_context_are_scored_as_the_model_read_them(stories, context):
+    ids = stories.tokenizer("Once upon a time there was a dog. He ran.")["input_ids"]
+    with torch.no_grad():
+        log_p = stories.model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+    want = [-log_p[i - 1, ids[i]] for i in range(context, len(ids))]
+    document = TokenDocument(ids[context:], ids[:context])
+    [(_, start, found)], account = scored_ids(stories, [document])
+    assert start == context
+    assert_allclose(found, want, atol=NATS)
+    assert account.bos_tokens == 0
+    assert account.tokens_context_only == context
+    assert account.tokens_scored == len(ids) - context
+
+
+def test_ids_without_a_context_are_a_text_of_their_own(stories):
+    text = "Once upon a time there was a dog."
+    ids = stories.tokenizer(text)["input_ids"]
+    bos = stories.tokenizer.bos_token_id
+    [text_found], _ = scored_ids(stories, [Document(text)])
+    for document in (TokenDocument(ids), TokenDocument([bos, *ids])):
+        [found], account = scored_ids(stories, [document])
+        assert found[:2] == text_found[:2] and account.bos_tokens == 1
+        assert_allclose(found[2], text_found[2], atol=NATS)
+    [(_, start, found)], account = scored_ids(stories, [TokenDocument(ids)], bos="never")
+    assert start == 1 and len(found) == len(ids) - 1 == account.tokens_scored
+
+
+def test_bos_goes_before_a_context_only_when_it_is_always_wanted(stories):
+    _, account = scored_ids(stories, [TokenDocument([7, 8], [5, 6])], bos="always")
+    assert account.bos_tokens == 1 and account.tokens_context_only == 2
+
+
+@pytest.mark.parametrize("ids", [[2048], [-1], [3, 99999]])
+def test_ids_outside_the_vocabulary_are_refused(stories, ids):
+    with pytest.raises(ValueError, match=r"token ids must be in \[0, 2048\), got"):
+        scored_ids(stories, [TokenDocument(ids)])
+
+
+def test_no_ids_are_a_skipped_document(stories):
+    found, account = scored_ids(stories, [TokenDocument([]), TokenDocument([], [1, 2])])
+    assert found == [] and account.documents_skipped == 2
+    assert account.tokens == account.tokens_context_only + account.tokens_skipped

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import operator
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -18,10 +21,17 @@ from decoding_evals.rows import (
     decoded,
     file_rows,
     is_utf8,
+    json_lines,
+    json_row,
     kind_name,
     listed,
     readable,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from decoding.scoring import TokenDocument
 
 STANDARD_INPUT = Path("-")
 # What is taken from a folder. Not .json: beside data it mostly holds something else.
@@ -55,6 +65,35 @@ class Prompted(NamedTuple):
     choices: tuple[str, ...]
 
 
+class Recorded(NamedTuple):
+    """A sequence that `decoding generate` recorded.
+
+    Args:
+        name: as for `Document`.
+        ids: the tokens that were drawn.
+        prompt: what they continue.
+        prompt_ids: what the model read of it; None where the record does not say.
+    """
+
+    name: str
+    ids: tuple[int, ...]
+    prompt: str
+    prompt_ids: tuple[int, ...] | None
+
+    def document(self, tokenizer: PreTrainedTokenizerBase) -> TokenDocument:
+        """What to score, with the prompt as context.
+
+        Raises:
+            ValueError: an empty prompt, and the tokenizer has no BOS.
+        """
+        from decoding.encoding import encode_prompt
+        from decoding.scoring import TokenDocument
+
+        if self.prompt_ids is None:
+            return TokenDocument(self.ids, encode_prompt(tokenizer, self.prompt))
+        return TokenDocument(self.ids, self.prompt_ids)
+
+
 class Inputs:
     """Iterates once over the texts of files, one at a time; long files are never in memory.
 
@@ -72,6 +111,8 @@ class Inputs:
         column: the column of the texts; default `text`.
         prompt_column: the column of their prompts. Items are `Prompted` then, else `Document`.
         dataset: instead of paths, `NAME[:CONFIG][:SPLIT]`; see `rows.dataset_rows`.
+        records: take the rows that `decoding generate` recorded, those with a list of `tokens`, as
+            `Recorded`, unless a column is named. Standard input may then be its JSON Lines too.
         skip_bad_rows: count broken rows in `skipped_rows` instead of stopping at the first: bad
             JSON, CSV or UTF-8, no such column, no string. A source without any good row is an
             error all the same.
@@ -88,8 +129,10 @@ class Inputs:
         column: str | None = None,
         prompt_column: str | None = None,
         dataset: str | None = None,
+        records: bool = False,
         skip_bad_rows: bool = False,
     ) -> None:
+        self.records = records and column is None and prompt_column is None
         self.column = "text" if column is None else column
         self.prompt_column = prompt_column
         self.skip_bad_rows = skip_bad_rows
@@ -119,22 +162,27 @@ class Inputs:
         self.skipped_rows = 0
 
     @classmethod
-    def from_options(cls, options: dict[str, Any]) -> Inputs:
-        """What `input_options` ask for."""
+    def from_options(cls, options: dict[str, Any], *, records: bool = False) -> Inputs:
+        """What `input_options` ask for; `records` as for the class."""
         return cls(
             options["files"],
             column=options["column"],
             prompt_column=options.get("prompt_column"),
             dataset=options["dataset"],
+            records=records,
             skip_bad_rows=options["skip_bad_rows"],
         )
 
-    def __iter__(self) -> Iterator[Document | Prompted]:
-        for source in self.sources:
+    def __iter__(self) -> Iterator[Document | Prompted | Recorded]:
+        for place in self.sources:
+            piped = place == STANDARD_INPUT and self.records
+            source = _standard_input() if piped else place
             if isinstance(source, Rows):
                 yield from self._rows(source)
-            else:
+            elif isinstance(source, Path):
                 yield Document(str(source), _pieces(source))
+            else:
+                yield source
 
     def documents(self) -> Iterator[Document]:
         """The items where there is no prompt column."""
@@ -147,11 +195,11 @@ class Inputs:
         elif source != STANDARD_INPUT and (source.is_file() or not source.exists()):
             next(_pieces(source))
 
-    def _rows(self, source: Rows) -> Iterator[Document | Prompted]:
+    def _rows(self, source: Rows) -> Iterator[Document | Prompted | Recorded]:
         columns = [self.column, *([] if self.prompt_column is None else [self.prompt_column])]
         found = False
         first_problem = None
-        for number, row in source.read(columns):
+        for number, row in source.read(None if self.records else columns):
             item = row if isinstance(row, str) else self._item(f"{source.name}:{number}", row)
             if not isinstance(item, str):
                 found = True
@@ -169,8 +217,10 @@ class Inputs:
                 else f"every row is broken; the first: {first_problem}"
             )
 
-    def _item(self, name: str, row: dict[str, Any]) -> Document | Prompted | str:
+    def _item(self, name: str, row: dict[str, Any]) -> Document | Prompted | Recorded | str:
         """What a row holds, or what is wrong with it."""
+        if self.records and "tokens" in row:
+            return _recorded(name, row)
         for column in (self.column, self.prompt_column):
             if column is not None and column not in row:
                 return f"no column {column!r}; it has {listed(row)}"
@@ -239,6 +289,45 @@ def _pieces(path: Path) -> Iterator[str]:
                 yield piece
     if empty:
         raise click.ClickException(f"{source} is empty")
+
+
+def _standard_input() -> Rows | Document:
+    """JSON Lines where the first line is a record, else one text."""
+    pieces = _pieces(STANDARD_INPUT)
+    first = ""
+    for piece in pieces:
+        first += piece
+        if "\n" in first:
+            break
+    row = json_row(first.partition("\n")[0])
+    pieces = chain([first], pieces)
+    if isinstance(row, str) or "tokens" not in row:
+        return Document(str(STANDARD_INPUT), pieces)
+    return Rows(str(STANDARD_INPUT), "line", lambda columns: json_lines(_lines(pieces)))
+
+
+def _lines(pieces: Iterable[str]) -> Iterator[str]:
+    rest = ""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split("\n")
+        yield from lines
+    yield rest
+
+
+def _recorded(name: str, row: dict[str, Any]) -> Recorded | str:
+    """The sequence of a record of `decoding generate`, or what is wrong with it."""
+    tokens, prompt, prompt_ids = row["tokens"], row.get("prompt"), row.get("prompt_ids")
+    if isinstance(tokens, str):  # a cell of a CSV file
+        try:
+            tokens, prompt_ids = json.loads(tokens), json.loads(prompt_ids or "null")
+        except ValueError:
+            return "'tokens' or 'prompt_ids' is broken JSON"
+    try:
+        ids = tuple(operator.index(token["id"]) for token in tokens)
+        context = None if prompt_ids is None else tuple(map(operator.index, prompt_ids))
+    except (TypeError, KeyError, IndexError):
+        return "'tokens' is no list of objects with whole numbers as 'id'"
+    return _problem("prompt", prompt) or Recorded(name, ids, str(prompt), context)
 
 
 def _problem(column: str, value: object, alternative: str = "") -> str | None:

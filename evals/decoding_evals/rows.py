@@ -11,7 +11,7 @@ import codecs
 import gc
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -34,13 +34,14 @@ class Rows:
     Args:
         name: the file or data set, as the user wrote it.
         unit: what the numbers count, `line` or `row`.
-        read: reads all rows, given the columns that are wanted; a row may hold further ones.
-            Raises `click.ClickException` where the source as a whole is unfit.
+        read: reads all rows, given the columns that are wanted, or None for all there are; a row
+            may hold further ones. Raises `click.ClickException` where the source as a whole is
+            unfit.
     """
 
     name: str
     unit: str
-    read: Callable[[Sequence[str]], Iterator[Row]]
+    read: Callable[[Sequence[str] | None], Iterator[Row]]
 
 
 def file_rows(path: Path) -> Rows:
@@ -159,17 +160,23 @@ def _require(columns: Sequence[str], existing: Sequence[str], source: str) -> No
             raise click.ClickException(f"{source!r} has more than one column {column!r}")
 
 
-def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _jsonl(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     with (
         readable(repr(str(path))),
         path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file,
     ):
-        for number, line in enumerate(file, 1):
-            if line.strip(" \t\r\n"):
-                yield number, _json_row(line)
+        yield from json_lines(file)
 
 
-def _json_row(line: str) -> dict[str, Any] | str:
+def json_lines(lines: Iterable[str]) -> Iterator[Row]:
+    """One object a line; empty lines are counted and left out."""
+    for number, line in enumerate(lines, 1):
+        if line.strip(" \t\r\n"):
+            yield number, json_row(line)
+
+
+def json_row(line: str) -> dict[str, Any] | str:
+    """An object, or what is wrong with it."""
     if not is_utf8(line):
         return "not UTF-8"
     try:
@@ -182,7 +189,7 @@ def _object(value: Any) -> dict[str, Any] | str:
     return value if isinstance(value, dict) else f"expected an object, got {kind_name(value)}"
 
 
-def _json(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _json(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     source = repr(str(path))
     with readable(source), path.open("rb") as file:
         text = "".join(decoded(file, source))
@@ -196,7 +203,7 @@ def _json(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         yield number, _object(value)
 
 
-def _csv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _csv(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     import csv
 
     # Python's own limit is 128 Ki characters, less than many a document.
@@ -215,7 +222,7 @@ def _csv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
             return
         if not all(map(is_utf8, header)):
             raise click.ClickException(f"{source!r} is not UTF-8 (line 1)")
-        _require(columns, header, source)
+        _require(columns or (), header, source)
         while True:
             number = reader.line_num + 1
             try:
@@ -235,7 +242,7 @@ def _csv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
                 yield number, dict(zip(header, cells, strict=True))
 
 
-def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _parquet(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
@@ -247,7 +254,9 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
             path.open("rb") as file,
             ParquetFile(file, buffer_size=COLUMN_BUFFER_BYTES) as parquet,
         ):
-            _require(columns, parquet.schema_arrow.names, str(path))
+            existing = parquet.schema_arrow.names
+            columns = existing if columns is None else columns
+            _require(columns, existing, str(path))
             number = 0
             for batch in parquet.iter_batches(batch_size=64, columns=list(columns)):
                 for index in range(batch.num_rows):
@@ -274,11 +283,12 @@ def _saved(name: str) -> dict[str, Any] | None:
     return saved if isinstance(saved, dict) else {str(saved.split or "train"): saved}
 
 
-def _dataset(data: Any, source: str, columns: Sequence[str]) -> Iterator[Row]:
+def _dataset(data: Any, source: str, columns: Sequence[str] | None) -> Iterator[Row]:
     try:
         # Streamed CSV and text files tell their columns only with the first row.
         existing = data.column_names or list(next(iter(data), {}))
         if existing:
+            columns = existing if columns is None else columns
             _require(columns, existing, source)
             yield from enumerate(data.select_columns(list(columns)), 1)
     except click.ClickException:
@@ -325,7 +335,7 @@ def _quiet_datasets() -> None:
     hub_logging.set_verbosity(logging.CRITICAL)
 
 
-FORMATS: dict[str, tuple[str, Callable[[Path, Sequence[str]], Iterator[Row]]]] = {
+FORMATS: dict[str, tuple[str, Callable[[Path, Sequence[str] | None], Iterator[Row]]]] = {
     ".jsonl": ("line", _jsonl),
     ".json": ("row", _json),
     ".csv": ("line", _csv),

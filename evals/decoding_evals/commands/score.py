@@ -71,6 +71,7 @@ def score(
         names: list[str] = []
 
         def texts() -> Iterator[Any]:
+            item: Any
             for item in inputs:
                 names.append(item.name)
                 if isinstance(item, Prompted):
