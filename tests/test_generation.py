@@ -608,10 +608,11 @@ def test_record_is_valid_json_with_the_documented_keys(stories):
     record = generation.record()
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert list(record) == [
-        "prompt", "index", "sample", "text", "model", "settings", "num_beams", "seed",
-        "finish_reason", "tokens", "summary",
+        "prompt", "prompt_ids", "index", "sample", "text", "model", "settings", "num_beams",
+        "seed", "finish_reason", "tokens", "summary",
     ]  # fmt: skip
     assert (record["prompt"], record["index"], record["sample"]) == (TEXTS[0], 0, 0)
+    assert record["prompt_ids"] == tokenizer(TEXTS[0])["input_ids"]
     assert (record["model"], record["settings"]) == (stories.name, "temperature=0.7,top_p=0.9")
     assert (record["seed"], record["num_beams"]) == (8, 1)
     assert record["text"] == "".join(token["text"] for token in record["tokens"])
@@ -674,7 +675,7 @@ def test_a_prompt_that_fills_the_context_must_be_shortened(toy):
 def test_an_empty_prompt_without_bos_is_refused(toy):
     model, tokenizer = toy[0], copy.deepcopy(toy[1])
     tokenizer.bos_token = None
-    with pytest.raises(ValueError, match="prompt 1: .* empty .* no BOS"):
+    with pytest.raises(ValueError, match=r"prompt 1: .* empty .* no BOS"):
         generate(model, tokenizer, ["a", ""], max_new_tokens=5)
 
 
