@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 
-.PHONY: demo test check test-oldest wheel-test picture bench peers clean
+.PHONY: demo test check test-oldest wheel-test picture bench peers lm-polygraph clean
 
 demo: .venv/.installed
 	$(BIN)/decoding generate "Once upon a time" --temperature 0.8 --top-p 0.95 --color
@@ -47,6 +47,10 @@ bench: .venv/.installed-dev
 peers: .venv/.installed-dev .venv-peers/.installed
 	$(BIN)/python benchmarks/peers.py
 
+# Our estimators of uncertainty beside LM-Polygraph's, from an environment of its own.
+lm-polygraph: .venv/.installed-dev .venv-lm-polygraph/.installed
+	$(BIN)/python benchmarks/lm_polygraph.py
+
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e .
@@ -67,5 +71,14 @@ peers: .venv/.installed-dev .venv-peers/.installed
 	.venv-peers/bin/pip install -q -c benchmarks/constraints-peers.txt torch 'lm-eval[hf]' minicons surprisal evaluate click
 	touch $@
 
+# Without its dependencies: most of them serve parts that are not compared.
+.venv-lm-polygraph/.installed: benchmarks/constraints-lm-polygraph.txt
+	$(PYTHON) -m venv .venv-lm-polygraph
+	.venv-lm-polygraph/bin/pip install -q -c benchmarks/constraints-lm-polygraph.txt \
+		torch transformers accelerate rouge_score nltk scikit-learn scipy datasets openai pillow \
+		sentence-transformers bert-score spacy diskcache boostedprob einops sacrebleu omegaconf
+	.venv-lm-polygraph/bin/pip install -q --no-deps lm-polygraph==0.7.0
+	touch $@
+
 clean:
-	rm -rf .venv .venv-oldest .venv-peers dist build
+	rm -rf .venv .venv-oldest .venv-peers .venv-lm-polygraph dist build

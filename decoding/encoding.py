@@ -38,7 +38,11 @@ class Segment(NamedTuple):
 
 
 def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, *, chat: bool = False
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    *,
+    chat: bool = False,
+    name: str = "the prompt",
 ) -> list[int]:
     """The ids that a model reads of a prompt before it continues it.
 
@@ -46,6 +50,7 @@ def encode_prompt(
         tokenizer: its own special tokens are added, and an empty prompt becomes BOS.
         prompt: the prompt.
         chat: put it into the tokenizer's chat template as the user's message.
+        name: what to call it in an error.
 
     Returns:
         One id or more.
@@ -62,7 +67,7 @@ def encode_prompt(
     if ids:
         return ids
     if tokenizer.bos_token_id is None:
-        raise ValueError("the prompt is empty and the tokenizer has no BOS token")
+        raise ValueError(f"{name} is empty and the tokenizer has no BOS token")
     return [tokenizer.bos_token_id]
 
 

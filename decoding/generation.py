@@ -188,6 +188,43 @@ def generate(
     return generations
 
 
+def prompt_ids(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    max_new_tokens: int,
+    *,
+    chat: bool = False,
+    name: str = "the prompt",
+) -> list[int]:
+    """What a model reads of a prompt that it is to continue.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        prompt: the prompt.
+        max_new_tokens: room to leave in the model's context.
+        chat: put the prompt into the tokenizer's chat template.
+        name: what to call it in an error.
+
+    Returns:
+        One id or more; see `encode_prompt`.
+
+    Raises:
+        ValueError: an empty prompt without BOS, or one that does not fit.
+    """
+    ids = encode_prompt(tokenizer, prompt, chat=chat, name=name)
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and len(ids) + max_new_tokens > context:
+        room = context - len(ids)
+        mend = f"set max_new_tokens to at most {room}" if room > 0 else "shorten the prompt"
+        raise ValueError(
+            f"{name} has {len(ids)} tokens; with max_new_tokens={max_new_tokens} "
+            f"it exceeds the model's context of {context}: {mend}"
+        )
+    return ids
+
+
 @dataclass(frozen=True)
 class _Job:
     index: int
@@ -251,19 +288,10 @@ class _Run:
                 counts[prompt] += self.samples if self.num_beams > 1 else 1
 
     def encode(self, prompt: str, index: int) -> list[int]:
-        try:
-            ids = encode_prompt(self.tokenizer, prompt, chat=self.chat)
-        except ValueError as error:
-            raise ValueError(f"prompt {index}: {error}") from None
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if context is not None and len(ids) + self.max_new_tokens > context:
-            room = context - len(ids)
-            mend = f"set max_new_tokens to at most {room}" if room > 0 else "shorten the prompt"
-            raise ValueError(
-                f"prompt {index} has {len(ids)} tokens; with max_new_tokens={self.max_new_tokens} "
-                f"it exceeds the model's context of {context}: {mend}"
-            )
-        return ids
+        return prompt_ids(
+            self.model, self.tokenizer, prompt, self.max_new_tokens,
+            chat=self.chat, name=f"prompt {index}",
+        )  # fmt: skip
 
     def batch(self, jobs: list[_Job]) -> list[Generation]:
         """Run one batch; a batch gives one generation per job, with beams `samples` of them."""

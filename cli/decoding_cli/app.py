@@ -13,6 +13,7 @@ from decoding_evals.command import run
 from decoding_evals.commands.compare import compare
 from decoding_evals.commands.perplexity import perplexity
 from decoding_evals.commands.score import score
+from decoding_evals.commands.uncertainty import uncertainty
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
@@ -24,7 +25,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (generate, score, perplexity, compare, settings):
+for command in (generate, score, perplexity, compare, uncertainty, settings):
     cli.add_command(command)
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from decoding_cli.prompts import read_prompts
 from decoding_evals.options import (
     model_options,
     output_options,
@@ -20,6 +18,7 @@ from decoding_evals.options import (
     setting_options,
 )
 from decoding_evals.output import Interrupted, RecordFile, to_json
+from decoding_evals.prompts import read_prompts
 from decoding_evals.rows import is_utf8
 
 if TYPE_CHECKING:
@@ -123,14 +122,17 @@ def generate(
         file = stack.enter_context(RecordFile(output)) if output is not None else None
         language_model = read_model(options)
         from decoding.generation import generate as generate_texts
+        from decoding_evals.progress import progress_bar
 
         screen = _Screen(texts, color, streaming) if on_screen else None
         progress = _Progress(len(texts) * num_samples)
-        if progress.total > 1 and sys.stderr.isatty() and not sys.stdout.isatty() and not streaming:
-            progress.show_bar()
+        shown = progress.total > 1 and not sys.stdout.isatty() and not streaming
+        bar = stack.enter_context(ExitStack())
+        advance = bar.enter_context(progress_bar(progress.total, "sequences", shown=shown))
 
         def finished(generation: Generation) -> None:
             progress.count(generation)
+            advance()
             if screen is not None:
                 screen.finished(generation)
             elif file is not None:
@@ -160,7 +162,7 @@ def generate(
                 click.echo(err=True)
             raise Interrupted(f"{progress.done} of {progress.total} sequences finished") from None
         finally:
-            progress.close()
+            bar.close()
             if on_screen or sys.stderr.isatty():
                 progress.summary(color, with_legend=on_screen and color)
 
@@ -214,7 +216,7 @@ class _Screen:
 
 
 class _Progress:
-    """Counts finished sequences: a bar on stderr while it goes on, one line at the end."""
+    """Counts finished sequences, for one line at the end."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -224,21 +226,6 @@ class _Progress:
         self.raw_surprisal_nats = 0.0
         self.seed: int | None = None
         self.started = time.monotonic()
-        self.advance: Callable[[], None] = lambda: None
-        self.close: Callable[[], None] = lambda: None
-
-    def show_bar(self) -> None:
-        """Show a bar on stderr until `close`."""
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-        from decoding_evals.terminal import console
-
-        columns = (BarColumn(), MofNCompleteColumn(), "sequences", TimeRemainingColumn())
-        bar = Progress(*columns, console=console(color=False, stderr=True), transient=True)
-        task = bar.add_task("", total=self.total)
-        bar.start()
-        self.advance = lambda: bar.advance(task)
-        self.close = bar.stop
 
     def count(self, generation: Generation) -> None:
         """Add a finished sequence."""
@@ -247,7 +234,6 @@ class _Progress:
         self.entropy_nats += float(generation.trace.entropy_nats.sum())
         self.raw_surprisal_nats += float(generation.trace.raw_surprisal_nats.sum())
         self.seed = generation.seed
-        self.advance()
 
     def summary(self, color: bool, with_legend: bool) -> None:
         """One line on stderr, after the legend where tokens are shaded."""

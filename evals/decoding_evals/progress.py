@@ -5,9 +5,18 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
-from rich.progress import Progress, SpinnerColumn, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from decoding_evals.terminal import console
 
@@ -55,3 +64,24 @@ class ScoringProgress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+@contextmanager
+def progress_bar(total: int, unit: str, *, shown: bool = True) -> Iterator[Callable[[], None]]:
+    """A bar for work of known size.
+
+    Args:
+        total: how many there are to finish.
+        unit: what they are called, in the plural.
+        shown: whether to show it, where standard error is a terminal.
+
+    Returns:
+        What to call when one is finished.
+    """
+    if not (shown and sys.stderr.isatty()):
+        yield lambda: None
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), unit, TimeRemainingColumn())
+    with Progress(*columns, console=console(False, stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)
