@@ -1,8 +1,8 @@
 """Variance of the two estimates of a sequence's entropy, on the embedded model.
 
 For each prompt, sequences are drawn at temperature 1 and both estimates are taken of their first
-10, 50, 100 and 200 tokens. A ratio below 1 says that summing exact entropies needs fewer samples than
-summing surprisals.
+10, 50, 100 and 200 tokens. A ratio below 1 says that summing exact entropies needs fewer samples
+than summing surprisals.
 """
 
 import math

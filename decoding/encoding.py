@@ -61,9 +61,9 @@ def encode_prompt(
     if chat:
         message = [{"role": "user", "content": prompt}]
         text = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
     else:
-        ids = list(tokenizer(prompt)["input_ids"])
+        ids = list(tokenizer(prompt, verbose=False)["input_ids"])
     if ids:
         return ids
     if tokenizer.bos_token_id is None:

@@ -10,7 +10,9 @@ import decoding
 from decoding_cli.generate import generate
 from decoding_cli.settings import settings
 from decoding_evals.command import run
+from decoding_evals.commands.attention import attention
 from decoding_evals.commands.compare import compare
+from decoding_evals.commands.doctor import doctor
 from decoding_evals.commands.perplexity import perplexity
 from decoding_evals.commands.score import score
 from decoding_evals.commands.uncertainty import uncertainty
@@ -25,7 +27,16 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (generate, score, perplexity, compare, uncertainty, settings):
+for command in (
+    generate,
+    score,
+    perplexity,
+    compare,
+    uncertainty,
+    attention,
+    doctor,
+    settings,
+):
     cli.add_command(command)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -35,6 +36,9 @@ def read_prompts(
         raise click.UsageError("give prompts as arguments or with --prompts-file, not both")
     if column is not None and (file is None or file.suffix.lower() not in FORMATS):
         raise click.UsageError(f"--column needs a --prompts-file with rows ({', '.join(FORMATS)})")
+    for prompt in arguments:
+        if Path(prompt).suffix.lower() in (".txt", *FORMATS) and os.path.isfile(prompt):
+            click.echo(f"{prompt!r} is taken as a prompt; --prompts-file reads the file", err=True)
     prompts = list(arguments) if file is None else _from_file(file, column)
     if not prompts:
         if sys.stdin.isatty():

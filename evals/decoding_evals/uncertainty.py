@@ -352,9 +352,15 @@ class _Run:
             for index, row in rows
             if row.context is not None
         }
-        known = {index: row for index, row in asked.items() if row.answer.strip()}
-        found = context_gain(self.language_model, known.values(), batch_size=self.batch_size)
-        return dict(zip(known, found, strict=True))
+        found = {}
+        for index, row in asked.items():
+            if not row.answer.strip():
+                continue
+            try:
+                [found[index]] = context_gain(self.language_model, [row])
+            except ValueError as error:
+                raise ValueError(f"prompt {index}: {error}") from None
+        return found
 
     def judged(self, row: PromptRow, text: str) -> tuple[float | None, bool | None]:
         """Quality of the greedy answer and whether it counts as correct."""
