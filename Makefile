@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 
-.PHONY: demo test check test-oldest wheel-test picture bench peers lm-polygraph clean
+.PHONY: demo test check test-oldest wheel-test picture bench validate peers lm-polygraph clean
 
 demo: .venv/.installed
 	$(BIN)/decoding generate "Once upon a time" --temperature 0.8 --top-p 0.95 --color
@@ -36,12 +36,27 @@ picture: .venv/.installed-dev
 	printf %s "Once upon a time there was a little dog named Max. He found a rock and ate the moon." \
 	| $(BIN)/decoding score --plot docs/score.png > build/score.txt
 	$(BIN)/decoding compare docs/story.txt --plot docs/compare.png > build/compare.txt
+	$(BIN)/decoding generate "Once upon a time" --temperature 0.7 --max-new-tokens 60 --seed 1 --json \
+	| $(BIN)/decoding identify --setting raw --setting temperature=0.7 --setting top_p=0.9 \
+		--setting top_k=50 --plot docs/identify.png > build/identify.txt
 
 # Speed and memory, into benchmarks/RESULTS.md.
 bench: .venv/.installed-dev
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/comparison.py
+
+# Whether stated errors and posteriors hold, into benchmarks/RESULTS.md; WORK keeps what is finished.
+DATA ?= ../shared/data
+WORK ?= build/validation
+validate: .venv/.installed-dev
+	mkdir -p $(WORK)
+	$(BIN)/python benchmarks/calibration.py --work $(WORK)/calibration
+	$(BIN)/python benchmarks/identification.py
+	$(BIN)/python benchmarks/sequence_entropy.py
+	$(BIN)/python training/train_ensemble.py --data $(DATA)/tinystories --out $(WORK)/ensemble --seed 1 --seed 2 --seed 3
+	$(BIN)/python benchmarks/epistemic.py $(foreach seed,1 2 3,--members $(WORK)/ensemble/seed-$(seed))
+	$(BIN)/python benchmarks/regularization.py --work $(WORK)/regularization
 
 # Other tools' figures and speed beside ours, from an environment of their own.
 peers: .venv/.installed-dev .venv-peers/.installed

@@ -2,25 +2,31 @@
 
 Module map, each name importable from here and loaded on first use:
 
-    settings      DecodingSettings: a decoding setting as a value
-    information   entropy, KL and their kin on log-probabilities
-    statistics    one pass over rows of logits
-    truncation    kept sets as pure functions
-    processors    LogitsProcessor classes and the chain of a setting
-    monitor       EntropyMonitor: watches model.generate
-    trace         Trace: per-token measurements of a sequence
-    detokenize    text of single tokens
-    sampling      reproducible uniforms and the draw
-    generation    generate: prompts in, text and trace out
-    encoding      texts of any length into token ids
-    windows       which tokens are read together, and which of them are scored
-    head          a model in two halves, so that logits come a few rows at a time
-    scoring       teacher forcing, every token scored exactly once
-    comparison    many settings from one block of logits
-    quadrature    sums over the tokens of a row from a few nodes
-    grid          grids of settings
-    intervals     error bars of means over dependent observations
-    models        load_model, the embedded model
+    settings          DecodingSettings: a decoding setting as a value
+    information       entropy, KL and their kin on log-probabilities
+    statistics        one pass over rows of logits
+    truncation        kept sets as pure functions
+    processors        LogitsProcessor classes and the chain of a setting
+    monitor           EntropyMonitor: watches model.generate
+    trace             Trace: per-token measurements of a sequence
+    detokenize        text of single tokens
+    sampling          reproducible uniforms and the draw
+    generation        generate: prompts in, text and trace out
+    encoding          texts of any length into token ids
+    windows           which tokens are read together, and which of them are scored
+    head              a model in two halves, so that logits come a few rows at a time
+    scoring           teacher forcing, every token scored exactly once
+    sequence_entropy  entropy of whole sequences, from samples
+    ensemble          mixtures of models, and what their members disagree about
+    estimation        the temperature that fits a text
+    posterior         Bayes' rule over candidates, token by token
+    attention         entropy of attention, head by head
+    regularization    training losses that keep a model from becoming too sure
+    comparison        many settings from one block of logits
+    quadrature        sums over the tokens of a row from a few nodes
+    grid              grids of settings
+    intervals         error bars of means over dependent observations
+    models            load_model, the embedded model
 """
 
 from importlib import import_module
@@ -37,7 +43,10 @@ _HOME = {
     "ModelLoadError": "models",
     "NonFiniteLogitsError": "monitor",
     "TeacherForcing": "scoring",
+    "TokenDocument": "scoring",
     "Trace": "trace",
+    "entropy_regularized_loss": "regularization",
+    "fit_temperature": "estimation",
     "generate": "generation",
     "load_model": "models",
     "row_statistics": "statistics",
@@ -45,16 +54,20 @@ _HOME = {
 
 _MODULES = {
     *_HOME.values(),
+    "attention",
     "comparison",
     "detokenize",
     "encoding",
+    "ensemble",
     "grid",
     "head",
     "information",
     "intervals",
+    "posterior",
     "processors",
     "quadrature",
     "sampling",
+    "sequence_entropy",
     "truncation",
     "windows",
 }
@@ -62,10 +75,12 @@ _MODULES = {
 __all__ = [*sorted(_HOME), "__version__"]
 
 if TYPE_CHECKING:
+    from decoding.estimation import fit_temperature
     from decoding.generation import Generation, generate
     from decoding.models import LanguageModel, ModelLoadError, load_model
     from decoding.monitor import EntropyMonitor, NonFiniteLogitsError
-    from decoding.scoring import Document, TeacherForcing
+    from decoding.regularization import entropy_regularized_loss
+    from decoding.scoring import Document, TeacherForcing, TokenDocument
     from decoding.settings import DecodingSettings
     from decoding.statistics import row_statistics
     from decoding.trace import Trace

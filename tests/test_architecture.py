@@ -29,6 +29,11 @@ PURE = [
     "intervals",
     "quadrature",
     "trace",
+    "ensemble",
+    "estimation",
+    "posterior",
+    "regularization",
+    "sequence_entropy",
 ]
 
 
@@ -85,6 +90,11 @@ def test_importing_the_surface_does_not_import_torch(statement):
         "score --help",
         "perplexity --help",
         "compare --help",
+        "uncertainty --help",
+        "calibrate --help",
+        "identify --help",
+        "attention --help",
+        "doctor --help",
         "settings greedy",
     ],
 )

@@ -11,8 +11,10 @@ from decoding_cli.generate import generate
 from decoding_cli.settings import settings
 from decoding_evals.command import run
 from decoding_evals.commands.attention import attention
+from decoding_evals.commands.calibrate import calibrate
 from decoding_evals.commands.compare import compare
 from decoding_evals.commands.doctor import doctor
+from decoding_evals.commands.identify import identify
 from decoding_evals.commands.perplexity import perplexity
 from decoding_evals.commands.score import score
 from decoding_evals.commands.uncertainty import uncertainty
@@ -33,6 +35,8 @@ for command in (
     perplexity,
     compare,
     uncertainty,
+    calibrate,
+    identify,
     attention,
     doctor,
     settings,

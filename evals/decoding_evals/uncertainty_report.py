@@ -133,7 +133,7 @@ def show_evaluation(summary: dict[str, Any], *, stderr: bool = False) -> None:
     else:
         print_table(table)
     for note in notes:
-        console(False, stderr=True).print(note)
+        console(False, stderr=stderr).print(note)
 
 
 def _with_error(value: float, error: float) -> str:

@@ -70,9 +70,6 @@ def attention(as_json: bool, output: Path | None, plot: Path | None, **options: 
                     language_model, texts(), on_progress=progress, **given
                 ):
                     record = {"name": names[result.index], **result.record()}
-                    if done == 0:
-                        for note in record["notes"]:
-                            click.echo(note, err=True)
                     if file is not None:
                         file.write(record)
                     elif as_json:
@@ -94,6 +91,8 @@ def _show(record: dict[str, Any]) -> None:
     from decoding_evals.terminal import print_table
 
     print_table(_layers(record))
+    for note in record["notes"]:
+        click.echo(note)
     if any(value is not None for heads in record["normalized_entropy"] for value in heads):
         print_table(_heads(record))
 

@@ -234,7 +234,7 @@ def uncertainty(
         if empty:
             click.echo(f"{empty} of {len(rows)} greedy answers are empty", err=True)
         if on_screen:
-            click.echo(f"{settings}, {num_samples} samples, seed {seed}", err=True)
+            click.echo(f"{settings}, {num_samples} samples each, seed {seed}")
         if not judged:
             return
         summary = {

@@ -1,0 +1,267 @@
+"""`decoding identify`."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from decoding.grid import MOST_SETTINGS, parse_grid
+from decoding.settings import DecodingSettings
+from decoding_evals.commands.compare import USUAL
+from decoding_evals.inputs import Inputs, Recorded, input_options
+from decoding_evals.options import model_options, output_options, read_model, scoring_options
+from decoding_evals.output import Interrupted, RecordFile, to_json
+from decoding_evals.plots import check_plot, plot_option
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@click.command(short_help="Which setting, or which model, wrote a text.")
+@input_options
+@click.option(
+    "--setting",
+    "specs",
+    multiple=True,
+    metavar="SPEC",
+    help='A candidate, as in "temperature=0.7,top_p=0.9"; repeatable.',
+)
+@click.option(
+    "--grid",
+    metavar="GRID",
+    help='All settings of a grid, as in "temperature=0.5:1.5:0.1,top_p=0.8|0.9|1".',
+)
+@click.option(
+    "--models",
+    "pairs",
+    nargs=2,
+    multiple=True,
+    metavar="A B",
+    help="Models instead of one; each setting of each is a candidate. Repeatable for more.",
+)
+@click.option(
+    "--prior",
+    metavar="P,P,…",
+    help="Weights of the candidates in their order, those of the first model first.  "
+    "[default: all alike]",
+)
+@click.option(
+    "--min-odds",
+    type=click.FloatRange(min=1),
+    default=10.0,
+    show_default=True,
+    metavar="ODDS",
+    help="Name none unless the odds against all others together reach this.",
+)
+@model_options
+@scoring_options
+@output_options
+@plot_option("Draw the odds of every candidate along the first text.")
+def identify(
+    specs: tuple[str, ...],
+    grid: str | None,
+    pairs: tuple[tuple[str, str], ...],
+    prior: str | None,
+    min_odds: float,
+    as_json: bool,
+    output: Path | None,
+    plot: Path | None,
+    **options: Any,
+) -> None:
+    """Find out which setting, or which model, wrote the texts in FILES (or standard input).
+
+    Every text is scored under every candidate, and Bayes' rule turns the likelihoods into a
+    posterior. A token outside a candidate's kept set rules it out. None is named where the odds
+    are weak, or where the text is not as surprising as the best candidate's own are (|z| > 4).
+
+    Records of "decoding generate --json" are scored by the tokens that were drawn, after their
+    prompts. A plain text may have been written with other tokens than the tokenizer cuts it into;
+    where that alone may rule a candidate out, it is said.
+
+    Without --setting and --grid, the candidates are "raw", "greedy" and some usual settings.
+    """
+    settings = _settings(specs, grid)
+    names = list(dict.fromkeys(name for pair in pairs for name in pair))
+    source = click.get_current_context().get_parameter_source("model")
+    if names and source is ParameterSource.COMMANDLINE:
+        raise click.UsageError("give --model or --models, not both")
+    size = len(settings) * max(1, len(names))
+    if not 2 <= size <= MOST_SETTINGS:
+        raise click.UsageError(f"2 to {MOST_SETTINGS} candidates are needed, got {size}")
+    weights = None if prior is None else _weights(prior, size)
+    check_plot(plot)
+    with ExitStack() as stack:
+        file = stack.enter_context(RecordFile(output)) if output is not None else None
+        inputs = Inputs.from_options(options, records=True)
+        models = [read_model(options, name) for name in names or (None,)]
+        from decoding.scoring import Document
+        from decoding_evals.identify import identify as evaluate
+        from decoding_evals.plots import write_plot
+        from decoding_evals.plots.identification import plot_identification
+        from decoding_evals.progress import ScoringProgress
+
+        titles: list[str] = []
+
+        def documents() -> Iterator[Any]:
+            for item in inputs:
+                titles.append(item.name)
+                if isinstance(item, Recorded):
+                    yield item.document(models[0].tokenizer)
+                else:
+                    yield Document(item.pieces)  # type: ignore[union-attr]
+
+        given = {name: options[name] for name in ("context", "stride", "bos", "batch_size")}
+        on_screen = file is None and not as_json
+        done = 0
+        # A bar would get in the way of what is written to the same terminal.
+        shown = not (on_screen and sys.stdout.isatty())
+        with ScoringProgress(shown=shown, entropy=True) as progress:
+            try:
+                for result in evaluate(
+                    models,
+                    documents(),
+                    settings,
+                    prior=weights,
+                    min_odds=min_odds,
+                    on_progress=progress,
+                    **given,
+                ):
+                    record = {"name": titles[result.index], **result.record()}
+                    if file is not None:
+                        file.write(record)
+                    elif as_json:
+                        click.echo(to_json(record))
+                    else:
+                        _show(record)
+                    if plot is not None and done == 0:
+                        figure = plot_identification(
+                            record, result.tokens, result.running_log_odds()
+                        )
+                        write_plot(figure, plot)
+                    done += 1
+            except KeyboardInterrupt:
+                raise Interrupted(f"{done} texts identified") from None
+        if plot is not None and done > 1:
+            click.echo(f"{str(plot)!r} shows the first of {done} texts", err=True)
+        if inputs.skipped_rows:
+            click.echo(f"{inputs.skipped_rows} broken rows skipped", err=True)
+
+
+def _settings(specs: tuple[str, ...], grid: str | None) -> list[DecodingSettings]:
+    try:
+        settings = [DecodingSettings.parse(spec) for spec in specs]
+        if grid is not None:
+            settings += parse_grid(grid)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    settings = settings or [DecodingSettings.parse(spec) for spec in USUAL]
+    [(most, times)] = Counter(settings).most_common(1)
+    if times > 1:
+        raise click.UsageError(f"setting {str(most)!r} is given twice")
+    return settings
+
+
+def _weights(text: str, size: int) -> list[float]:
+    from decoding.posterior import normalised_prior
+
+    try:
+        weights = [float(weight) for weight in text.split(",")]
+    except ValueError:
+        raise click.UsageError(f"--prior takes numbers, as in 0.5,0.3,0.2, got {text!r}") from None
+    try:
+        normalised_prior(size, weights)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    return weights
+
+
+def _show(record: dict[str, Any]) -> None:
+    from decoding_evals.terminal import print_table
+
+    for table in _tables(record):
+        print_table(table)
+
+
+def _tables(record: dict[str, Any]) -> Iterator[Table]:
+    """The verdict with one line per candidate, the best first; and the tokens that decided."""
+    from rich.table import Table
+
+    from decoding_evals.terminal import harmless, number
+
+    several = len(set(record["models"])) > 1
+    labels = [
+        f"{setting} · {harmless(model)}" if several else setting
+        for setting, model in zip(record["settings"], record["models"], strict=True)
+    ]
+    ruled_out = {entry["candidate"]: entry for entry in record["ruled_out"]}
+
+    def places(k: int) -> tuple[float, float]:
+        return -(record["posterior"][k] or 0.0), -(record["coverage"][k] or 0.0)
+
+    def cell(name: str, k: int, form: str) -> str:
+        value = record[name][k]
+        return "-" if value is None else f"{value:{form}}"
+
+    title = f"{harmless(record['name'])}: {record['tokens']:,} tokens · {_verdict(record, labels)}"
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    table.add_column("candidate", overflow="fold")
+    for label in ("posterior", "log q\n(nats)", "log Bayes\nfactor\n(nats)", "coverage", "z"):
+        table.add_column(label, justify="right")
+    table.add_column("ruled out at token", overflow="fold")
+    for k in sorted(range(len(labels)), key=places):
+        entry = ruled_out.get(k)
+        at = ""
+        if entry is not None:
+            text = harmless(repr(entry["text"]))
+            at = f"{entry['token'] + 1} {text} (rank {entry['rank']:,}, {entry['kept']:,} kept)"
+            at += " *" if entry["retokenisation"] else ""
+        table.add_row(
+            labels[k],
+            cell("posterior", k, ".4f"),
+            cell("log_likelihood_nats", k, ".2f"),
+            "infinite" if entry and record["best"] is not None
+            else cell("log_bayes_factors_nats", k, ".2f"),
+            cell("coverage", k, ".4f"),
+            cell("z", k, "+.2f"),
+            at,
+        )  # fmt: skip
+    if any(entry["retokenisation"] for entry in record["ruled_out"]):
+        table.caption = "* unless the text was written with other tokens than it is cut into"
+        table.caption_justify = "left"
+    yield table
+    if not record["deciding_tokens"]:
+        return
+    best, runner_up = labels[record["best"]], labels[record["runner_up"]]
+    table = Table(
+        box=None, pad_edge=False, title=f"\nWhat moved the odds of {best} : {runner_up} most",
+        title_justify="left", title_style="bold",
+    )  # fmt: skip
+    table.add_column("token", justify="right")
+    table.add_column("text")
+    table.add_column("log ratio (nats)", justify="right")
+    for token in record["deciding_tokens"]:
+        ratio = token["log_ratio_nats"]
+        table.add_row(
+            str(token["token"] + 1),
+            harmless(repr(token["text"])),
+            ("+" if ratio > 0 else "") + number(ratio),
+        )
+    yield table
+
+
+def _verdict(record: dict[str, Any], labels: list[str]) -> str:
+    if record["decided"] is None:
+        return f"none is named: {record['abstained_because']}"
+    odds = record["log_odds_nats"]
+    if odds is None:
+        return f"{labels[record['best']]}; every other candidate is ruled out"
+    shown = f"{math.exp(odds):,.0f}" if odds < 13 else f"10^{odds / math.log(10):.0f}"
+    return f"{labels[record['best']]}, odds {shown} : 1"

@@ -1,0 +1,142 @@
+"""Could other tokens have written a text where a setting cuts one of its tokens off?
+
+A tokenizer cuts a text in one way, and a model may have written it in another: "play", "ing" where
+the tokenizer says "playing". The token "playing" can then lie outside the kept set of the very
+setting that wrote the text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from decoding.models import LanguageModel
+from decoding.scoring import TeacherForcing, TokenDocument
+from decoding.settings import DecodingSettings
+from decoding.truncation import apply_settings
+
+Integers = NDArray[np.int64]
+
+
+class Retokenisation:
+    """Looks for tokens that a setting keeps and that write the text across a given token's start.
+
+    Such a token stands where the given one does, or before it and reaches into it; its text is
+    the text there, and it is not the token that the tokenizer put in its place. That the setting
+    keeps what would have to follow is not looked at. Tokens that hold part of a character are not
+    tried.
+
+    Args:
+        language_model: what the text is scored with.
+        context: as for `TeacherForcing`, like the other options.
+        stride: as there.
+        batch_size: as there.
+    """
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        *,
+        context: int | None = None,
+        stride: int | None = None,
+        batch_size: int = 8,
+    ) -> None:
+        self._run = TeacherForcing(
+            language_model,
+            context_length=context,
+            stride=stride,
+            bos="never",
+            batch_size=batch_size,
+        )
+        self._tokenizer = language_model.tokenizer
+
+    def explained(
+        self,
+        text: str,
+        ids: Integers,
+        bounds: Integers,
+        bos: Sequence[int],
+        outside: Iterable[tuple[DecodingSettings, int]],
+        first: int = 0,
+    ) -> set[tuple[DecodingSettings, int]]:
+        """The places where other tokens could have written the text.
+
+        Args:
+            text: the whole text.
+            ids: `(n,)`, its tokens.
+            bounds: `(n + 1,)`, index in the text of where each begins, and where the last ends.
+            bos: what the model reads before them.
+            outside: settings, and indices of tokens outside their kept sets.
+            first: index of the first token that a model can have written.
+
+        Returns:
+            Those of `outside` that are explained.
+        """
+        # At each position: who asks about which token, and what could stand there instead.
+        questions: dict[int, list[tuple[DecodingSettings, int, list[int]]]] = defaultdict(list)
+        for setting, place in outside:
+            for position, others in self._alternatives(text, ids, bounds, place, first):
+                questions[position].append((setting, place, others))
+        if not questions:
+            return set()
+        begin, end = min(questions), max(questions) + 1
+        document = TokenDocument(ids[begin:end].tolist(), [*bos, *ids[:begin].tolist()])
+        found = set()
+        position = begin
+        for block in self._run.blocks(self._run.windows([document])):
+            asked: dict[DecodingSettings, list[tuple[int, int, list[int]]]] = defaultdict(list)
+            for row in range(len(block.targets)):
+                for setting, place, others in questions.get(position + row, ()):
+                    asked[setting].append((row, place, others))
+            for setting, rows in asked.items():
+                cut = apply_settings(setting, block.logits[[row for row, _, _ in rows]])
+                for logits, (_, place, others) in zip(cut, rows, strict=True):
+                    if bool((logits[others] > -math.inf).any()):
+                        found.add((setting, place))
+            position += len(block.targets)
+            del block  # before the next one is made
+        return found
+
+    def _alternatives(
+        self, text: str, ids: Integers, bounds: Integers, place: int, first: int
+    ) -> Iterable[tuple[int, list[int]]]:
+        """Positions up to a token's, and the tokens there that write the text across its start."""
+        spelt, by_text, longest = self._vocabulary
+        for position in range(place, first - 1, -1):
+            own = spelt[ids[position]]
+            ahead = own + text[bounds[position + 1] : bounds[position + 1] + longest]
+            # The first token of a text may have lost the space that it begins with.
+            lost = len(own) - int(bounds[position + 1] - bounds[position])
+            reach = 0 if position == place else int(bounds[place] - bounds[position]) + lost
+            if reach >= longest:
+                break
+            others = [
+                other
+                for length in range(reach + 1, min(longest, len(ahead)) + 1)
+                for other in by_text.get(ahead[:length], ())
+                if other != ids[position]
+            ]
+            if others:
+                yield position, others
+
+    @cached_property
+    def _vocabulary(self) -> tuple[list[str], dict[str, list[int]], int]:
+        """The text of each token within a text, the tokens of each text, the longest length."""
+        tokenizer: PreTrainedTokenizerBase = self._tokenizer
+        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        # Some tokenizers drop a space at the start of a text, so another token stands there.
+        anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1]
+        before = len(tokenizer.decode([anchor], **options))
+        pairs = [[anchor, token] for token in range(len(tokenizer))]
+        spelt = [decoded[before:] for decoded in tokenizer.batch_decode(pairs, **options)]
+        by_text: dict[str, list[int]] = defaultdict(list)
+        for token, written in enumerate(spelt):
+            if written and "\N{REPLACEMENT CHARACTER}" not in written:
+                by_text[written].append(token)
+        return spelt, dict(by_text), max(map(len, by_text), default=0)
