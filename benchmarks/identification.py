@@ -22,9 +22,9 @@ from decoding.encoding import encode_prompt
 from decoding.models import LanguageModel
 from decoding.posterior import running_log_posterior
 from decoding.scoring import TokenDocument
-from decoding_evals.commands.compare import USUAL
 from decoding_evals.compare import compare
 from decoding_evals.identify import Identification, identify
+from decoding_evals.options import USUAL
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 APART = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from decoding.grid import MOST_SETTINGS, parse_grid
 from decoding.settings import DecodingSettings
 
 if TYPE_CHECKING:
@@ -67,6 +69,46 @@ def read_setting(spec: str, flags: dict[str, Any]) -> DecodingSettings:
         return replace(DecodingSettings.parse(spec), **given)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+
+
+USUAL = ("raw", "temperature=0.7", "top_k=50", "top_p=0.9", "min_p=0.05", "greedy")
+
+# What `read_candidates` takes.
+candidate_options = stacked(
+    click.option(
+        "--setting",
+        "specs",
+        multiple=True,
+        metavar="SPEC",
+        help='A setting, as in "temperature=0.7,top_p=0.9"; repeatable.',
+    ),
+    click.option(
+        "--grid",
+        metavar="GRID",
+        help='All settings of a grid, as in "temperature=0.5:1.5:0.1,top_p=0.8|0.9|1".',
+    ),
+)
+
+
+def read_candidates(specs: tuple[str, ...], grid: str | None) -> list[DecodingSettings]:
+    """The settings of `--setting` and `--grid`; some usual ones where neither is given.
+
+    Raises:
+        click.UsageError: one that cannot be read, one that is given twice, or too many.
+    """
+    try:
+        settings = [DecodingSettings.parse(spec) for spec in specs]
+        if grid is not None:
+            settings += parse_grid(grid)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    settings = settings or [DecodingSettings.parse(spec) for spec in USUAL]
+    if len(settings) > MOST_SETTINGS:
+        raise click.UsageError(f"at most {MOST_SETTINGS} settings, got {len(settings)}")
+    [(most, times)] = Counter(settings).most_common(1)
+    if times > 1:
+        raise click.UsageError(f"setting {str(most)!r} is given twice")
+    return settings
 
 
 def quiet_transformers() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from decoding.grid import MOST_SETTINGS, parse_grid
-from decoding.settings import DecodingSettings
 from decoding_evals.inputs import Inputs, input_options
-from decoding_evals.options import model_options, output_options, read_model, scoring_options
+from decoding_evals.options import (
+    candidate_options,
+    model_options,
+    output_options,
+    read_candidates,
+    read_model,
+    scoring_options,
+)
 from decoding_evals.output import Interrupted, RecordFile, to_json
 from decoding_evals.plots import check_plot, plot_option
 
@@ -23,18 +27,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Decoding settings, or two models, on the same text.")
 @input_options
-@click.option(
-    "--setting",
-    "specs",
-    multiple=True,
-    metavar="SPEC",
-    help='A setting, as in "temperature=0.7,top_p=0.9"; repeatable.',
-)
-@click.option(
-    "--grid",
-    metavar="GRID",
-    help='All settings of a grid, as in "temperature=0.5:1.5:0.1,top_p=0.8|0.9|1".',
-)
+@candidate_options
 @click.option(
     "--models",
     nargs=2,
@@ -61,7 +54,9 @@ def compare(
     Jensen-Shannon divergence and total variation. Without --setting and --grid, "raw" and "greedy"
     stand beside some usual settings.
     """
-    settings = _settings(specs, grid, models)
+    if models is not None and (specs or grid is not None):
+        raise click.UsageError("give --models, or settings, not both")
+    settings = read_candidates(specs, grid)
     source = click.get_current_context().get_parameter_source("model")
     if models is not None and source is ParameterSource.COMMANDLINE:
         raise click.UsageError("give --model or --models, not both")
@@ -109,31 +104,6 @@ def compare(
         if not result.complete:
             scored = record["tokens_scored"]
             raise Interrupted(f"the figures are of the {scored} tokens scored until then")
-
-
-USUAL = ("raw", "temperature=0.7", "top_k=50", "top_p=0.9", "min_p=0.05", "greedy")
-
-
-def _settings(
-    specs: tuple[str, ...], grid: str | None, models: tuple[str, str] | None
-) -> list[DecodingSettings]:
-    if models is not None:
-        if specs or grid is not None:
-            raise click.UsageError("give --models, or settings, not both")
-        return []
-    try:
-        settings = [DecodingSettings.parse(spec) for spec in specs]
-        if grid is not None:
-            settings += parse_grid(grid)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    settings = settings or [DecodingSettings.parse(spec) for spec in USUAL]
-    if len(settings) > MOST_SETTINGS:
-        raise click.UsageError(f"at most {MOST_SETTINGS} settings, got {len(settings)}")
-    [(most, times)] = Counter(settings).most_common(1)
-    if times > 1:
-        raise click.UsageError(f"setting {str(most)!r} is given twice")
-    return settings
 
 
 def _report(record: dict[str, Any]) -> list[Table]:

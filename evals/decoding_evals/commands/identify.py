@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,11 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from decoding.grid import MOST_SETTINGS, parse_grid
-from decoding.settings import DecodingSettings
-from decoding_evals.commands.compare import USUAL
+from decoding.grid import MOST_SETTINGS
 from decoding_evals.inputs import Inputs, Recorded, input_options
-from decoding_evals.options import model_options, output_options, read_model, scoring_options
+from decoding_evals.options import (
+    candidate_options,
+    model_options,
+    output_options,
+    read_candidates,
+    read_model,
+    scoring_options,
+)
 from decoding_evals.output import Interrupted, RecordFile, to_json
 from decoding_evals.plots import check_plot, plot_option
 
@@ -27,18 +31,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Which setting, or which model, wrote a text.")
 @input_options
-@click.option(
-    "--setting",
-    "specs",
-    multiple=True,
-    metavar="SPEC",
-    help='A candidate, as in "temperature=0.7,top_p=0.9"; repeatable.',
-)
-@click.option(
-    "--grid",
-    metavar="GRID",
-    help='All settings of a grid, as in "temperature=0.5:1.5:0.1,top_p=0.8|0.9|1".',
-)
+@candidate_options
 @click.option(
     "--models",
     "pairs",
@@ -88,7 +81,7 @@ def identify(
 
     Without --setting and --grid, the candidates are "raw", "greedy" and some usual settings.
     """
-    settings = _settings(specs, grid)
+    settings = read_candidates(specs, grid)
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
     source = click.get_current_context().get_parameter_source("model")
     if names and source is ParameterSource.COMMANDLINE:
@@ -153,20 +146,6 @@ def identify(
             click.echo(f"{str(plot)!r} shows the first of {done} texts", err=True)
         if inputs.skipped_rows:
             click.echo(f"{inputs.skipped_rows} broken rows skipped", err=True)
-
-
-def _settings(specs: tuple[str, ...], grid: str | None) -> list[DecodingSettings]:
-    try:
-        settings = [DecodingSettings.parse(spec) for spec in specs]
-        if grid is not None:
-            settings += parse_grid(grid)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    settings = settings or [DecodingSettings.parse(spec) for spec in USUAL]
-    [(most, times)] = Counter(settings).most_common(1)
-    if times > 1:
-        raise click.UsageError(f"setting {str(most)!r} is given twice")
-    return settings
 
 
 def _weights(text: str, size: int) -> list[float]:
