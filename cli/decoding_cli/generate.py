@@ -18,22 +18,14 @@ from decoding_evals.options import (
     setting_options,
 )
 from decoding_evals.output import Interrupted, RecordFile, to_json
-from decoding_evals.prompts import read_prompts
-from decoding_evals.rows import is_utf8
+from decoding_evals.prompts import answer_options, check_stop, prompt_options, read_prompts
 
 if TYPE_CHECKING:
     from decoding.generation import Generation, StreamedToken
 
 
 @click.command(short_help="Continue prompts and show where the model hesitated.")
-@click.argument("prompts", nargs=-1, metavar="[PROMPT]...")
-@click.option(
-    "--prompts-file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Prompts from a file: .txt, one a line, or .jsonl, .json, .csv, .parquet, one a row.",
-)
-@click.option("--column", metavar="NAME", help="Column of the prompts.  [default: prompt]")
+@prompt_options
 @model_options
 @setting_options
 @click.option(
@@ -55,13 +47,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Above 1: beam search, scored under the setting.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**64 - 1),
-    metavar="N",
-    help="Same seed, same text, in any batch.  [default: a new one, reported]",
-)
-@click.option("--stop", multiple=True, metavar="TEXT", help="End when TEXT appears; repeatable.")
+@answer_options
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
@@ -75,7 +61,6 @@ if TYPE_CHECKING:
     metavar="K",
     help="Add each token's K runners-up and their probabilities to the records.",
 )
-@click.option("--chat", is_flag=True, help="Put each prompt into the model's chat template.")
 @output_options
 @click.option("--color/--no-color", default=None, help="Shade tokens by entropy.  [default: auto]")
 def generate(
@@ -108,8 +93,7 @@ def generate(
         raise click.UsageError(str(error)) from error
     if num_beams > 1 and num_samples > num_beams:
         raise click.UsageError(f"--num-samples {num_samples} needs at least as many --num-beams")
-    if not all(text and is_utf8(text) for text in stop):
-        raise click.UsageError("--stop needs a text, not empty, in UTF-8")
+    check_stop(stop)
     texts = read_prompts(prompts, prompts_file, column)
     if color is None:
         from decoding_evals.terminal import wants_color

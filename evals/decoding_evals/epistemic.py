@@ -157,7 +157,7 @@ def dropout_members(language_model: LanguageModel, count: int, *, seed: int = 0)
     Args:
         language_model: a model that was trained with dropout.
         count: passes, >= 2.
-        seed: 0 <= seed < 2^63.
+        seed: 0 <= seed < 2^64.
 
     Returns:
         `count` members.
@@ -169,8 +169,8 @@ def dropout_members(language_model: LanguageModel, count: int, *, seed: int = 0)
     """
     if count < 2:
         raise ValueError(f"mc_dropout must be at least 2 passes, got {count}")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed must be in [0, 2^63), got {seed}")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be in [0, 2^64), got {seed}")
     model = language_model.model
 
     def member(own: int) -> Member:

@@ -13,9 +13,46 @@ from typing import Any, BinaryIO
 import click
 
 from decoding_evals.inputs import Inputs
+from decoding_evals.options import stacked
 from decoding_evals.rows import FORMATS, decoded, file_rows, is_utf8, kind_name, listed, readable
 
 Row = dict[str, Any]
+
+# What `read_prompts` takes.
+prompt_options = stacked(
+    click.argument("prompts", nargs=-1, metavar="[PROMPT]..."),
+    click.option(
+        "--prompts-file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Prompts from a file: .txt, one a line, or .jsonl, .json, .csv, .parquet, one a row.",
+    ),
+    click.option("--column", metavar="NAME", help="Column of the prompts.  [default: prompt]"),
+)
+
+# How prompts are continued.
+answer_options = stacked(
+    click.option(
+        "--seed",
+        type=click.IntRange(0, 2**64 - 1),
+        metavar="N",
+        help="Same seed, same text, in any batch.  [default: a new one, reported]",
+    ),
+    click.option(
+        "--stop", multiple=True, metavar="TEXT", help="End when TEXT appears; repeatable."
+    ),
+    click.option("--chat", is_flag=True, help="Put each prompt into the model's chat template."),
+)
+
+
+def check_stop(stop: tuple[str, ...]) -> None:
+    """Refuse what cannot be a stop string.
+
+    Raises:
+        click.UsageError: an empty text, or none in UTF-8.
+    """
+    if not all(text and is_utf8(text) for text in stop):
+        raise click.UsageError("--stop needs a text, not empty, in UTF-8")
 
 
 def read_prompts(

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from decoding_evals.delivery import deliver
 from decoding_evals.inputs import Inputs, input_options
 from decoding_evals.options import model_options, output_options, read_model
-from decoding_evals.output import Interrupted, RecordFile, to_json
+from decoding_evals.output import RecordFile
 from decoding_evals.plots import check_plot, plot_option
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ def attention(as_json: bool, output: Path | None, plot: Path | None, **options: 
         inputs = Inputs.from_options(options)
         language_model = read_model(options)
         from decoding_evals import attention as evaluation
-        from decoding_evals.plots import write_plot
         from decoding_evals.plots.attention import plot_attention
         from decoding_evals.progress import ScoringProgress
 
@@ -62,29 +62,19 @@ def attention(as_json: bool, output: Path | None, plot: Path | None, **options: 
                 names.append(item.name)
                 yield "".join(item.pieces)
 
-        done = 0
         given = {name: options[name] for name in ("context", "bos")}
         with ScoringProgress(shown=file is not None or as_json, entropy=True) as progress:
-            try:
-                for result in evaluation.attention(
-                    language_model, texts(), on_progress=progress, **given
-                ):
-                    record = {"name": names[result.index], **result.record()}
-                    if file is not None:
-                        file.write(record)
-                    elif as_json:
-                        click.echo(to_json(record))
-                    else:
-                        _show(record)
-                    if plot is not None and done == 0:
-                        write_plot(plot_attention(record), plot)
-                    done += 1
-            except KeyboardInterrupt:
-                raise Interrupted(f"{done} texts measured") from None
-        if plot is not None and done > 1:
-            click.echo(f"{str(plot)!r} shows the first of {done} texts", err=True)
-        if inputs.skipped_rows:
-            click.echo(f"{inputs.skipped_rows} broken rows skipped", err=True)
+            results = evaluation.attention(language_model, texts(), on_progress=progress, **given)
+            deliver(
+                (({"name": names[r.index], **r.record()}, r) for r in results),
+                inputs=inputs,
+                file=file,
+                as_json=as_json,
+                show=_show,
+                plot=plot,
+                draw=lambda record, _: plot_attention(record),
+                done="measured",
+            )
 
 
 def _show(record: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from decoding.grid import MOST_SETTINGS
+from decoding_evals.delivery import deliver
 from decoding_evals.inputs import Inputs, Recorded, input_options
 from decoding_evals.options import (
     candidate_options,
@@ -22,7 +23,7 @@ from decoding_evals.options import (
     read_model,
     scoring_options,
 )
-from decoding_evals.output import Interrupted, RecordFile, to_json
+from decoding_evals.output import RecordFile
 from decoding_evals.plots import check_plot, plot_option
 
 if TYPE_CHECKING:
@@ -97,7 +98,6 @@ def identify(
         models = [read_model(options, name) for name in names or (None,)]
         from decoding.scoring import Document
         from decoding_evals.identify import identify as evaluate
-        from decoding_evals.plots import write_plot
         from decoding_evals.plots.identification import plot_identification
         from decoding_evals.progress import ScoringProgress
 
@@ -113,39 +113,28 @@ def identify(
 
         given = {name: options[name] for name in ("context", "stride", "bos", "batch_size")}
         on_screen = file is None and not as_json
-        done = 0
         # A bar would get in the way of what is written to the same terminal.
         shown = not (on_screen and sys.stdout.isatty())
         with ScoringProgress(shown=shown, entropy=True) as progress:
-            try:
-                for result in evaluate(
-                    models,
-                    documents(),
-                    settings,
-                    prior=weights,
-                    min_odds=min_odds,
-                    on_progress=progress,
-                    **given,
-                ):
-                    record = {"name": titles[result.index], **result.record()}
-                    if file is not None:
-                        file.write(record)
-                    elif as_json:
-                        click.echo(to_json(record))
-                    else:
-                        _show(record)
-                    if plot is not None and done == 0:
-                        figure = plot_identification(
-                            record, result.tokens, result.running_log_odds()
-                        )
-                        write_plot(figure, plot)
-                    done += 1
-            except KeyboardInterrupt:
-                raise Interrupted(f"{done} texts identified") from None
-        if plot is not None and done > 1:
-            click.echo(f"{str(plot)!r} shows the first of {done} texts", err=True)
-        if inputs.skipped_rows:
-            click.echo(f"{inputs.skipped_rows} broken rows skipped", err=True)
+            results = evaluate(
+                models,
+                documents(),
+                settings,
+                prior=weights,
+                min_odds=min_odds,
+                on_progress=progress,
+                **given,
+            )
+            deliver(
+                (({"name": titles[r.index], **r.record()}, r) for r in results),
+                inputs=inputs,
+                file=file,
+                as_json=as_json,
+                show=_show,
+                plot=plot,
+                draw=lambda record, r: plot_identification(record, r.tokens, r.running_log_odds()),
+                done="identified",
+            )
 
 
 def _weights(text: str, size: int) -> list[float]:

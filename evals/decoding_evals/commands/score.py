@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from decoding_evals.delivery import deliver
 from decoding_evals.inputs import Inputs, Prompted, input_options
 from decoding_evals.options import (
     model_options,
@@ -19,7 +20,7 @@ from decoding_evals.options import (
     read_setting,
     scoring_options,
 )
-from decoding_evals.output import Interrupted, RecordFile, to_json
+from decoding_evals.output import RecordFile
 from decoding_evals.plots import check_plot, plot_option
 
 if TYPE_CHECKING:
@@ -64,7 +65,6 @@ def score(
         language_model = read_model(options)
         from decoding.scoring import Document
         from decoding_evals import score as evaluation
-        from decoding_evals.plots import write_plot
         from decoding_evals.plots.scores import plot_scores
         from decoding_evals.progress import ScoringProgress
 
@@ -84,29 +84,21 @@ def score(
             evaluate = evaluation.score_choices
         given = {name: options[name] for name in ("context", "stride", "bos", "batch_size")}
         on_screen = file is None and not as_json
-        done = 0
         # A bar would get in the way of what is written to the same terminal.
         with ScoringProgress(shown=not (on_screen and sys.stdout.isatty())) as progress:
-            try:
-                for result in evaluate(
-                    language_model, texts(), setting=asked, on_progress=progress, **given
-                ):
-                    record = {"name": names[result.index], **result.record()}
-                    if file is not None:
-                        file.write(record)
-                    elif as_json:
-                        click.echo(to_json(record))
-                    else:
-                        _show(record)
-                    if plot is not None and done == 0:
-                        write_plot(plot_scores(record), plot)
-                    done += 1
-            except KeyboardInterrupt:
-                raise Interrupted(f"{done} texts scored") from None
-        if plot is not None and done > 1:
-            click.echo(f"{str(plot)!r} shows the first of {done} texts", err=True)
-        if inputs.skipped_rows:
-            click.echo(f"{inputs.skipped_rows} broken rows skipped", err=True)
+            results = evaluate(
+                language_model, texts(), setting=asked, on_progress=progress, **given
+            )
+            deliver(
+                (({"name": names[r.index], **r.record()}, r) for r in results),
+                inputs=inputs,
+                file=file,
+                as_json=as_json,
+                show=_show,
+                plot=plot,
+                draw=lambda record, _: plot_scores(record),
+                done="scored",
+            )
 
 
 def _show(record: dict[str, Any]) -> None:

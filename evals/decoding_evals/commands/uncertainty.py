@@ -21,8 +21,7 @@ from decoding_evals.options import (
 )
 from decoding_evals.output import Interrupted, RecordFile, to_json
 from decoding_evals.plots import check_plot, plot_option
-from decoding_evals.prompts import read_prompt_rows
-from decoding_evals.rows import is_utf8
+from decoding_evals.prompts import answer_options, check_stop, prompt_options, read_prompt_rows
 
 COLUMNS = {
     "references": "correct answers",
@@ -32,7 +31,6 @@ COLUMNS = {
 }
 
 column_options = stacked(
-    click.option("--column", metavar="NAME", help="Column of the prompts.  [default: prompt]"),
     *(
         click.option(
             f"--{name}-column",
@@ -48,13 +46,7 @@ column_options = stacked(
 
 
 @click.command(short_help="How sure the model is of its answers to prompts.")
-@click.argument("prompts", nargs=-1, metavar="[PROMPT]...")
-@click.option(
-    "--prompts-file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Prompts from a file: .txt, one a line, or .jsonl, .json, .csv, .parquet, one a row.",
-)
+@prompt_options
 @column_options
 @model_options
 @setting_options
@@ -69,14 +61,7 @@ column_options = stacked(
 @click.option(
     "--max-new-tokens", type=click.IntRange(min=1), default=50, show_default=True, metavar="N"
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    metavar="N",
-    help="Same seed, same samples.  [default: a new one, reported]",
-)
-@click.option("--stop", multiple=True, metavar="TEXT", help="End when TEXT appears; repeatable.")
-@click.option("--chat", is_flag=True, help="Put each prompt into the model's chat template.")
+@answer_options
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
@@ -154,8 +139,7 @@ def uncertainty(
         raise click.UsageError("--members needs at least two models: give it again")
     if separator == "":
         raise click.UsageError("--separator needs a text, not empty")
-    if not all(text and is_utf8(text) for text in stop):
-        raise click.UsageError("--stop needs a text, not empty, in UTF-8")
+    check_stop(stop)
     check_plot(plot)
     rows = read_prompt_rows(
         prompts,
