@@ -72,9 +72,14 @@ def wants_color() -> bool:
     return sys.stdout.isatty() and not plain
 
 
-def print_table(table: Table) -> None:
-    """Write a table to standard output: within a terminal, or as wide as it is in a pipe."""
-    screen = console(wants_color())
+def print_table(table: Table, *, stderr: bool = False) -> None:
+    """Write a table: within a terminal, or as wide as it is in a pipe.
+
+    Args:
+        table: the table.
+        stderr: to standard error, plain, instead of standard output.
+    """
+    screen = console(wants_color() and not stderr, stderr=stderr)
     if not screen.is_terminal:
         screen.width = 10_000
     screen.print(table)

@@ -106,7 +106,7 @@ def show_evaluation(summary: dict[str, Any], *, stderr: bool = False) -> None:
     title = f"{harmless(summary['model'])} · {evaluation['prompts']} prompts with references"
     if evaluation["prompts_left_out"]:
         title += f", {evaluation['prompts_left_out']} without"
-    title += f" · {number(accuracy)} of the answers correct by {summary['correct_by']}"
+    title += f" · {accuracy:.3f} of the answers correct by {summary['correct_by']}"
     table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
     table.add_column("estimator")
     for label in ("AUROC", "95 %", "PRR", "95 %", "AURC", "undefined"):
@@ -119,19 +119,16 @@ def show_evaluation(summary: dict[str, Any], *, stderr: bool = False) -> None:
     for name, entry in found:
         table.add_row(
             name,
-            number(entry["auroc"]),
+            _share(entry["auroc"]),
             _interval(entry["auroc_interval"]),
-            number(entry["prr"]),
+            _share(entry["prr"]),
             _interval(entry["prr_interval"]),
-            number(entry["aurc"]),
+            _share(entry["aurc"]),
             str(entry["prompts_undefined"]),
         )
         if entry["note"]:
             notes[entry["note"]] = None
-    if stderr:
-        console(False, stderr=True).print(table)
-    else:
-        print_table(table)
+    print_table(table, stderr=stderr)
     for note in notes:
         console(False, stderr=stderr).print(note)
 
@@ -141,7 +138,11 @@ def _with_error(value: float, error: float) -> str:
 
 
 def _interval(ends: list[float] | None) -> str:
-    return "-" if ends is None else f"{number(ends[0])} to {number(ends[1])}"
+    return "-" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _signed(value: float | None) -> str:
