@@ -99,7 +99,8 @@ def head_entropies(
         One entry for each layer that attends, in the order in which they run.
 
     Raises:
-        ValueError: the model is in training mode, or its attention does not return weights.
+        ValueError: the model is in training mode, or its attention does not return weights or holds
+            NaN.
 
     Source: Xiao et al., "Efficient Streaming Language Models with Attention Sinks", ICLR 2024, for
     the first token as a sink.
@@ -197,6 +198,8 @@ def _allowed(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 def _reduced(weights: Tensor, visible: Tensor, first: Tensor) -> LayerAttention:
     whole = attention_entropy(weights, visible)
+    if bool(whole.mass.isnan().any()):
+        raise ValueError("model must give finite attention weights, got NaN")
     rest = attention_entropy(weights, visible & ~first)
     # Nothing of a padded query, and no entropy where the queries cannot choose.
     defined = ~whole.normalized.isnan(), ~rest.normalized.isnan()

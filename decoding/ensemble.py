@@ -71,13 +71,14 @@ class Mixture:
                 f"{self._shape}, got {tuple(logits.shape)} of member {self.members}"
             )
         rows = logits.reshape(self._log_sum.shape)
+        # Before anything is taken in: a refused member leaves no trace.
+        if not all(bool(rows[block].amax(-1).isfinite().all()) for block in self._blocks()):
+            raise ValueError(
+                "logits must be finite or -inf, and not all -inf in a row, got otherwise of "
+                f"member {self.members}"
+            )
         for block in self._blocks():
             log_probs = rows[block].double().log_softmax(-1)
-            if bool(log_probs.isnan().any()):
-                raise ValueError(
-                    "logits must be finite or -inf, and not all -inf in a row, got otherwise of "
-                    f"member {self.members}"
-                )
             log_sum = self._log_sum[block]
             torch.logaddexp(log_sum, log_probs, out=log_sum)
             self._entropy_sum[block] += entropy(log_probs)

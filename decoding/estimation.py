@@ -44,20 +44,24 @@ class LogNormalPrior:
     """A prior on the temperature: ln T is normal about `ln median` with deviation `scale`.
 
     Args:
-        median: of T, > 0.
-        scale: standard deviation of ln T, > 0.
+        median: of T, in [0.001, 1000].
+        scale: standard deviation of ln T, in [1e-6, 1e6].
 
     Raises:
-        ValueError: one of them is not positive and finite.
+        ValueError: one of them is outside its range.
     """
 
     median: float = 1.0
     scale: float = 0.5
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not 0 < value < math.inf:
-                raise ValueError(f"prior {name} must be positive and finite, got {value!r}")
+        bounds = {"median": (SMALLEST, LARGEST), "scale": (1e-6, 1e6)}
+        for name, (low, high) in bounds.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(
+                    f"prior {name} must be positive, from {low:g} to {high:g}, got {value!r}"
+                )
 
 
 class TemperatureSums(NamedTuple):
@@ -132,7 +136,7 @@ def estimate_temperature(
     first = sums(1 / beta)
     total = TemperatureSums(*(column.sum() for column in first))
     if not total.tokens:
-        raise ValueError("sums must hold at least one token: there is nothing to fit")
+        raise ValueError("there is no token to fit a temperature to")
     if not math.isfinite(total.surprisal):
         raise ValueError("no temperature fits: a token has probability 0 at all of them")
     if not total.varentropy and total.surprisal == total.entropy:
@@ -147,6 +151,10 @@ def estimate_temperature(
     else:
         last, beta, steps = _solve(sums, beta, _likeliest)
         temperature = 1 / beta
+        if temperature <= SMALLEST:
+            raise ValueError(
+                "no temperature fits: the smaller, the likelier, though the text is not greedy"
+            )
         if temperature >= LARGEST:
             raise ValueError(
                 "no temperature fits: uniform draws are likelier than the model at any of them"
@@ -264,6 +272,8 @@ def top_p_for_coverage(masses: ArrayLike, coverage: float) -> float:
     if not 0 < coverage <= 1:
         raise ValueError(f"coverage must be in (0, 1], got {coverage!r}")
     ordered = np.sort(np.asarray(masses, dtype=np.float64))
+    if not len(ordered):
+        raise ValueError("masses must hold at least one token, got none")
     # The product may come out above the whole number that it is.
     needed = max(1, math.ceil(coverage * len(ordered) - 1e-9))
     return min(1.0, round((math.floor(float(ordered[needed - 1]) * 1e6) + 1) / 1e6, 6))
@@ -341,7 +351,7 @@ def _solve(
         if abs(math.log(new / beta)) < TOLERANCE:
             return beta, new, step
         beta = new
-    raise RuntimeError(f"no convergence within {MOST_STEPS} steps, at T = {1 / beta}")
+    raise ValueError(f"no temperature fits: no convergence, at T = {1 / beta:g}")
 
 
 def _log_interval(temperature: float, deviation: float) -> Interval:

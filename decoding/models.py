@@ -192,6 +192,10 @@ def _explain(name: str, error: Exception) -> str:
     if Path(name).is_dir():
         if "safetensors" in text or "no file named" in text:
             return f"model folder {name!r} has no safetensors weights"
+        if "ignore_mismatched_sizes" in text:
+            return f"model folder {name!r}: its weights have other shapes than its config.json says"
+        if "backend tokenizer" in text:
+            return f"model folder {name!r} has no tokenizer that can be loaded"
         return f"model folder {name!r} could not be loaded: {_first_line(error)}"
     return (
         f"model {name!r} is no local folder and could not be fetched from the hub "

@@ -369,3 +369,13 @@ def test_the_plot_has_every_head(run, stories):
     assert [line.get_xydata().tolist() for line in whole.lines] == [[[2, 1]]]
     code, _, _ = run("attention", "--plot", "a.png", stdin=TEXT.encode())
     assert code == 0 and Path("a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_attention_that_is_not_a_number_is_refused(run, tmp_path, stories):
+    broken = copy.deepcopy(stories.model)
+    with torch.no_grad():
+        broken.transformer.h[1].mlp.c_fc.weight[0, 0] = math.nan
+    broken.save_pretrained(tmp_path / "nan")
+    stories.tokenizer.save_pretrained(tmp_path / "nan")
+    code, out, err = run("attention", "--model", "./nan", stdin=TEXT.encode())
+    assert (code, out) == (1, "") and "finite attention weights" in err

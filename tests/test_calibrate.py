@@ -264,11 +264,11 @@ def test_nothing_has_no_reliability():
 @pytest.mark.parametrize(
     ("documents", "options", "message"),
     [
-        ([], {}, "nothing to fit"),
-        ([""], {}, "nothing to fit"),
+        ([], {}, "no token to fit"),
+        ([""], {}, "no token to fit"),
         (STORIES, {"held_out": 1.0}, r"held_out must be in \[0, 1\), got 1.0"),
         (STORIES, {"coverage": 0.0}, r"coverage must be in \(0, 1\], got 0.0"),
-        (["a"], {"bos": "never"}, "nothing to fit"),
+        (["a"], {"bos": "never"}, "no token to fit"),
         (STORIES, {"stride": 9999}, "stride"),
     ],
 )
@@ -383,7 +383,8 @@ def test_one_document_is_said_to_be_one(run):
     [
         (["--prior-scale", 0], 2, "--prior-scale"),
         (["--prior-median", -1], 2, "--prior-median"),
-        (["--prior-scale", "nan"], 1, "prior scale must be positive and finite, got nan"),
+        (["--prior-scale", "nan"], 2, "prior scale must be positive, from"),
+        (["--prior-scale", "1e300"], 2, "prior scale must be positive, from"),
         (["--held-out", 1], 2, "--held-out"),
         (["--coverage", 1.5], 2, "--coverage"),
         (["--cover", 1.5], 2, "--coverage"),

@@ -134,3 +134,18 @@ def test_another_shape_is_refused(shape):
 def test_a_row_that_is_no_distribution_is_refused(row):
     with pytest.raises(ValueError, match="of member 0"):
         Mixture().add(torch.tensor([[0.0, 1.0], row]))
+
+
+def test_a_refused_member_leaves_no_trace():
+    """Also where the fault lies in a later block of rows than the first."""
+    torch.manual_seed(0)
+    first, second, broken = torch.randn(3, 200, 50_000).unbind()
+    broken[-1, 7] = math.nan
+    mixture = Mixture()
+    mixture.add(first)
+    mixture.add(second)
+    want = mixture.uncertainty()
+    with pytest.raises(ValueError, match="member 2"):
+        mixture.add(broken)
+    for got, value in zip(mixture.uncertainty(), want, strict=True):
+        assert torch.equal(got, value)

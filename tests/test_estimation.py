@@ -190,7 +190,7 @@ def test_one_favourite_of_few_tokens_bounds_nothing():
         ([[2.0, 1.0, 0.0]] * 9, 2, "uniform draws are likelier"),
         ([[1.0, 1.0, 1.0]], 1, "every temperature fits"),
         ([[1.0, 0.5, -math.inf]], 2, "probability 0"),
-        (np.zeros((0, 3)), 0, "at least one token"),
+        (np.zeros((0, 3)), 0, "no token to fit"),
     ],
 )
 def test_what_no_temperature_fits_is_refused(logits, target, message):
@@ -201,7 +201,8 @@ def test_what_no_temperature_fits_is_refused(logits, target, message):
 
 @pytest.mark.parametrize("bad", [0, -1, math.inf, math.nan])
 def test_a_prior_needs_positive_numbers(bad):
-    with pytest.raises(ValueError, match=f"prior median must be positive and finite, got {bad}"):
+    message = rf"prior median must be positive, from 0.001 to 1000, got {bad}"
+    with pytest.raises(ValueError, match=message):
         LogNormalPrior(median=bad)
     with pytest.raises(ValueError, match="prior scale"):
         LogNormalPrior(scale=bad)

@@ -242,7 +242,7 @@ def test_a_token_that_rounding_may_have_moved_over_the_edge_is_inside(spec, edge
 
 
 def explained_by_brute_force(language_model, ids, place, setting):
-    """Whether a kept token writes the text across the start of a token: every id is tried."""
+    """Whether another kept token writes the text at a token or up to 4 before: all are tried."""
     tokenizer = language_model.tokenizer
 
     def text(tokens):
@@ -253,13 +253,12 @@ def explained_by_brute_force(language_model, ids, place, setting):
     bos = tokenizer.bos_token_id
     rows = teacher_forced(language_model.model, [bos], ids)
     whole = text(ids)
-    for position in range(place + 1):
+    for position in range(max(0, place - 4), place + 1):
         log_q = reference_log_q(rows[position], setting)
         before = text(ids[:position])
-        reach = len(text(ids[:place])) if position < place else len(before)
         for other in np.flatnonzero(np.isfinite(log_q)):
             written = text([*ids[:position], int(other)])
-            longer = len(written) > max(reach, len(before))
+            longer = len(written) > len(before)
             if other != ids[position] and whole.startswith(written) and longer:
                 return True
     return False

@@ -304,6 +304,10 @@ def test_ctrl_c_keeps_finished_rows(run, monkeypatch, tmp_path):
         (["--prompts-file", "empty.jsonl"], 1, "no rows"),
         (["--prompts-file", "rows.jsonl", "a"], 2, "not both"),
         (["a", "--stop", ""], 2, "--stop"),
+        (["a", "--separator", "|"], 2, "--separator needs a --prompts-file"),
+        (["--prompts-file", "twice.csv"], 1, "more than one column 'prompt'"),
+        (["--prompts-file", "list.jsonl"], 1, "references holds int"),
+        (["a", "--evaluation", "out.jsonl"], 2, "different files"),
         (["a", "--separator", ""], 2, "--separator"),
         (["word " * 2000], 1, "prompt 0 has"),
     ],
@@ -312,6 +316,8 @@ def test_bad_input_is_one_line(run, tmp_path, arguments, code, message):
     write(tmp_path / "rows.jsonl", {"prompt": "a"})
     write(tmp_path / "bad.jsonl", {"prompt": "a"}, {"prompt": "b", "references": 3})
     (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "twice.csv").write_text("prompt,prompt\na,b\n")
+    write(tmp_path / "list.jsonl", {"prompt": "a", "references": ["b", 5]})
     found, out, err = run("uncertainty", *arguments, "--output", "out.jsonl")
     assert (found, out) == (code, "")
     assert message in err.splitlines()[-1] and "Traceback" not in err

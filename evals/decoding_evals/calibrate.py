@@ -65,6 +65,8 @@ class CalibrationResult:
     """Whether `before` and `after` are of other documents than the fit."""
     held_out_tokens: int
     held_out_documents: int
+    documents_skipped: int
+    """Without text, or without tokens."""
     context: int
     stride: int
     bos: str | None
@@ -98,6 +100,7 @@ class CalibrationResult:
             "held_out": self.split,
             "held_out_tokens": self.held_out_tokens,
             "held_out_documents": self.held_out_documents,
+            "documents_skipped": self.documents_skipped,
             "steps": fit.steps,
             "passes": fit.passes,
             "context": self.context,
@@ -164,7 +167,8 @@ def calibrate(
     prior = prior or LogNormalPrior()
     options = {"context_length": context, "stride": stride, "bos": bos, "batch_size": batch_size}
     reader = _Reader(language_model, options, on_progress)
-    fitted, others = _split(_held(documents), held_out)
+    held, skipped = _held(documents)
+    fitted, others = _split(held, held_out)
     fit, complete = _fit(reader, fitted, prior)
     temperature = fit.map_temperature if use_map else fit.temperature
     tempered = DecodingSettings(temperature=float(f"{temperature:.6g}"))
@@ -197,6 +201,7 @@ def calibrate(
         split=bool(others),
         held_out_tokens=len(of_token),
         held_out_documents=len(np.unique(of_token)),
+        documents_skipped=skipped,
         context=run.context_length,
         stride=run.stride,
         bos=None if run.bos_id is None else run.tokenizer.convert_ids_to_tokens(run.bos_id),
@@ -209,10 +214,12 @@ def _listed(interval: tuple[float, float] | None) -> list[float] | None:
     return None if interval is None else list(interval)
 
 
-def _held(documents: Iterable[str | Document | TokenDocument]) -> _Documents:
-    """Documents that can be read again and again, without the empty ones."""
+def _held(documents: Iterable[str | Document | TokenDocument]) -> tuple[_Documents, int]:
+    """Documents that can be read again and again, and how many empty ones were left out."""
     held: _Documents = []
+    count = 0
     for item in documents:
+        count += 1
         if isinstance(item, TokenDocument):
             # 8 bytes a token; a list of whole numbers has four times as many.
             ids, context = array("q", item.ids), array("q", item.context)
@@ -221,7 +228,7 @@ def _held(documents: Iterable[str | Document | TokenDocument]) -> _Documents:
         document = as_document(item)
         text = document.text if isinstance(document.text, str) else "".join(document.text)
         held += [Document(text, document.prompt)] if text else []
-    return held
+    return held, count - len(held)
 
 
 def _split(documents: _Documents, share: float) -> tuple[_Documents, _Documents]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ def deliver(
     plot: Path | None,
     draw: Callable[[dict[str, Any], Any], Figure],
     done: str,
+    models: Collection[str] = (),
 ) -> None:
     """Write the record of each text as it comes, and a picture of the first.
 
@@ -37,6 +38,7 @@ def deliver(
         plot: where the picture goes, if any.
         draw: draws it from a record and its result.
         done: what happened to a text, as in "scored".
+        models: names of those that records are scored with.
 
     Raises:
         Interrupted: on Ctrl-C; what is finished stays.
@@ -59,5 +61,5 @@ def deliver(
         raise Interrupted(f"{count} texts {done}") from None
     if plot is not None and count > 1:
         click.echo(f"{str(plot)!r} shows the first of {count} texts", err=True)
-    if inputs.skipped_rows:
-        click.echo(f"{inputs.skipped_rows} broken rows skipped", err=True)
+    for note in inputs.notes(models):
+        click.echo(note, err=True)

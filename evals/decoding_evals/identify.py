@@ -43,7 +43,8 @@ class Candidate:
     log_likelihood_nats: float
     """log q(text), the sum over its tokens; -∞ where one of them is outside the kept set."""
     coverage: float
-    """Share of the tokens inside the kept set, in [0, 1]; NaN without tokens."""
+    """Share of the tokens inside the kept set or, for rounding, at its very edge, in [0, 1]; NaN
+    without tokens."""
     z: float
     """(surprisal - Σ H(q)) / √Σ varentropy: N(0, 1) for a long text that the candidate wrote. NaN
     where the candidate is ruled out, or left no choice at any token."""
@@ -122,7 +123,7 @@ class Identification:
         if odds < self.min_odds:
             return None, (
                 "a candidate may be ruled out only because the text is cut into other tokens than "
-                f"it was written with; counting it in, the odds may be as low as {odds:.3g}"
+                f"it was written with; were it not for those tokens, the odds would be {odds:.3g}"
             )
         return ranking[0], None
 
@@ -184,7 +185,7 @@ class Identification:
         return log_odds(log_posterior(log_likelihoods, self._prior()))
 
     def _possible_log_likelihoods(self) -> Floats:
-        """Upper bounds, where what other tokens may have written has probability 1."""
+        """What they would be if the tokens that other ones may have written had probability 1."""
         bounds = self._log_likelihoods()
         for k, candidate in enumerate(self.candidates):
             if candidate.ruled_out is not None and candidate.ruled_out.retokenisation:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import operator
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
@@ -29,8 +29,7 @@ from decoding_evals.rows import (
 )
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
+    from decoding.models import LanguageModel
     from decoding.scoring import TokenDocument
 
 STANDARD_INPUT = Path("-")
@@ -73,25 +72,39 @@ class Recorded(NamedTuple):
         ids: the tokens that were drawn.
         prompt: what they continue.
         prompt_ids: what the model read of it; None where the record does not say.
+        model: what wrote it, by the record.
+        num_beams: above 1 where no setting drew it.
     """
 
     name: str
     ids: tuple[int, ...]
     prompt: str
     prompt_ids: tuple[int, ...] | None
+    model: str | None = None
+    num_beams: int = 1
 
-    def document(self, tokenizer: PreTrainedTokenizerBase) -> TokenDocument:
+    def document(self, language_model: LanguageModel) -> TokenDocument:
         """What to score, with the prompt as context.
 
         Raises:
-            ValueError: an empty prompt, and the tokenizer has no BOS.
+            ValueError: an id outside the model's vocabulary, or an empty prompt where the tokenizer
+                has no BOS.
         """
         from decoding.encoding import encode_prompt
         from decoding.scoring import TokenDocument
 
-        if self.prompt_ids is None:
-            return TokenDocument(self.ids, encode_prompt(tokenizer, self.prompt))
-        return TokenDocument(self.ids, self.prompt_ids)
+        context = self.prompt_ids
+        if context is None:
+            name = f"the prompt of {self.name!r}"
+            context = tuple(encode_prompt(language_model.tokenizer, self.prompt, name=name))
+        vocab = language_model.model.config.get_text_config().vocab_size
+        largest = max((*self.ids, *context), default=0)
+        if largest >= vocab:
+            raise ValueError(
+                f"{self.name!r} has token {largest}, and {language_model.name!r} has {vocab} "
+                "tokens: another model wrote it"
+            )
+        return TokenDocument(self.ids, context)
 
 
 class Inputs:
@@ -137,6 +150,9 @@ class Inputs:
         self.prompt_column = prompt_column
         self.skip_bad_rows = skip_bad_rows
         self.skipped_rows = 0
+        self.writers: Counter[str | None] = Counter()
+        """Models that the records name, None where they name none."""
+        self.beam_records = 0
         if paths and dataset is not None:
             raise click.UsageError("give FILES or --dataset, not both")
         if paths.count(STANDARD_INPUT) > 1:
@@ -159,7 +175,8 @@ class Inputs:
             )
         for source in self.sources:
             self._look_at(source)
-        self.skipped_rows = 0
+        self.skipped_rows = self.beam_records = 0
+        self.writers.clear()
 
     @classmethod
     def from_options(cls, options: dict[str, Any], *, records: bool = False) -> Inputs:
@@ -184,6 +201,20 @@ class Inputs:
             else:
                 yield source
 
+    def notes(self, models: Collection[str] = ()) -> list[str]:
+        """What to tell the user of what was read until now, a line each.
+
+        Args:
+            models: names of those that the records are scored with.
+        """
+        notes = [f"{self.skipped_rows} broken rows skipped"] if self.skipped_rows else []
+        for name, count in self.writers.items():
+            if name is not None and name not in models:
+                notes.append(f"{count} of the records are by another model, {name!r}")
+        if self.beam_records:
+            notes.append(f"{self.beam_records} of the records are of beam search, not drawn")
+        return notes
+
     def documents(self) -> Iterator[Document]:
         """The items where there is no prompt column."""
         return (item for item in self if isinstance(item, Document))
@@ -203,6 +234,9 @@ class Inputs:
             item = row if isinstance(row, str) else self._item(f"{source.name}:{number}", row)
             if not isinstance(item, str):
                 found = True
+                if isinstance(item, Recorded):
+                    self.writers[item.model] += 1
+                    self.beam_records += item.num_beams > 1
                 yield item
                 continue
             problem = f"{source.name!r}, {source.unit} {number}: {item}"
@@ -297,11 +331,18 @@ def _standard_input() -> Rows | Document:
     first = ""
     for piece in pieces:
         first += piece
-        if "\n" in first:
+        if "\n" in first.lstrip():
             break
-    row = json_row(first.partition("\n")[0])
+    line = first.lstrip().partition("\n")[0]
+    row = json_row(line)
     pieces = chain([first], pieces)
     if isinstance(row, str) or "tokens" not in row:
+        if line[:1] in ("{", "["):
+            click.echo(
+                "standard input looks like JSON, but does not begin with a record of generate: "
+                "it is read as one text",
+                err=True,
+            )
         return Document(str(STANDARD_INPUT), pieces)
     return Rows(str(STANDARD_INPUT), "line", lambda columns: json_lines(_lines(pieces)))
 
@@ -320,14 +361,31 @@ def _recorded(name: str, row: dict[str, Any]) -> Recorded | str:
     if isinstance(tokens, str):  # a cell of a CSV file
         try:
             tokens, prompt_ids = json.loads(tokens), json.loads(prompt_ids or "null")
-        except ValueError:
+        except (ValueError, RecursionError):
             return "'tokens' or 'prompt_ids' is broken JSON"
     try:
-        ids = tuple(operator.index(token["id"]) for token in tokens)
-        context = None if prompt_ids is None else tuple(map(operator.index, prompt_ids))
+        ids = tuple(_token_id(token["id"]) for token in tokens)
     except (TypeError, KeyError, IndexError):
-        return "'tokens' is no list of objects with whole numbers as 'id'"
-    return _problem("prompt", prompt) or Recorded(name, ids, str(prompt), context)
+        return "'tokens' is no list of objects with token ids as 'id'"
+    try:
+        context = None if prompt_ids is None else tuple(map(_token_id, prompt_ids))
+    except TypeError:
+        return "'prompt_ids' is no list of token ids"
+    model, beams = row.get("model"), str(row.get("num_beams"))
+    return _problem("prompt", prompt) or Recorded(
+        name,
+        ids,
+        str(prompt),
+        context,
+        model if isinstance(model, str) else None,
+        int(beams) if beams.isdecimal() else 1,
+    )
+
+
+def _token_id(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+        raise TypeError
+    return value
 
 
 def _problem(column: str, value: object, alternative: str = "") -> str | None:

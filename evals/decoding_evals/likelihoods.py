@@ -46,8 +46,9 @@ CHECKED = 8
 
 @dataclass(frozen=True)
 class RuledOut:
-    """The token that rules a setting out: the first one outside its kept set that cutting the text
-    into other tokens would not explain, or the first one outside, where that explains all."""
+    """The token that rules a setting out: the first one outside its kept set that no other cut of
+    the text nearby may explain (see `Retokenisation`), or the first one outside, where one may
+    explain each of them. The first `CHECKED` are tried."""
 
     token: int
     """Index among the scored tokens of the model."""
@@ -58,7 +59,7 @@ class RuledOut:
     kept: int
     """Number of tokens that the setting keeps there."""
     retokenisation: bool
-    """Whether other tokens, which the setting keeps, could have written every such stretch."""
+    """Whether other tokens, which the setting keeps, may have been written there."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Likelihoods:
     varentropy_nats2: Floats
     """`(n, S)`, variance of -log q under q."""
     coverage: Floats
-    """`(S,)`, share of the tokens inside the kept set; NaN without tokens."""
+    """`(S,)`, share of the tokens inside the kept set or at its very edge; NaN without tokens."""
     ruled_out: tuple[RuledOut | None, ...]
     tokens_skipped: int
 

@@ -113,11 +113,12 @@ def read_prompt_rows(
         click.ClickException: as for `read_prompts`, a named column that no row has, or a value of
             another kind.
     """
-    named = [f"--{name}" for name, given in columns.items() if given is not None]
+    named = [f"--{name}-column" for name, given in columns.items() if given is not None]
+    named += ["--separator"] if separator is not None else []
     if file is None or file.suffix.lower() not in FORMATS:
         if named:
             raise click.UsageError(
-                f"{named[0]}-column needs a --prompts-file with rows ({', '.join(FORMATS)})"
+                f"{named[0]} needs a --prompts-file with rows ({', '.join(FORMATS)})"
             )
         return [_row(prompt, {}, columns) for prompt in read_prompts(arguments, file, column)]
     if arguments:
@@ -175,7 +176,10 @@ def _texts(name: str, value: object, separator: str | None) -> tuple[str, ...]:
     elif isinstance(value, list) and all(isinstance(item, str) for item in value):
         pieces = value
     else:
-        raise TypeError(f"{name} is {kind_name(value)}, not a text or a list of texts")
+        items = value if isinstance(value, list) else [value]
+        wrong = next(item for item in items if not isinstance(item, str))
+        verb = "holds" if isinstance(value, list) else "is"
+        raise TypeError(f"{name} {verb} {kind_name(wrong)}, not a text or a list of texts")
     return tuple(filter(None, pieces))
 
 

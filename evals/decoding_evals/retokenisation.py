@@ -24,13 +24,18 @@ from decoding.truncation import apply_settings
 Integers = NDArray[np.int64]
 
 
-class Retokenisation:
-    """Looks for tokens that a setting keeps and that write the text across a given token's start.
+REACH = 4
+"""How many tokens before a given one are looked at too."""
 
-    Such a token stands where the given one does, or before it and reaches into it; its text is
-    the text there, and it is not the token that the tokenizer put in its place. That the setting
-    keeps what would have to follow is not looked at. Tokens that hold part of a character are not
-    tried.
+
+class Retokenisation:
+    """Looks for other tokens that a setting keeps, and that write the text at a given token.
+
+    Such a token stands where the given one does, or up to `REACH` tokens before it: from there on
+    the text may have been cut otherwise, and the model have read otherwise what stands before the
+    given token. Its text is the text there, and it is not the token that the tokenizer put in its
+    place. Neither whether the setting keeps what would have to follow is looked at, nor cuts still
+    further back. Tokens that hold part of a character are not tried.
 
     Args:
         language_model: what the text is scored with.
@@ -106,19 +111,14 @@ class Retokenisation:
     def _alternatives(
         self, text: str, ids: Integers, bounds: Integers, place: int, first: int
     ) -> Iterable[tuple[int, list[int]]]:
-        """Positions up to a token's, and the tokens there that write the text across its start."""
+        """Positions up to a token's, and the other tokens that write the text from there on."""
         spelt, by_text, longest = self._vocabulary
-        for position in range(place, first - 1, -1):
-            own = spelt[ids[position]]
-            ahead = own + text[bounds[position + 1] : bounds[position + 1] + longest]
+        for position in range(max(first, place - REACH), place + 1):
             # The first token of a text may have lost the space that it begins with.
-            lost = len(own) - int(bounds[position + 1] - bounds[position])
-            reach = 0 if position == place else int(bounds[place] - bounds[position]) + lost
-            if reach >= longest:
-                break
+            ahead = spelt[ids[position]] + text[bounds[position + 1] :][:longest]
             others = [
                 other
-                for length in range(reach + 1, min(longest, len(ahead)) + 1)
+                for length in range(1, min(longest, len(ahead)) + 1)
                 for other in by_text.get(ahead[:length], ())
                 if other != ids[position]
             ]

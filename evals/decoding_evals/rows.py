@@ -222,7 +222,7 @@ def _csv(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
             return
         if not all(map(is_utf8, header)):
             raise click.ClickException(f"{source!r} is not UTF-8 (line 1)")
-        _require(columns or (), header, source)
+        _require(header if columns is None else columns, header, source)
         while True:
             number = reader.line_num + 1
             try:

@@ -85,15 +85,19 @@ def calibrate(
     ids; a text file is one document, each row of a .jsonl, .csv or .parquet file is one.
     """
     check_plot(plot)
+    from decoding.estimation import LogNormalPrior
+
+    try:
+        prior = LogNormalPrior(prior_median, prior_scale)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     with ExitStack() as stack:
         file = stack.enter_context(RecordFile(output)) if output is not None else None
         inputs = Inputs.from_options(options, records=True)
         language_model = read_model(options)
-        from decoding.estimation import LogNormalPrior
         from decoding_evals.calibrate import calibrate as evaluate
         from decoding_evals.progress import ScoringProgress
 
-        prior = LogNormalPrior(prior_median, prior_scale)
         documents = (_document(item, language_model) for item in inputs)
         with ScoringProgress() as progress:
             result = evaluate(
@@ -125,8 +129,10 @@ def calibrate(
             click.echo(f"setting      {record['setting']}")
             if measured:
                 print_table(_quality(record))
-        if inputs.skipped_rows:
-            click.echo(f"{inputs.skipped_rows} broken rows skipped", err=True)
+        for note in inputs.notes([language_model.name]):
+            click.echo(note, err=True)
+        if result.documents_skipped:
+            click.echo(f"{result.documents_skipped} documents without text left out", err=True)
         if result.full_logits is not None:
             click.echo(f"logits computed in full: {result.full_logits}", err=True)
         if measured and not result.split and held_out:
@@ -141,7 +147,7 @@ def _document(
     from decoding.scoring import Document
 
     if isinstance(item, Recorded):
-        return item.document(language_model.tokenizer)
+        return item.document(language_model)
     assert isinstance(item, Text)
     return Document(item.pieces)
 

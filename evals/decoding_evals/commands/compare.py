@@ -97,8 +97,8 @@ def compare(
 
             for table in _models(record) if models is not None else _report(record):
                 print_table(table)
-        if inputs.skipped_rows:
-            click.echo(f"{inputs.skipped_rows} broken rows skipped", err=True)
+        for note in inputs.notes():
+            click.echo(note, err=True)
         if record.get("full_logits"):
             click.echo(f"logits computed in full: {record['full_logits']}", err=True)
         if not result.complete:

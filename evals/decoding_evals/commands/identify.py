@@ -107,7 +107,7 @@ def identify(
             for item in inputs:
                 titles.append(item.name)
                 if isinstance(item, Recorded):
-                    yield item.document(models[0].tokenizer)
+                    yield item.document(models[0])
                 else:
                     yield Document(item.pieces)  # type: ignore[union-attr]
 
@@ -134,6 +134,7 @@ def identify(
                 plot=plot,
                 draw=lambda record, r: plot_identification(record, r.tokens, r.running_log_odds()),
                 done="identified",
+                models=[model.name for model in models],
             )
 
 

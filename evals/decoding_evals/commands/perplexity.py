@@ -97,8 +97,8 @@ def perplexity(protocol: str, as_json: bool, output: Path | None, **options: Any
             from decoding_evals.terminal import print_table
 
             print_table(_protocols(results) if protocol == "all" else _report(results[0]))
-        if inputs.skipped_rows:
-            click.echo(f"{inputs.skipped_rows} broken rows skipped", err=True)
+        for note in inputs.notes():
+            click.echo(note, err=True)
         if results[-1].full_logits is not None:
             click.echo(f"logits computed in full: {results[-1].full_logits}", err=True)
         if interrupted is not None:

@@ -141,6 +141,9 @@ def uncertainty(
         raise click.UsageError("--separator needs a text, not empty")
     check_stop(stop)
     check_plot(plot)
+    files = [path.resolve() for path in (output, evaluation, plot) if path is not None]
+    if len(set(files)) < len(files):
+        raise click.UsageError("--output, --evaluation and --plot must be different files")
     rows = read_prompt_rows(
         prompts,
         prompts_file,
