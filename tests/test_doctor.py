@@ -380,5 +380,5 @@ def test_a_short_text_and_a_model_in_training_are_refused(run, stories260k):
 
 def test_shifts_of_a_text_that_repeats_itself_are_not_judged(stories):
     result = doctor(stories, "   \n \n" * 40)
-    [check] = [check for check in result.checks if check.name == "reference text, shifted"]
+    [check] = [check for check in result.checks if check.name == "reference text shifted"]
     assert check.status == "skipped" and "repeats itself" in check.message

@@ -79,9 +79,10 @@ def reliability(
     Observations are ordered by confidence and cut into bins, the first ones larger by one where
     the number does not divide. The interval draws documents anew where there are at least 20, else
     up to 32 blocks of consecutive observations, with the bins as they are. It is the basic one,
-    `2·ECE - quantiles`, because a replicate is as much above the ECE as that is above the truth;
-    and it begins at 0 where noise alone, the replicates about the observed excesses, reaches the
-    ECE in 2.5 % of them.
+    `2·ECE - quantiles`, because a replicate is about as much above the ECE as that is above the
+    truth; and it begins at 0 where noise alone, the replicates about the observed excesses, reaches
+    the ECE in 2.5 % of them. It is approximate: of simulated intervals 83 to 98 % held the true
+    ECE, fewest for an ECE of 0.05 from 1,500 observations.
 
     Args:
         confidence: `(n,)`, stated probabilities, in [0, 1].

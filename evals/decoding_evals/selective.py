@@ -18,6 +18,9 @@ from decoding_evals.bootstrap import Interval, bootstrap
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+FEW = 5
+"""Right or wrong answers, below which a bootstrap has too few of them to draw from."""
+
 
 def auroc(uncertainty: ArrayLike, correct: ArrayLike) -> float | None:
     """Probability that a wrong answer is more uncertain than a right one.
@@ -166,7 +169,7 @@ def evaluate_estimators(
         `risk_coverage` of the perfect order) and `estimators`: by name `prompts`,
         `prompts_undefined`, `auroc`, `auroc_interval`, `auroc_undefined_resamples`, `aurc`, `prr`,
         `prr_interval`, `prr_undefined_resamples`, `risk_coverage` (`coverage` and `risk`), and
-        `note`, which says why something is None, or is None.
+        `note`, which says why something is None or not to be trusted, or is None.
 
     Raises:
         ValueError: lengths differ, or a value lies outside its range.
@@ -324,14 +327,18 @@ def _curve(uncertainty: Floats, quality: Floats) -> dict[str, Any]:
 
 
 def _note(right: Floats, good: Floats, found: float | None, ratio: float | None) -> str | None:
-    """Why a figure of an estimator is None."""
+    """Why a figure of an estimator is None, or its interval not to be trusted."""
     if not len(right):
         return "no prompt to evaluate"
     if found is None:
         undefined = "AUROC and PRR are undefined" if ratio is None else "AUROC is undefined"
         return f"every answer is {'right' if right[0] else 'wrong'}: {undefined}"
     if ratio is not None:
-        return None
+        fewest = int(min(right.sum(), len(right) - right.sum()))
+        if fewest >= FEW:
+            return None
+        kind = "right" if right.sum() <= len(right) / 2 else "wrong"
+        return f"only {fewest} {kind} answer{'s' * (fewest > 1)}: the intervals are too narrow"
     if (good == good[0]).all():
         return f"every answer is of quality {good[0]:g}: PRR is undefined"
     return f"max_rejection rejects none of {len(good)} answers: PRR is undefined"
