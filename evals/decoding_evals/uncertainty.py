@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -13,15 +13,9 @@ from decoding.generation import Generation, generate, prompt_ids
 from decoding.models import LanguageModel
 from decoding.sequence_entropy import SequenceEntropy, sequence_entropy
 from decoding.settings import DecodingSettings
-from decoding_evals.answers import (
-    correct_share,
-    distinct,
-    exact_match,
-    f1,
-    prefers_correct,
-    rouge_l,
-)
+from decoding_evals.answers import distinct
 from decoding_evals.context_gain import ContextGain, ContextRow, context_gain
+from decoding_evals.correctness import CORRECTNESS, continuing, judged, preferred
 from decoding_evals.entailment import EntailmentModel, entailment_clusters
 from decoding_evals.epistemic import (
     EpistemicUncertainty,
@@ -38,14 +32,9 @@ from decoding_evals.estimators import (
     sample_estimates,
     surprisals,
 )
-from decoding_evals.score import score_choices
 from decoding_evals.selective import evaluate_estimators
 
 CANDIDATES = 5
-
-# What makes an answer correct, given its quality in [0, 1].
-THRESHOLDS = {"exact": 1.0, "f1": 0.5, "rouge-l": 0.3}
-CORRECTNESS = (*THRESHOLDS, "likelihood")
 
 
 class PromptRow(NamedTuple):
@@ -265,10 +254,13 @@ class _Run:
             text: (best, tuple(drawn[self.num_samples * place :][: self.num_samples]))
             for place, (text, best) in enumerate(zip(texts, greedy, strict=True))
         }
-        gains = self.gains(rows, {text: answer(best) for text, (best, _) in answers.items()})
-        return [
-            self.result(index, row, *answers[row.text()], gains.get(index)) for index, row in rows
-        ]
+        results = []
+        for index, row in rows:
+            try:
+                results.append(self.result(index, row, *answers[row.text()]))
+            except ValueError as error:
+                raise ValueError(f"prompt {index}: {error}") from None
+        return results
 
     def generate(
         self, texts: list[str], settings: DecodingSettings, **options: Any
@@ -285,7 +277,6 @@ class _Run:
         row: PromptRow,
         greedy: Generation,
         samples: tuple[Generation, ...],
-        gain: ContextGain | None,
     ) -> PromptUncertainty:
         traces = [sample.trace for sample in samples]
         entropy = sequence_entropy(
@@ -310,7 +301,7 @@ class _Run:
                 for name, value in epistemic.items()
             },
             epistemic=epistemic,
-            gain=gain,
+            gain=self.gain(row, answer(greedy)),
             quality=quality,
             correct=correct,
         )
@@ -339,59 +330,22 @@ class _Run:
                 found[name] = ensemble_uncertainty(members, greedy.prompt_ids, ids)
         return found
 
-    def gains(
-        self, rows: list[tuple[int, PromptRow]], greedy: dict[str, str]
-    ) -> dict[int, ContextGain]:
-        """What its context does for the first reference of each row, or for its greedy answer."""
-        asked = {
-            index: ContextRow(
-                row.prompt,
-                row.context,
-                _continuing(row.prompt, (*row.references, greedy[row.text()])[0]),
-            )
-            for index, row in rows
-            if row.context is not None
-        }
-        found = {}
-        for index, row in asked.items():
-            if not row.answer.strip():
-                continue
-            try:
-                [found[index]] = context_gain(self.language_model, [row])
-            except ValueError as error:
-                raise ValueError(f"prompt {index}: {error}") from None
+    def gain(self, row: PromptRow, text: str) -> ContextGain | None:
+        """What its context does for the first reference, or for the greedy answer."""
+        known = (*row.references, text)[0]
+        if row.context is None or not known.strip():
+            return None
+        asked = ContextRow(row.prompt, row.context, continuing(row.prompt, known))
+        [found] = context_gain(self.language_model, [asked])
         return found
 
     def judged(self, row: PromptRow, text: str) -> tuple[float | None, bool | None]:
         """Quality of the greedy answer and whether it counts as correct."""
+        if not row.references or (self.correctness == "likelihood" and not row.incorrect):
+            return None, None
         if self.correctness == "likelihood":
-            return self.preferred(row)
-        if not row.references:
-            return None, None
-        measures: dict[str, Callable[[], float]] = {
-            "exact": lambda: float(exact_match(text, row.references)),
-            "f1": lambda: f1(text, row.references),
-            "rouge-l": lambda: max(rouge_l(text, reference) for reference in row.references),
-        }
-        quality = measures[self.correctness]()
-        return quality, quality >= THRESHOLDS[self.correctness]
-
-    def preferred(self, row: PromptRow) -> tuple[float | None, bool | None]:
-        """Whether the model finds the references likelier than the incorrect answers."""
-        if not row.references or not row.incorrect:
-            return None, None
-        choices = [_continuing(row.text(), text) for text in (*row.references, *row.incorrect)]
-        [scores] = score_choices(
-            self.language_model, [(row.text(), choices)], batch_size=self.batch_size
-        )
-        log_probs = scores.log_probs_nats()
-        right, wrong = log_probs[: len(row.references)], log_probs[len(row.references) :]
-        return correct_share(right, wrong), prefers_correct(right, wrong)
-
-
-def _continuing(prompt: str, text: str) -> str:
-    """An answer as it follows a prompt, with a space between words."""
-    return text if not prompt or prompt[-1].isspace() or text[:1].isspace() else f" {text}"
+            return preferred(self.language_model, row.text(), row.references, row.incorrect)
+        return judged(text, row.references, self.correctness)
 
 
 if __name__ == "__main__":
