@@ -285,6 +285,18 @@ def test_ctrl_c_keeps_finished_rows(run, monkeypatch, tmp_path):
     assert [row["prompt"] for row in lines((tmp_path / "out.jsonl").read_text())] == ["a", "b"]
 
 
+def test_a_row_that_fails_late_costs_no_finished_ones(run, tmp_path):
+    long = {"prompt": "b", "references": ["word " * 2000], "context": "c"}
+    rows = write(tmp_path / "rows.jsonl", {"prompt": "a"}, long)
+    code, _, err = run(
+        "uncertainty", "--prompts-file", rows, *FLAGS, "--batch-size", 2, "--output", "out.jsonl"
+    )
+    assert code == 1
+    assert "prompt 1: row 0: context, prompt and answer must fit" in err
+    assert err.endswith("1 of 2 prompts finished\n")
+    assert [row["prompt"] for row in lines((tmp_path / "out.jsonl").read_text())] == ["a"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -21,8 +21,12 @@ def to_json(record: dict[str, Any]) -> str:
     return json.dumps(record, allow_nan=False)
 
 
-class Interrupted(click.ClickException):
-    """Ctrl-C in the middle of work of which a part is finished."""
+class Unfinished(click.ClickException):
+    """The end of work of which a part is finished and stays."""
+
+
+class Interrupted(Unfinished):
+    """Ctrl-C in the middle of work."""
 
     exit_code = 130
 
@@ -33,8 +37,8 @@ class Interrupted(click.ClickException):
 class RecordFile:
     """Collects records in a temporary file beside the target and puts it there at the end.
 
-    On success and on Ctrl-C the finished records become the file; on any other error the target
-    stays as it was. Records are never all in memory.
+    On success and where `Unfinished` is raised (Ctrl-C is) the finished records become the file; on
+    any other error the target stays as it was. Records are never all in memory.
 
     Args:
         path: `.jsonl`, one record a line, or `.json`, one list. `.csv` and `.parquet` have one row
@@ -85,7 +89,7 @@ class RecordFile:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            if kind is None or (issubclass(kind, Interrupted) and self.count):
+            if kind is None or (issubclass(kind, Unfinished) and self.count):
                 self.file.close()
                 convert = FORMATS[self.path.suffix.lower()]
                 finished = self.spool

@@ -19,7 +19,7 @@ from decoding_evals.options import (
     setting_options,
     stacked,
 )
-from decoding_evals.output import Interrupted, RecordFile, to_json
+from decoding_evals.output import Interrupted, RecordFile, Unfinished, to_json
 from decoding_evals.plots import check_plot, plot_option
 from decoding_evals.prompts import answer_options, check_stop, prompt_options, read_prompt_rows
 
@@ -218,6 +218,11 @@ def uncertainty(
                     advance()
             except KeyboardInterrupt:
                 raise Interrupted(f"{len(done)} of {len(rows)} prompts finished") from None
+            except ValueError as error:
+                if not done:
+                    raise
+                ended = f"{error}; {len(done)} of {len(rows)} prompts finished"
+                raise Unfinished(ended) from error
         if empty:
             click.echo(f"{empty} of {len(rows)} greedy answers are empty", err=True)
         if on_screen:
