@@ -281,6 +281,8 @@ def test_a_ruling_out_that_other_tokens_could_explain_is_marked(stories):
             if entry is not None:
                 assert entry.retokenisation is (not firm)
                 assert entry.token == (firm or outside)[0]
+                assert entry.retokenisation or entry.others_log_prob_nats == -math.inf
+                assert entry.others_log_prob_nats <= 0
                 marks.append(entry.retokenisation)
     assert True in marks and False in marks
 

@@ -123,7 +123,7 @@ class Identification:
         if odds < self.min_odds:
             return None, (
                 "a candidate may be ruled out only because the text is cut into other tokens than "
-                f"it was written with; were it not for those tokens, the odds would be {odds:.3g}"
+                f"it was written with; the odds would then be about {odds:.3g}"
             )
         return ranking[0], None
 
@@ -162,7 +162,12 @@ class Identification:
             "coverage": _finite([candidate.coverage for candidate in self.candidates]),
             "z": _finite([candidate.z for candidate in self.candidates]),
             "ruled_out": [
-                {"candidate": k, "setting": str(candidate.setting), **asdict(candidate.ruled_out)}
+                {
+                    "candidate": k,
+                    "setting": str(candidate.setting),
+                    **asdict(candidate.ruled_out),
+                    "others_log_prob_nats": _finite([candidate.ruled_out.others_log_prob_nats])[0],
+                }
                 for k, candidate in enumerate(self.candidates)
                 if candidate.ruled_out is not None
             ],
@@ -185,12 +190,13 @@ class Identification:
         return log_odds(log_posterior(log_likelihoods, self._prior()))
 
     def _possible_log_likelihoods(self) -> Floats:
-        """What they would be if the tokens that other ones may have written had probability 1."""
+        """About what they would be if other tokens were written where a ruling-out is in doubt."""
         bounds = self._log_likelihoods()
         for k, candidate in enumerate(self.candidates):
             if candidate.ruled_out is not None and candidate.ruled_out.retokenisation:
                 column = self.log_q_nats[:, k]
-                bounds[k] = math.fsum(column[column > -math.inf])
+                others = candidate.ruled_out.others_log_prob_nats
+                bounds[k] = math.fsum(column[column > -math.inf]) + others
         return bounds
 
     def _by_model(self) -> dict[str, float | None]:

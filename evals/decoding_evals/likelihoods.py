@@ -40,7 +40,7 @@ Integers = NDArray[np.int64]
 # in bfloat16; with this slack, none in bfloat16.
 ROUNDING = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
 """Nats by which two passes over the same tokens may differ in a logit."""
-CHECKED = 8
+CHECKED = 32
 """Of the tokens that a setting cuts off, how many are tried for other ways to write them."""
 
 
@@ -60,6 +60,9 @@ class RuledOut:
     """Number of tokens that the setting keeps there."""
     retokenisation: bool
     """Whether other tokens, which the setting keeps, may have been written there."""
+    others_log_prob_nats: float
+    """Log probability that the setting wrote others near each of the tokens that were tried; -∞
+    where none, or only those further back, may explain one of them."""
 
 
 @dataclass(frozen=True)
@@ -244,7 +247,7 @@ class _Pending:
 
         log_q, kept, rank = by_setting("log_q_nats"), by_setting("kept"), column("rank")
         outside = [np.flatnonzero(values == -math.inf).tolist() for values in log_q.T]
-        explained: set[tuple[DecodingSettings, int]] = set()
+        explained: dict[tuple[DecodingSettings, int], float] = {}
         if isinstance(self.document, Document):
             explained = retokenisation.explained(
                 text,
@@ -273,6 +276,10 @@ class _Pending:
                     rank=int(rank[token]),
                     kept=int(kept[token, index]),
                     retokenisation=not firm,
+                    others_log_prob_nats=math.fsum(
+                        explained.get((setting, unscored + place), -math.inf)
+                        for place in places[:CHECKED]
+                    ),
                 )
             )
         coverage = [1 - len(places) / n if n else math.nan for places in outside]

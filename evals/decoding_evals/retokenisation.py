@@ -19,13 +19,12 @@ from transformers import PreTrainedTokenizerBase
 from decoding.models import LanguageModel
 from decoding.scoring import TeacherForcing, TokenDocument
 from decoding.settings import DecodingSettings
-from decoding.truncation import apply_settings
 
 Integers = NDArray[np.int64]
 
 
-REACH = 4
-"""How many tokens before a given one are looked at too."""
+REACH, NEAR = 4, 1
+"""How many tokens before a given one are looked at too, and how many of them weigh."""
 
 
 class Retokenisation:
@@ -69,7 +68,7 @@ class Retokenisation:
         bos: Sequence[int],
         outside: Iterable[tuple[DecodingSettings, int]],
         first: int = 0,
-    ) -> set[tuple[DecodingSettings, int]]:
+    ) -> dict[tuple[DecodingSettings, int], float]:
         """The places where other tokens could have written the text.
 
         Args:
@@ -81,7 +80,9 @@ class Retokenisation:
             first: index of the first token that a model can have written.
 
         Returns:
-            Those of `outside` that are explained.
+            For those of `outside` that may be explained, the log probability that the setting
+            writes the text with another token there or at the `NEAR` positions before, whichever
+            is larger, nats; -∞ where only other tokens further back may explain them.
         """
         # At each position: who asks about which token, and what could stand there instead.
         questions: dict[int, list[tuple[DecodingSettings, int, list[int]]]] = defaultdict(list)
@@ -89,10 +90,10 @@ class Retokenisation:
             for position, others in self._alternatives(text, ids, bounds, place, first):
                 questions[position].append((setting, place, others))
         if not questions:
-            return set()
+            return {}
         begin, end = min(questions), max(questions) + 1
         document = TokenDocument(ids[begin:end].tolist(), [*bos, *ids[:begin].tolist()])
-        found = set()
+        found: dict[tuple[DecodingSettings, int], float] = {}
         position = begin
         for block in self._run.blocks(self._run.windows([document])):
             asked: dict[DecodingSettings, list[tuple[int, int, list[int]]]] = defaultdict(list)
@@ -100,10 +101,12 @@ class Retokenisation:
                 for setting, place, others in questions.get(position + row, ()):
                     asked[setting].append((row, place, others))
             for setting, rows in asked.items():
-                cut = apply_settings(setting, block.logits[[row for row, _, _ in rows]])
-                for logits, (_, place, others) in zip(cut, rows, strict=True):
-                    if bool((logits[others] > -math.inf).any()):
-                        found.add((setting, place))
+                log_q = setting.log_probs(block.logits[[row for row, _, _ in rows]])
+                for log_probs, (row, place, others) in zip(log_q, rows, strict=True):
+                    mass = float(log_probs[others].logsumexp(-1))
+                    if mass > -math.inf:
+                        near = mass if position + row >= place - NEAR else -math.inf
+                        found[setting, place] = max(near, found.get((setting, place), -math.inf))
             position += len(block.targets)
             del block  # before the next one is made
         return found
