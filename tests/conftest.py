@@ -78,11 +78,16 @@ def toy_llama() -> LlamaForCausalLM:
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run the command in this process, in an empty folder; gives exit code, stdout and stderr."""
+def elsewhere(tmp_path, monkeypatch):
+    """An empty folder to be in, without the user's own environment."""
     monkeypatch.chdir(tmp_path)
     for name in ("NO_COLOR", "DECODING_MODEL"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, elsewhere):
+    """Run the command in this process, in an empty folder; gives exit code, stdout and stderr."""
 
     def run(*arguments, stdin=b""):
         monkeypatch.setattr(sys, "argv", ["decoding", *map(str, arguments)])

@@ -21,12 +21,7 @@ from decoding.settings import DecodingSettings
 COMMAND = [sys.executable, "-m", "decoding_cli"]
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """Every test runs in an empty folder and without the user's own environment."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("NO_COLOR", "DECODING_MODEL"):
-        monkeypatch.delenv(name, raising=False)
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def records(text):

@@ -23,12 +23,7 @@ COMMAND = [sys.executable, "-m", "decoding_cli"]
 TEXT = "Once upon a time, Lily didn't see the 日本 cat 🙂.\n She was  sad!"
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """Every test runs in an empty folder and without the user's own environment."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("NO_COLOR", "DECODING_MODEL"):
-        monkeypatch.delenv(name, raising=False)
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def records(text):

@@ -24,10 +24,7 @@ from decoding_evals.rows import PIECE_BYTES
 datasets.disable_progress_bars()
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """Every test runs in an empty folder."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def inputs(*names, **options):
