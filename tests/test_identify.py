@@ -4,9 +4,7 @@ import copy
 import dataclasses
 import json
 import math
-import os
 import re
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -477,7 +475,7 @@ def test_ctrl_c_keeps_what_is_finished(run, monkeypatch):
     def interrupted(*args, **options):
         for place, result in enumerate(real(*args, **options)):
             if place == 2:
-                os.kill(os.getpid(), signal.SIGINT)
+                raise KeyboardInterrupt
             yield result
 
     monkeypatch.setattr(module, "identify", interrupted)
