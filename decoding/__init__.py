@@ -5,12 +5,19 @@ Module map, each name importable from here and loaded on first use:
     settings          DecodingSettings: a decoding setting as a value
     information       entropy, KL and their kin on log-probabilities
     statistics        one pass over rows of logits
+    distribution      rows of logits with what follows from them, each computed once
     truncation        kept sets as pure functions
+    prefix            how far a prefix of the order goes, without sorting
+    steering          temperatures that follow the entropy of each row
+    history           settings that look back: DRY and mirostat
+    steps             a setting applied to rows: penalties, temperature, cuts
+    policy            EntropyPolicy: what to do where the model hesitates
     processors        LogitsProcessor classes and the chain of a setting
     monitor           EntropyMonitor: watches model.generate
     trace             Trace: per-token measurements of a sequence
     detokenize        text of single tokens
     sampling          reproducible uniforms and the draw
+    sampler           Sampler: scale, cut, draw and trace in one step of model.generate
     generation        generate: prompts in, text and trace out
     encoding          texts of any length into token ids
     windows           which tokens are read together, and which of them are scored
@@ -38,10 +45,12 @@ _HOME = {
     "DecodingSettings": "settings",
     "Document": "scoring",
     "EntropyMonitor": "monitor",
+    "EntropyPolicy": "policy",
     "Generation": "generation",
     "LanguageModel": "models",
     "ModelLoadError": "models",
     "NonFiniteLogitsError": "monitor",
+    "Sampler": "sampler",
     "TeacherForcing": "scoring",
     "TokenDocument": "scoring",
     "Trace": "trace",
@@ -57,17 +66,22 @@ _MODULES = {
     "attention",
     "comparison",
     "detokenize",
+    "distribution",
     "encoding",
     "ensemble",
     "grid",
     "head",
+    "history",
     "information",
     "intervals",
     "posterior",
+    "prefix",
     "processors",
     "quadrature",
     "sampling",
     "sequence_entropy",
+    "steering",
+    "steps",
     "truncation",
     "windows",
 }
@@ -79,7 +93,9 @@ if TYPE_CHECKING:
     from decoding.generation import Generation, generate
     from decoding.models import LanguageModel, ModelLoadError, load_model
     from decoding.monitor import EntropyMonitor, NonFiniteLogitsError
+    from decoding.policy import EntropyPolicy
     from decoding.regularization import entropy_regularized_loss
+    from decoding.sampler import Sampler
     from decoding.scoring import Document, TeacherForcing, TokenDocument
     from decoding.settings import DecodingSettings
     from decoding.statistics import row_statistics

@@ -1,8 +1,8 @@
 """`generate`: prompts in, text and a `Trace` for each sequence out.
 
 Every sequence is a row of its own, with its own uniforms, so what it says does not depend on the
-rows beside it. Tokens are drawn by the last processor of the chain (`decoding.sampling`);
-`model.generate` then only has to take the one token that is left.
+rows beside it. Tokens are drawn by a `Sampler` inside `model.generate`; beam search runs the chain
+of processors instead.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
+    LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteria,
@@ -26,7 +27,9 @@ from transformers import (
 from decoding.detokenize import Detokenizer, token_texts
 from decoding.encoding import encode_prompt
 from decoding.monitor import EntropyMonitor
-from decoding.sampling import DrawProcessor, uniforms
+from decoding.policy import EntropyPolicy
+from decoding.sampler import Sampler
+from decoding.sampling import uniforms
 from decoding.settings import DecodingSettings
 from decoding.trace import Trace
 
@@ -48,11 +51,12 @@ class Generation:
     text: str
     """The continuation; the prompt is not part of it."""
     model: str
-    settings: DecodingSettings
+    settings: DecodingSettings | EntropyPolicy
     num_beams: int
     seed: int
     finish_reason: str
-    """`eos`, `stop` (a stop string, which stays in the text) or `length`."""
+    """`eos`, `stop` (a stop string, which stays in the text) or `length`; where a policy ended the
+    sequence, `entropy`, `abstain` or `branch`, and the token that it ended at was not drawn."""
     trace: Trace
     alternative_texts: tuple[tuple[str, ...], ...] | None = None
     """Text of each token's runners-up, where they were asked for."""
@@ -106,7 +110,7 @@ def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: str | Iterable[str],
-    settings: DecodingSettings | None = None,
+    settings: DecodingSettings | EntropyPolicy | None = None,
     *,
     max_new_tokens: int = 200,
     num_return_sequences: int = 1,
@@ -126,7 +130,8 @@ def generate(
         tokenizer: its tokenizer; a prompt is encoded with the tokenizer's own special tokens, and
             an empty prompt becomes BOS.
         prompts: one prompt or many, of any lengths.
-        settings: the decoding setting; default `raw`. With beams, the setting that scores them.
+        settings: the decoding setting, or a policy that wraps one; default `raw`. With beams, the
+            setting that scores them.
         max_new_tokens: >= 1; prompt and new tokens together must fit the model's context.
         num_return_sequences: sequences per prompt, >= 1; with beams, at most `num_beams`.
         num_beams: 1 draws; above 1 is beam search.
@@ -239,7 +244,7 @@ class _Run:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    settings: DecodingSettings
+    settings: DecodingSettings | EntropyPolicy
     max_new_tokens: int
     samples: int
     num_beams: int
@@ -303,23 +308,15 @@ class _Run:
         mask = [[0] * (width - len(job.ids)) + [1] * len(job.ids) for job in jobs]
 
         monitor = EntropyMonitor(alternatives=self.alternatives, num_beams=self.num_beams)
-        processors = self.settings.processors(monitor)
         ends = torch.tensor(end, dtype=torch.long, device=device)
         finished = _Finished(ends, self.stop, self.tokenizer, width)
-        search = self.settings
-        if self.num_beams == 1:
-            streams = [
-                uniforms(self.seed, job.prompt, job.sample, self.max_new_tokens) for job in jobs
-            ]
-            listener = self.listener(jobs, monitor, finished)
-            processors.append(DrawProcessor(torch.stack(streams).to(device), listener))
-            # The draw leaves one token, so greedy search takes it.
-            search = DecodingSettings(temperature=0)
+        sampler = self.sampler(jobs, monitor, finished)
         with _evaluating(self.model), torch.no_grad():
             outputs = self.model.generate(
                 input_ids=torch.tensor(padded, device=device),
                 attention_mask=torch.tensor(mask, device=device),
-                logits_processor=processors,
+                custom_generate=sampler,
+                logits_processor=self.chain(monitor) if sampler is None else None,
                 stopping_criteria=StoppingCriteriaList([finished]),
                 max_new_tokens=self.max_new_tokens,
                 eos_token_id=end or None,
@@ -329,27 +326,55 @@ class _Run:
                 # A sequence ends at EOS, at a stop string of this call, or at its length.
                 stop_strings=None,
                 max_time=None,
-                **search.generate_kwargs(self.num_beams),
+                **self.settings.generate_kwargs(self.num_beams),
             )
-        traces = monitor.traces(
-            outputs,
-            eos_token_id=end or None,
-            lengths=finished.lengths(outputs.sequences.shape[1] - width)
-            if self.num_beams == 1
-            else None,
-        )
+        lengths = None
+        if sampler is not None:
+            lengths = finished.lengths(outputs.sequences.shape[1] - width)
+            for row, ending in enumerate(sampler.endings):
+                if ending is not None:
+                    lengths[row] = min(lengths[row], sampler.ended_at[row])
+        traces = monitor.traces(outputs, eos_token_id=end or None, lengths=lengths)
         per_job = len(traces) // len(jobs)
         return [
-            self.generation(jobs[i // per_job], i % per_job, trace, end)
+            self.generation(
+                jobs[i // per_job],
+                i % per_job,
+                trace,
+                end,
+                None if sampler is None or len(trace) > sampler.ended_at[i] else sampler.endings[i],
+            )
             for i, trace in enumerate(traces)
         ]
 
-    def generation(self, job: _Job, beam: int, trace: Trace, end: list[int]) -> Generation:
+    def sampler(
+        self, jobs: list[_Job], monitor: EntropyMonitor, finished: _Finished
+    ) -> Sampler | None:
+        """What draws the tokens of a batch; beam search draws none."""
+        if self.num_beams > 1:
+            return None
+        streams = [uniforms(self.seed, job.prompt, job.sample, self.max_new_tokens) for job in jobs]
+        return Sampler(
+            self.settings,
+            points=torch.stack(streams),
+            monitor=monitor,
+            listener=self.listener(jobs, monitor, finished),
+        )
+
+    def chain(self, monitor: EntropyMonitor) -> LogitsProcessorList:
+        assert isinstance(self.settings, DecodingSettings)
+        return self.settings.processors(monitor)
+
+    def generation(
+        self, job: _Job, beam: int, trace: Trace, end: list[int], ending: str | None
+    ) -> Generation:
         ids = trace.ids.tolist()
         texts = token_texts(self.tokenizer, ids, job.ids)
         text = "".join(texts)
         reason = "length"
-        if ids[-1] in end:
+        if ending is not None:
+            reason = "entropy" if ending == "stop" else ending
+        elif ids[-1] in end:
             reason = "eos"
         elif any(stop in text for stop in self.stop):
             reason = "stop"

@@ -12,18 +12,19 @@ finished beams are traced back through `beam_indices`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from decoding.information import as_float, entropy, kl_divergence
-from decoding.settings import DecodingSettings
-from decoding.statistics import row_statistics
+from decoding.distribution import Distribution
+from decoding.steps import Applied, kept_mass
 from decoding.trace import Alternatives, Trace
-from decoding.truncation import temperature
+
+if TYPE_CHECKING:
+    from decoding.processors import SteeringProcessor
 
 # Columns of the step buffer. Counts and ids stay below 2^24, so float32 holds them exactly.
 _ENTROPY, _RAW_ENTROPY, _KEPT, _KEPT_MASS, _KL, _FAULT, _SEEN = range(7)
@@ -45,9 +46,8 @@ class NonFiniteLogitsError(ValueError):
 
 
 class _Step(NamedTuple):
-    logits: Tensor  # (rows, vocab), the model's own
-    log_partition: Tensor  # (rows)
-    log_q: Tensor  # (rows, vocab)
+    raw: Distribution
+    final: Distribution
 
 
 class EntropyMonitor:
@@ -79,7 +79,10 @@ class EntropyMonitor:
         self._prompt = torch.empty(0)  # (rows, prompt length)
         self._input_ids = torch.empty(0)  # (rows, length at the latest step)
         self._same_rows = torch.ones((), dtype=torch.bool)
-        self._raw: Tensor | None = None
+        self._temperatures = torch.empty(0)  # (capacity, rows), where entropy sets them
+        self._raw: Distribution | None = None
+        self._scaled: Distribution | None = None
+        self._steered: Tensor | None = None
         self._fault: Tensor | None = None
         self._last: _Step | None = None
 
@@ -87,16 +90,37 @@ class EntropyMonitor:
         """The processor that takes the model's own logits; a chain begins with it."""
         return _First(self)
 
-    def last_processor(self, settings: DecodingSettings) -> LogitsProcessor:
+    def scaled_processor(self, steering: SteeringProcessor | None = None) -> LogitsProcessor:
+        """The processor that takes logits before the first cut; a chain has it there.
+
+        Args:
+            steering: the processor before it, where that sets each row's temperature.
+        """
+        return _Scaled(self, steering)
+
+    def last_processor(self) -> LogitsProcessor:
         """The processor that takes log q; a chain ends with it."""
-        return _Last(self, settings)
+        return _Last(self)
 
     @property
     def entropy_nats(self) -> Tensor:
         """H(q) at the latest step, `(rows)`, on the model's device."""
         return self._buffer[self.steps - 1, :, _ENTROPY]
 
-    def _observe_raw(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+    def begin(self, input_ids: Tensor, raw: Distribution) -> Distribution:
+        """Take the model's own rows of a step.
+
+        Args:
+            input_ids: `(rows, seq)`, the ids so far.
+            raw: their next tokens' distributions.
+
+        Returns:
+            The rows, on an accelerator without those that are no distribution.
+
+        Raises:
+            NonFiniteLogitsError: on a CPU, a row is no distribution.
+            ValueError: the step does not follow the one before it.
+        """
         expected = self._prompt_length + self.steps
         if self.steps == 0:
             self._prompt_length = input_ids.shape[1]
@@ -115,50 +139,66 @@ class EntropyMonitor:
         if self._last is not None and self.num_beams == 1:
             self._buffer[self.steps - 1, :, _TOKEN] = _of_tokens(self._last, input_ids[:, -1])
         self._input_ids = input_ids
-        logits = as_float(scores)
-        fault = ~logits.amax(-1).isfinite()
-        if logits.device.type == "cpu" and fault.any():
-            raise NonFiniteLogitsError(f"step {self.steps}, row {int(fault.nonzero()[0])}")
-        # On an accelerator a look would make the host wait: mend the row now, complain at the end.
-        self._fault = fault
-        self._raw = logits.masked_fill(fault.unsqueeze(-1), 0.0) if logits.is_cuda else logits
-        return self._raw
+        # An accelerator's host would wait if it looked: mend the row now, complain at the end.
+        raw, self._fault = without_faults(raw, self.steps)
+        return raw
 
-    def _observe_final(self, log_q: Tensor, settings: DecodingSettings) -> None:
-        if self._raw is None or self._fault is None:
-            raise ValueError("EntropyMonitor saw log q before the logits: keep the chain in order")
-        logits, fault = self._raw, self._fault
-        self._raw = self._fault = None
-        raw = row_statistics(logits)
-        kept = log_q > -torch.inf
-        if settings.greedy:
-            kept_mass = (logits.amax(-1) - raw.log_partition).exp()
+    def record(self, raw: Distribution, applied: Applied, tokens: Tensor | None = None) -> None:
+        """Write down a step that has begun.
+
+        Args:
+            raw: what `begin` returned.
+            applied: what the setting made of it.
+            tokens: `(rows)`, what was drawn, where that is known already.
+        """
+        assert self._fault is not None
+        final = applied.final
+        if final is raw:
+            kl = torch.zeros_like(raw.log_total)
         else:
-            scaled = temperature(logits, settings.temperature)
-            inside = scaled.masked_fill(~kept, -torch.inf).logsumexp(-1)
-            kept_mass = (inside - scaled.logsumexp(-1)).exp().clamp(max=1)
+            kl = (raw.log_total + final.expectation(raw.depth) - final.entropy).clamp(min=0)
         columns = [
-            entropy(log_q),
+            final.entropy,
             raw.entropy,
-            kept.sum(-1),
-            kept_mass,
-            kl_divergence(log_q, logits - raw.log_partition.unsqueeze(-1)),
-            fault,
-            self._input_ids[:, -1] if self._input_ids.shape[1] else torch.zeros_like(fault),
+            (final.logits > -torch.inf).sum(-1),
+            kept_mass(applied),
+            kl,
+            self._fault,
+            self._input_ids[:, -1] if self._input_ids.shape[1] else torch.zeros_like(kl),
         ]
-        self._last = _Step(logits, raw.log_partition, log_q)
+        last = _Step(raw, final)
         step = torch.stack([column.float() for column in columns], dim=-1)
-        unknown = step.new_zeros(len(step), _WIDTH - step.shape[-1])
-        self._buffer = _append(self._buffer, self.steps, torch.cat([step, unknown], dim=-1))
+        self._last = last if tokens is None else None
+        of_tokens = step.new_zeros(len(step), 3) if tokens is None else _of_tokens(last, tokens)
+        self._buffer = _append(self._buffer, self.steps, torch.cat([step, of_tokens], dim=-1))
+        if applied.temperature is not None:
+            steered = applied.temperature.squeeze(-1)
+            self._temperatures = _append(self._temperatures, self.steps, steered)
         if self.alternatives:
-            best = _best(self._last, logits, self.alternatives + 1)
+            best = _best(last, raw.logits, self.alternatives + 1)
             self._runners_up = _append(self._runners_up, self.steps, best)
         if self.num_beams > 1:
-            best = _best(self._last, log_q, (1 + _MAX_EOS_IDS) * self.num_beams + 1)
-            ranks = _ranks(logits, best[..., 0].long()).float().unsqueeze(-1)
+            best = _best(last, final.logits, (1 + _MAX_EOS_IDS) * self.num_beams + 1)
+            ranks = _ranks(raw.logits, best[..., 0].long()).float().unsqueeze(-1)
             best = torch.cat([best, ranks], dim=-1)
             self._candidates = _append(self._candidates, self.steps, best)
         self.steps += 1
+
+    def _observe_raw(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self._raw = self.begin(input_ids, Distribution(scores))
+        return self._raw.logits
+
+    def _observe_scaled(self, scores: Tensor, temperature: Tensor | None) -> None:
+        unchanged = self._raw is not None and scores is self._raw.logits
+        self._scaled = self._raw if unchanged else Distribution(scores)
+        self._steered = temperature
+
+    def _observe_final(self, log_q: Tensor) -> None:
+        if self._raw is None or self._scaled is None:
+            raise ValueError("EntropyMonitor saw log q before the logits: keep the chain in order")
+        applied = Applied(self._scaled, Distribution(log_q), self._steered)
+        raw, self._raw, self._scaled = self._raw, None, None
+        self.record(raw, applied)
 
     def traces(
         self,
@@ -184,7 +224,7 @@ class EntropyMonitor:
         """
         sequences: Tensor = getattr(outputs, "sequences", outputs)
         beam_indices: Tensor | None = getattr(outputs, "beam_indices", None)
-        if self.steps == 0 or self._last is None:
+        if self.steps == 0:
             raise ValueError(
                 "EntropyMonitor saw no step: cache_implementation='paged' ignores logits "
                 "processors, and a monitor belongs into DecodingSettings.processors(monitor)"
@@ -215,20 +255,35 @@ class EntropyMonitor:
         ids = generated.cpu().numpy()
         if lengths is None:
             lengths = _lengths(ids, eos_token_id)
+        steered = self._steered_rows(sequences, beam_indices)
         return [
-            self._trace(row[:length], ids[i, :length], None if best is None else best[:length])
+            self._trace(
+                row[:length],
+                ids[i, :length],
+                None if best is None else best[:length],
+                None if steered is None else steered[i][:length],
+            )
             for i, ((row, best), length) in enumerate(zip(rows, lengths, strict=True))
         ]
 
+    def _steered_rows(self, sequences: Tensor, beam_indices: Tensor | None) -> list[Any] | None:
+        """The temperatures of each sequence, where entropy set them."""
+        if not len(self._temperatures):
+            return None
+        of_rows = self._temperatures[: self.steps].T.double().cpu().numpy()
+        if beam_indices is None:
+            return list(of_rows)
+        origins = [[row for row in origin if row >= 0] for origin in beam_indices.tolist()]
+        return [of_rows[origin, np.arange(len(origin))] for origin in origins]
+
     def _rows(self, sequences: Tensor) -> list[tuple[np.ndarray, np.ndarray | None]]:
         """Measures and runners-up of each row, `(steps, _WIDTH)`, where rows keep their place."""
-        assert self._last is not None
         seen = min(self._input_ids.shape[1], sequences.shape[1])
         same_rows = sequences.shape[0] == self._input_ids.shape[0]
         if not same_rows or not torch.equal(self._input_ids[:, :seen], sequences[:, :seen]):
             raise ValueError(_FOREIGN)
         last = self._prompt_length + self.steps - 1
-        if sequences.shape[1] > last:
+        if sequences.shape[1] > last and self._last is not None:
             self._buffer[self.steps - 1, :, _TOKEN] = _of_tokens(self._last, sequences[:, last])
         measures = self._buffer[: self.steps].transpose(0, 1).double().cpu().numpy()
         if not self.alternatives:
@@ -265,7 +320,13 @@ class EntropyMonitor:
             rows.append((row, runners_up[steps, origin] if self.alternatives else None))
         return rows
 
-    def _trace(self, row: np.ndarray, ids: np.ndarray, best: np.ndarray | None) -> Trace:
+    def _trace(
+        self,
+        row: np.ndarray,
+        ids: np.ndarray,
+        best: np.ndarray | None,
+        temperature: np.ndarray | None,
+    ) -> Trace:
         # Adding zero turns -0.0, which would print as such, into 0.0.
         log_q, log_p, rank = (row[:, _TOKEN] + 0.0).T
         if np.isneginf(log_q).any():
@@ -284,6 +345,7 @@ class EntropyMonitor:
             kept_mass=row[:, _KEPT_MASS],
             rank=rank.astype(np.int64),
             kl_nats=row[:, _KL],
+            temperature=temperature,
             alternatives=None if best is None else _runners_up(best, ids),
         )
 
@@ -296,30 +358,60 @@ class _First(LogitsProcessor):  # type: ignore[misc]
         return self.monitor._observe_raw(input_ids, scores)
 
 
-class _Last(LogitsProcessor):  # type: ignore[misc]
-    def __init__(self, monitor: EntropyMonitor, settings: DecodingSettings) -> None:
+class _Scaled(LogitsProcessor):  # type: ignore[misc]
+    def __init__(self, monitor: EntropyMonitor, steering: SteeringProcessor | None) -> None:
         self.monitor = monitor
-        self.settings = settings
+        self.steering = steering
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.monitor._observe_final(scores, self.settings)
+        temperature = None if self.steering is None else self.steering.temperature
+        self.monitor._observe_scaled(scores, temperature)
         return scores
+
+
+class _Last(LogitsProcessor):  # type: ignore[misc]
+    def __init__(self, monitor: EntropyMonitor) -> None:
+        self.monitor = monitor
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.monitor._observe_final(scores)
+        return scores
+
+
+def without_faults(raw: Distribution, step: int) -> tuple[Distribution, Tensor]:
+    """Rows without those that are no distribution, and which these are, `(rows)`.
+
+    Args:
+        raw: the model's own rows.
+        step: for the error.
+
+    Raises:
+        NonFiniteLogitsError: on a CPU, there is such a row.
+    """
+    fault = ~raw.top.squeeze(-1).isfinite()
+    if fault.device.type == "cpu":
+        if fault.any():
+            raise NonFiniteLogitsError(f"step {step}, row {int(fault.nonzero()[0])}")
+        return raw, fault
+    return Distribution(raw.logits.masked_fill(fault.unsqueeze(-1), 0.0)), fault
 
 
 def _of_tokens(step: _Step, tokens: Tensor) -> Tensor:
     """log q, log p and rank of one token per row, `(rows, 3)`."""
-    column = tokens.unsqueeze(-1)
-    logit = step.logits.gather(-1, column)
-    log_p = logit.squeeze(-1) - step.log_partition
-    rank = (step.logits > logit).sum(-1)
-    return torch.stack([step.log_q.gather(-1, column).squeeze(-1), log_p, rank], dim=-1).float()
+    logit = step.raw.logits.gather(-1, tokens.unsqueeze(-1))
+    rank = (step.raw.logits > logit).sum(-1)
+    columns = [step.final.log_prob(tokens), step.raw.log_prob(tokens), rank]
+    return torch.stack([column.float() for column in columns], dim=-1)
 
 
 def _best(step: _Step, scores: Tensor, count: int) -> Tensor:
     """Id, log q and log p of the `count` tokens with the largest scores, `(rows, count, 3)`."""
     ids = scores.topk(min(count, scores.shape[-1]), dim=-1).indices
-    log_p = step.logits.gather(-1, ids) - step.log_partition.unsqueeze(-1)
-    return torch.stack([ids, step.log_q.gather(-1, ids), log_p], dim=-1).float()
+    log_q, log_p = (
+        of.logits.gather(-1, ids) - of.top - of.log_total.unsqueeze(-1)
+        for of in (step.final, step.raw)
+    )
+    return torch.stack([ids.double(), log_q, log_p], dim=-1).float()
 
 
 def _ranks(logits: Tensor, ids: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Logits processors for `model.generate`, and the chain that a setting makes of them.
 
-Each processor is one rule of `decoding.truncation`. They compare by identity, because `generate`
+Each processor is one step of a setting. They compare by identity, because `generate`
 drops a custom processor that equals another. A chain ends with `NormalizeProcessor`, so what leaves
 it is log q: beam search adds it up as it is, and sampling draws from exactly q.
 """
@@ -12,43 +12,86 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from decoding.distribution import Distribution
+from decoding.history import History, Memory
 from decoding.information import as_float
-from decoding.settings import DecodingSettings
-from decoding.truncation import RULES
+from decoding.settings import SHARED, STEERING, DecodingSettings
+from decoding.steering import steered_temperature
+from decoding.steps import apply_settings
+from decoding.truncation import temperature
 
 if TYPE_CHECKING:
     from decoding.monitor import EntropyMonitor
 
 
 class RuleProcessor(LogitsProcessor):  # type: ignore[misc]
-    """One truncation rule as a logits processor.
+    """One step of a setting as a logits processor.
 
     Args:
-        value: the rule's parameter, checked as the field of `DecodingSettings` is.
+        value: the step's parameter, checked as the field of `DecodingSettings` is.
+        parameters: its further parameters, by the names of their fields.
 
     Raises:
-        ValueError: the value is outside the field's range.
+        ValueError: a value is outside its field's range.
     """
 
     rule: ClassVar[str]
 
-    def __init__(self, value: float) -> None:
-        settings = DecodingSettings(**{self.rule: value})  # type: ignore[arg-type]
-        self.value = getattr(settings, self.rule)
-        self._neutral = self.value == getattr(DecodingSettings(), self.rule)
+    def __init__(self, value: float, **parameters: Any) -> None:
+        given: dict[str, Any] = {self.rule: value, **parameters}
+        self.settings = DecodingSettings(**given)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Filter `(batch, vocab)` scores; see the rule in `decoding.truncation`."""
-        return as_float(scores) if self._neutral else RULES[self.rule](scores, self.value)
+        """Change `(batch, vocab)` scores as the step says; see the field's documentation."""
+        return apply_settings(self.settings, scores, History(input_ids))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.value!r})"
+        return f"{type(self).__name__}({self.settings})"
+
+
+class DryProcessor(RuleProcessor):
+    """Lower the logits of tokens that would go on repeating; left padding counts as history."""
+
+    rule = "dry_multiplier"
 
 
 class TemperatureProcessor(RuleProcessor):
     """Divide logits by T; 0 is greedy."""
 
     rule = "temperature"
+
+
+class SteeringProcessor(LogitsProcessor):  # type: ignore[misc]
+    """Divide each row's logits by the temperature that its entropy calls for.
+
+    Args:
+        settings: with `edt_theta`, `dynatemp_range` or `target_entropy`.
+    """
+
+    def __init__(self, settings: DecodingSettings) -> None:
+        self.settings = settings
+        self.temperature: Tensor | None = None  # (batch, 1), of the latest step
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scale `(batch, vocab)` scores."""
+        rows = Distribution(scores)
+        self.temperature = steered_temperature(self.settings, rows)
+        return rows.logits if self.temperature is None else temperature(rows, self.temperature)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.settings})"
+
+
+class TopNSigmaProcessor(RuleProcessor):
+    """Keep tokens at most n standard deviations below the largest logit."""
+
+    rule = "top_n_sigma"
+
+
+class TopHProcessor(RuleProcessor):
+    """Keep the longest prefix whose entropy is at most a times the whole's."""
+
+    rule = "top_h"
 
 
 class TopKProcessor(RuleProcessor):
@@ -87,6 +130,43 @@ class EtaCutoffProcessor(RuleProcessor):
     rule = "eta_cutoff"
 
 
+class PLessProcessor(RuleProcessor):
+    """Keep tokens with probability at least c·Σ p²."""
+
+    rule = "p_less"
+
+
+class KlBudgetProcessor(RuleProcessor):
+    """Keep the shortest prefix that costs at most ε nats."""
+
+    rule = "kl_budget"
+
+
+class MirostatProcessor(RuleProcessor):
+    """Keep tokens whose surprisal is at most μ, which follows what is drawn; one call alone."""
+
+    rule = "mirostat_tau"
+
+    def __init__(self, value: float, **parameters: Any) -> None:
+        super().__init__(value, **parameters)
+        self._memory = Memory(self.settings)
+        self._last: Distribution | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Cut `(batch, vocab)` scores, after a look at the token that the last ones led to."""
+        if self._last is not None:
+            self._memory.observe(self._last, input_ids[:, -1])
+        history = self._memory.history(input_ids)
+        self._last = Distribution(apply_settings(self.settings, scores, history))
+        return self._last.logits
+
+
+class XtcProcessor(RuleProcessor):
+    """Exclude top choices with probability P; the mixture, as log-probabilities."""
+
+    rule = "xtc_probability"
+
+
 class NormalizeProcessor(LogitsProcessor):  # type: ignore[misc]
     """Turn scores into log-probabilities."""
 
@@ -95,26 +175,50 @@ class NormalizeProcessor(LogitsProcessor):  # type: ignore[misc]
         return as_float(scores).log_softmax(-1)
 
 
-_PROCESSORS = {
+_PROCESSORS: dict[str, type[RuleProcessor]] = {
     processor.rule: processor
     for processor in (
+        DryProcessor,
         TemperatureProcessor,
+        TopNSigmaProcessor,
+        TopHProcessor,
         TopKProcessor,
         TopPProcessor,
         MinPProcessor,
         TypicalPProcessor,
         EpsilonCutoffProcessor,
         EtaCutoffProcessor,
+        PLessProcessor,
+        KlBudgetProcessor,
+        MirostatProcessor,
+        XtcProcessor,
     )
 }
 
 
 def chain(settings: DecodingSettings, monitor: EntropyMonitor | None = None) -> LogitsProcessorList:
     """The processors of a setting, in order; see `DecodingSettings.processors`."""
-    rules = [_PROCESSORS[name](value) for name, value in settings.steps()]
-    processors = [*rules, NormalizeProcessor()]
+    steering = None
+    if any(getattr(settings, name) for name in STEERING):
+        steering = SteeringProcessor(settings)
+    scaling: list[LogitsProcessor] = [] if steering is None else [steering]
+    cutting: list[LogitsProcessor] = []
+    for name, value in settings.steps():
+        if name in STEERING or (name == "temperature" and steering is not None):
+            continue
+        processor = _PROCESSORS[name](value, **settings.parameters(name))
+        if name == "dry_multiplier":
+            scaling.insert(0, processor)
+        elif name == "temperature" and not settings.greedy:
+            scaling.append(processor)
+        else:
+            cutting.append(processor)
+        if name == "temperature" and settings.greedy:
+            break  # what follows has one token to choose from
+    processors = [*scaling, *cutting, NormalizeProcessor()]
     if monitor is not None:
-        processors = [monitor.first_processor(), *processors, monitor.last_processor(settings)]
+        processors.insert(len(scaling), monitor.scaled_processor(steering))
+        processors = [monitor.first_processor(), *processors, monitor.last_processor()]
     return LogitsProcessorList(processors)
 
 
@@ -165,15 +269,26 @@ def neutral_generate_kwargs(do_sample: bool) -> dict[str, Any]:
     return values
 
 
+def not_neutral(config: GenerationConfig) -> dict[str, Any]:
+    """What a generation configuration would apply of its own, beside any setting.
+
+    Returns:
+        Each parameter with its value, where it differs from the neutral one. Warpers have an effect
+        only where the configuration draws.
+    """
+    neutral = neutral_generate_kwargs(do_sample=True)
+    if not config.do_sample:
+        warpers = (*SHARED, "top_h")
+        neutral = {name: value for name, value in neutral.items() if name not in warpers}
+    given = {name: getattr(config, name, None) for name in neutral}
+    return {name: value for name, value in given.items() if value not in (None, neutral[name])}
+
+
 def applied_before_chain(config: GenerationConfig) -> dict[str, Any]:
     """What a generation configuration applies besides the fields of `DecodingSettings`.
 
     Returns:
         Each parameter with its value, where it differs from the neutral one.
     """
-    fields = vars(DecodingSettings())
-    return {
-        name: getattr(config, name)
-        for name, neutral in neutral_generate_kwargs(do_sample=True).items()
-        if name not in fields and getattr(config, name, None) not in (None, neutral)
-    }
+    given = not_neutral(config)
+    return {name: value for name, value in given.items() if name not in SHARED}

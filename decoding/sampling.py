@@ -10,6 +10,11 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from decoding.distribution import Distribution
+from decoding.truncation import Rows
+
+_BLOCK = 256
+
 
 def uniforms(seed: int, prompt: str, sample: int, steps: int) -> Tensor:
     """The uniforms of one sequence, one per step: a function of its seed, prompt and sample.
@@ -30,11 +35,14 @@ def uniforms(seed: int, prompt: str, sample: int, steps: int) -> Tensor:
     return torch.from_numpy(np.random.Generator(np.random.Philox(key=key)).random(steps))
 
 
-def draw(log_probs: Tensor, points: Tensor) -> Tensor:
+def draw(rows: Rows, points: Tensor) -> Tensor:
     """Inverse-CDF sampling in id order: the first id whose cumulative probability exceeds u.
 
+    The cumulative sums are taken in two levels: over blocks of ids, and within the block that
+    holds the point.
+
     Args:
-        log_probs: `(rows, vocab)`, normalised.
+        rows: `(rows, vocab)`, logits or their `Distribution`.
         points: `(rows)`, uniform in [0, 1), float64.
 
     Returns:
@@ -42,12 +50,29 @@ def draw(log_probs: Tensor, points: Tensor) -> Tensor:
 
     Source: Devroye 1986, *Non-Uniform Random Variate Generation*, chapter III.2.
     """
-    cumulative = log_probs.double().exp().cumsum(-1)
-    total = cumulative[:, -1:]
-    # Rounding must not carry the point to the total, beyond the last token with any mass.
-    below = torch.nextafter(total, torch.zeros_like(total))
-    targets = torch.minimum(points.unsqueeze(-1) * total, below)
-    return torch.searchsorted(cumulative, targets, right=True).squeeze(-1)
+    probs = Distribution.of(rows).probs
+    vocab = probs.shape[-1]
+    whole = vocab // _BLOCK
+    blocks = probs[:, : whole * _BLOCK].view(len(probs), whole, _BLOCK)
+    sums = blocks.sum(-1, dtype=torch.float64)
+    rest = probs[:, whole * _BLOCK :].sum(-1, keepdim=True, dtype=torch.float64)
+    sums = torch.cat([sums, rest], dim=-1)
+    block, left = _invert(sums, points.unsqueeze(-1) * sums.sum(-1, keepdim=True))
+    ids = block * _BLOCK + torch.arange(_BLOCK, device=probs.device)
+    inside = probs.gather(-1, ids.clamp(max=vocab - 1)).double() * (ids < vocab)
+    place, _ = _invert(inside, left)
+    return (block * _BLOCK + place).squeeze(-1)
+
+
+def _invert(weights: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The place where running sums first exceed a target, and how much of it is left there."""
+    running = weights.cumsum(-1)
+    total = running[:, -1:]
+    # Rounding must not carry the target to the total, beyond the last place with any weight.
+    below = torch.minimum(targets, torch.nextafter(total, torch.zeros_like(total)))
+    place = torch.searchsorted(running, below, right=True)
+    before = running.gather(-1, place) - weights.gather(-1, place)
+    return place, (below - before).clamp(min=0)
 
 
 class DrawProcessor(LogitsProcessor):  # type: ignore[misc]

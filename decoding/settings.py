@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import GenerationConfig, LogitsProcessorList
 
+    from decoding.distribution import Distribution
+    from decoding.history import History
     from decoding.monitor import EntropyMonitor
+    from decoding.steps import Applied
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +30,30 @@ class DecodingSettings:
 
     Every step works on the renormalised result of the one before it. A field at its neutral value
     (the default) is a step that is not taken. Tokens are ordered by logit descending, then id
-    ascending, so each kept set is unique; see `decoding.truncation` for the rules.
+    ascending, so each kept set is unique; see `decoding.truncation` for the rules. Fields that say
+    "of" another are its parameters and mean nothing without it.
 
     Args:
+        dry_multiplier: m >= 0. Lower the logit of a token that would repeat the last n >= L tokens
+            and go on as they did before, by `m·b^(n - L)`; 0 lowers none. Looks at the ids so far;
+            see `decoding.history`.
+        dry_base: b >= 1, of dry_multiplier.
+        dry_allowed_length: L >= 1, of dry_multiplier.
+        dry_breakers: ids that no repetition reaches across, of dry_multiplier.
         temperature: T >= 0. Logits are divided by T; 0 means greedy, a point mass on the largest
             logit (lowest id on ties).
+        edt_theta: θ >= 0. The temperature becomes `T·N^(θ/H)`, H being the entropy of the logits
+            as they are; 0 leaves it. See `decoding.steering` for this one and the next two.
+        edt_base: 0 < N < 1, of edt_theta.
+        dynatemp_range: r >= 0. The temperature becomes one between T - r (no entropy) and T + r
+            (the largest possible entropy); 0 leaves it.
+        dynatemp_exponent: a > 0, of dynatemp_range.
+        target_entropy: h >= 0, nats. The temperature becomes the one at which the entropy is h; 0
+            leaves it.
+        top_n_sigma: n >= 0. Keep tokens whose logit is at most n standard deviations below the
+            largest; 0 keeps all.
+        top_h: 0 < a <= 1. Keep the longest prefix whose entropy is at most a times the whole's; 1
+            keeps all.
         top_k: k >= 0. Keep exactly the k first tokens; 0 keeps all.
         top_p: 0 < p <= 1. Keep the shortest prefix whose mass is at least p; 1 keeps all.
         min_p: 0 <= m <= 1. Keep tokens with probability at least m times the largest; 0 keeps all.
@@ -40,30 +62,73 @@ class DecodingSettings:
         epsilon_cutoff: 0 <= e < 1. Keep tokens with probability at least e; 0 keeps all.
         eta_cutoff: 0 <= e < 1. Keep tokens with probability at least min(e, sqrt(e)·exp(-H));
             0 keeps all.
+        p_less: 0 <= c <= 1. Keep tokens with probability at least c·Σ p²; 0 keeps all.
+        kl_budget: e >= 0, nats. Keep the shortest prefix whose cost KL(q‖p) is at most e; 0 keeps
+            all.
+        mirostat_tau: τ >= 0, nats. Keep tokens whose surprisal is at most μ, which starts at 2τ and
+            is moved after each token so that surprisals come to τ on average; 0 keeps all. Looks
+            at the tokens drawn so far; see `decoding.history`.
+        mirostat_eta: 0 < η <= 1, of mirostat_tau.
+        xtc_probability: 0 <= P <= 1. With probability P, exclude all tokens that reach the
+            threshold but the last of them; 0 excludes none.
+        xtc_threshold: 0 < t <= 1, of xtc_probability.
 
     Raises:
-        ValueError: a field is outside its range; the message names field, rule and value.
+        ValueError: a field is outside its range, is the parameter of one that is not set, or
+            contradicts another; the message names field, rule and value.
     """
 
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_breakers: tuple[int, ...] = ()
     temperature: float = 1.0
+    edt_theta: float = 0.0
+    edt_base: float = 0.8
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    target_entropy: float = 0.0
+    top_n_sigma: float = 0.0
+    top_h: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
     typical_p: float = 1.0
     epsilon_cutoff: float = 0.0
     eta_cutoff: float = 0.0
+    p_less: float = 0.0
+    kl_budget: float = 0.0
+    mirostat_tau: float = 0.0
+    mirostat_eta: float = 0.1
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
 
     def __post_init__(self) -> None:
         for name, default in _NEUTRAL.items():
-            value = getattr(self, name)
             kind = type(default)
-            if not _is_number(value, kind):
+            value = getattr(self, name)
+            if not _is_of(value, kind):
                 raise ValueError(f"{name} must be {_KINDS[kind]}, got {value!r}")
             rule, allowed = _RULES[name]
-            number = _convert(value, kind)
-            if not allowed(number):
+            converted = _convert(value, kind)
+            if not allowed(converted):
                 raise ValueError(f"{name} must be {rule}, got {value!r}")
-            object.__setattr__(self, name, number)
+            object.__setattr__(self, name, converted)
+        for name, owner in PARAMETERS.items():
+            if name in self._given() and not getattr(self, owner):
+                raise ValueError(f"{name} is a parameter of {owner}, which is not set")
+        steering = [name for name in STEERING if getattr(self, name)]
+        if self.greedy and steering:
+            raise ValueError(f"{steering[0]} sets the temperature, which temperature=0 has fixed")
+        if len(steering) > 1:
+            raise ValueError(f"{steering[0]} and {steering[1]} both set the temperature: take one")
+        if self.mirostat_tau and self.xtc_probability:
+            raise ValueError("mirostat_tau follows what its own cut leaves: leave out xtc")
+        if self.target_entropy and self.temperature != 1:
+            raise ValueError(
+                "target_entropy sets the temperature itself: leave out "
+                f"temperature={_format(self.temperature)}"
+            )
 
     @property
     def greedy(self) -> bool:
@@ -75,13 +140,15 @@ class DecodingSettings:
         """Read the text form: `raw`, `greedy`, or `temperature=0.7,top_p=0.9`.
 
         A name may stand first and fields may follow it (`greedy,top_p=0.9`); a field may be given
-        once. `DecodingSettings.parse(str(s)) == s` for every setting.
+        once. Fields in nats may be given in bits (`target_entropy=2bits`), and several ids are
+        separated by slashes (`dry_breakers=13/198`). `DecodingSettings.parse(str(s)) == s` for
+        every setting.
 
         Raises:
             ValueError: an unknown or repeated name (the nearest known one is suggested), or a
                 value that is no number or outside its range.
         """
-        values: dict[str, float] = {}
+        values: dict[str, Any] = {}
         for position, part in enumerate(text.split(",")):
             name, separator, number = (piece.strip() for piece in part.partition("="))
             if not separator and position == 0 and name in ("raw", "greedy"):
@@ -98,22 +165,35 @@ class DecodingSettings:
                 raise ValueError(f"setting {name!r} is given twice in {text!r}")
             kind = type(_NEUTRAL[name])
             try:
-                values[name] = kind(number)
+                values[name] = _read(name, number, kind)
             except ValueError:
                 raise ValueError(f"{name} must be {_KINDS[kind]}, got {number!r}") from None
-        return cls(**values)  # type: ignore[arg-type]
+        return cls(**values)
 
     def __str__(self) -> str:
         if self == DecodingSettings():
             return "raw"
         if self == DecodingSettings(temperature=0):
             return "greedy"
-        return ",".join(f"{name}={_format(value)}" for name, value in self.steps())
+        return ",".join(f"{name}={_format(value)}" for name, value in self._given().items())
 
-    def steps(self) -> list[tuple[str, float]]:
-        """The fields that are not neutral, `(name, value)`, in the order they are applied."""
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return [(name, value) for name, value in values if value != _NEUTRAL[name]]
+    def steps(self) -> list[tuple[str, Any]]:
+        """The steps that are taken, `(name, value)`, in the order they are applied."""
+        return [(name, value) for name, value in self._given().items() if name not in PARAMETERS]
+
+    def parameters(self, step: str) -> dict[str, Any]:
+        """The further parameters of a step, by field, such as `mirostat_eta` of `mirostat_tau`."""
+        return {name: getattr(self, name) for name, owner in PARAMETERS.items() if owner == step}
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether the distribution depends on earlier tokens, and not on the logits alone."""
+        return self.dry_multiplier > 0 or self.mirostat_tau > 0
+
+    def _given(self) -> dict[str, Any]:
+        """The fields that are not at their defaults, in their order."""
+        values = {name: getattr(self, name) for name in _NEUTRAL}
+        return {name: value for name, value in values.items() if value != _NEUTRAL[name]}
 
     @classmethod
     def from_generation_config(cls, config: GenerationConfig) -> DecodingSettings:
@@ -123,34 +203,46 @@ class DecodingSettings:
         when sampling. Without sampling the other fields have no effect and the result is greedy.
 
         Raises:
-            ValueError: the configuration uses a step that is no field here (`top_h`, contrastive
-                search, …), or a value outside a field's range.
+            ValueError: the configuration uses a step that is no field here (contrastive search,
+                …) or differs from the field of its name (`top_h`), or a value outside a field's
+                range.
         """
         if not config.do_sample:
             return cls(temperature=0)
         for name in ("top_h", "penalty_alpha", "dola_layers"):
             if getattr(config, name, None):
-                raise ValueError(f"{name}={getattr(config, name)!r} has no equivalent here")
+                why = "keeps other sets than the field" if name == "top_h" else "is no field"
+                raise ValueError(f"transformers' {name}={getattr(config, name)!r} {why} here")
         values: dict[str, Any] = {"top_k": 50}
-        for name in _NEUTRAL:
+        for name in SHARED:
             value = getattr(config, name, None)
             if value is not None:
                 values[name] = value
         return cls(**values)
 
-    def log_probs(self, logits: Tensor) -> Tensor:
+    def apply(self, raw: Distribution, history: History | None = None) -> Applied:
+        """What the setting makes of the model's own rows; see `decoding.steps`."""
+        from decoding.steps import apply
+
+        return apply(self, raw, history)
+
+    def log_probs(self, logits: Tensor, history: History | None = None) -> Tensor:
         """log q for rows of logits.
 
         Args:
             logits: `(…, vocab)`, any floating dtype; `-inf` marks tokens that are ruled out.
+            history: what came before each row, for a setting that `looks_back`.
 
         Returns:
             `(…, vocab)`, nats, normalised, `-inf` outside the kept set; float32, or float64 for
             float64 input.
-        """
-        from decoding.truncation import apply_settings
 
-        return apply_settings(self, logits).log_softmax(-1)
+        Raises:
+            ValueError: the setting looks back and there is no history.
+        """
+        from decoding.steps import apply_settings
+
+        return apply_settings(self, logits, history).log_softmax(-1)
 
     def processors(self, monitor: EntropyMonitor | None = None) -> LogitsProcessorList:
         """The chain that turns a model's logits into log q, for `model.generate`.
@@ -176,7 +268,8 @@ class DecodingSettings:
             num_beams: above 1, arguments for beam search under this setting.
 
         Raises:
-            ValueError: greedy with beams; beam search needs a distribution to score by.
+            ValueError: greedy or mirostat with beams; beam search needs a distribution to score
+                by that does not depend on what was drawn.
         """
         from decoding.processors import neutral_generate_kwargs
 
@@ -184,41 +277,114 @@ class DecodingSettings:
             raise ValueError(
                 f"temperature=0 cannot score beams: use temperature > 0 with num_beams={num_beams}"
             )
+        if num_beams > 1 and self.mirostat_tau:
+            raise ValueError("mirostat_tau follows what is drawn, and beam search draws nothing")
         do_sample = num_beams == 1 and not self.greedy
         return neutral_generate_kwargs(do_sample) | {"do_sample": do_sample, "num_beams": num_beams}
 
 
-_NEUTRAL: dict[str, float] = {field.name: field.default for field in fields(DecodingSettings)}  # type: ignore[misc]
-_KINDS: dict[type, str] = {int: "a whole number", float: "a number"}
+_NEUTRAL: dict[str, Any] = {field.name: field.default for field in fields(DecodingSettings)}
+STEERING = ("edt_theta", "dynatemp_range", "target_entropy")
+PARAMETERS = {
+    "dry_base": "dry_multiplier",
+    "dry_allowed_length": "dry_multiplier",
+    "dry_breakers": "dry_multiplier",
+    "edt_base": "edt_theta",
+    "dynatemp_exponent": "dynatemp_range",
+    "mirostat_eta": "mirostat_tau",
+    "xtc_threshold": "xtc_probability",
+}
+IN_NATS = ("target_entropy", "kl_budget", "mirostat_tau")
+# Fields that Hugging Face's generation configuration has too, with the same meaning.
+SHARED = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
+)
+_KINDS: dict[type, str] = {int: "a whole number", float: "a number", tuple: "ids, as in 13/198"}
 _EXAMPLES = {
+    "dry_multiplier": "0.8",
+    "dry_base": "1.75",
+    "dry_allowed_length": "2",
+    "dry_breakers": "13/198",
     "temperature": "0.7",
+    "edt_theta": "0.5",
+    "edt_base": "0.8",
+    "dynatemp_range": "0.5",
+    "dynatemp_exponent": "1.5",
+    "target_entropy": "1.5",
+    "top_n_sigma": "1",
+    "top_h": "0.4",
     "top_k": "50",
     "top_p": "0.9",
     "min_p": "0.05",
     "typical_p": "0.95",
     "epsilon_cutoff": "0.0003",
     "eta_cutoff": "0.0006",
+    "p_less": "1",
+    "kl_budget": "0.1",
+    "mirostat_tau": "3",
+    "mirostat_eta": "0.1",
+    "xtc_probability": "0.5",
+    "xtc_threshold": "0.1",
 }
-_RULES: dict[str, tuple[str, Callable[[float], bool]]] = {
-    "temperature": ("a finite number >= 0", lambda v: 0 <= v < math.inf),
+_Check = tuple[str, Callable[[Any], bool]]
+_NOT_NEGATIVE: _Check = ("a finite number >= 0", lambda v: 0 <= v < math.inf)
+_POSITIVE: _Check = ("a finite number > 0", lambda v: 0 < v < math.inf)
+_SHARE: _Check = ("in (0, 1]", lambda v: 0 < v <= 1)
+_SHARE_OR_NONE: _Check = ("in [0, 1]", lambda v: 0 <= v <= 1)
+_CUT: _Check = ("in [0, 1)", lambda v: 0 <= v < 1)
+_RULES: dict[str, _Check] = {
+    "dry_multiplier": _NOT_NEGATIVE,
+    "dry_base": ("a finite number >= 1", lambda v: 1 <= v < math.inf),
+    "dry_allowed_length": (">= 1", lambda v: v >= 1),
+    "dry_breakers": ("ids >= 0", lambda v: all(id_ >= 0 for id_ in v)),
+    "temperature": _NOT_NEGATIVE,
+    "edt_theta": _NOT_NEGATIVE,
+    "edt_base": ("in (0, 1)", lambda v: 0 < v < 1),
+    "dynatemp_range": _NOT_NEGATIVE,
+    "dynatemp_exponent": _POSITIVE,
+    "target_entropy": _NOT_NEGATIVE,
+    "top_n_sigma": _NOT_NEGATIVE,
+    "top_h": _SHARE,
     "top_k": (">= 0", lambda v: v >= 0),
-    "top_p": ("in (0, 1]", lambda v: 0 < v <= 1),
-    "min_p": ("in [0, 1]", lambda v: 0 <= v <= 1),
-    "typical_p": ("in (0, 1]", lambda v: 0 < v <= 1),
-    "epsilon_cutoff": ("in [0, 1)", lambda v: 0 <= v < 1),
-    "eta_cutoff": ("in [0, 1)", lambda v: 0 <= v < 1),
+    "top_p": _SHARE,
+    "min_p": _SHARE_OR_NONE,
+    "typical_p": _SHARE,
+    "epsilon_cutoff": _CUT,
+    "eta_cutoff": _CUT,
+    "p_less": _SHARE_OR_NONE,
+    "kl_budget": _NOT_NEGATIVE,
+    "mirostat_tau": _NOT_NEGATIVE,
+    "mirostat_eta": _SHARE,
+    "xtc_probability": _SHARE_OR_NONE,
+    "xtc_threshold": _SHARE,
 }
 
 
-def _is_number(value: object, kind: type) -> bool:
+def _is_of(value: object, kind: type) -> bool:
+    if kind is tuple:
+        return isinstance(value, tuple | list) and all(_is_of(item, int) for item in value)
     return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
 
 
-def _convert(value: float, kind: type) -> float:
+def _convert(value: Any, kind: type) -> Any:
     try:
-        return kind(value)  # type: ignore[no-any-return]
+        return tuple(int(item) for item in value) if kind is tuple else kind(value)
     except OverflowError:
         return math.inf
+
+
+def _read(name: str, text: str, kind: type) -> Any:
+    if kind is tuple:
+        return tuple(int(item) for item in text.split("/"))
+    if name in IN_NATS and text.endswith("bits"):
+        return float(text.removesuffix("bits")) * math.log(2)
+    return kind(text)
 
 
 def _nearest(name: str) -> str:
@@ -227,5 +393,7 @@ def _nearest(name: str) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
 
 
-def _format(value: float) -> str:
+def _format(value: float | tuple[int, ...]) -> str:
+    if isinstance(value, tuple):
+        return "/".join(map(str, value))
     return repr(value).removesuffix(".0")

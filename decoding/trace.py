@@ -54,6 +54,8 @@ class Trace:
     """Number of tokens that the model prefers to this one; 0 is its favourite."""
     kl_nats: Floats
     """KL(q‖p), >= 0: what the setting changed at this step."""
+    temperature: Floats | None = None
+    """T > 0 of the step, where the setting takes it from the entropy."""
     texts: tuple[str, ...] | None = None
     """Text of each token; concatenated, the text of the sequence."""
     alternatives: Alternatives | None = None
@@ -66,7 +68,7 @@ class Trace:
         named: dict[str, Any] = {"id": self.ids}
         if self.texts is not None:
             named["text"] = self.texts
-        for name in _MEASURES:
+        for name in self._measures():
             named[name] = getattr(self, name)
         return named
 
@@ -110,6 +112,9 @@ class Trace:
             "raw_perplexity": exponential(mean(raw_surprisal)),
         }
 
+    def _measures(self) -> tuple[str, ...]:
+        return _MEASURES if self.temperature is None else (*_MEASURES, "temperature")
+
     def __rich__(self) -> Table:
         from rich.table import Table
         from rich.text import Text
@@ -118,13 +123,13 @@ class Trace:
         table.add_column("id", justify="right")
         if self.texts is not None:
             table.add_column("text")
-        for name in _MEASURES:
+        for name in self._measures():
             table.add_column(name.replace("_nats", " (nats)").replace("_", " "), justify="right")
         for record in self.records():
             cells = [Text(str(record["id"]))]
             if self.texts is not None:
                 cells.append(Text(repr(record["text"])))
-            for name in _MEASURES:
+            for name in self._measures():
                 value = record[name]
                 cells.append(Text(f"{value:.4f}" if isinstance(value, float) else str(value)))
             table.add_row(*cells)

@@ -6,65 +6,123 @@ warpers keep the same sets except at exact ties, where theirs are arbitrary (top
 tied token (top_k), and where a threshold falls within float32 rounding of a probability.
 
 Every function takes `(…, vocab)` logits of any floating dtype, each row with one finite logit and
-without NaN, and returns a new float32 tensor (float64 for float64) of the same shape. Probabilities
-are those of the row it is given, so a chain of rules renormalises at each step.
+without NaN, or a `Distribution` of them, and returns a new float32 tensor (float64 for float64) of
+the same shape. Probabilities are those of the rows it is given, so a chain of rules renormalises at
+each step. On a CPU no rule sorts a vocabulary: see `decoding.prefix`.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from decoding.information import as_float, entropy
+from decoding.distribution import Distribution
+from decoding.information import as_float
+from decoding.prefix import shortest
 
-if TYPE_CHECKING:
-    from decoding.settings import DecodingSettings
-
-
-def apply_settings(settings: DecodingSettings, logits: Tensor) -> Tensor:
-    """All steps of a setting in their order; the result is not normalised.
-
-    Args:
-        settings: the steps and their parameters.
-        logits: `(…, vocab)`.
-
-    Returns:
-        `(…, vocab)` logits of q.
-    """
-    logits = as_float(logits)
-    for name, value in settings.steps():
-        logits = RULES[name](logits, value)
-    return logits
+Rows = Tensor | Distribution
+_BLOCK = 1 << 20  # logits at a time, so that what is made of them stays in the cache
 
 
-def temperature(logits: Tensor, value: float) -> Tensor:
+def _by_blocks(rule: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A rule that takes a large tensor a few rows at a time."""
+
+    @functools.wraps(rule)
+    def blocked(logits: Rows, *values: float) -> Tensor:
+        if isinstance(logits, Distribution):
+            return rule(logits, *values)
+        if logits.numel() <= _BLOCK or logits.device.type != "cpu":
+            return rule(Distribution(logits), *values)
+        rows = logits.reshape(-1, logits.shape[-1])
+        parts = torch.split(rows, max(1, _BLOCK // rows.shape[-1]))
+        done = torch.cat([rule(Distribution(part), *values) for part in parts])
+        return done.reshape(logits.shape)
+
+    return blocked
+
+
+def temperature(logits: Rows, value: float | Tensor) -> Tensor:
     """Divide logits by the temperature: `q ∝ p^(1/T)`; 0 keeps the first token alone.
 
     Args:
         logits: `(…, vocab)`.
-        value: T >= 0; below 1 sharpens, above 1 flattens.
+        value: T >= 0; below 1 sharpens, above 1 flattens. Or `(…, 1)`, T > 0 of each row.
 
     Returns:
         `(…, vocab)` logits.
 
     Source: Hinton et al. 2015, arXiv:1503.02531.
     """
+    z = logits.logits if isinstance(logits, Distribution) else as_float(logits)
+    if isinstance(value, Tensor):
+        return z / value.to(z.dtype)
     if value == 0:
         return top_k(logits, 1)
-    logits = as_float(logits)
     # Beyond these bounds the result is the limit already, and float32 would overflow.
-    return logits / min(max(value, 1e-30), torch.finfo(logits.dtype).max)
+    return z / min(max(value, 1e-30), torch.finfo(z.dtype).max)
 
 
-def top_k(logits: Tensor, value: int) -> Tensor:
+@_by_blocks
+def top_n_sigma(rows: Distribution, value: float) -> Tensor:
+    """Keep tokens with `z_i >= max z - n·σ`, σ being the standard deviation of the logits.
+
+    The kept set is the same at every temperature.
+
+    Args:
+        rows: `(…, vocab)`.
+        value: n > 0.
+
+    Returns:
+        `(…, vocab)` logits.
+
+    Source: Tang et al. 2024, arXiv:2411.07641. As in llama.cpp, σ is over the tokens that are not
+        excluded, and its square divided by their number, not by one less.
+    """
+    finite = rows.logits > -math.inf
+    count = finite.sum(-1, keepdim=True)
+    depth = torch.where(finite, (rows.top - rows.logits).double(), 0.0)
+    mean = depth.sum(-1, keepdim=True) / count
+    square = torch.where(finite, depth - mean, 0.0).square_().sum(-1, keepdim=True) / count
+    return _keep(rows, depth <= value * square.sqrt())
+
+
+@_by_blocks
+def top_h(rows: Distribution, value: float) -> Tensor:
+    """Keep the longest prefix whose renormalised entropy is at most `α·H(p)`.
+
+    The entropy of a prefix grows with its length, so the longest one is unique, and the first token
+    always qualifies.
+
+    Args:
+        rows: `(…, vocab)`.
+        value: 0 < α <= 1.
+
+    Returns:
+        `(…, vocab)` logits.
+
+    Source: Potraghloo et al. 2025, arXiv:2509.02510, by its definition. Transformers' warper of the
+        same name keeps other sets: it looks at the first 100 tokens alone, takes H of those, and
+        adds up `-p ln p` over the prefix, where `H(q) = ln Z + Z⁻¹ Σ -p ln p`.
+    """
+    # In the weights p: H(q) = ln Z + Z⁻¹ Σ p·x + ln Σ e^-x.
+    limit = (value * rows.entropy - rows.log_total).unsqueeze(-1)
+
+    def goes_on(mass: Tensor, moment: Tensor, limit: Tensor) -> Tensor:
+        return mass.log() + moment / mass <= limit
+
+    return _keep(rows, shortest(rows, rows.depth, goes_on, limit, reaching=False))
+
+
+@_by_blocks
+def top_k(rows: Distribution, value: int) -> Tensor:
     """Keep exactly the k first tokens.
 
     Args:
-        logits: `(…, vocab)`.
+        rows: `(…, vocab)`.
         value: k >= 1; all are kept where the vocabulary is smaller.
 
     Returns:
@@ -73,21 +131,26 @@ def top_k(logits: Tensor, value: int) -> Tensor:
     Source: Fan et al. 2018, arXiv:1805.04833. Of tokens tied at the k-th place the lowest ids are
         kept; Hugging Face keeps all of them.
     """
-    logits = as_float(logits)
-    count = min(int(value), logits.shape[-1])
+    z = rows.logits
+    count = min(int(value), z.shape[-1])
     if count == 1:
-        return _keep(logits, _one_hot(logits.argmax(-1), logits))
-    largest = logits.topk(count, dim=-1).values
-    return _keep(
-        logits, _prefix(logits, largest, torch.full_like(largest[..., :1], count - 1).long())
-    )
+        return _keep(rows, _first(rows))
+    boundary = z.topk(count, dim=-1).values[..., -1:]
+    kept = z >= boundary
+    if z.device.type == "cpu" and bool((kept.sum(-1) <= count).all()):
+        return _keep(rows, kept)
+    # Of the tokens at the boundary, the lowest ids fill the places that are left.
+    above = z > boundary
+    places = count - above.sum(-1, keepdim=True)
+    return _keep(rows, above | (kept & ((kept & ~above).cumsum(-1) <= places)))
 
 
-def top_p(logits: Tensor, value: float) -> Tensor:
+@_by_blocks
+def top_p(rows: Distribution, value: float) -> Tensor:
     """Keep the shortest prefix of the order whose mass is at least p (nucleus sampling).
 
     Args:
-        logits: `(…, vocab)`.
+        rows: `(…, vocab)`.
         value: 0 < p <= 1.
 
     Returns:
@@ -95,28 +158,15 @@ def top_p(logits: Tensor, value: float) -> Tensor:
 
     Source: Holtzman et al. 2020, arXiv:1904.09751. The token that reaches p is kept.
     """
-    logits = as_float(logits)
-    # Large logits leave no bits for their log-partition, so the maximum goes first.
-    top = logits.amax(-1, keepdim=True)
-    log_partition = (logits - top).logsumexp(-1, keepdim=True)
-    vocab = logits.shape[-1]
-    # Most nuclei are small. On an accelerator, finding out would make the host wait.
-    window = min(64, vocab) if logits.device.type == "cpu" else vocab
-    while True:
-        largest = logits.topk(window, dim=-1).values
-        mass = (largest - top - log_partition).exp().cumsum(-1, dtype=torch.float64)
-        if window == vocab or bool((mass[..., -1] >= value).all()):
-            break
-        window = min(window * 8, vocab)
-    last = (mass < value).sum(-1, keepdim=True).clamp(max=window - 1)
-    return _keep(logits, _prefix(logits, largest, last))
+    return _keep(rows, _with_mass(rows, rows.depth, value))
 
 
-def min_p(logits: Tensor, value: float) -> Tensor:
+@_by_blocks
+def min_p(rows: Distribution, value: float) -> Tensor:
     """Keep tokens with `p_i >= m · max p`; the first token always qualifies.
 
     Args:
-        logits: `(…, vocab)`.
+        rows: `(…, vocab)`.
         value: 0 < m <= 1.
 
     Returns:
@@ -124,18 +174,18 @@ def min_p(logits: Tensor, value: float) -> Tensor:
 
     Source: Nguyen et al. 2024, arXiv:2407.01082.
     """
-    logits = as_float(logits)
-    return _keep(logits, logits - logits.amax(-1, keepdim=True) >= math.log(value))
+    return _keep(rows, rows.depth <= -math.log(value))
 
 
-def typical_p(logits: Tensor, value: float) -> Tensor:
+@_by_blocks
+def typical_p(rows: Distribution, value: float) -> Tensor:
     """Keep the tokens whose surprisal is nearest to the entropy, up to mass p.
 
     Tokens are ordered by `|-log p - H|` ascending, then by the common order; the shortest prefix
     whose mass is at least p is kept.
 
     Args:
-        logits: `(…, vocab)`.
+        rows: `(…, vocab)`.
         value: 0 < p <= 1.
 
     Returns:
@@ -144,23 +194,17 @@ def typical_p(logits: Tensor, value: float) -> Tensor:
     Source: Meister et al. 2023, arXiv:2202.00666 (locally typical sampling).
     """
     # The distances of a large flat vocabulary differ by less than float32 rounding of its entropy.
-    log_probs = logits.double().log_softmax(-1)
-    distance = (log_probs + entropy(log_probs).unsqueeze(-1)).abs()
-    by_logit = log_probs.argsort(dim=-1, descending=True, stable=True)
-    order = by_logit.gather(-1, distance.gather(-1, by_logit).argsort(dim=-1, stable=True))
-    mass = log_probs.gather(-1, order).exp().cumsum(-1, dtype=torch.float64)
-    # A token is in the shortest prefix when the tokens before it have not reached p.
-    before = torch.cat([torch.zeros_like(mass[..., :1]), mass[..., :-1]], dim=-1)
-    return _keep(
-        logits, torch.zeros_like(order, dtype=torch.bool).scatter(-1, order, before < value)
-    )
+    exact = Distribution(rows.logits.double())
+    distance = (exact.depth - exact.mean_depth.unsqueeze(-1)).abs_()
+    return _keep(rows, _with_mass(exact, distance, value))
 
 
-def epsilon_cutoff(logits: Tensor, value: float) -> Tensor:
+@_by_blocks
+def epsilon_cutoff(rows: Distribution, value: float) -> Tensor:
     """Keep tokens with `p_i >= ε`, or the first token where none has.
 
     Args:
-        logits: `(…, vocab)`.
+        rows: `(…, vocab)`.
         value: 0 < ε < 1.
 
     Returns:
@@ -168,15 +212,15 @@ def epsilon_cutoff(logits: Tensor, value: float) -> Tensor:
 
     Source: Hewitt et al. 2022, arXiv:2210.15191.
     """
-    log_probs = as_float(logits).log_softmax(-1)
-    return _keep(logits, _or_first(log_probs, log_probs >= math.log(value)))
+    return _up_to_surprisal(rows, -math.log(value))
 
 
-def eta_cutoff(logits: Tensor, value: float) -> Tensor:
+@_by_blocks
+def eta_cutoff(rows: Distribution, value: float) -> Tensor:
     """Keep tokens with `p_i >= min(ε, √ε·exp(-H))`, or the first token where none has.
 
     Args:
-        logits: `(…, vocab)`.
+        rows: `(…, vocab)`.
         value: 0 < ε < 1.
 
     Returns:
@@ -184,41 +228,120 @@ def eta_cutoff(logits: Tensor, value: float) -> Tensor:
 
     Source: Hewitt et al. 2022, arXiv:2210.15191 (η-sampling).
     """
-    log_probs = as_float(logits).log_softmax(-1)
-    threshold = (math.log(value) / 2 - entropy(log_probs).unsqueeze(-1)).clamp(max=math.log(value))
-    return _keep(logits, _or_first(log_probs, log_probs >= threshold))
+    return _up_to_surprisal(rows, (rows.entropy - math.log(value) / 2).clamp(min=-math.log(value)))
 
 
-RULES: dict[str, Callable[[Tensor, Any], Tensor]] = {
-    "temperature": temperature,
-    "top_k": top_k,
-    "top_p": top_p,
-    "min_p": min_p,
-    "typical_p": typical_p,
-    "epsilon_cutoff": epsilon_cutoff,
-    "eta_cutoff": eta_cutoff,
-}
+@_by_blocks
+def p_less(rows: Distribution, value: float) -> Tensor:
+    """Keep tokens with `p_i >= c·Σ p²`; for c <= 1 the first token always qualifies.
 
+    `Σ p²` is the probability that two draws agree, so the cut adapts without a parameter.
 
-def _keep(logits: Tensor, kept: Tensor) -> Tensor:
-    return as_float(logits).masked_fill(~kept, -math.inf)
+    Args:
+        rows: `(…, vocab)`.
+        value: 0 < c <= 1; 1 is the source's rule.
 
+    Returns:
+        `(…, vocab)` logits.
 
-def _prefix(logits: Tensor, largest: Tensor, last: Tensor) -> Tensor:
-    """Mask of the `last + 1` first tokens, given the row's largest logits, descending.
-
-    `last` is `(…, 1)`. Working from values alone, ties need no stable sort: all tokens above the
-    boundary value are in, and of those equal to it the lowest ids fill what is left.
+    Source: Tan et al. 2025, arXiv:2509.23234 (p-less sampling).
     """
+    collision = rows.expectation(rows.probs)
+    return _up_to_surprisal(rows, -(collision.log() + math.log(value)))
+
+
+@_by_blocks
+def kl_budget(rows: Distribution, value: float) -> Tensor:
+    """Keep the shortest prefix whose cost `KL(q‖p) = -ln Z` is at most ε nats.
+
+    Z is the mass of the prefix, so this is top_p at `p = e^-ε`, said by what it costs.
+
+    Args:
+        rows: `(…, vocab)`.
+        value: ε > 0, nats.
+
+    Returns:
+        `(…, vocab)` logits.
+
+    Source: truncating p to a set of mass Z gives `KL(q‖p) = -ln Z` (Cover & Thomas, 2nd ed.,
+        equation 2.26 with q = p/Z).
+    """
+    return top_p(rows, math.exp(-value))
+
+
+@_by_blocks
+def xtc(rows: Distribution, probability: float, threshold: float) -> Tensor:
+    """Exclude top choices: with probability P, all tokens with `p_i >= t` but the last of them.
+
+    The source tosses a coin at each step. This is the distribution that comes of it, the mixture
+    `(1 - P)·p + P·p'` with p' = p without its top choices, so it can be drawn from with one uniform
+    and compared with others. Where fewer than two tokens reach t, nothing changes.
+
+    Args:
+        rows: `(…, vocab)`.
+        probability: 0 < P <= 1.
+        threshold: 0 < t <= 1; above 1/2 nothing is ever excluded.
+
+    Returns:
+        `(…, vocab)`, logits of the mixture; `-inf` for excluded tokens at P = 1.
+
+    Source: p-e-w 2024, github.com/oobabooga/text-generation-webui/pull/6335, and llama.cpp.
+    """
+    log_probs = (-rows.depth.double() - rows.log_total.unsqueeze(-1)).masked_fill(
+        rows.logits == -math.inf, -math.inf
+    )
+    reaching = log_probs >= math.log(threshold)
+    # Fewer than 1/t tokens can reach t, so the last of them is among these.
+    window = min(math.ceil(1 / threshold) + 1, log_probs.shape[-1])
+    largest = log_probs.topk(window, dim=-1).values
+    last = ((largest >= math.log(threshold)).sum(-1, keepdim=True) - 1).clamp(min=0)
     boundary = largest.gather(-1, last)
-    places = (last + 1) - (largest > boundary).sum(-1, keepdim=True)
-    tied = logits == boundary
-    return (logits > boundary) | (tied & (tied.cumsum(-1) <= places))
+    at = log_probs == boundary
+    # Of tied last ones, the highest id comes last.
+    ids = torch.arange(log_probs.shape[-1], device=at.device)
+    final = torch.where(at, ids, -1).amax(-1, keepdim=True)
+    excluded = reaching & (ids != final)
+    left = torch.where(excluded, 0.0, log_probs.exp()).sum(-1, keepdim=True)
+    # p' = p / left outside of the excluded.
+    raised = math.log1p(-probability) if probability < 1 else -math.inf
+    factor = torch.where(excluded, raised, ((1 - probability) + probability / left).log())
+    return torch.where(left < 1, log_probs + factor, log_probs).to(rows.logits.dtype)
 
 
-def _one_hot(index: Tensor, like: Tensor) -> Tensor:
-    return torch.zeros_like(like, dtype=torch.bool).scatter(-1, index.unsqueeze(-1), True)
+def up_to_surprisal(logits: Rows, most: Tensor) -> Tensor:
+    """Keep tokens with `-log p_i <= μ`, or the first token where none has (mirostat's cut).
+
+    Args:
+        logits: `(…, vocab)`.
+        most: `(…)`, μ of each row, nats.
+
+    Returns:
+        `(…, vocab)` logits.
+    """
+    return _up_to_surprisal(Distribution.of(logits), most)
 
 
-def _or_first(log_probs: Tensor, kept: Tensor) -> Tensor:
-    return kept | _one_hot(log_probs.argmax(-1), log_probs)
+def _up_to_surprisal(rows: Distribution, most: float | Tensor) -> Tensor:
+    deepest = (most - rows.log_total).unsqueeze(-1)
+    kept = rows.depth <= deepest
+    if rows.logits.device.type == "cpu" and bool((deepest >= 0).all()):
+        return _keep(rows, kept)
+    return _keep(rows, kept | _first(rows))
+
+
+def _keep(rows: Distribution, kept: Tensor) -> Tensor:
+    return torch.where(kept, rows.logits, -math.inf)
+
+
+def _first(rows: Distribution) -> Tensor:
+    """Mask of the first token of each row."""
+    none = torch.zeros_like(rows.logits, dtype=torch.bool)
+    return none.scatter_(-1, rows.logits.argmax(-1, keepdim=True), True)
+
+
+def _with_mass(rows: Distribution, key: Tensor, value: float) -> Tensor:
+    def goes_on(mass: Tensor, _: Tensor, limit: Tensor) -> Tensor:
+        return mass < limit
+
+    limit = value * rows.probs.sum(-1, keepdim=True, dtype=torch.float64)
+    return shortest(rows, key, goes_on, limit, reaching=True)

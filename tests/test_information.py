@@ -21,7 +21,7 @@ from decoding.information import (
     total_variation,
     varentropy,
 )
-from decoding.truncation import RULES
+from decoding.truncation import temperature
 
 checked = settings(derandomize=True, deadline=None, max_examples=100)
 
@@ -206,7 +206,7 @@ def test_kl_between_two_temperatures_is_a_bregman_divergence(z, first, second):
     z = z[0] - z.max()
 
     def tempered(beta):
-        return RULES["temperature"](torch.tensor(z), 1 / beta).log_softmax(-1)
+        return temperature(torch.tensor(z), 1 / beta).log_softmax(-1)
 
     with mpmath.workdps(50):
         tokens = [mpmath.mpf(x) for x in z if x > -math.inf]

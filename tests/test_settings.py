@@ -12,18 +12,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig
 
-from decoding.settings import DecodingSettings
+from decoding.settings import SHARED, DecodingSettings
 
 checked = settings(derandomize=True, deadline=None, max_examples=300)
 
 NEUTRAL = {
+    "dry_multiplier": 0.0,
+    "dry_base": 1.75,
+    "dry_allowed_length": 2,
+    "dry_breakers": (),
     "temperature": 1.0,
+    "edt_theta": 0.0,
+    "edt_base": 0.8,
+    "dynatemp_range": 0.0,
+    "dynatemp_exponent": 1.0,
+    "target_entropy": 0.0,
+    "top_n_sigma": 0.0,
+    "top_h": 1.0,
     "top_k": 0,
     "top_p": 1.0,
     "min_p": 0.0,
     "typical_p": 1.0,
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
+    "p_less": 0.0,
+    "kl_budget": 0.0,
+    "mirostat_tau": 0.0,
+    "mirostat_eta": 0.1,
+    "xtc_probability": 0.0,
+    "xtc_threshold": 0.1,
 }
 
 share = st.floats(0, 1, exclude_min=True)
@@ -278,7 +295,8 @@ def test_without_sampling_the_setting_is_greedy(do_sample):
 @checked
 @given(setting=any_setting.filter(lambda setting: not setting.greedy))
 def test_values_come_from_the_configuration(setting):
-    generation = config(do_sample=True, **dataclasses.asdict(setting))
+    values = dataclasses.asdict(setting)
+    generation = config(do_sample=True, **{name: values[name] for name in SHARED})
     assert DecodingSettings.from_generation_config(generation) == setting
 
 

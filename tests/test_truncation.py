@@ -19,7 +19,10 @@ from transformers.generation.logits_process import (
 )
 
 from decoding.settings import DecodingSettings
-from decoding.truncation import RULES, apply_settings
+from decoding.steps import CUTS, apply_settings
+from decoding.truncation import temperature
+
+RULES = {"temperature": temperature, **CUTS}
 
 checked = settings(derandomize=True, deadline=None, max_examples=80)
 

@@ -58,5 +58,5 @@ def _explain(setting: DecodingSettings) -> None:
         click.echo("  1. the most probable token, always (lowest id on ties)")
     else:
         for number, (name, value) in enumerate(setting.steps(), 1):
-            shown = str(DecodingSettings(**{name: value})).split("=")[1]  # type: ignore[arg-type]
+            shown = str(DecodingSettings(**{name: value})).split("=")[1]
             click.echo(f"  {number}. {name}: {_MEANING[name].format(value=shown)}")

@@ -31,7 +31,7 @@ from decoding.scoring import (
 )
 from decoding.settings import DecodingSettings
 from decoding.statistics import row_statistics
-from decoding.truncation import apply_settings
+from decoding.steps import apply_settings
 from decoding.windows import Window
 from decoding_evals.calibration import Predictions, Quality, predictions, quality_record
 

@@ -14,7 +14,7 @@ from decoding.estimation import resampled_sums
 from decoding.scoring import Columns, Measure
 from decoding.settings import DecodingSettings
 from decoding.statistics import row_statistics
-from decoding.truncation import apply_settings
+from decoding.steps import apply_settings
 from decoding.windows import Window
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from decoding.models import LanguageModel
 from decoding.scoring import Columns, Document, TeacherForcing, as_document
 from decoding.settings import DecodingSettings
 from decoding.statistics import row_statistics
-from decoding.truncation import apply_settings
+from decoding.steps import apply_settings
 from decoding.windows import Window
 
 if TYPE_CHECKING:

@@ -1,0 +1,99 @@
+"""`Distribution`: rows of logits with what follows from them, each computed once.
+
+A decoding step asks the same rows for several things: the largest logit, probabilities, entropy.
+The rules of a setting, the draw and the trace share this object, so that none is computed twice.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from decoding.information import as_float
+
+# e^-1000 is zero even in float64, so a limit on depths changes no sum and keeps 0·∞ out of them.
+DEEPEST = 1000.0
+
+# A step's temporaries are a few megabytes each. By default, glibc hands such blocks back to the
+# system when they are freed, and the next step pays for every page anew: up to ten times its
+# arithmetic. Freeing one large block, whose pages are never touched, makes it keep them
+# (mallopt(3): the mmap threshold is dynamic, 32 MiB at most).
+torch.empty(31 << 20, dtype=torch.uint8)
+
+
+class Distribution:
+    """Rows of `p = softmax(z)`.
+
+    Sums over the vocabulary are accumulated in float64.
+
+    Args:
+        logits: z, `(…, vocab)`, any floating dtype; `-inf` marks excluded tokens. Each row needs
+            one finite logit and neither NaN nor +inf. Raised to float32, float64 stays.
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = as_float(logits)
+
+    @classmethod
+    def of(cls, rows: Tensor | Distribution) -> Distribution:
+        """Rows as they are, or made of logits."""
+        return rows if isinstance(rows, Distribution) else cls(rows)
+
+    @cached_property
+    def top(self) -> Tensor:
+        """`(…, 1)`, the largest logit."""
+        return self.logits.amax(-1, keepdim=True)
+
+    @cached_property
+    def depth(self) -> Tensor:
+        """`(…, vocab)`, x = max z - z, in [0, 1000]; excluded tokens have 1000."""
+        return torch.sub(self.top, self.logits).clamp_(max=DEEPEST)
+
+    @cached_property
+    def probs(self) -> Tensor:
+        """`(…, vocab)`, p; sums to 1 within float32 rounding."""
+        return self.logits.softmax(-1)
+
+    @cached_property
+    def log_total(self) -> Tensor:
+        """`(…)`, ln Σ e^-x, nats, float64: the surprisal of the first token."""
+        return (self._share / self.probs.amax(-1)).log()
+
+    @cached_property
+    def mean_depth(self) -> Tensor:
+        """`(…)`, E_p[x], float64."""
+        return self.expectation(self.depth)
+
+    @cached_property
+    def entropy(self) -> Tensor:
+        """`(…)`, H(p) = ln Σ e^-x + E_p[x], nats, float64, in [0, ln vocab]."""
+        return (self.log_total + self.mean_depth).clamp(min=0)
+
+    @cached_property
+    def varentropy(self) -> Tensor:
+        """`(…)`, Var_p[x], which is the variance of the surprisal, nats², float64."""
+        return (self.expectation(self.depth.square()) - self.mean_depth.square()).clamp(min=0)
+
+    def expectation(self, values: Tensor) -> Tensor:
+        """`(…)`, E_p[values], float64.
+
+        Args:
+            values: `(…, vocab)`, finite.
+        """
+        return (self.probs * values).sum(-1, dtype=torch.float64) / self._share
+
+    def log_prob(self, tokens: Tensor) -> Tensor:
+        """`(…)`, log p(token), nats, float64; -inf for an excluded token.
+
+        Args:
+            tokens: `(…)`, integer ids.
+        """
+        chosen = self.logits.gather(-1, tokens.unsqueeze(-1))
+        return (chosen - self.top).squeeze(-1).double() - self.log_total
+
+    @cached_property
+    def _share(self) -> Tensor:
+        """`(…)`, what the rounded probabilities add up to."""
+        return self.probs.sum(-1, dtype=torch.float64)

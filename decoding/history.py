@@ -1,0 +1,151 @@
+"""Settings that look back: repetition control (DRY) and surprisal control (mirostat).
+
+Both are functions of a row of logits and of what came before it, which is a `History`: the ids so
+far and, for mirostat, the largest surprisal that is allowed now.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from decoding.distribution import Distribution
+from decoding.information import as_float
+from decoding.settings import DecodingSettings
+
+if TYPE_CHECKING:
+    from decoding.policy import EntropyPolicy
+
+LONGEST_MATCH = 50
+
+
+class History(NamedTuple):
+    """What came before rows of logits."""
+
+    ids: Tensor
+    """`(rows, seq)`, the ids so far."""
+    starts: Tensor | None = None
+    """`(rows)`, where each row's ids begin behind its left padding; None where none is padded."""
+    most_surprisal: Tensor | None = None
+    """`(rows)`, mirostat's μ, nats; None at the beginning, where it is 2τ."""
+
+
+class Memory:
+    """What a setting carries from one step of a generation to the next.
+
+    Args:
+        settings: the setting; a policy has no mirostat, so nothing is noted for it.
+        starts: `(rows)`, where each row's ids begin behind its left padding.
+    """
+
+    def __init__(
+        self, settings: DecodingSettings | EntropyPolicy, starts: Tensor | None = None
+    ) -> None:
+        self.settings = settings
+        self.starts = starts
+        self._most_surprisal: Tensor | None = None
+
+    def history(self, input_ids: Tensor) -> History:
+        """What comes before the next token.
+
+        Args:
+            input_ids: `(rows, seq)`.
+        """
+        return History(input_ids, self.starts, self._most_surprisal)
+
+    def observe(self, final: Distribution, tokens: Tensor) -> None:
+        """Take note of what was drawn: `μ ← μ - η·(surprisal - τ)`.
+
+        Args:
+            final: the rows of q that the tokens were drawn from.
+            tokens: `(rows)`.
+
+        Source: Basu et al. 2021, arXiv:2007.14966, algorithm 2, with the surprisal under the
+            truncated distribution, as in the authors' code and llama.cpp's mirostat v2.
+        """
+        if not isinstance(self.settings, DecodingSettings) or not self.settings.mirostat_tau:
+            return
+        tau, eta = self.settings.mirostat_tau, self.settings.mirostat_eta
+        surprisal = -final.log_prob(tokens)
+        before = 2 * tau if self._most_surprisal is None else self._most_surprisal
+        self._most_surprisal = before - eta * (surprisal - tau)
+
+
+def dry_penalties(settings: DecodingSettings, history: History, vocab: int) -> Tensor:
+    """What DRY takes off each token's logit: `m·b^(n - L)` where n >= L.
+
+    n is the length of the longest run of tokens at the end of the history that stood before an
+    earlier occurrence of the token as well. Runs do not reach across breakers, breakers are never
+    penalised, and runs of more than 50 tokens count as 50.
+
+    Args:
+        settings: `dry_multiplier` m, `dry_base` b, `dry_allowed_length` L, `dry_breakers`.
+        history: the ids so far.
+        vocab: number of tokens.
+
+    Returns:
+        `(rows, vocab)`, >= 0, float32.
+
+    Source: p-e-w 2024, github.com/oobabooga/text-generation-webui/pull/5677 (which has the limit of
+        50), and llama.cpp, whose breakers are strings; here they are ids.
+    """
+    ids = history.ids
+    rows, length = ids.shape
+    penalties = torch.zeros(rows, vocab, device=ids.device)
+    if length < 2:
+        return penalties
+    breakers = torch.tensor(settings.dry_breakers, dtype=ids.dtype, device=ids.device)
+    barred = torch.isin(ids, breakers)
+    usable = ~barred
+    if history.starts is not None:
+        usable = usable & (torch.arange(length, device=ids.device) >= history.starts[:, None])
+    # Of each place from 1 on: how many tokens before it are those at the end of the history.
+    going_on = torch.ones(rows, length - 1, dtype=torch.bool, device=ids.device)
+    matched = torch.zeros(rows, length - 1, dtype=torch.long, device=ids.device)
+    for back in range(min(LONGEST_MATCH, length - 1)):
+        same = usable[:, : length - 1 - back] & (
+            ids[:, : length - 1 - back] == ids[:, length - 1 - back, None]
+        )
+        going_on[:, back:] &= same
+        going_on[:, :back] = False
+        # On an accelerator a look would make the host wait.
+        if ids.device.type == "cpu" and not bool(going_on.any()):
+            break
+        matched += going_on
+    # Beyond any logit's reach, and within float32's.
+    most = math.log(1e30) / math.log(settings.dry_base) if settings.dry_base > 1 else math.inf
+    beyond = (matched - settings.dry_allowed_length).double()
+    size = settings.dry_multiplier * settings.dry_base ** beyond.clamp(max=most)
+    size = torch.where((beyond >= 0) & ~barred[:, 1:], size, 0.0).float()
+    return penalties.scatter_reduce_(-1, ids[:, 1:], size, "amax")
+
+
+def penalized(settings: DecodingSettings, logits: Tensor, history: History) -> Tensor:
+    """Logits less the penalties of DRY.
+
+    Args:
+        settings: with `dry_multiplier` > 0.
+        logits: `(rows, vocab)`.
+        history: the ids so far, of the same rows.
+
+    Returns:
+        `(rows, vocab)` logits.
+    """
+    z = as_float(logits)
+    return z - dry_penalties(settings, history, z.shape[-1])
+
+
+def most_surprisal(settings: DecodingSettings, history: History, like: Tensor) -> Tensor:
+    """Mirostat's μ of each row, nats; 2τ at the beginning.
+
+    Args:
+        settings: with `mirostat_tau` > 0.
+        history: with what `Memory` has noted.
+        like: `(rows)`, for shape and device.
+    """
+    if history.most_surprisal is not None:
+        return history.most_surprisal
+    return torch.full_like(like, 2 * settings.mirostat_tau)

@@ -1,0 +1,105 @@
+"""How far a prefix of the order goes, without sorting a vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from decoding.distribution import Distribution
+
+# From the mass of some first tokens, Σ p·x over them, and the row's limit, each `(rows, …)`.
+GoesOn = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+_BINS = 2048
+_REACH = 32.0  # nats; what lies deeper has less than vocab · e^-32 of the mass
+
+
+def shortest(
+    rows: Distribution, key: Tensor, goes_on: GoesOn, limit: Tensor, *, reaching: bool
+) -> Tensor:
+    """Mask of the first tokens by `key` ascending (then in the common order), as far as allowed.
+
+    Each row's keys fall into equal bins. A histogram of mass over the bins tells in which of them
+    the prefix ends, and only the tokens of that bin are put in order: O(vocab) for any row.
+
+    Args:
+        rows: `(…, vocab)`.
+        key: `(…, vocab)`, >= 0.
+        goes_on: whether the prefix may go on, given its mass, its Σ p·x, and the limit; true up to
+            some length and false from there.
+        limit: `(…, 1)`.
+        reaching: whether the token is kept with which the prefix may no longer go on.
+    """
+    if key.device.type != "cpu":
+        return _by_sorting(rows, key, goes_on, limit, reaching=reaching)
+    shape = key.shape
+    keys, depths, probs = (t.reshape(-1, shape[-1]) for t in (key, rows.depth, rows.probs))
+    ends = limit.reshape(-1, 1)
+    count = len(keys)
+    width = keys.amax(-1, keepdim=True).clamp_(min=1e-30, max=_REACH).div_(_BINS)
+    # Subtracting, scaling and rounding down never change the order.
+    bins = (keys / width).clamp_(max=_BINS - 1).long()
+    first_bin = np.arange(0, count * _BINS, _BINS)[:, None]
+    if count > 1:
+        bins += torch.from_numpy(first_bin)
+
+    def sums(weights: Tensor) -> Tensor:
+        total = torch.bincount(bins.view(-1), weights.reshape(-1), count * _BINS)
+        return torch.from_numpy(total.numpy().reshape(count, _BINS).cumsum(1))
+
+    mass = sums(probs)
+    moment = mass if reaching else sums(probs * depths)
+    last = goes_on(mass, moment, ends).numpy().sum(1, keepdims=True)  # the bin where it ends
+
+    bin_of, last_bin = bins.numpy(), first_bin + last
+    kept = bin_of < last_bin
+    row, token = np.divmod(np.flatnonzero(bin_of == last_bin), shape[-1])
+    # In order within each row, and padded to a rectangle with tokens of no mass.
+    order = np.lexsort((depths.numpy()[row, token], keys.numpy()[row, token], row))
+    row, token = row[order], token[order]
+    sizes = np.bincount(row, minlength=count)
+    place = np.arange(len(row)) - (sizes.cumsum() - sizes)[row]
+
+    def running(weights: NDArray[np.float64], whole_bins: Tensor) -> Tensor:
+        padded = np.zeros((count, sizes.max()))
+        padded[row, place] = weights
+        padded[:, :1] += np.where(
+            last > 0, np.take_along_axis(whole_bins.numpy(), np.maximum(last - 1, 0), 1), 0
+        )
+        return torch.from_numpy(padded.cumsum(1))
+
+    weights = probs.numpy()[row, token].astype(np.float64)
+    if not len(row):
+        return torch.from_numpy(kept).view(shape)
+    so_far = running(weights, mass)
+    if reaching:
+        allowed = goes_on(so_far, so_far, ends).numpy()
+        # The one that reaches the limit is the first that may not follow.
+        allowed = np.concatenate([np.ones((count, 1), bool), allowed[:, :-1]], 1)
+    else:
+        moments = running(weights * depths.numpy()[row, token], moment)
+        allowed = goes_on(so_far, moments, ends).numpy()
+        allowed |= (last == 0) & (np.arange(sizes.max()) == 0)
+    kept[row, token] = allowed[row, place]
+    return torch.from_numpy(kept).view(shape)
+
+
+def _by_sorting(
+    rows: Distribution, key: Tensor, goes_on: GoesOn, limit: Tensor, *, reaching: bool
+) -> Tensor:
+    """`shortest` without a look at any number, for which an accelerator's host would wait."""
+    order = rows.depth.argsort(dim=-1, stable=True)
+    if key is not rows.depth:
+        order = order.gather(-1, key.gather(-1, order).argsort(dim=-1, stable=True))
+    weights = rows.probs.gather(-1, order).double()
+    mass = weights.cumsum(-1)
+    if reaching:
+        allowed = goes_on(mass - weights, mass, limit)
+    else:
+        allowed = goes_on(mass, (weights * rows.depth.gather(-1, order)).cumsum(-1), limit)
+    allowed[..., 0] = True
+    return torch.zeros_like(allowed).scatter_(-1, order, allowed)

@@ -1,0 +1,230 @@
+"""`Sampler`: one step for scaling, cutting, drawing and tracing, inside `model.generate`.
+
+Passed as `custom_generate=`, it runs transformers' own loop with greedy search, and puts itself at
+the end of the logits processors. What it draws is the only token that it leaves. So caches,
+stopping criteria and processors work as they always do, and softmax, entropies and kept sets are
+computed once and shared (see `decoding.distribution`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+from transformers.generation.streamers import BaseStreamer
+
+from decoding.distribution import Distribution
+from decoding.history import Memory
+from decoding.monitor import EntropyMonitor, without_faults
+from decoding.policy import ENDINGS, EntropyPolicy
+from decoding.processors import not_neutral
+from decoding.sampling import draw, uniforms
+from decoding.settings import DecodingSettings
+
+
+class Sampler:
+    """Draws under a setting in one call of `model.generate`.
+
+    `model.generate(**inputs, custom_generate=sampler, **settings.generate_kwargs())`. Tokens follow
+    the setting's q exactly, and are those of the chain with `DrawProcessor` for the same points.
+
+    Args:
+        settings: the setting, or a policy that wraps one.
+        seed: 0 <= seed < 2^64. A row's tokens are a function of the seed, its prompt's ids and how
+            many rows with that prompt came before it in the call: the same alone and in a batch
+            (promised for float32 on a CPU).
+        points: `(rows, steps)`, the uniforms in [0, 1) themselves, float64, instead of a seed.
+        monitor: records each step; ask it for `traces(outputs, …)` afterwards.
+        listener: told the drawn ids, `(rows)`, at each step.
+        streamer: what would be `generate(streamer=…)`, which transformers does not hand to
+            callables.
+
+    Raises:
+        ValueError: neither or both of `seed` and `points`, or a seed outside its range.
+    """
+
+    def __init__(
+        self,
+        settings: DecodingSettings | EntropyPolicy,
+        *,
+        seed: int | None = None,
+        points: Tensor | None = None,
+        monitor: EntropyMonitor | None = None,
+        listener: Callable[[Tensor], None] | None = None,
+        streamer: BaseStreamer | None = None,
+    ) -> None:
+        if (seed is None) == (points is None):
+            raise ValueError("a Sampler takes a seed or points, and not both")
+        if seed is not None and not 0 <= seed < 2**64:
+            raise ValueError(f"seed must be in [0, 2^64), got {seed}")
+        self.settings = settings
+        self.seed = seed
+        self.points = points
+        self.monitor = monitor
+        self.listener = listener
+        self.streamer = streamer
+        self.endings: list[str | None] = []
+        """How a policy ended each row, or None."""
+        self.ended_at: list[int] = []
+        """Tokens that such a row has."""
+
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        **kwargs: Any,
+    ) -> Any:
+        """What `model.generate` calls.
+
+        Raises:
+            ValueError: the configuration would change the distribution, asks for beams, or the
+                points do not fit the call.
+            NonFiniteLogitsError: the model returned a row that is no distribution.
+        """
+        if generation_config.num_beams > 1:
+            raise ValueError("a Sampler draws single sequences: use num_beams=1")
+        if other := not_neutral(generation_config):
+            listed = ", ".join(f"{name}={value!r}" for name, value in other.items())
+            raise ValueError(
+                f"the generation configuration asks for {listed}; pass settings.generate_kwargs() "
+                "to model.generate, which leaves the setting alone in charge"
+            )
+        rows, length = input_ids.shape
+        mask = kwargs.get("attention_mask")
+        starts = None
+        if mask is not None and mask.shape == input_ids.shape:
+            starts = mask.long().argmax(-1)
+        points = self.points
+        if points is None:
+            points = self._points(input_ids, starts, generation_config.max_length - length)
+        if len(points) != rows:
+            raise ValueError(f"points are for {len(points)} rows, and the call has {rows}")
+        self.endings, self.ended_at = [None] * rows, [0] * rows
+        keeps_scores = generation_config.output_scores or generation_config.output_logits
+        step = _Step(
+            self,
+            points.to(input_ids.device),
+            Memory(self.settings, starts),
+            shared_output=not keeps_scores,
+        )
+        processors = [*logits_processor, step]
+        if logits_processor:
+            processors.insert(0, _Raw(step))
+        generation_config.do_sample = False
+        if self.streamer is not None:
+            self.streamer.put(input_ids.cpu())
+        return type(model)._sample(
+            model,
+            input_ids,
+            logits_processor=LogitsProcessorList(processors),
+            stopping_criteria=StoppingCriteriaList([*stopping_criteria, _Ended(self)]),
+            generation_config=generation_config,
+            streamer=self.streamer,
+            **kwargs,
+        )
+
+    def _points(self, input_ids: Tensor, starts: Tensor | None, steps: int) -> Tensor:
+        """Uniforms of each row, by its prompt's ids."""
+        assert self.seed is not None
+        seen: Counter[str] = Counter()
+        streams = []
+        begins = [0] * len(input_ids) if starts is None else starts.tolist()
+        for ids, begin in zip(input_ids.tolist(), begins, strict=True):
+            prompt = " ".join(map(str, ids[begin:]))
+            streams.append(uniforms(self.seed, prompt, seen[prompt], steps))
+            seen[prompt] += 1
+        return torch.stack(streams)
+
+
+class _Raw(LogitsProcessor):  # type: ignore[misc]
+    """Keeps the model's own rows, which stand before every other processor."""
+
+    def __init__(self, step: _Step) -> None:
+        self.step = step
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.step.raw = Distribution(scores)
+        # A processor may write into what it is given.
+        return scores.clone()
+
+
+class _Step(LogitsProcessor):  # type: ignore[misc]
+    def __init__(
+        self, sampler: Sampler, points: Tensor, memory: Memory, *, shared_output: bool
+    ) -> None:
+        self.sampler = sampler
+        self.points = points
+        self.memory = memory
+        self.step = 0
+        self.raw: Distribution | None = None
+        self.shared_output = shared_output
+        self._output: Tensor | None = None
+        self._drawn: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Draw; `(rows, vocab)`, 0 at each row's token and -inf elsewhere."""
+        sampler = self.sampler
+        given = Distribution(scores)
+        raw = given if self.raw is None else self.raw
+        if sampler.monitor is not None:
+            mended = sampler.monitor.begin(input_ids, raw)
+        else:
+            mended, _ = without_faults(raw, self.step)
+        given = mended if given is raw else without_faults(given, self.step)[0]
+        history = self.memory.history(input_ids)
+        settings = sampler.settings
+        if isinstance(settings, EntropyPolicy):
+            decisions = settings.decide(mended, self.step)
+            self._end(decisions)
+            applied = settings.apply(given, history, decisions)
+        else:
+            applied = settings.apply(given, history)
+        tokens = draw(applied.final, self.points[:, self.step])
+        self.memory.observe(applied.final, tokens)
+        if sampler.monitor is not None:
+            sampler.monitor.record(mended, applied, tokens)
+        self.step += 1
+        if sampler.listener is not None:
+            sampler.listener(tokens)
+        return self._only(tokens, scores)
+
+    def _end(self, decisions: list[Any]) -> None:
+        for row, then in enumerate(decisions):
+            if self.sampler.endings[row] is None and isinstance(then, str) and then in ENDINGS:
+                self.sampler.endings[row] = then
+                self.sampler.ended_at[row] = self.step
+
+    def _only(self, tokens: Tensor, scores: Tensor) -> Tensor:
+        """What leaves one token a row; the same tensor at each step, unless somebody keeps it."""
+        column = tokens.unsqueeze(-1)
+        if self._output is None or self._drawn is None or not self.shared_output:
+            self._output = torch.full_like(scores, -torch.inf)
+        else:
+            self._output.scatter_(-1, self._drawn, -torch.inf)
+        self._drawn = column
+        return self._output.scatter_(-1, column, 0.0)
+
+
+class _Ended(StoppingCriteria):  # type: ignore[misc]
+    """Rows that a policy has ended."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        ended = [ending is not None for ending in self.sampler.endings]
+        return torch.tensor(ended, device=input_ids.device)

@@ -1,0 +1,112 @@
+"""A setting applied to rows of logits: penalties, temperature, cuts, in the order of the fields."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from decoding import history as looking_back
+from decoding import truncation
+from decoding.distribution import Distribution
+from decoding.history import History
+from decoding.steering import steered_temperature
+
+if TYPE_CHECKING:
+    from decoding.policy import EntropyPolicy
+    from decoding.settings import DecodingSettings
+
+CUTS: dict[str, Callable[..., Tensor]] = {
+    "top_n_sigma": truncation.top_n_sigma,
+    "top_h": truncation.top_h,
+    "top_k": truncation.top_k,
+    "top_p": truncation.top_p,
+    "min_p": truncation.min_p,
+    "typical_p": truncation.typical_p,
+    "epsilon_cutoff": truncation.epsilon_cutoff,
+    "eta_cutoff": truncation.eta_cutoff,
+    "p_less": truncation.p_less,
+    "kl_budget": truncation.kl_budget,
+    "xtc_probability": truncation.xtc,
+}
+_BLOCK = 1 << 22  # logits at a time
+
+
+class Applied(NamedTuple):
+    """What a setting makes of rows of logits."""
+
+    scaled: Distribution
+    """After penalties and temperature, before anything is cut; of greedy, the rows as they were."""
+    final: Distribution
+    """q."""
+    temperature: Tensor | None
+    """`(…, 1)`, float64, where the entropy of each row sets it."""
+
+
+def apply(settings: DecodingSettings, raw: Distribution, history: History | None = None) -> Applied:
+    """All steps of a setting in their order.
+
+    Args:
+        settings: the steps and their parameters.
+        raw: the model's own rows.
+        history: what came before each row, for a setting that looks back.
+
+    Raises:
+        ValueError: the setting looks back and there is no history.
+    """
+    if settings.looks_back and history is None:
+        raise ValueError(f"{settings} looks back at earlier tokens, so it needs their history")
+    rows = raw
+    if settings.dry_multiplier:
+        assert history is not None
+        rows = Distribution(looking_back.penalized(settings, rows.logits, history))
+    if settings.greedy:
+        return Applied(rows, Distribution(truncation.top_k(rows, 1)), None)
+    steered = steered_temperature(settings, rows)
+    if steered is not None:
+        rows = Distribution(truncation.temperature(rows, steered))
+    elif settings.temperature != 1:
+        rows = Distribution(truncation.temperature(rows, settings.temperature))
+    scaled = rows
+    for name, value in settings.steps():
+        if name == "mirostat_tau":
+            assert history is not None
+            most = looking_back.most_surprisal(settings, history, rows.log_total)
+            rows = Distribution(truncation.up_to_surprisal(rows, most))
+        elif name in CUTS:
+            rows = Distribution(CUTS[name](rows, value, *settings.parameters(name).values()))
+    return Applied(scaled, rows, steered)
+
+
+def apply_settings(
+    settings: DecodingSettings | EntropyPolicy, logits: Tensor, history: History | None = None
+) -> Tensor:
+    """All steps of a setting in their order, a few rows at a time; the result is not normalised.
+
+    Args:
+        settings: the steps and their parameters.
+        logits: `(…, vocab)`.
+        history: what came before each row, for a setting that looks back; then logits are
+            `(rows, vocab)`.
+
+    Returns:
+        `(…, vocab)` logits of q.
+    """
+    if settings.looks_back or logits.numel() <= _BLOCK:
+        return settings.apply(Distribution(logits), history).final.logits
+    rows = logits.reshape(-1, logits.shape[-1])
+    parts = torch.split(rows, max(1, _BLOCK // rows.shape[-1]))
+    done = torch.cat([settings.apply(Distribution(part)).final.logits for part in parts])
+    return done.reshape(logits.shape)
+
+
+def kept_mass(applied: Applied) -> Tensor:
+    """`(…)`, mass of the support of q before it was cut, float64; see `Trace.kept_mass`."""
+    support = applied.final.logits > -math.inf
+    if applied.final is applied.scaled:
+        return torch.ones_like(applied.final.log_total)
+    inside = torch.where(support, applied.scaled.probs, 0.0).sum(-1, dtype=torch.float64)
+    return (inside / applied.scaled.probs.sum(-1, dtype=torch.float64)).clamp(max=1)
