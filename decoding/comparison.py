@@ -7,6 +7,10 @@ That, and the Jensen–Shannon divergence, which has no closed form between two 
 summed over a few hundred nodes that stand for the whole row, within 1e-8 nats (see
 `decoding.quadrature`).
 
+That holds where q is a power of p on one or two intervals of the order. Settings for which it does
+not (temperatures steered by each row's entropy, xtc's mixture, those that look back, policies) are
+compared token by token, which takes longer.
+
 Everything is float64 NumPy. Tokens are named by their place in the order (logit descending, then
 id ascending) and by their depth `x = max z - z >= 0`, so `q(x) = e^{-βx} / Z` on the kept set. A
 kept set is `[a, b) ∪ [c, d)` in places: a prefix is `[0, k)`, and a typical set is one interval, or
@@ -18,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -25,9 +30,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from decoding.distribution import Distribution
 from decoding.information import as_float
+from decoding.policy import EntropyPolicy, Setting
 from decoding.quadrature import Nodes
-from decoding.settings import DecodingSettings
+from decoding.settings import STEERING, DecodingSettings
+from decoding.steps import Applied, kept_mass
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -82,8 +90,21 @@ class CellSums(NamedTuple):
     """`(C, S, S)`."""
 
 
+ApplyRow = Callable[[int], Sequence[Applied]]
+
+
+def is_dense(setting: Setting) -> bool:
+    """Whether a setting must be compared token by token."""
+    if isinstance(setting, EntropyPolicy) or setting.looks_back or setting.xtc_probability:
+        return True
+    return any(getattr(setting, name) for name in STEERING)
+
+
 def compare_rows(
-    logits: Tensor, targets: Tensor, settings: Sequence[DecodingSettings]
+    logits: Tensor,
+    targets: Tensor,
+    settings: Sequence[Setting],
+    apply_row: ApplyRow | None = None,
 ) -> RowComparison:
     """Compare any number of settings on each row of logits.
 
@@ -96,16 +117,21 @@ def compare_rows(
             precision is raised to float32, float64 stays; all arithmetic is float64.
         targets: `(rows,)` integer ids.
         settings: S >= 1 settings.
+        apply_row: gives what each setting makes of a row, `(1, vocab)`, where the logits do not say
+            it alone; see `decoding.teacher`.
 
     Returns:
         `RowComparison` of arrays `(rows, S)` and `(rows, S, S)`, never NaN.
 
     Raises:
-        ValueError: shapes that do not fit, a target outside the vocabulary, no settings, or a row
-            with NaN, with `+inf`, or without a finite logit.
+        ValueError: shapes that do not fit, a target outside the vocabulary, no settings, a row
+            with NaN, with `+inf`, or without a finite logit, or a setting that looks back without
+            `apply_row`.
     """
     _check(logits, targets, settings)
-    plan = _Plan(settings)
+    dense = [i for i, setting in enumerate(settings) if is_dense(setting)]
+    ordered = [i for i in range(len(settings)) if i not in dense]
+    plan = _Plan([settings[i] for i in ordered]) if ordered else None  # type: ignore[misc]
     rows, size = logits.shape[0], len(settings)
     one, pair = (rows, size), (rows, size, size)
     result = RowComparison(
@@ -122,19 +148,69 @@ def compare_rows(
     for row, target in enumerate(targets.tolist()):
         z = as_float(logits[row].detach()).cpu().numpy()
         try:
-            compared = _compare_row(z, target, plan)
+            _refuse_no_distribution(z)
         except ValueError as error:
             raise ValueError(f"row {row} of logits {error}") from None
-        for column, values in zip(result, compared, strict=True):
-            column[row] = values
+        if plan is not None:
+            for column, values in zip(result, _compare_row(z, target, plan), strict=True):
+                column[row][np.ix_(*[ordered] * values.ndim)] = values
+        if dense:
+            if apply_row is not None:
+                applied = apply_row(row)
+            else:
+                raw = Distribution(logits[row : row + 1].detach())
+                applied = [setting.apply(raw) for setting in settings]
+            _compare_densely(result, row, target, applied, dense)
     return result
+
+
+def _compare_densely(
+    result: RowComparison,
+    row: int,
+    target: int,
+    applied: Sequence[Applied],
+    dense: Sequence[int],
+) -> None:
+    """Enter the dense settings of a row, and all pairs in which one of them stands."""
+    finals = [one.final for one in applied]
+    log_q = np.stack(
+        [
+            (final.logits - final.top).double().squeeze(0).cpu().numpy() - float(final.log_total)
+            for final in finals
+        ]
+    )
+    q = np.exp(log_q)
+    support = np.isfinite(log_q)
+    own = np.where(support, log_q, 0)  # keeps 0·∞ out
+    negative_entropy = np.einsum("sv,sv->s", q, own)
+    for i in dense:
+        result.entropy[row, i] = max(0.0, -negative_entropy[i])
+        result.kept[row, i] = support[i].sum()
+        result.kept_mass[row, i] = float(kept_mass(applied[i]))
+        result.surprisal[row, i] = max(0.0, -log_q[i, target])
+        # Both ways at once: i against every j.
+        toward = np.maximum(negative_entropy[i] - own @ q[i], 0)
+        away = np.maximum(negative_entropy - q @ own[i], 0)
+        result.kl[row, i] = np.where((support[i] & ~support).any(1), math.inf, toward)
+        result.kl[row, :, i] = np.where((support & ~support[i]).any(1), math.inf, away)
+        middle = (q + q[i]) / 2
+        with np.errstate(divide="ignore"):
+            log_middle = np.where(middle > 0, np.log(middle), 0)
+        of_middle = np.einsum("sv,sv->s", middle, log_middle)
+        js = np.clip((negative_entropy + negative_entropy[i]) / 2 - of_middle, 0, math.log(2))
+        distance = np.minimum(np.abs(q - q[i]).sum(1) / 2, 1)
+        for values, to in ((js, result.js), (distance, result.total_variation)):
+            values[i] = 0
+            to[row, i] = to[row, :, i] = values
+        result.kl[row, i, i] = 0
 
 
 def sum_by_cell(
     logits: Tensor,
     targets: Tensor,
     cells: IntArray,
-    settings: Sequence[DecodingSettings],
+    settings: Sequence[Setting],
+    apply_row: ApplyRow | None = None,
 ) -> CellSums:
     """Compare settings and sum over the rows of each cell, in blocks of about `BLOCK_BYTES`.
 
@@ -145,6 +221,7 @@ def sum_by_cell(
         targets: `(rows,)` integer ids.
         cells: `(rows,)` integer labels, such as the number of the row's document.
         settings: S >= 1 settings.
+        apply_row: as in `compare_rows`.
 
     Returns:
         `CellSums` of the C labels that occur. Infinite values are counted, not summed.
@@ -174,7 +251,8 @@ def sum_by_cell(
     block = max(1, BLOCK_BYTES // (24 * size * size))
     for start in range(0, len(which), block):
         part = slice(start, start + block)
-        compared = compare_rows(logits[part], targets[part], settings)
+        shifted = None if apply_row is None else partial(_shifted, apply_row, start)
+        compared = compare_rows(logits[part], targets[part], settings, shifted)
         for cell in np.unique(which[part]):
             mine = which[part] == cell
             for name in ("entropy", "kept", "kept_mass", "js", "total_variation"):
@@ -187,7 +265,11 @@ def sum_by_cell(
     return sums
 
 
-def _check(logits: Tensor, targets: Tensor, settings: Sequence[DecodingSettings]) -> None:
+def _shifted(apply_row: ApplyRow, start: int, row: int) -> Sequence[Applied]:
+    return apply_row(start + row)
+
+
+def _check(logits: Tensor, targets: Tensor, settings: Sequence[Setting]) -> None:
     if logits.dim() != 2:
         raise ValueError(f"logits must be (rows, vocab), got shape {tuple(logits.shape)}")
     if targets.shape != logits.shape[:1]:
@@ -270,13 +352,17 @@ class _Sets(NamedTuple):
     kept: IntArray  # (S,)
 
 
-def _depths(logits: NDArray[np.floating]) -> FloatArray:
-    """`max z - z` of the tokens that are not excluded, ascending."""
+def _refuse_no_distribution(logits: NDArray[np.floating]) -> None:
     top = logits.max()
     if np.isnan(top) or top == math.inf:
         raise ValueError("holds NaN or +inf")
     if top == -math.inf:
         raise ValueError("has no finite value")
+
+
+def _depths(logits: NDArray[np.floating]) -> FloatArray:
+    """`max z - z` of the tokens that are not excluded, ascending."""
+    top = logits.max()
     ascending = _sort(-logits)
     depth = ascending[: np.searchsorted(ascending, math.inf)].astype(np.float64)
     depth += float(top)
@@ -349,12 +435,45 @@ def _cut(bounds: IntArray, place: FloatArray | IntArray) -> IntArray:
     return np.minimum(bounds, np.maximum(place.astype(np.int64)[:, None], bounds[:, :1] + 1))
 
 
+def _top_n_sigma(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArray:
+    """Stands first, so its set is the whole row; neither σ nor the depth is scaled."""
+    return _cut(bounds, np.searchsorted(scaled.depth, value * scaled.depth.std(), "right"))
+
+
+def _top_h(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArray:
+    """Comes before other cuts but top_n_sigma, so the set is a prefix."""
+    moments = np.cumsum(scaled.depth * scaled.weights)
+    mass = scaled.mass[1:]
+    entropy = np.log(mass) + scaled.beta * moments / mass
+    end = bounds[:, 1]
+    # Rounding aside, the entropy of a prefix grows with it.
+    running = np.maximum.accumulate(entropy)
+    return _cut(bounds, np.searchsorted(running, value * entropy[end - 1] + 1e-12, "right"))
+
+
+def _p_less(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArray:
+    squares = scaled.weights**2
+    sums = np.array([squares[a:b].sum() + squares[c:d].sum() for a, b, c, d in bounds])
+    # w/Z >= c·Σ w²/Z²
+    deepest = -np.log(value * sums / _over(scaled.mass, bounds)) / scaled.beta
+    return _cut(bounds, np.searchsorted(scaled.depth, deepest, "right"))
+
+
+def _kl_budget(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArray:
+    return _top_p(scaled, bounds, np.exp(-value))
+
+
 def _top_k(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArray:
     return _cut(bounds, np.minimum(value, len(scaled.depth)))
 
 
 def _top_p(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArray:
-    return _cut(bounds, np.searchsorted(scaled.mass, value * _over(scaled.mass, bounds)))
+    mass = scaled.mass
+    goal = value * _over(mass, bounds)
+    a, b, c, _ = bounds.T
+    first = mass[b] - mass[a]  # what the first interval holds
+    beyond = np.where(goal <= first, mass[a] + goal, mass[c] + goal - first)
+    return _cut(bounds, np.searchsorted(mass, beyond))
 
 
 def _min_p(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArray:
@@ -390,6 +509,10 @@ def _typical_p(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArray
 
 
 _STEPS: dict[str, Callable[[_Scaled, IntArray, FloatArray], IntArray]] = {
+    "top_n_sigma": _top_n_sigma,
+    "top_h": _top_h,
+    "p_less": _p_less,
+    "kl_budget": _kl_budget,
     "top_k": _top_k,
     "top_p": _top_p,
     "min_p": _min_p,

@@ -156,7 +156,7 @@ def generate(
             generation configuration asks for assisted decoding or a paged cache.
         NonFiniteLogitsError: the model returned NaN.
     """
-    run = _Run(
+    run = Run(
         model=model,
         tokenizer=tokenizer,
         settings=settings or DecodingSettings(),
@@ -231,15 +231,20 @@ def prompt_ids(
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
+    """One sequence to be written; with beams, one prompt."""
+
     index: int
     sample: int
     prompt: str
     ids: list[int]
+    """What the model reads first."""
+    written: int = 0
+    """How many of them are continuation already, at the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Run:
+class Run:
     """What is common to all sequences of one call."""
 
     model: PreTrainedModel
@@ -283,25 +288,26 @@ class _Run:
                 "logits processors; unset cache_implementation"
             )
 
-    def jobs(self, prompts: Iterable[str]) -> Iterator[_Job]:
+    def jobs(self, prompts: Iterable[str]) -> Iterator[Job]:
         """One job per sequence; with beams, one per prompt."""
         counts: Counter[str] = Counter()
         for index, prompt in enumerate(prompts):
             ids = self.encode(prompt, index)
             for _ in range(1 if self.num_beams > 1 else self.samples):
-                yield _Job(index, counts[prompt], prompt, ids)
+                yield Job(index, counts[prompt], prompt, ids)
                 counts[prompt] += self.samples if self.num_beams > 1 else 1
 
     def encode(self, prompt: str, index: int) -> list[int]:
+        """What the model reads of a prompt."""
         return prompt_ids(
             self.model, self.tokenizer, prompt, self.max_new_tokens,
             chat=self.chat, name=f"prompt {index}",
         )  # fmt: skip
 
-    def batch(self, jobs: list[_Job]) -> list[Generation]:
+    def batch(self, jobs: list[Job]) -> list[Generation]:
         """Run one batch; a batch gives one generation per job, with beams `samples` of them."""
         device = self.model.device
-        end = _eos_ids(self.model, self.tokenizer)
+        end = eos_ids(self.model, self.tokenizer)
         pad = next((i for i in (self.tokenizer.pad_token_id, *end) if i is not None), 0)
         width = max(len(job.ids) for job in jobs)
         padded = [[pad] * (width - len(job.ids)) + job.ids for job in jobs]
@@ -309,9 +315,10 @@ class _Run:
 
         monitor = EntropyMonitor(alternatives=self.alternatives, num_beams=self.num_beams)
         ends = torch.tensor(end, dtype=torch.long, device=device)
-        finished = _Finished(ends, self.stop, self.tokenizer, width)
+        texts_begin = [width - job.written for job in jobs]
+        finished = _Finished(ends, self.stop, self.tokenizer, texts_begin)
         sampler = self.sampler(jobs, monitor, finished)
-        with _evaluating(self.model), torch.no_grad():
+        with evaluating(self.model), torch.no_grad():
             outputs = self.model.generate(
                 input_ids=torch.tensor(padded, device=device),
                 attention_mask=torch.tensor(mask, device=device),
@@ -348,26 +355,25 @@ class _Run:
         ]
 
     def sampler(
-        self, jobs: list[_Job], monitor: EntropyMonitor, finished: _Finished
+        self, jobs: list[Job], monitor: EntropyMonitor, finished: _Finished
     ) -> Sampler | None:
         """What draws the tokens of a batch; beam search draws none."""
         if self.num_beams > 1:
             return None
         streams = [uniforms(self.seed, job.prompt, job.sample, self.max_new_tokens) for job in jobs]
-        return Sampler(
-            self.settings,
-            points=torch.stack(streams),
-            monitor=monitor,
-            listener=self.listener(jobs, monitor, finished),
-        )
+        sampler = Sampler(self.settings, points=torch.stack(streams), monitor=monitor)
+        sampler.listener = self.listener(jobs, monitor, finished, sampler)
+        return sampler
 
     def chain(self, monitor: EntropyMonitor) -> LogitsProcessorList:
+        """What scores the beams."""
         assert isinstance(self.settings, DecodingSettings)
         return self.settings.processors(monitor)
 
     def generation(
-        self, job: _Job, beam: int, trace: Trace, end: list[int], ending: str | None
+        self, job: Job, beam: int, trace: Trace, end: list[int], ending: str | None
     ) -> Generation:
+        """A finished sequence; `ending` is how a policy ended it."""
         ids = trace.ids.tolist()
         texts = token_texts(self.tokenizer, ids, job.ids)
         text = "".join(texts)
@@ -403,7 +409,7 @@ class _Run:
         )
 
     def listener(
-        self, jobs: list[_Job], monitor: EntropyMonitor, finished: _Finished
+        self, jobs: list[Job], monitor: EntropyMonitor, finished: _Finished, sampler: Sampler
     ) -> Callable[[Tensor], None] | None:
         """What passes drawn tokens on to `on_token`, for rows that are not finished yet."""
         on_token = self.on_token
@@ -414,7 +420,7 @@ class _Run:
         def listen(tokens: Tensor) -> None:
             entropies = monitor.entropy_nats.tolist()
             for row, (job, token) in enumerate(zip(jobs, tokens.tolist(), strict=True)):
-                if not finished.row(row):
+                if not finished.row(row) and sampler.endings[row] is None:
                     text = detokenizers[row].push(token)
                     if monitor.steps == self.max_new_tokens:
                         text += detokenizers[row].flush()
@@ -430,12 +436,16 @@ class _Finished(StoppingCriteria):  # type: ignore[misc]
     """
 
     def __init__(
-        self, end: Tensor, stop: list[str], tokenizer: PreTrainedTokenizerBase, prompt_length: int
+        self,
+        end: Tensor,
+        stop: list[str],
+        tokenizer: PreTrainedTokenizerBase,
+        texts_begin: list[int],
     ) -> None:
         self.end = end
         self.stop = stop
         self.tokenizer = tokenizer
-        self.prompt_length = prompt_length
+        self.texts_begin = texts_begin
         # A token that has text has at least one byte of it.
         self.window = max((len(text.encode()) for text in stop), default=0) + 1
         self.steps = 0
@@ -445,16 +455,21 @@ class _Finished(StoppingCriteria):  # type: ignore[misc]
         self.steps += 1
         over: Tensor = torch.isin(input_ids[:, -1], self.end)
         if self.stop:
-            stopped = [self._stops(ids) for ids in input_ids.tolist()]
+            per_job = len(input_ids) // len(self.texts_begin)
+            begins = (begin for begin in self.texts_begin for _ in range(per_job))
+            stopped = [
+                self._stops(ids, begin)
+                for ids, begin in zip(input_ids.tolist(), begins, strict=True)
+            ]
             over = over | torch.tensor(stopped, device=over.device)
         if self.ended_at is None or len(self.ended_at) != len(over):
             self.ended_at = torch.zeros_like(over, dtype=torch.long)
         self.ended_at = torch.where(over & (self.ended_at == 0), self.steps, self.ended_at)
         return over
 
-    def _stops(self, ids: list[int]) -> bool:
+    def _stops(self, ids: list[int], begin: int) -> bool:
         """Whether a stop string lies in the newest tokens, and not partly in the prompt."""
-        start = max(self.prompt_length, len(ids) - self.window)
+        start = max(begin, len(ids) - self.window)
         text = "".join(token_texts(self.tokenizer, ids[start:], ids[:start]))
         return any(stop in text for stop in self.stop)
 
@@ -469,7 +484,7 @@ class _Finished(StoppingCriteria):  # type: ignore[misc]
 
 
 @contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
     """Dropout off for the time of a call."""
     training = model.training
     model.eval()
@@ -479,7 +494,7 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
         model.train(training)
 
 
-def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The ids that end a sequence: the generation configuration's, else the tokenizer's."""
     end = model.generation_config.eos_token_id
     if end is None:
@@ -489,7 +504,7 @@ def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
     return [end] if isinstance(end, int) else list(end)
 
 
-def _chunks(jobs: list[_Job], size: int) -> Iterator[list[_Job]]:
+def _chunks(jobs: list[Job], size: int) -> Iterator[list[Job]]:
     return (jobs[start : start + size] for start in range(0, len(jobs), size))
 
 

@@ -56,12 +56,16 @@ class Memory:
         """
         return History(input_ids, self.starts, self._most_surprisal)
 
-    def observe(self, final: Distribution, tokens: Tensor) -> None:
+    def observe(
+        self, final: Distribution, tokens: Tensor, uncut: Distribution | None = None
+    ) -> None:
         """Take note of what was drawn: `μ ← μ - η·(surprisal - τ)`.
 
         Args:
             final: the rows of q that the tokens were drawn from.
             tokens: `(rows)`.
+            uncut: the rows before the cut, for tokens that were given and not drawn: where q
+                excludes one, its surprisal under these counts.
 
         Source: Basu et al. 2021, arXiv:2007.14966, algorithm 2, with the surprisal under the
             truncated distribution, as in the authors' code and llama.cpp's mirostat v2.
@@ -70,6 +74,8 @@ class Memory:
             return
         tau, eta = self.settings.mirostat_tau, self.settings.mirostat_eta
         surprisal = -final.log_prob(tokens)
+        if uncut is not None:
+            surprisal = torch.where(surprisal.isfinite(), surprisal, -uncut.log_prob(tokens))
         before = 2 * tau if self._most_surprisal is None else self._most_surprisal
         self._most_surprisal = before - eta * (surprisal - tau)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from decoding.settings import DecodingSettings
+from decoding.settings import DecodingSettings, format_value
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,9 +110,9 @@ class EntropyPolicy:
         )
 
     def __str__(self) -> str:
-        bounds = f"entropy<={self.entropy_above:g}"
+        bounds = f"entropy<={format_value(self.entropy_above)}"
         if self.varentropy_above:
-            bounds += f" or varentropy<={self.varentropy_above:g}"
+            bounds += f" or varentropy<={format_value(self.varentropy_above)}"
         then = getattr(self.then, "__name__", "function") if callable(self.then) else self.then
         return f"{self.settings} while {bounds} else {then}"
 
@@ -219,8 +219,16 @@ def _merged(one: Applied, other: Applied, rows: Tensor) -> Applied:
     return Applied(merged(one.scaled, other.scaled), merged(one.final, other.final), None)
 
 
-def parse_setting(text: str) -> DecodingSettings | EntropyPolicy:
-    """Read the text form of a setting or of a policy."""
+Setting = DecodingSettings | EntropyPolicy
+"""What maps the model's distribution p to another one, q."""
+
+
+def parse_setting(text: str) -> Setting:
+    """Read the text form of a setting or of a policy.
+
+    Raises:
+        ValueError: as in `DecodingSettings.parse` and `EntropyPolicy.parse`.
+    """
     return EntropyPolicy.parse(text) if " while " in text else DecodingSettings.parse(text)
 
 

@@ -31,7 +31,6 @@ SORTED_BATCHES = 16
 DEFAULT_CONTEXT = 2048
 
 Columns = dict[str, NDArray[np.float64]]
-Measure = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 OnSegment = Callable[[int, Segment], None]
 
 
@@ -107,6 +106,9 @@ class LogitBlock(NamedTuple):
     """Index of the first row among all the targets of the batch."""
 
 
+Measure = Callable[[LogitBlock], Mapping[str, Tensor]]
+
+
 class TeacherForcing:
     """One run over documents: what is read how, and the account of it.
 
@@ -159,8 +161,7 @@ class TeacherForcing:
 
         Args:
             documents: taken lazily.
-            measure: takes logits `(rows, vocab)` and targets `(rows,)`, returns named `(rows,)`
-                values.
+            measure: takes a block, returns named `(rows,)` values.
             on_segment: is given each stretch of encoded text, without BOS, and the index of its
                 document, before any window of it; nothing of token documents.
 
@@ -182,7 +183,7 @@ class TeacherForcing:
 
         parts: list[Mapping[str, Tensor]] = []
         for block in self.blocks(remembered()):
-            parts.append(measure(block.logits, block.targets))
+            parts.append(measure(block))
             batch, end = block.windows, block.first + len(block.targets)
             del block  # before the next one is made
             lengths = [len(window.targets) for window in batch]

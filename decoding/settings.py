@@ -104,12 +104,12 @@ class DecodingSettings:
     xtc_threshold: float = 0.1
 
     def __post_init__(self) -> None:
-        for name, default in _NEUTRAL.items():
+        for name, default in NEUTRAL.items():
             kind = type(default)
             value = getattr(self, name)
             if not _is_of(value, kind):
                 raise ValueError(f"{name} must be {_KINDS[kind]}, got {value!r}")
-            rule, allowed = _RULES[name]
+            rule, allowed = RULES[name]
             converted = _convert(value, kind)
             if not allowed(converted):
                 raise ValueError(f"{name} must be {rule}, got {value!r}")
@@ -127,7 +127,7 @@ class DecodingSettings:
         if self.target_entropy and self.temperature != 1:
             raise ValueError(
                 "target_entropy sets the temperature itself: leave out "
-                f"temperature={_format(self.temperature)}"
+                f"temperature={format_value(self.temperature)}"
             )
 
     @property
@@ -157,13 +157,13 @@ class DecodingSettings:
                 continue
             if name in ("raw", "greedy"):
                 raise ValueError(f"{name!r} stands alone or first, got {text!r}")
-            if name not in _NEUTRAL:
+            if name not in NEUTRAL:
                 raise ValueError(f"unknown setting {name!r}{_nearest(name)}")
             if not separator:
                 raise ValueError(f"setting {name!r} needs a value, as in {name}={_EXAMPLES[name]}")
             if name in values:
                 raise ValueError(f"setting {name!r} is given twice in {text!r}")
-            kind = type(_NEUTRAL[name])
+            kind = type(NEUTRAL[name])
             try:
                 values[name] = _read(name, number, kind)
             except ValueError:
@@ -175,7 +175,7 @@ class DecodingSettings:
             return "raw"
         if self == DecodingSettings(temperature=0):
             return "greedy"
-        return ",".join(f"{name}={_format(value)}" for name, value in self._given().items())
+        return ",".join(f"{name}={format_value(value)}" for name, value in self._given().items())
 
     def steps(self) -> list[tuple[str, Any]]:
         """The steps that are taken, `(name, value)`, in the order they are applied."""
@@ -192,8 +192,8 @@ class DecodingSettings:
 
     def _given(self) -> dict[str, Any]:
         """The fields that are not at their defaults, in their order."""
-        values = {name: getattr(self, name) for name in _NEUTRAL}
-        return {name: value for name, value in values.items() if value != _NEUTRAL[name]}
+        values = {name: getattr(self, name) for name in NEUTRAL}
+        return {name: value for name, value in values.items() if value != NEUTRAL[name]}
 
     @classmethod
     def from_generation_config(cls, config: GenerationConfig) -> DecodingSettings:
@@ -283,7 +283,7 @@ class DecodingSettings:
         return neutral_generate_kwargs(do_sample) | {"do_sample": do_sample, "num_beams": num_beams}
 
 
-_NEUTRAL: dict[str, Any] = {field.name: field.default for field in fields(DecodingSettings)}
+NEUTRAL: dict[str, Any] = {field.name: field.default for field in fields(DecodingSettings)}
 STEERING = ("edt_theta", "dynatemp_range", "target_entropy")
 PARAMETERS = {
     "dry_base": "dry_multiplier",
@@ -338,7 +338,7 @@ _POSITIVE: _Check = ("a finite number > 0", lambda v: 0 < v < math.inf)
 _SHARE: _Check = ("in (0, 1]", lambda v: 0 < v <= 1)
 _SHARE_OR_NONE: _Check = ("in [0, 1]", lambda v: 0 <= v <= 1)
 _CUT: _Check = ("in [0, 1)", lambda v: 0 <= v < 1)
-_RULES: dict[str, _Check] = {
+RULES: dict[str, _Check] = {
     "dry_multiplier": _NOT_NEGATIVE,
     "dry_base": ("a finite number >= 1", lambda v: 1 <= v < math.inf),
     "dry_allowed_length": (">= 1", lambda v: v >= 1),
@@ -388,12 +388,13 @@ def _read(name: str, text: str, kind: type) -> Any:
 
 
 def _nearest(name: str) -> str:
-    known = ["raw", "greedy", *_NEUTRAL]
+    known = ["raw", "greedy", *NEUTRAL]
     close = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
 
 
-def _format(value: float | tuple[int, ...]) -> str:
+def format_value(value: float | tuple[int, ...]) -> str:
+    """The text form of a field's value, from which it is read back unchanged."""
     if isinstance(value, tuple):
         return "/".join(map(str, value))
     return repr(value).removesuffix(".0")

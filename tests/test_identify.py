@@ -16,8 +16,9 @@ from numpy.testing import assert_allclose
 from conftest import shared
 from decoding.encoding import encode_prompt
 from decoding.generation import generate
-from decoding.scoring import TokenDocument
+from decoding.scoring import LogitBlock, TokenDocument
 from decoding.settings import DecodingSettings
+from decoding.teacher import Follower
 from decoding_evals import identify as module
 from decoding_evals.identify import identify
 from decoding_evals.likelihoods import ROUNDING, _measured
@@ -219,6 +220,10 @@ def test_greedy_text_is_explained_by_greedy(stories260k):
 # Rounding, and tokens that the tokenizer would not choose.
 
 
+def block(row):
+    return LogitBlock(row, torch.tensor([2]), [], 0)
+
+
 @pytest.mark.parametrize(
     ("spec", "edge"),
     [("greedy", 3.0), ("top_k=2", 2.0), ("min_p=0.2", 3 + math.log(0.2)),
@@ -233,9 +238,9 @@ def test_a_token_that_rounding_may_have_moved_over_the_edge_is_inside(spec, edge
     for distance, inside in ((slack / 2, True), (slack * 4, False), (0.5, False)):
         row = z.clone()
         row[0, 2] = edge - distance
-        log_q = _measured(row, torch.tensor([2]), [setting])["log_q_nats 0"]
+        log_q = _measured(block(row), [Follower([setting])])["log_q_nats 0"]
         assert bool(log_q.isfinite()) is inside
-        half = _measured(row.bfloat16(), torch.tensor([2]), [setting])["log_q_nats 0"]
+        half = _measured(block(row.bfloat16()), [Follower([setting])])["log_q_nats 0"]
         assert bool(half.isfinite()) is (distance < 0.1)
 
 

@@ -25,8 +25,8 @@ NATS = 1e-5
 WORDS = ["<eos>", *"abcdefghijklmnop"]
 
 
-def measure(logits, targets):
-    rows = row_statistics(logits, targets)
+def measure(block):
+    rows = row_statistics(block.logits, block.targets)
     return {
         "surprisal": -rows.target_log_prob,
         "entropy": rows.entropy,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from decoding.policy import EntropyPolicy, Setting
+from decoding.settings import DecodingSettings
 from decoding_evals.options import (
     model_options,
     output_options,
@@ -61,6 +64,28 @@ if TYPE_CHECKING:
     metavar="K",
     help="Add each token's K runners-up and their probabilities to the records.",
 )
+@click.option(
+    "--branch-at-entropy",
+    type=click.FloatRange(min=0),
+    metavar="H",
+    help="Fork into alternatives where the model's own entropy exceeds H nats; shows a tree.",
+)
+@click.option(
+    "--branches",
+    type=click.IntRange(min=2),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Alternatives at a fork.",
+)
+@click.option(
+    "--max-leaves",
+    type=click.IntRange(min=1),
+    default=9,
+    show_default=True,
+    metavar="N",
+    help="Ends that a tree may have; no more forks after that.",
+)
 @output_options
 @click.option("--color/--no-color", default=None, help="Shade tokens by entropy.  [default: auto]")
 def generate(
@@ -75,6 +100,9 @@ def generate(
     stop: tuple[str, ...],
     batch_size: int | None,
     alternatives: int,
+    branch_at_entropy: float | None,
+    branches: int,
+    max_leaves: int,
     chat: bool,
     as_json: bool,
     output: Path | None,
@@ -84,7 +112,9 @@ def generate(
     """Continue each PROMPT, shading every token by how unsure the model was.
 
     Without PROMPT and --prompts-file, prompts are read from standard input, one a line. On a
-    terminal the text streams; in a pipe it is text alone, or JSON Lines with --json.
+    terminal the text streams; in a pipe it is text alone, or JSON Lines with --json. SPEC may be a
+    policy: --setting "raw while entropy<=2.5 else temperature=0.5" takes another setting where the
+    model hesitates, "… else stop" and "… else abstain" end the sequence there.
     """
     settings = read_setting(setting, options)
     try:
@@ -94,6 +124,8 @@ def generate(
     if num_beams > 1 and num_samples > num_beams:
         raise click.UsageError(f"--num-samples {num_samples} needs at least as many --num-beams")
     check_stop(stop)
+    if branch_at_entropy is not None:
+        _check_branching(settings, num_samples, num_beams, alternatives)
     texts = read_prompts(prompts, prompts_file, column)
     if color is None:
         from decoding_evals.terminal import wants_color
@@ -101,6 +133,28 @@ def generate(
         color = wants_color()
     on_screen = (sys.stdout.isatty() or color) and not as_json and output is None
     streaming = on_screen and num_beams == 1 and batch_size in (None, 1)
+
+    if branch_at_entropy is not None:
+        from decoding_cli.trees import grow_trees
+
+        grow_trees(
+            options,
+            texts,
+            settings,
+            {
+                "entropy_above": branch_at_entropy,
+                "branches": branches,
+                "max_leaves": max_leaves,
+                "max_new_tokens": max_new_tokens,
+                "seed": seed,
+                "stop": stop,
+                "chat": chat,
+            },
+            as_json=as_json,
+            output=output,
+            color=color,
+        )
+        return
 
     with ExitStack() as stack:
         file = stack.enter_context(RecordFile(output)) if output is not None else None
@@ -122,7 +176,9 @@ def generate(
             elif file is not None:
                 file.write(generation.record())
             else:
-                click.echo(to_json(generation.record()) if as_json else generation.text)
+                abstained = generation.finish_reason == "abstain"
+                text = "" if abstained else generation.text
+                click.echo(to_json(generation.record()) if as_json else text)
 
         try:
             generate_texts(
@@ -147,8 +203,26 @@ def generate(
             raise Interrupted(f"{progress.done} of {progress.total} sequences finished") from None
         finally:
             bar.close()
+            progress.notes()
             if on_screen or sys.stderr.isatty():
                 progress.summary(color, with_legend=on_screen and color)
+
+
+ENDED_BY_POLICY = {"entropy": "stopped at a hesitation", "abstain": "abstained"}
+
+
+def _check_branching(settings: Setting, samples: int, beams: int, alternatives: int) -> None:
+    """Refuse what a tree has no place for."""
+    for name, given in (
+        ("--num-samples", samples > 1),
+        ("--num-beams", beams > 1),
+        ("--alternatives", alternatives > 0),
+        ("a policy in --setting", isinstance(settings, EntropyPolicy)),
+    ):
+        if given:
+            raise click.UsageError(f"--branch-at-entropy cannot be used with {name}")
+    if isinstance(settings, DecodingSettings) and settings.mirostat_tau:
+        raise click.UsageError("--branch-at-entropy cannot be used with mirostat_tau")
 
 
 class _Screen:
@@ -192,10 +266,15 @@ class _Screen:
         self.begin(generation.index, generation.sample)
         trace = generation.trace
         if self.streaming:
-            self.piece(generation.text[self.shown :], float(trace.entropy_nats[-1]))
+            left = generation.text[self.shown :]
+            if left:
+                self.piece(left, float(trace.entropy_nats[-1]))
         else:
             for text, entropy in zip(trace.texts or (), trace.entropy_nats.tolist(), strict=True):
                 self.piece(text, entropy)
+        if generation.finish_reason in ENDED_BY_POLICY:
+            note = ENDED_BY_POLICY[generation.finish_reason]
+            self.console.print(f" ({note})", style="dim", end="")
         self.console.print()
 
 
@@ -209,6 +288,7 @@ class _Progress:
         self.entropy_nats = 0.0
         self.raw_surprisal_nats = 0.0
         self.seed: int | None = None
+        self.ended: Counter[str] = Counter()
         self.started = time.monotonic()
 
     def count(self, generation: Generation) -> None:
@@ -218,6 +298,13 @@ class _Progress:
         self.entropy_nats += float(generation.trace.entropy_nats.sum())
         self.raw_surprisal_nats += float(generation.trace.raw_surprisal_nats.sum())
         self.seed = generation.seed
+        self.ended[generation.finish_reason] += 1
+
+    def notes(self) -> None:
+        """What a policy ended, on stderr: in a pipe an abstention is an empty line."""
+        for reason, note in ENDED_BY_POLICY.items():
+            if self.ended[reason]:
+                click.echo(f"{self.ended[reason]} of {self.done} {note}", err=True)
 
     def summary(self, color: bool, with_legend: bool) -> None:
         """One line on stderr, after the legend where tokens are shaded."""

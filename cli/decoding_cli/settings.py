@@ -2,37 +2,59 @@
 
 from __future__ import annotations
 
+import math
+
 import click
 
-from decoding.settings import DecodingSettings
+from decoding.policy import EntropyPolicy, Setting
+from decoding.settings import NEUTRAL, PARAMETERS, RULES, STEERING, DecodingSettings
 from decoding_evals.options import quiet_transformers, read_setting, trust_option
 
 _MEANING = {
+    "dry_multiplier": "lower by {value} · {dry_base}^(n - {dry_allowed_length}) the logit of a "
+    "token that would repeat the last n >= {dry_allowed_length} tokens",
     "temperature": "divide logits by {value}",
+    "edt_theta": "divide logits by {temperature} · {edt_base}^({value}/H), H being their entropy",
+    "dynatemp_range": "divide logits by {temperature} - {value} where the model is sure, up to "
+    "{temperature} + {value} where it is not",
+    "target_entropy": "divide logits by the temperature that makes the entropy {value} nats "
+    "({bits} bits)",
+    "top_n_sigma": "keep tokens at most {value} standard deviations below the largest logit",
+    "top_h": "keep the longest prefix whose entropy is at most {value} × the whole's",
     "top_k": "keep the {value} most probable tokens",
     "top_p": "keep the shortest prefix of mass >= {value}",
     "min_p": "keep tokens with at least {value} × the largest probability",
     "typical_p": "keep the tokens of most typical surprisal, up to mass {value}",
     "epsilon_cutoff": "keep tokens with probability >= {value}",
     "eta_cutoff": "keep tokens with probability >= min({value}, √{value} · e^-H)",
+    "p_less": "keep tokens with probability >= {value} × Σ p²",
+    "kl_budget": "keep the shortest prefix that costs at most {value} nats ({bits} bits)",
+    "mirostat_tau": "keep tokens below a surprisal that moves by {mirostat_eta} × the error, so "
+    "that the mean comes to {value} nats ({bits} bits)",
+    "xtc_probability": "with probability {value}, exclude all tokens of probability >= "
+    "{xtc_threshold} but the last",
 }
 
 
 @click.command(short_help="Explain a setting, and what a model's own would be.")
-@click.argument("spec", default="raw")
+@click.argument("spec", required=False)
 @click.option(
     "--model",
     metavar="NAME|FOLDER",
     help="Also show what this model's own generation configuration does in model.generate.",
 )
 @trust_option
-def settings(spec: str, model: str | None, trust_remote_code: bool) -> None:
+def settings(spec: str | None, model: str | None, trust_remote_code: bool) -> None:
     """Explain the setting SPEC, as in "temperature=0.7,top_p=0.9": what is applied, in which order.
 
-    The fields, in their order, are temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff and
-    eta_cutoff; "raw" (the default) and "greedy" name the two extremes.
+    Without SPEC, all fields are listed. "raw" and "greedy" name the two extremes; a policy, as in
+    "raw while entropy<=2.5 else temperature=0.5", takes another setting where the model hesitates,
+    or ends there ("stop", "abstain").
     """
-    setting = read_setting(spec, {})
+    setting = read_setting(spec or "raw", {})
+    if spec is None and model is None:
+        _list_fields()
+        return
     if model is None:
         _explain(setting)
         return
@@ -50,13 +72,56 @@ def settings(spec: str, model: str | None, trust_remote_code: bool) -> None:
     click.echo("decoding generate applies none of this, only the setting it is given.")
 
 
-def _explain(setting: DecodingSettings) -> None:
+def _explain(setting: Setting) -> None:
     click.echo(str(setting))
+    if isinstance(setting, EntropyPolicy):
+        bound = f"H > {setting.entropy_above:g} nats"
+        if setting.varentropy_above:
+            bound += f" and Var(-log p) > {setting.varentropy_above:g} nats²"
+        ends = {
+            "stop": "end the sequence before the token is drawn",
+            "abstain": "end the sequence before the token is drawn, as an abstention",
+            "branch": "branch into alternatives",
+        }
+        _steps(setting.settings)
+        if isinstance(setting.then, DecodingSettings):
+            click.echo(f"  where {bound}, instead: {setting.then}")
+            _steps(setting.then)
+        else:
+            click.echo(f"  where {bound}: {ends[str(setting.then)]}")
+    else:
+        _steps(setting)
+
+
+def _steps(setting: DecodingSettings) -> None:
     if setting == DecodingSettings():
         click.echo("  the model's own distribution: temperature 1, nothing removed")
-    elif setting.greedy:
-        click.echo("  1. the most probable token, always (lowest id on ties)")
-    else:
-        for number, (name, value) in enumerate(setting.steps(), 1):
-            shown = str(DecodingSettings(**{name: value})).split("=")[1]
-            click.echo(f"  {number}. {name}: {_MEANING[name].format(value=shown)}")
+        return
+    steered = any(getattr(setting, name) for name in STEERING)
+    steps = [
+        (name, value) for name, value in setting.steps() if name != "temperature" or not steered
+    ]
+    for number, (name, value) in enumerate(steps, 1):
+        if name == "temperature" and setting.greedy:
+            click.echo(f"  {number}. the most probable token, always (lowest id on ties)")
+            return
+        named = {"value": value, "bits": value / math.log(2), "temperature": setting.temperature}
+        named |= {key: of for key, of in setting.parameters(name).items() if key != "dry_breakers"}
+        text = _MEANING[name].format(**{key: f"{of:.6g}" for key, of in named.items()})
+        click.echo(f"  {number}. {name}: {text}")
+
+
+def _list_fields() -> None:
+    """Every field with its default and its range, in the order in which they are applied."""
+    from rich.table import Table
+
+    from decoding_evals.terminal import print_table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("field", "default", "range", "of"):
+        table.add_column(column)
+    for name, default in NEUTRAL.items():
+        value = "/".join(map(str, default)) if isinstance(default, tuple) else f"{default:g}"
+        table.add_row(name, value or "none", RULES[name][0], PARAMETERS.get(name, ""))
+    print_table(table)
+    click.echo('\nAs in: decoding settings "temperature=0.7,top_p=0.9"')

@@ -24,6 +24,7 @@ from decoding.models import LanguageModel
 from decoding.scoring import (
     Columns,
     Document,
+    LogitBlock,
     Measure,
     TeacherForcing,
     TokenDocument,
@@ -305,7 +306,10 @@ class _Reader:
     def sums(self, documents: _Documents, temperature: float) -> TemperatureSums:
         """What a temperature is fitted to."""
         table = np.zeros((len(TemperatureSums._fields), len(documents)))
-        measure = partial(temperature_columns, temperature=temperature)
+
+        def measure(block: LogitBlock) -> dict[str, Tensor]:
+            return temperature_columns(block.logits, block.targets, temperature)
+
         for window, columns in self.scan(documents, measure):
             for row, values in zip(table, columns.values(), strict=True):
                 row[window.document] += values.sum()
@@ -315,11 +319,11 @@ class _Reader:
 def _mass(tempered: DecodingSettings) -> Measure:
     """What top-p is fitted to."""
 
-    def measure(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        z = apply_settings(tempered, logits)
-        q = row_statistics(z, targets)
+    def measure(block: LogitBlock) -> dict[str, Tensor]:
+        z = apply_settings(tempered, block.logits)
+        q = row_statistics(z, block.targets)
         assert q.target_log_prob is not None
-        return {"mass": mass_before(z, targets), "surprisal": -q.target_log_prob}
+        return {"mass": mass_before(z, block.targets), "surprisal": -q.target_log_prob}
 
     return measure
 

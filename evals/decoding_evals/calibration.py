@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from decoding.estimation import resampled_sums
-from decoding.scoring import Columns, Measure
+from decoding.scoring import Columns, LogitBlock, Measure
 from decoding.settings import DecodingSettings
 from decoding.statistics import row_statistics
 from decoding.steps import apply_settings
@@ -242,7 +242,8 @@ def predictions(tempered: DecodingSettings, covering: DecodingSettings | None) -
         covering: a setting of which to tell whether it keeps the token, as `covered`.
     """
 
-    def measure(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def measure(block: LogitBlock) -> dict[str, Tensor]:
+        logits, targets = block.logits, block.targets
         columns: dict[str, Tensor] = {}
         for prefix, setting in (("", DecodingSettings()), ("fitted_", tempered)):
             z = apply_settings(setting, logits)

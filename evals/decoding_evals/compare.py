@@ -6,17 +6,20 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from decoding.comparison import CellSums, sum_by_cell
+from decoding.comparison import ApplyRow, CellSums, sum_by_cell
 from decoding.grid import MOST_SETTINGS
 from decoding.intervals import BlockSums, MeanError, ratio_of_sums
 from decoding.models import LanguageModel
-from decoding.scoring import Account, Document, TeacherForcing, as_document
-from decoding.settings import DecodingSettings
+from decoding.policy import Setting
+from decoding.scoring import Account, Document, LogitBlock, TeacherForcing, as_document
+from decoding.steps import Applied
+from decoding.teacher import Follower
 
 Floats = NDArray[np.float64]
 
@@ -37,7 +40,7 @@ class SettingsComparison:
     """
 
     model: str
-    settings: tuple[DecodingSettings, ...]
+    settings: tuple[Setting, ...]
     context: int
     stride: int
     bos: str | None
@@ -119,7 +122,7 @@ class SettingsComparison:
 def compare(
     language_model: LanguageModel,
     documents: Iterable[str | Document],
-    settings: Sequence[DecodingSettings],
+    settings: Sequence[Setting],
     *,
     context: int | None = None,
     stride: int | None = None,
@@ -158,6 +161,7 @@ def compare(
         language_model, context_length=context, stride=stride, bos=bos, batch_size=batch_size
     )
     blocks = BlockSums(FIRST_BLOCK)
+    follower = Follower(chosen)
     complete = True
     entropy = 0.0
     try:
@@ -166,7 +170,8 @@ def compare(
             while begin < len(block.targets):
                 rows = slice(begin, begin + blocks.room)
                 targets = block.targets[rows]
-                sums = _sums(block.logits[rows], targets, chosen)
+                apply_row = partial(_applied, follower, block, begin)
+                sums = _sums(block.logits[rows], targets, chosen, apply_row)
                 blocks.add_sum(sums, len(targets))
                 entropy += sums[0]
                 begin += len(targets)
@@ -215,9 +220,19 @@ def compare(
     )
 
 
-def _sums(logits: Any, targets: Any, settings: Sequence[DecodingSettings]) -> Floats:
+def _applied(follower: Follower, block: LogitBlock, begin: int, row: int) -> list[Applied]:
+    return follower.row(block, begin + row)
+
+
+def _sums(
+    logits: Any,
+    targets: Any,
+    settings: Sequence[Setting],
+    apply_row: ApplyRow,
+) -> Floats:
     """All sums over the rows, one after the other; the first is the first setting's entropy."""
-    sums: CellSums = sum_by_cell(logits, targets, np.zeros(len(targets), dtype=np.int64), settings)
+    cells = np.zeros(len(targets), dtype=np.int64)
+    sums: CellSums = sum_by_cell(logits, targets, cells, settings, apply_row)
     parts = [np.ravel(getattr(sums, name)[0]) for name in (*_BY_SETTING, *_BY_PAIR)]
     return np.concatenate(parts).astype(np.float64)
 

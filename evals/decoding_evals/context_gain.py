@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from decoding.detokenize import token_texts
 from decoding.encoding import encode, encode_prompt
 from decoding.models import LanguageModel
-from decoding.scoring import TeacherForcing, TokenDocument, positions
+from decoding.scoring import LogitBlock, TeacherForcing, TokenDocument, positions
 from decoding.statistics import row_statistics
 
 if TYPE_CHECKING:
@@ -145,8 +145,8 @@ def _answer(tokenizer: PreTrainedTokenizerBase, row: ContextRow) -> tuple[int, l
     return min(begin, len(row.prompt)), ids[first:].tolist()
 
 
-def _log_prob(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    log_prob = row_statistics(logits, targets).target_log_prob
+def _log_prob(block: LogitBlock) -> dict[str, Tensor]:
+    log_prob = row_statistics(block.logits, block.targets).target_log_prob
     assert log_prob is not None
     return {"log_prob": log_prob}
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from decoding.grid import MOST_SETTINGS
 from decoding.models import LanguageModel
+from decoding.policy import Setting
 from decoding.posterior import (
     log_bayes_factors,
     log_odds,
@@ -22,7 +23,6 @@ from decoding.posterior import (
     running_log_posterior,
 )
 from decoding.scoring import Document, TokenDocument, as_document
-from decoding.settings import DecodingSettings
 from decoding_evals.compare_models import check_vocabularies
 from decoding_evals.likelihoods import Likelihoods, RuledOut, likelihoods
 
@@ -37,7 +37,7 @@ UNEXPLAINED = 4.0
 class Candidate:
     """A setting of a model, and what it makes of a text."""
 
-    setting: DecodingSettings
+    setting: Setting
     model: str
     prior: float
     log_likelihood_nats: float
@@ -216,7 +216,7 @@ class Identification:
 def identify(
     language_models: LanguageModel | Sequence[LanguageModel],
     documents: Iterable[str | Document | TokenDocument],
-    settings: Sequence[DecodingSettings],
+    settings: Sequence[Setting],
     *,
     prior: Sequence[float] | None = None,
     min_odds: float = 10.0,
@@ -315,7 +315,7 @@ def aligned(parts: Sequence[Likelihoods]) -> list[Likelihoods]:
 def _identification(
     index: int,
     parts: list[Likelihoods],
-    pairs: list[tuple[str, DecodingSettings]],
+    pairs: list[tuple[str, Setting]],
     prior: Floats,
     min_odds: float,
 ) -> Identification:

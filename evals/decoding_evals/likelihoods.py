@@ -25,10 +25,12 @@ from torch import Tensor
 from decoding.detokenize import token_texts
 from decoding.encoding import Segment
 from decoding.models import LanguageModel
-from decoding.scoring import Columns, Document, TeacherForcing, TokenDocument
+from decoding.policy import Setting
+from decoding.scoring import Columns, Document, LogitBlock, TeacherForcing, TokenDocument
 from decoding.settings import DecodingSettings
 from decoding.statistics import row_statistics
 from decoding.steps import apply_settings
+from decoding.teacher import Follower
 from decoding.windows import Window
 from decoding_evals.retokenisation import Retokenisation
 
@@ -113,7 +115,7 @@ class Likelihoods:
 def likelihoods(
     language_model: LanguageModel,
     documents: Iterable[Document | TokenDocument],
-    settings: Sequence[DecodingSettings],
+    settings: Sequence[Setting],
     *,
     context: int | None = None,
     stride: int | None = None,
@@ -153,8 +155,10 @@ def likelihoods(
     def encoded(index: int, segment: Segment) -> None:
         pending[index].segments.append(segment)
 
-    def measure(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        return _measured(logits, targets, settings)
+    followers = [Follower([setting]) for setting in settings]
+
+    def measure(block: LogitBlock) -> dict[str, Tensor]:
+        return _measured(block, followers)
 
     def finished(document: _Pending) -> Likelihoods:
         return document.likelihoods(run, settings, retokenisation)
@@ -174,19 +178,19 @@ def likelihoods(
         yield finished(document)
 
 
-def _measured(
-    logits: Tensor, targets: Tensor, settings: Sequence[DecodingSettings]
-) -> dict[str, Tensor]:
+def _measured(block: LogitBlock, followers: Sequence[Follower]) -> dict[str, Tensor]:
+    logits, targets = block.logits, block.targets
     p = row_statistics(logits, targets)
     assert p.rank is not None
     columns = {"rank": p.rank}
-    for index, setting in enumerate(settings):
-        cut = apply_settings(setting, logits)
+    for index, follower in enumerate(followers):
+        cut = follower.logits(block)
         q = row_statistics(cut, targets)
         log_q = q.target_log_prob
         assert log_q is not None
         outside = (log_q == -math.inf).nonzero().squeeze(-1)
-        if len(outside):
+        [setting] = follower.settings
+        if len(outside) and isinstance(setting, DecodingSettings) and not setting.looks_back:
             log_q = log_q.clone()
             log_q[outside] = _at_the_edge(setting, logits[outside], targets[outside])
         columns |= {
@@ -208,6 +212,10 @@ def _at_the_edge(setting: DecodingSettings, logits: Tensor, targets: Tensor) -> 
         typical_p=min(1.0, setting.typical_p + slack),
         epsilon_cutoff=setting.epsilon_cutoff * (1 - slack),
         eta_cutoff=setting.eta_cutoff * (1 - slack),
+        top_n_sigma=setting.top_n_sigma * (1 + slack),
+        top_h=min(1.0, setting.top_h * (1 + slack)),
+        p_less=setting.p_less * (1 - slack),
+        kl_budget=setting.kl_budget * (1 - slack),
     )
     chosen = targets.long().unsqueeze(-1)
     raised = logits.float()
@@ -228,7 +236,7 @@ class _Pending:
     def likelihoods(
         self,
         run: TeacherForcing,
-        settings: Sequence[DecodingSettings],
+        settings: Sequence[Setting],
         retokenisation: Retokenisation,
     ) -> Likelihoods:
         scored = _joined(window.targets for window, _ in self.windows)
@@ -247,7 +255,7 @@ class _Pending:
 
         log_q, kept, rank = by_setting("log_q_nats"), by_setting("kept"), column("rank")
         outside = [np.flatnonzero(values == -math.inf).tolist() for values in log_q.T]
-        explained: dict[tuple[DecodingSettings, int], float] = {}
+        explained: dict[tuple[Setting, int], float] = {}
         if isinstance(self.document, Document):
             explained = retokenisation.explained(
                 text,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from decoding.grid import MOST_SETTINGS, parse_grid
-from decoding.settings import DecodingSettings
+from decoding.policy import EntropyPolicy, Setting, parse_setting
 
 if TYPE_CHECKING:
     from decoding.models import LanguageModel
@@ -58,7 +58,22 @@ setting_options = stacked(
 )
 
 
-def read_setting(spec: str, flags: dict[str, Any]) -> DecodingSettings:
+def read_setting_of_text(spec: str) -> Setting:
+    """A setting that is to be measured on a given text.
+
+    Raises:
+        click.UsageError: it cannot be read, or is a policy that would end the text.
+    """
+    return _of_text(read_setting(spec, {}))
+
+
+def _of_text(setting: Setting) -> Setting:
+    if isinstance(setting, EntropyPolicy) and isinstance(setting.then, str):
+        raise click.UsageError(f"{setting.then!r} ends a sequence, and the text is given")
+    return setting
+
+
+def read_setting(spec: str, flags: dict[str, Any]) -> Setting:
     """The setting of `--setting` with the given flags on top; other options are none of its.
 
     Raises:
@@ -66,7 +81,10 @@ def read_setting(spec: str, flags: dict[str, Any]) -> DecodingSettings:
     """
     given = {name: flags[name] for name in FLAGS if flags.get(name) is not None}
     try:
-        return replace(DecodingSettings.parse(spec), **given)
+        setting = parse_setting(spec)
+        if isinstance(setting, EntropyPolicy):
+            return replace(setting, settings=replace(setting.settings, **given))
+        return replace(setting, **given)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 
@@ -90,19 +108,20 @@ candidate_options = stacked(
 )
 
 
-def read_candidates(specs: tuple[str, ...], grid: str | None) -> list[DecodingSettings]:
+def read_candidates(specs: tuple[str, ...], grid: str | None) -> list[Setting]:
     """The settings of `--setting` and `--grid`; some usual ones where neither is given.
 
     Raises:
         click.UsageError: one that cannot be read, one that is given twice, or too many.
     """
     try:
-        settings = [DecodingSettings.parse(spec) for spec in specs]
+        settings: list[Setting] = [parse_setting(spec) for spec in specs]
         if grid is not None:
             settings += parse_grid(grid)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    settings = settings or [DecodingSettings.parse(spec) for spec in USUAL]
+    settings = [_of_text(setting) for setting in settings]
+    settings = settings or [parse_setting(spec) for spec in USUAL]
     if len(settings) > MOST_SETTINGS:
         raise click.UsageError(f"at most {MOST_SETTINGS} settings, got {len(settings)}")
     [(most, times)] = Counter(settings).most_common(1)

@@ -14,7 +14,7 @@ import numpy as np
 from decoding.encoding import Segment
 from decoding.intervals import BlockSums, ratio_of_sums
 from decoding.models import LanguageModel
-from decoding.scoring import Account, Document, as_document
+from decoding.scoring import Account, Document, LogitBlock, as_document
 from decoding.statistics import row_statistics
 from decoding.windows import Window
 from decoding_evals.protocols import PROTOCOLS
@@ -240,8 +240,8 @@ class _Texts:
         return "".join(parts)
 
 
-def _measured(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    statistics = row_statistics(logits, targets)
+def _measured(block: LogitBlock) -> dict[str, Tensor]:
+    statistics = row_statistics(block.logits, block.targets)
     assert statistics.target_log_prob is not None
     return {"surprisal": -statistics.target_log_prob, "entropy": statistics.entropy}
 

@@ -14,11 +14,14 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from decoding.models import LanguageModel
-from decoding.scoring import TeacherForcing, TokenDocument
-from decoding.settings import DecodingSettings
+from decoding.policy import Setting
+from decoding.scoring import LogitBlock, TeacherForcing, TokenDocument
+from decoding.steps import apply_settings
+from decoding.teacher import Follower
 
 Integers = NDArray[np.int64]
 
@@ -66,9 +69,9 @@ class Retokenisation:
         ids: Integers,
         bounds: Integers,
         bos: Sequence[int],
-        outside: Iterable[tuple[DecodingSettings, int]],
+        outside: Iterable[tuple[Setting, int]],
         first: int = 0,
-    ) -> dict[tuple[DecodingSettings, int], float]:
+    ) -> dict[tuple[Setting, int], float]:
         """The places where other tokens could have written the text.
 
         Args:
@@ -85,23 +88,30 @@ class Retokenisation:
             is larger, nats; -∞ where only other tokens further back may explain them.
         """
         # At each position: who asks about which token, and what could stand there instead.
-        questions: dict[int, list[tuple[DecodingSettings, int, list[int]]]] = defaultdict(list)
+        questions: dict[int, list[tuple[Setting, int, list[int]]]] = defaultdict(list)
         for setting, place in outside:
             for position, others in self._alternatives(text, ids, bounds, place, first):
                 questions[position].append((setting, place, others))
         if not questions:
             return {}
         begin, end = min(questions), max(questions) + 1
+        asking = {setting for rows in questions.values() for setting, _, _ in rows}
+        if any(setting.looks_back for setting in asking):
+            begin = first
+        followers = {setting: Follower([setting]) for setting in asking}
         document = TokenDocument(ids[begin:end].tolist(), [*bos, *ids[:begin].tolist()])
-        found: dict[tuple[DecodingSettings, int], float] = {}
+        found: dict[tuple[Setting, int], float] = {}
         position = begin
         for block in self._run.blocks(self._run.windows([document])):
-            asked: dict[DecodingSettings, list[tuple[int, int, list[int]]]] = defaultdict(list)
+            asked: dict[Setting, list[tuple[int, int, list[int]]]] = defaultdict(list)
             for row in range(len(block.targets)):
                 for setting, place, others in questions.get(position + row, ()):
                     asked[setting].append((row, place, others))
-            for setting, rows in asked.items():
-                log_q = setting.log_probs(block.logits[[row for row, _, _ in rows]])
+            looking_back: dict[Setting, list[tuple[int, int, list[int]]]] = {
+                setting: [] for setting in asking if setting.looks_back
+            }
+            for setting, rows in (looking_back | asked).items():
+                log_q = _log_q(followers[setting], block, [row for row, _, _ in rows])
                 for log_probs, (row, place, others) in zip(log_q, rows, strict=True):
                     mass = float(log_probs[others].logsumexp(-1))
                     if mass > -math.inf:
@@ -143,3 +153,11 @@ class Retokenisation:
             if written and "\N{REPLACEMENT CHARACTER}" not in written:
                 by_text[written].append(token)
         return spelt, dict(by_text), max(map(len, by_text), default=0)
+
+
+def _log_q(follower: Follower, block: LogitBlock, rows: list[int]) -> Tensor:
+    """log q of some rows of a block; one that looks back goes through all of them."""
+    [setting] = follower.settings
+    if setting.looks_back:
+        return follower.logits(block)[rows].log_softmax(-1)
+    return apply_settings(setting, block.logits[rows]).log_softmax(-1)

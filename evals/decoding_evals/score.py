@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from decoding.encoding import Segment
 from decoding.models import LanguageModel
-from decoding.scoring import Columns, Document, TeacherForcing, as_document
-from decoding.settings import DecodingSettings
+from decoding.policy import Setting
+from decoding.scoring import Columns, Document, LogitBlock, TeacherForcing, as_document
 from decoding.statistics import row_statistics
-from decoding.steps import apply_settings
+from decoding.teacher import Follower
 from decoding.windows import Window
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ Integers = NDArray[np.int64]
 class UnderSetting:
     """What a decoding setting's distribution q says of each scored token."""
 
-    setting: DecodingSettings
+    setting: Setting
     surprisal_nats: Floats
     """-log q(token); infinite where the setting cuts the token off."""
     entropy_nats: Floats
@@ -156,7 +156,7 @@ def score(
     stride: int | None = None,
     bos: str = "auto",
     batch_size: int = 8,
-    setting: DecodingSettings | None = None,
+    setting: Setting | None = None,
     on_progress: Callable[[int, float], None] | None = None,
 ) -> Iterator[DocumentScores]:
     """Score every token of every document by teacher forcing.
@@ -191,8 +191,10 @@ def score(
             pending[index] = _Pending(index, text, len(document.prompt))
             yield Document(text, document.prompt)
 
-    def measure(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        return _measured(logits, targets, setting)
+    follower = None if setting is None else Follower([setting])
+
+    def measure(block: LogitBlock) -> dict[str, Tensor]:
+        return _measured(block, follower)
 
     def encoded(index: int, segment: Segment) -> None:
         pending[index].segments.append(segment)
@@ -296,10 +298,8 @@ def score_choices(
             index += 1
 
 
-def _measured(
-    logits: Tensor, targets: Tensor, setting: DecodingSettings | None
-) -> dict[str, Tensor]:
-    p = row_statistics(logits, targets)
+def _measured(block: LogitBlock, follower: Follower | None) -> dict[str, Tensor]:
+    p = row_statistics(block.logits, block.targets)
     assert p.target_log_prob is not None and p.rank is not None
     columns = {
         "surprisal_nats": -p.target_log_prob,
@@ -307,10 +307,10 @@ def _measured(
         "varentropy_nats2": p.variance,
         "rank": p.rank,
     }
-    if setting is None:
+    if follower is None:
         return columns
-    cut = apply_settings(setting, logits)
-    q = row_statistics(cut, targets)
+    cut = follower.logits(block)
+    q = row_statistics(cut, block.targets)
     assert q.target_log_prob is not None
     return columns | {
         "q_surprisal_nats": -q.target_log_prob,
@@ -331,7 +331,7 @@ class _Pending:
     segments: list[Segment] = field(default_factory=list)
     windows: list[tuple[Window, Columns]] = field(default_factory=list)
 
-    def scores(self, setting: DecodingSettings | None) -> DocumentScores:
+    def scores(self, setting: Setting | None) -> DocumentScores:
         ids = _joined(segment.ids for segment in self.segments)
         ends = _joined(segment.ends for segment in self.segments) - self.prompt
         first = self.segments[0].start - self.prompt if self.segments else 0

@@ -11,7 +11,7 @@ from torch import Tensor
 from decoding.encoding import encode_prompt
 from decoding.generation import generate
 from decoding.monitor import NonFiniteLogitsError
-from decoding.scoring import TeacherForcing, TokenDocument, positions
+from decoding.scoring import LogitBlock, TeacherForcing, TokenDocument, positions
 from decoding.statistics import row_statistics
 from decoding_evals.checks.passes import causality
 from decoding_evals.checks.patient import Finding, Patient
@@ -96,8 +96,8 @@ def sampler(patient: Patient) -> Finding:
     documents = [TokenDocument(one.trace.ids.tolist(), contexts[one.index]) for one in written]
     forcing = TeacherForcing(patient.language_model, batch_size=16)
 
-    def measure(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        row = row_statistics(logits, targets)
+    def measure(block: LogitBlock) -> dict[str, Tensor]:
+        row = row_statistics(block.logits, block.targets)
         assert row.target_log_prob is not None
         return {"log_prob": row.target_log_prob, "entropy": row.entropy, "spread": row.variance}
 

@@ -17,7 +17,7 @@ from decoding_evals.options import (
     model_options,
     output_options,
     read_model,
-    read_setting,
+    read_setting_of_text,
     scoring_options,
 )
 from decoding_evals.output import RecordFile
@@ -55,7 +55,7 @@ def score(
     The residual is (surprisal - entropy) / √varentropy: large where the model was sure of
     something else.
     """
-    asked = None if setting is None else read_setting(setting, {})
+    asked = None if setting is None else read_setting_of_text(setting)
     if plot is not None and options["prompt_column"] is not None:
         raise click.UsageError("--plot draws a text; it cannot be used with --prompt-column")
     check_plot(plot)

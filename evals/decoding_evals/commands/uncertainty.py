@@ -11,6 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from decoding.settings import DecodingSettings
 from decoding_evals.options import (
     model_options,
     output_options,
@@ -133,6 +134,8 @@ def uncertainty(
     context, what it adds; with references, which estimator tells correct answers from wrong ones.
     """
     settings = read_setting(setting, options)
+    if not isinstance(settings, DecodingSettings):
+        raise click.UsageError("uncertainty draws whole answers under one setting, not a policy")
     if settings.greedy:
         raise click.UsageError("samples of a greedy setting are all the same")
     if len(members) == 1:

@@ -1,0 +1,131 @@
+"""`decoding generate --branch-at-entropy`: trees of alternatives."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from decoding_evals.options import read_model
+from decoding_evals.output import Interrupted, RecordFile, to_json
+
+if TYPE_CHECKING:
+    from rich.text import Text
+    from rich.tree import Tree as Picture
+
+    from decoding.branching import Branch, Tree
+
+
+def grow_trees(
+    options: dict[str, Any],
+    prompts: list[str],
+    settings: Any,
+    arguments: dict[str, Any],
+    *,
+    as_json: bool,
+    output: Path | None,
+    color: bool,
+) -> None:
+    """One tree for each prompt: a picture, or a record.
+
+    Args:
+        options: those of `model_options`.
+        prompts: the prompts.
+        settings: the setting.
+        arguments: further ones of `decoding.branching.branch`.
+        as_json: records on standard output.
+        output: records into a file.
+        color: shade tokens by entropy.
+    """
+    seed = secrets.randbits(32) if arguments["seed"] is None else arguments["seed"]
+    with ExitStack() as stack:
+        file = stack.enter_context(RecordFile(output)) if output is not None else None
+        language_model = read_model(options)
+        from decoding.branching import branch
+        from decoding_evals.progress import progress_bar
+        from decoding_evals.terminal import console, legend
+
+        bar = stack.enter_context(ExitStack())
+        advance = bar.enter_context(
+            progress_bar(len(prompts), "trees", shown=len(prompts) > 1 and file is not None)
+        )
+        ends = done = 0
+        try:
+            for index, prompt in enumerate(prompts):
+                tree = branch(
+                    language_model.model,
+                    language_model.tokenizer,
+                    prompt,
+                    settings,
+                    index=index,
+                    **arguments | {"seed": seed},
+                )
+                done, ends = done + 1, ends + sum(1 for _ in tree.root.leaves())
+                advance()
+                if file is not None:
+                    file.write(tree.record())
+                elif as_json:
+                    click.echo(to_json(tree.record()))
+                else:
+                    screen = console(color)
+                    screen.soft_wrap = False
+                    if not screen.is_terminal:
+                        screen.width = 10_000
+                    screen.print(picture(tree))
+        except KeyboardInterrupt:
+            raise Interrupted(f"{done} of {len(prompts)} trees finished") from None
+        finally:
+            bar.close()
+        if file is None and not as_json:
+            err = console(color, stderr=True)
+            if color:
+                err.print()
+                err.print(legend())
+            err.print(
+                f"{ends} ends · forks where H(p) > {arguments['entropy_above']:g} nats · "
+                f"seed {seed}"
+            )
+
+
+def picture(tree: Tree) -> Picture:
+    """A tree for the eye: a stretch a line, behind the probability of its first token."""
+    from rich.text import Text
+    from rich.tree import Tree as Picture
+
+    from decoding_evals.terminal import harmless
+
+    label = Text(harmless(tree.prompt), style="bold")
+    label.append_text(_stretch(tree.root))
+    drawn = Picture(label, guide_style="dim")
+    _grow(drawn, tree.root)
+    return drawn
+
+
+def _grow(drawn: Picture, node: Branch) -> None:
+    from rich.text import Text
+
+    for child in node.children:
+        label = Text(f"{child.probability:.2f} ", style="dim")
+        label.append_text(_stretch(child))
+        _grow(drawn.add(label), child)
+
+
+def _stretch(node: Branch) -> Text:
+    """The tokens in their shades, and what came behind them. Line breaks are spelt out."""
+    from rich.text import Text
+
+    from decoding_evals.terminal import shaded
+
+    line = Text()
+    for text, entropy in zip(node.texts, node.entropy_nats, strict=True):
+        line.append_text(shaded(text.replace("\n", "⏎"), entropy))
+    if node.hesitation_nats is not None:
+        line.append(f" ⟨{node.hesitation_nats:.2f} nats⟩", style="dim")
+    elif node.finish_reason != "length":
+        line.append(f" ({node.finish_reason})", style="dim")
+    else:
+        line.append(" …", style="dim")
+    return line
