@@ -26,8 +26,6 @@ torch.empty(31 << 20, dtype=torch.uint8)
 class Distribution:
     """Rows of `p = softmax(z)`.
 
-    Sums over the vocabulary are accumulated in float64.
-
     Args:
         logits: z, `(…, vocab)`, any floating dtype; `-inf` marks excluded tokens. Each row needs
             one finite logit and neither NaN nor +inf. Raised to float32, float64 stays.
@@ -56,6 +54,19 @@ class Distribution:
         """`(…, vocab)`, p; sums to 1 within float32 rounding."""
         return self.logits.softmax(-1)
 
+    def restricted(self, kept: Tensor) -> Distribution:
+        """The rows without some tokens, renormalised; the first token of each must be kept.
+
+        Args:
+            kept: `(…, vocab)`, 1 where a token is kept and 0 elsewhere, in the dtype of the logits.
+        """
+        return _Restricted(self, kept)
+
+    @cached_property
+    def kept(self) -> Tensor:
+        """`(…)`, number of tokens that are not excluded."""
+        return (self.logits > -torch.inf).sum(-1)
+
     @cached_property
     def log_total(self) -> Tensor:
         """`(…)`, ln Σ e^-x, nats, float64: the surprisal of the first token."""
@@ -82,7 +93,8 @@ class Distribution:
         Args:
             values: `(…, vocab)`, finite.
         """
-        return (self.probs * values).sum(-1, dtype=torch.float64) / self._share
+        sums: Tensor = torch.linalg.vecdot(self.probs, values)
+        return sums.double() / self._share
 
     def log_prob(self, tokens: Tensor) -> Tensor:
         """`(…)`, log p(token), nats, float64; -inf for an excluded token.
@@ -90,10 +102,46 @@ class Distribution:
         Args:
             tokens: `(…)`, integer ids.
         """
-        chosen = self.logits.gather(-1, tokens.unsqueeze(-1))
-        return (chosen - self.top).squeeze(-1).double() - self.log_total
+        return (self._logits_of(tokens) - self.top.squeeze(-1)).double() - self.log_total
+
+    def _logits_of(self, tokens: Tensor) -> Tensor:
+        return self.logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
     @cached_property
     def _share(self) -> Tensor:
-        """`(…)`, what the rounded probabilities add up to."""
-        return self.probs.sum(-1, dtype=torch.float64)
+        """`(…)`, what `probs` add up to, float64."""
+        return self.probs.sum(-1).double()
+
+
+class _Restricted(Distribution):
+    """Some tokens of other rows, the first among them; shares what was computed of those.
+
+    Its `probs` are those of the other rows, so they add up to the mass of what is kept, and
+    excluded tokens have the depth that they had there.
+    """
+
+    def __init__(self, rows: Distribution, kept: Tensor) -> None:
+        self._rows = rows
+        self._kept = kept
+        self.top = rows.top
+        self.depth = rows.depth
+
+    @cached_property
+    def logits(self) -> Tensor:  # type: ignore[override]
+        return torch.where(self._kept.bool(), self._rows.logits, -torch.inf)
+
+    @cached_property
+    def probs(self) -> Tensor:
+        return self._rows.probs * self._kept
+
+    @cached_property
+    def kept(self) -> Tensor:
+        # Counts below 2^24 are exact in float32.
+        return self._kept.sum(-1).long()
+
+    def restricted(self, kept: Tensor) -> Distribution:
+        return _Restricted(self._rows, self._kept * kept)
+
+    def _logits_of(self, tokens: Tensor) -> Tensor:
+        kept = self._kept.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+        return torch.where(kept.bool(), self._rows._logits_of(tokens), -torch.inf)

@@ -349,7 +349,7 @@ class Run:
                 i % per_job,
                 trace,
                 end,
-                None if sampler is None or len(trace) > sampler.ended_at[i] else sampler.endings[i],
+                None if sampler is None else sampler.endings[i],
             )
             for i, trace in enumerate(traces)
         ]

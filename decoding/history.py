@@ -125,7 +125,7 @@ def dry_penalties(settings: DecodingSettings, history: History, vocab: int) -> T
     most = math.log(1e30) / math.log(settings.dry_base) if settings.dry_base > 1 else math.inf
     beyond = (matched - settings.dry_allowed_length).double()
     size = settings.dry_multiplier * settings.dry_base ** beyond.clamp(max=most)
-    size = torch.where((beyond >= 0) & ~barred[:, 1:], size, 0.0).float()
+    size = torch.where((beyond >= 0) & ~barred[:, 1:], size.clamp(max=1e30), 0.0).float()
     return penalties.scatter_reduce_(-1, ids[:, 1:], size, "amax")
 
 

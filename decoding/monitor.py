@@ -83,6 +83,7 @@ class EntropyMonitor:
         self._raw: Distribution | None = None
         self._scaled: Distribution | None = None
         self._steered: Tensor | None = None
+        self._mixed = False
         self._fault: Tensor | None = None
         self._last: _Step | None = None
 
@@ -90,12 +91,16 @@ class EntropyMonitor:
         """The processor that takes the model's own logits; a chain begins with it."""
         return _First(self)
 
-    def scaled_processor(self, steering: SteeringProcessor | None = None) -> LogitsProcessor:
+    def scaled_processor(
+        self, steering: SteeringProcessor | None = None, *, mixed: bool = False
+    ) -> LogitsProcessor:
         """The processor that takes logits before the first cut; a chain has it there.
 
         Args:
             steering: the processor before it, where that sets each row's temperature.
+            mixed: whether what follows is more than cuts; see `Applied`.
         """
+        self._mixed = mixed
         return _Scaled(self, steering)
 
     def last_processor(self) -> LogitsProcessor:
@@ -157,11 +162,12 @@ class EntropyMonitor:
             kl = torch.zeros_like(raw.log_total)
         else:
             kl = (raw.log_total + final.expectation(raw.depth) - final.entropy).clamp(min=0)
+        inside = final.logits.argmax(-1) if tokens is None else tokens
         columns = [
             final.entropy,
             raw.entropy,
-            (final.logits > -torch.inf).sum(-1),
-            kept_mass(applied),
+            final.kept,
+            kept_mass(applied, inside),
             kl,
             self._fault,
             self._input_ids[:, -1] if self._input_ids.shape[1] else torch.zeros_like(kl),
@@ -196,7 +202,7 @@ class EntropyMonitor:
     def _observe_final(self, log_q: Tensor) -> None:
         if self._raw is None or self._scaled is None:
             raise ValueError("EntropyMonitor saw log q before the logits: keep the chain in order")
-        applied = Applied(self._scaled, Distribution(log_q), self._steered)
+        applied = Applied(self._scaled, Distribution(log_q), self._steered, self._mixed)
         raw, self._raw, self._scaled = self._raw, None, None
         self.record(raw, applied)
 
@@ -399,7 +405,8 @@ def without_faults(raw: Distribution, step: int) -> tuple[Distribution, Tensor]:
 def _of_tokens(step: _Step, tokens: Tensor) -> Tensor:
     """log q, log p and rank of one token per row, `(rows, 3)`."""
     logit = step.raw.logits.gather(-1, tokens.unsqueeze(-1))
-    rank = (step.raw.logits > logit).sum(-1)
+    # Comparing into floats is faster than into booleans, and counts below 2^24 are exact.
+    rank = torch.gt(step.raw.logits, logit, out=torch.empty_like(step.raw.logits)).sum(-1)
     columns = [step.final.log_prob(tokens), step.raw.log_prob(tokens), rank]
     return torch.stack([column.float() for column in columns], dim=-1)
 
@@ -456,7 +463,7 @@ def _runners_up(best: np.ndarray, ids: np.ndarray) -> Alternatives:
     """Drop the chosen token, or else the last one, from each step's best tokens."""
     chosen = best[:, :, 0] == ids[:, None]
     chosen[~chosen.any(-1), -1] = True
-    others = best[~chosen].reshape(len(best), -1, 3)
+    others = best[~chosen].reshape(len(best), best.shape[1] - 1, 3)
     return Alternatives(
         ids=others[:, :, 0].astype(np.int64),
         probability=np.exp(others[:, :, 1]),

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from decoding.settings import DecodingSettings, format_value
@@ -75,8 +76,11 @@ class EntropyPolicy:
     def __post_init__(self) -> None:
         for name in ("entropy_above", "varentropy_above"):
             value = getattr(self, name)
-            if not 0 <= value < math.inf:
+            if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
                 raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
+            object.__setattr__(self, name, float(value))
+        if not isinstance(self.settings, DecodingSettings):
+            raise ValueError(f"settings must be a DecodingSettings, got {self.settings!r}")
         known = isinstance(self.then, DecodingSettings) or callable(self.then)
         if not known and self.then not in ENDINGS:
             raise ValueError(
@@ -84,8 +88,7 @@ class EntropyPolicy:
                 f"got {self.then!r}"
             )
         for settings in (self.settings, self.then):
-            if isinstance(settings, DecodingSettings) and settings.mirostat_tau:
-                raise ValueError("mirostat_tau follows one setting alone: not in a policy")
+            _refuse_mirostat(settings)
 
     @classmethod
     def parse(cls, text: str) -> EntropyPolicy:
@@ -154,42 +157,51 @@ class EntropyPolicy:
 
     def apply(
         self,
-        raw: Distribution,
+        rows: Distribution,
         history: History | None = None,
         decisions: list[Then | None] | None = None,
+        *,
+        raw: Distribution | None = None,
     ) -> Applied:
         """What is drawn from: of rows above the bound, what the other setting makes of them.
 
         Rows that a policy would end are those of the wrapped setting.
 
         Args:
-            raw: the model's own rows.
+            rows: the model's own rows, or what other processors made of them.
             history: what came before each row, for a setting that looks back.
             decisions: what `decide` said of each row, where `then` is a function.
+            raw: the model's own rows, where `rows` are not.
         """
         import torch
 
-        applied = self.settings.apply(raw, history)
+        applied = self.settings.apply(rows, history)
         if isinstance(self.then, DecodingSettings):
-            return _merged(applied, self.then.apply(raw, history), self.crossed(raw))
+            crossed = self.crossed(rows if raw is None else raw)
+            return _merged(applied, self.then.apply(rows, history), crossed)
+        if callable(self.then):
+            # Another setting may take over at any step, and then there is none to report.
+            applied = applied._replace(temperature=None)
         handed_over = {then for then in decisions or () if isinstance(then, DecodingSettings)}
         for settings in sorted(handed_over, key=str):
             chosen = torch.tensor([then == settings for then in decisions or ()])
-            chosen = chosen.to(raw.logits.device)
-            applied = _merged(applied, settings.apply(raw, history), chosen)
+            chosen = chosen.to(rows.logits.device)
+            applied = _merged(applied, settings.apply(rows, history), chosen)
         return applied
 
-    def decide(self, raw: Distribution, step: int) -> list[Then | None]:
+    def decide(self, raw: Distribution, step: int, over: Tensor | None = None) -> list[Then | None]:
         """What becomes of each row at this step; None where it goes on under the wrapped setting.
 
         Args:
             raw: the model's own rows, `(rows, vocab)`.
             step: tokens generated so far.
+            over: `(rows)`, bool, which have ended and are left alone.
 
         Raises:
             ValueError: a function returned something else than a setting, an ending or None.
         """
-        crossed = self.crossed(raw).tolist()
+        crosses = self.crossed(raw)
+        crossed = (crosses if over is None else crosses & ~over).tolist()
         if not callable(self.then):
             return [self.then if yes else None for yes in crossed]
         decisions: list[Then | None] = [None] * len(crossed)
@@ -202,8 +214,14 @@ class EntropyPolicy:
                         f"a policy's function returns a setting, None, or one of "
                         f"{', '.join(ENDINGS)}, got {then!r}"
                     )
+                _refuse_mirostat(then)
                 decisions[row] = then
         return decisions
+
+
+def _refuse_mirostat(settings: object) -> None:
+    if isinstance(settings, DecodingSettings) and settings.mirostat_tau:
+        raise ValueError("mirostat_tau follows one setting alone: not in a policy")
 
 
 def _merged(one: Applied, other: Applied, rows: Tensor) -> Applied:
@@ -216,7 +234,9 @@ def _merged(one: Applied, other: Applied, rows: Tensor) -> Applied:
     def merged(first: Distribution, second: Distribution) -> Distribution:
         return Distribution(torch.where(rows.unsqueeze(-1), second.logits, first.logits))
 
-    return Applied(merged(one.scaled, other.scaled), merged(one.final, other.final), None)
+    mixed = one.mixed or other.mixed
+    scaled, final = merged(one.scaled, other.scaled), merged(one.final, other.final)
+    return Applied(scaled, final, None, mixed)
 
 
 Setting = DecodingSettings | EntropyPolicy

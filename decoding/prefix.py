@@ -21,7 +21,7 @@ _REACH = 32.0  # nats; what lies deeper has less than vocab · e^-32 of the mass
 def shortest(
     rows: Distribution, key: Tensor, goes_on: GoesOn, limit: Tensor, *, reaching: bool
 ) -> Tensor:
-    """Mask of the first tokens by `key` ascending (then in the common order), as far as allowed.
+    """Mark the first tokens by `key` ascending (then in the common order), as far as allowed.
 
     Each row's keys fall into equal bins. A histogram of mass over the bins tells in which of them
     the prefix ends, and only the tokens of that bin are put in order: O(vocab) for any row.
@@ -33,31 +33,32 @@ def shortest(
             some length and false from there.
         limit: `(…, 1)`.
         reaching: whether the token is kept with which the prefix may no longer go on.
+
+    Returns:
+        `(…, vocab)`, 1 for these tokens and 0 elsewhere, in the dtype of the probabilities.
     """
     if key.device.type != "cpu":
         return _by_sorting(rows, key, goes_on, limit, reaching=reaching)
     shape = key.shape
-    keys, depths, probs = (t.reshape(-1, shape[-1]) for t in (key, rows.depth, rows.probs))
-    ends = limit.reshape(-1, 1)
+    keys, depths, probs = (t.detach().reshape(-1, shape[-1]) for t in (key, rows.depth, rows.probs))
+    ends = limit.detach().reshape(-1, 1)
     count = len(keys)
     width = keys.amax(-1, keepdim=True).clamp_(min=1e-30, max=_REACH).div_(_BINS)
     # Subtracting, scaling and rounding down never change the order.
-    bins = (keys / width).clamp_(max=_BINS - 1).long()
-    first_bin = np.arange(0, count * _BINS, _BINS)[:, None]
-    if count > 1:
-        bins += torch.from_numpy(first_bin)
+    scaled = (keys / width).clamp_(max=_BINS - 1)
+    bins = scaled.long()
 
     def sums(weights: Tensor) -> Tensor:
-        total = torch.bincount(bins.view(-1), weights.reshape(-1), count * _BINS)
-        return torch.from_numpy(total.numpy().reshape(count, _BINS).cumsum(1))
+        total = torch.zeros(count, _BINS, dtype=torch.float64)
+        return total.scatter_add_(1, bins, weights.double()).cumsum(1)
 
     mass = sums(probs)
     moment = mass if reaching else sums(probs * depths)
     last = goes_on(mass, moment, ends).numpy().sum(1, keepdims=True)  # the bin where it ends
-
-    bin_of, last_bin = bins.numpy(), first_bin + last
-    kept = bin_of < last_bin
-    row, token = np.divmod(np.flatnonzero(bin_of == last_bin), shape[-1])
+    edge = torch.from_numpy(last).to(scaled.dtype)
+    kept = torch.lt(scaled, edge, out=torch.empty_like(probs))
+    at, low = scaled.numpy(), edge.numpy()
+    row, token = np.divmod(np.flatnonzero((at >= low) & (at < low + 1)), shape[-1])
     # In order within each row, and padded to a rectangle with tokens of no mass.
     order = np.lexsort((depths.numpy()[row, token], keys.numpy()[row, token], row))
     row, token = row[order], token[order]
@@ -74,7 +75,7 @@ def shortest(
 
     weights = probs.numpy()[row, token].astype(np.float64)
     if not len(row):
-        return torch.from_numpy(kept).view(shape)
+        return kept.view(shape)
     so_far = running(weights, mass)
     if reaching:
         allowed = goes_on(so_far, so_far, ends).numpy()
@@ -84,8 +85,8 @@ def shortest(
         moments = running(weights * depths.numpy()[row, token], moment)
         allowed = goes_on(so_far, moments, ends).numpy()
         allowed |= (last == 0) & (np.arange(sizes.max()) == 0)
-    kept[row, token] = allowed[row, place]
-    return torch.from_numpy(kept).view(shape)
+    kept.numpy()[row, token] = allowed[row, place]
+    return kept.view(shape)
 
 
 def _by_sorting(
@@ -102,4 +103,4 @@ def _by_sorting(
     else:
         allowed = goes_on(mass, (weights * rows.depth.gather(-1, order)).cumsum(-1), limit)
     allowed[..., 0] = True
-    return torch.zeros_like(allowed).scatter_(-1, order, allowed)
+    return torch.zeros_like(rows.probs).scatter_(-1, order, allowed.to(rows.probs.dtype))

@@ -217,7 +217,8 @@ def chain(settings: DecodingSettings, monitor: EntropyMonitor | None = None) -> 
             break  # what follows has one token to choose from
     processors = [*scaling, *cutting, NormalizeProcessor()]
     if monitor is not None:
-        processors.insert(len(scaling), monitor.scaled_processor(steering))
+        mixed = settings.xtc_probability > 0
+        processors.insert(len(scaling), monitor.scaled_processor(steering, mixed=mixed))
         processors = [monitor.first_processor(), *processors, monitor.last_processor()]
     return LogitsProcessorList(processors)
 

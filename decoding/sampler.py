@@ -19,14 +19,13 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
-    StoppingCriteria,
     StoppingCriteriaList,
 )
 from transformers.generation.streamers import BaseStreamer
 
 from decoding.distribution import Distribution
 from decoding.history import Memory
-from decoding.monitor import EntropyMonitor, without_faults
+from decoding.monitor import EntropyMonitor, NonFiniteLogitsError, without_faults
 from decoding.policy import ENDINGS, EntropyPolicy
 from decoding.processors import not_neutral
 from decoding.sampling import draw, uniforms
@@ -38,20 +37,23 @@ class Sampler:
 
     `model.generate(**inputs, custom_generate=sampler, **settings.generate_kwargs())`. Tokens follow
     the setting's q exactly, and are those of the chain with `DrawProcessor` for the same points.
+    Transformers keeps `streamer`, `stop_strings` and `tokenizer` from callables: give the streamer
+    to the sampler, and pass `stopping_criteria=[StopStringCriteria(tokenizer, strings)]`.
 
     Args:
         settings: the setting, or a policy that wraps one.
         seed: 0 <= seed < 2^64. A row's tokens are a function of the seed, its prompt's ids and how
             many rows with that prompt came before it in the call: the same alone and in a batch
             (promised for float32 on a CPU).
-        points: `(rows, steps)`, the uniforms in [0, 1) themselves, float64, instead of a seed.
+        points: `(rows, steps)`, the uniforms in [0, 1) themselves, float64, instead of a seed; at
+            least as many steps as the call may take.
         monitor: records each step; ask it for `traces(outputs, …)` afterwards.
         listener: told the drawn ids, `(rows)`, at each step.
         streamer: what would be `generate(streamer=…)`, which transformers does not hand to
             callables.
 
     Raises:
-        ValueError: neither or both of `seed` and `points`, or a seed outside its range.
+        ValueError: neither or both of `seed` and `points`, or one of them outside its range.
     """
 
     def __init__(
@@ -68,6 +70,14 @@ class Sampler:
             raise ValueError("a Sampler takes a seed or points, and not both")
         if seed is not None and not 0 <= seed < 2**64:
             raise ValueError(f"seed must be in [0, 2^64), got {seed}")
+        if points is not None:
+            if points.ndim != 2 or points.dtype != torch.float64:
+                raise ValueError(
+                    "points must be (rows, steps) in float64, got "
+                    f"{tuple(points.shape)} in {points.dtype}"
+                )
+            if not ((points >= 0) & (points < 1)).all():
+                raise ValueError("points must lie in [0, 1)")
         self.settings = settings
         self.seed = seed
         self.points = points
@@ -109,10 +119,15 @@ class Sampler:
         if mask is not None and mask.shape == input_ids.shape:
             starts = mask.long().argmax(-1)
         points = self.points
+        steps = generation_config.max_length - length
         if points is None:
-            points = self._points(input_ids, starts, generation_config.max_length - length)
+            points = self._points(input_ids, starts, steps)
         if len(points) != rows:
             raise ValueError(f"points are for {len(points)} rows, and the call has {rows}")
+        if points.shape[1] < steps:
+            raise ValueError(
+                f"points are for {points.shape[1]} steps, and the call may take {steps}"
+            )
         self.endings, self.ended_at = [None] * rows, [0] * rows
         keeps_scores = generation_config.output_scores or generation_config.output_logits
         step = _Step(
@@ -125,17 +140,22 @@ class Sampler:
         if logits_processor:
             processors.insert(0, _Raw(step))
         generation_config.do_sample = False
+        policy = self.settings
+        if isinstance(policy, EntropyPolicy) and not isinstance(policy.then, DecodingSettings):
+            stopping_criteria = step.over = _Over(stopping_criteria, self)
         if self.streamer is not None:
             self.streamer.put(input_ids.cpu())
-        return type(model)._sample(
+        outputs = type(model)._sample(
             model,
             input_ids,
             logits_processor=LogitsProcessorList(processors),
-            stopping_criteria=StoppingCriteriaList([*stopping_criteria, _Ended(self)]),
+            stopping_criteria=stopping_criteria,
             generation_config=generation_config,
             streamer=self.streamer,
             **kwargs,
         )
+        step.check()
+        return outputs
 
     def _points(self, input_ids: Tensor, starts: Tensor | None, steps: int) -> Tensor:
         """Uniforms of each row, by its prompt's ids."""
@@ -171,6 +191,8 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         self.memory = memory
         self.step = 0
         self.raw: Distribution | None = None
+        self.over: _Over | None = None
+        self.faults: list[tuple[int, Tensor]] = []
         self.shared_output = shared_output
         self._output: Tensor | None = None
         self._drawn: Tensor | None = None
@@ -183,14 +205,16 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         if sampler.monitor is not None:
             mended = sampler.monitor.begin(input_ids, raw)
         else:
-            mended, _ = without_faults(raw, self.step)
-        given = mended if given is raw else without_faults(given, self.step)[0]
+            mended = self._mended(raw)
+        given = mended if given is raw else self._mended(given)
         history = self.memory.history(input_ids)
         settings = sampler.settings
         if isinstance(settings, EntropyPolicy):
-            decisions = settings.decide(mended, self.step)
-            self._end(decisions)
-            applied = settings.apply(given, history, decisions)
+            decisions = None
+            if self.over is not None:
+                decisions = settings.decide(mended, self.step, self.over.rows)
+                self._end(decisions)
+            applied = settings.apply(given, history, decisions, raw=mended)
         else:
             applied = settings.apply(given, history)
         tokens = draw(applied.final, self.points[:, self.step])
@@ -202,9 +226,23 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
             sampler.listener(tokens)
         return self._only(tokens, scores)
 
+    def check(self) -> None:
+        """Complain of rows that an accelerator had to mend."""
+        if not self.faults:
+            return
+        found = torch.stack([fault for _, fault in self.faults]).nonzero()
+        if len(found):
+            index, row = found[0].tolist()
+            raise NonFiniteLogitsError(f"step {self.faults[index][0]}, row {row}")
+
+    def _mended(self, rows: Distribution) -> Distribution:
+        mended, fault = without_faults(rows, self.step)
+        self.faults.append((self.step, fault))
+        return mended
+
     def _end(self, decisions: list[Any]) -> None:
         for row, then in enumerate(decisions):
-            if self.sampler.endings[row] is None and isinstance(then, str) and then in ENDINGS:
+            if isinstance(then, str) and then in ENDINGS:
                 self.sampler.endings[row] = then
                 self.sampler.ended_at[row] = self.step
 
@@ -219,12 +257,16 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         return self._output.scatter_(-1, column, 0.0)
 
 
-class _Ended(StoppingCriteria):  # type: ignore[misc]
-    """Rows that a policy has ended."""
+class _Over(StoppingCriteriaList):  # type: ignore[misc]
+    """The criteria of a call and the endings of a policy, which is not asked about rows behind."""
 
-    def __init__(self, sampler: Sampler) -> None:
+    def __init__(self, criteria: StoppingCriteriaList, sampler: Sampler) -> None:
+        super().__init__(criteria)
         self.sampler = sampler
+        self.rows: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        ended = [ending is not None for ending in self.sampler.endings]
-        return torch.tensor(ended, device=input_ids.device)
+        ended = torch.tensor([ending is not None for ending in self.sampler.endings])
+        over: Tensor = super().__call__(input_ids, scores, **kwargs) | ended.to(input_ids.device)
+        self.rows = over if self.rows is None else self.rows | over
+        return self.rows

@@ -54,9 +54,8 @@ def draw(rows: Rows, points: Tensor) -> Tensor:
     vocab = probs.shape[-1]
     whole = vocab // _BLOCK
     blocks = probs[:, : whole * _BLOCK].view(len(probs), whole, _BLOCK)
-    sums = blocks.sum(-1, dtype=torch.float64)
-    rest = probs[:, whole * _BLOCK :].sum(-1, keepdim=True, dtype=torch.float64)
-    sums = torch.cat([sums, rest], dim=-1)
+    rest = probs[:, whole * _BLOCK :].sum(-1, keepdim=True)
+    sums = torch.cat([blocks.sum(-1), rest], dim=-1).double()
     block, left = _invert(sums, points.unsqueeze(-1) * sums.sum(-1, keepdim=True))
     ids = block * _BLOCK + torch.arange(_BLOCK, device=probs.device)
     inside = probs.gather(-1, ids.clamp(max=vocab - 1)).double() * (ids < vocab)

@@ -6,6 +6,7 @@ All take the logits as they are, at temperature 1, and give one temperature for 
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -59,7 +60,9 @@ def edt(logits: Rows, temperature: float, theta: float, base: float = 0.8) -> Te
     Source: Zhang et al. 2024, arXiv:2403.14541, with N = 0.8; H in nats.
     """
     entropy = Distribution.of(logits).entropy.unsqueeze(-1)
-    return (temperature * (math.log(base) * theta / entropy).exp()).clamp(min=COLDEST)
+    # Without entropy any temperature gives the same, and 0/0 none.
+    exponent = (math.log(base) * theta / entropy).nan_to_num(nan=0.0)
+    return (temperature * exponent.exp()).clamp(min=COLDEST)
 
 
 def dynatemp(logits: Rows, temperature: float, spread: float, exponent: float = 1.0) -> Tensor:
@@ -81,7 +84,7 @@ def dynatemp(logits: Rows, temperature: float, spread: float, exponent: float = 
     rows = Distribution.of(logits)
     count = (rows.logits > -math.inf).sum(-1, dtype=torch.float64)
     share = torch.where(count > 1, rows.entropy / count.log(), 0.0).clamp(max=1)
-    low, high = max(0.0, temperature - spread), temperature + spread
+    low, high = max(0.0, temperature - spread), min(temperature + spread, sys.float_info.max)
     return (low + (high - low) * share.pow(exponent)).clamp(min=COLDEST).unsqueeze(-1)
 
 
@@ -97,6 +100,7 @@ class SolvedTemperature(NamedTuple):
     (T → 0) and ln of the number of tokens that are not excluded (T → ∞)."""
 
 
+@torch.no_grad()
 def solve_temperature(logits: Rows, target: float) -> SolvedTemperature:
     """Solve `H(T) = h` for T, row by row.
 
@@ -116,10 +120,11 @@ def solve_temperature(logits: Rows, target: float) -> SolvedTemperature:
     """
     rows = Distribution.of(logits)
     excluded = rows.logits == -math.inf
-    depth = (rows.top - rows.logits).double().masked_fill(excluded, 0.0)
-    largest = depth.amax(-1, keepdim=True).clamp(min=1e-12)
-    # In units of its own range a row's temperature lies within these for any attainable target.
-    log_low, log_high = torch.full_like(largest, -30.0), torch.full_like(largest, 30.0)
+    depth = (rows.top.double() - rows.logits).masked_fill(excluded, 0.0)
+    largest = depth.amax(-1, keepdim=True).clamp(min=1e-12, max=torch.finfo(depth.dtype).max)
+    # In units of its own range a row's temperature lies within these for any attainable target;
+    # the range may be that of float32, where tokens are masked by its smallest number.
+    log_low, log_high = torch.full_like(largest, -700.0), torch.full_like(largest, 30.0)
     depth = (depth / largest).masked_fill_(excluded, math.inf)
     log_t = torch.full_like(largest, 0.0) - largest.log()  # T = 1
     entropy = largest

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from decoding.policy import EntropyPolicy
     from decoding.settings import DecodingSettings
 
-CUTS: dict[str, Callable[..., Tensor]] = {
+CUTS: dict[str, truncation.Cut] = {
     "top_n_sigma": truncation.top_n_sigma,
     "top_h": truncation.top_h,
     "top_k": truncation.top_k,
@@ -30,7 +29,6 @@ CUTS: dict[str, Callable[..., Tensor]] = {
     "eta_cutoff": truncation.eta_cutoff,
     "p_less": truncation.p_less,
     "kl_budget": truncation.kl_budget,
-    "xtc_probability": truncation.xtc,
 }
 _BLOCK = 1 << 22  # logits at a time
 
@@ -44,6 +42,8 @@ class Applied(NamedTuple):
     """q."""
     temperature: Tensor | None
     """`(…, 1)`, float64, where the entropy of each row sets it."""
+    mixed: bool = False
+    """Whether q is not simply what the cuts leave of the scaled rows, renormalised."""
 
 
 def apply(settings: DecodingSettings, raw: Distribution, history: History | None = None) -> Applied:
@@ -64,7 +64,7 @@ def apply(settings: DecodingSettings, raw: Distribution, history: History | None
         assert history is not None
         rows = Distribution(looking_back.penalized(settings, rows.logits, history))
     if settings.greedy:
-        return Applied(rows, Distribution(truncation.top_k(rows, 1)), None)
+        return Applied(rows, rows.restricted(truncation.top_k.kept(rows, 1)), None)
     steered = steered_temperature(settings, rows)
     if steered is not None:
         rows = Distribution(truncation.temperature(rows, steered))
@@ -75,10 +75,14 @@ def apply(settings: DecodingSettings, raw: Distribution, history: History | None
         if name == "mirostat_tau":
             assert history is not None
             most = looking_back.most_surprisal(settings, history, rows.log_total)
-            rows = Distribution(truncation.up_to_surprisal(rows, most))
+            rows = rows.restricted(truncation.up_to_surprisal.kept(rows, most))
+        elif name == "typical_p":  # may leave out the first token
+            rows = Distribution(truncation.typical_p(rows, value))
+        elif name == "xtc_probability":
+            rows = Distribution(truncation.xtc(rows, value, settings.xtc_threshold))
         elif name in CUTS:
-            rows = Distribution(CUTS[name](rows, value, *settings.parameters(name).values()))
-    return Applied(scaled, rows, steered)
+            rows = rows.restricted(CUTS[name].kept(rows, value))
+    return Applied(scaled, rows, steered, mixed=settings.xtc_probability > 0)
 
 
 def apply_settings(
@@ -103,10 +107,19 @@ def apply_settings(
     return done.reshape(logits.shape)
 
 
-def kept_mass(applied: Applied) -> Tensor:
-    """`(…)`, mass of the support of q before it was cut, float64; see `Trace.kept_mass`."""
-    support = applied.final.logits > -math.inf
-    if applied.final is applied.scaled:
-        return torch.ones_like(applied.final.log_total)
-    inside = torch.where(support, applied.scaled.probs, 0.0).sum(-1, dtype=torch.float64)
-    return (inside / applied.scaled.probs.sum(-1, dtype=torch.float64)).clamp(max=1)
+def kept_mass(applied: Applied, tokens: Tensor) -> Tensor:
+    """Mass of the support of q before it was cut; see `Trace.kept_mass`.
+
+    Args:
+        applied: rows `(rows, vocab)`.
+        tokens: `(rows)`, any tokens inside the supports.
+
+    Returns:
+        `(rows)`, in (0, 1], float64.
+    """
+    scaled, final = applied.scaled, applied.final
+    if applied.mixed:
+        inside = torch.where(final.logits > -math.inf, scaled.probs, 0.0)
+        return (inside.sum(-1).double() / scaled.probs.sum(-1).double()).clamp(max=1)
+    # Renormalising divided every token's probability by it.
+    return (scaled.log_prob(tokens) - final.log_prob(tokens)).exp().clamp(max=1)
