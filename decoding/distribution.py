@@ -136,8 +136,8 @@ class _Restricted(Distribution):
 
     @cached_property
     def kept(self) -> Tensor:
-        # Counts below 2^24 are exact in float32.
-        return self._kept.sum(-1).long()
+        # A rule may keep what was excluded before, such as the k first of fewer than k.
+        return ((self._kept > 0) & (self._rows.logits > -torch.inf)).count_nonzero(-1)
 
     def restricted(self, kept: Tensor) -> Distribution:
         return _Restricted(self._rows, self._kept * kept)

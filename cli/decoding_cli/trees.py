@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,9 +80,10 @@ def grow_trees(
             raise Interrupted(f"{done} of {len(prompts)} trees finished") from None
         finally:
             bar.close()
-        if file is None and not as_json:
+        on_screen = (sys.stdout.isatty() or color) and file is None and not as_json
+        if on_screen or sys.stderr.isatty():
             err = console(color, stderr=True)
-            if color:
+            if on_screen and color:
                 err.print()
                 err.print(legend())
             err.print(
