@@ -1,4 +1,4 @@
-"""Draw docs/generate.svg: a story on a terminal, shaded as `decoding generate` shades it."""
+"""Draw docs/generate.svg and docs/tree.svg: what `decoding generate` shows on a terminal."""
 
 import io
 from pathlib import Path
@@ -6,7 +6,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from decoding import DecodingSettings, generate, load_model
+from decoding import DecodingSettings, LanguageModel, generate, load_model
+from decoding.branching import branch
+from decoding_cli.trees import picture
 from decoding_evals.terminal import legend, shaded
 
 PROMPT = "Once upon a time"
@@ -33,17 +35,27 @@ TEMPLATE = """\
 """
 
 
-def main() -> None:
-    """Generate the story and write the picture."""
-    loaded = load_model()
-    [story] = generate(
-        loaded.model, loaded.tokenizer, PROMPT, SETTINGS, seed=SEED, max_new_tokens=200
-    )
+def screen(command: str) -> Console:
+    """A terminal with a command typed into it."""
     console = Console(
         record=True, width=92, file=io.StringIO(), color_system="truecolor", highlight=False
     )
-    command = f'decoding generate "{PROMPT}" --temperature 0.8 --top-p 0.95 --seed {SEED}'
     console.print(Text("$ ", style="#9a9a9a") + Text(command), end="\n\n")
+    return console
+
+
+def save(console: Console, name: str) -> None:
+    """Write what the terminal shows."""
+    svg = console.export_svg(code_format=TEMPLATE, unique_id=name)
+    Path(__file__).with_name(f"{name}.svg").write_text(svg, encoding="utf-8")
+
+
+def draw_story(loaded: LanguageModel) -> None:
+    """The story, shaded."""
+    [story] = generate(
+        loaded.model, loaded.tokenizer, PROMPT, SETTINGS, seed=SEED, max_new_tokens=200
+    )
+    console = screen(f'decoding generate "{PROMPT}" --temperature 0.8 --top-p 0.95 --seed {SEED}')
     body = Text.assemble((PROMPT, "bold"))
     for token, entropy in zip(story.trace.texts or (), story.trace.entropy_nats, strict=True):
         body.append_text(shaded(token, float(entropy)))
@@ -56,8 +68,30 @@ def main() -> None:
         f"({summary['effective_choices']:.1f} effective choices) · "
         f"perplexity {summary['raw_perplexity']:.2f} · seed {SEED}"
     )
-    svg = console.export_svg(code_format=TEMPLATE, unique_id="generate")
-    Path(__file__).with_name("generate.svg").write_text(svg, encoding="utf-8")
+    save(console, "generate")
+
+
+def draw_tree(loaded: LanguageModel) -> None:
+    """Alternatives where the model hesitated."""
+    tree = branch(
+        loaded.model, loaded.tokenizer, PROMPT, DecodingSettings(temperature=0.8),
+        entropy_above=2.5, branches=3, seed=1, max_new_tokens=24,
+    )  # fmt: skip
+    console = screen(
+        f'decoding generate "{PROMPT}" --temperature 0.8 --seed 1 --max-new-tokens 24 \\\n'
+        "    --branch-at-entropy 2.5 --branches 3"
+    )
+    console.print(picture(tree))
+    console.print()
+    console.print(legend())
+    save(console, "tree")
+
+
+def main() -> None:
+    """Write both pictures."""
+    loaded = load_model()
+    draw_story(loaded)
+    draw_tree(loaded)
 
 
 if __name__ == "__main__":

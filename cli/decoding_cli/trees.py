@@ -99,7 +99,7 @@ def picture(tree: Tree) -> Picture:
 
     from decoding_evals.terminal import harmless
 
-    label = Text(harmless(tree.prompt), style="bold")
+    label = Text.assemble((harmless(tree.prompt), "bold"))
     label.append_text(_stretch(tree.root))
     drawn = Picture(label, guide_style="dim")
     _grow(drawn, tree.root)
@@ -110,7 +110,7 @@ def _grow(drawn: Picture, node: Branch) -> None:
     from rich.text import Text
 
     for child in node.children:
-        label = Text(f"{child.probability:.2f} ", style="dim")
+        label = Text.assemble((f"{child.probability:.2f} ", "dim"))
         label.append_text(_stretch(child))
         _grow(drawn.add(label), child)
 
