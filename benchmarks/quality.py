@@ -23,7 +23,6 @@ from results import write_section
 
 from decoding import generate, load_model
 from decoding.policy import parse_setting
-from decoding.scoring import TokenDocument
 
 STRENGTHS = {
     "raw": ["raw"],
@@ -111,8 +110,8 @@ def held_out(loaded, path, length):
     texts = [loaded.tokenizer.decode(ids) for ids in encoded]
     from decoding_evals.perplexity import perplexity
 
-    result = perplexity(loaded, [TokenDocument(ids) for ids in encoded])
-    return [result.perplexity, distinct(texts), repetition(texts), overlap(texts), 0.0]
+    result = perplexity(loaded, texts)
+    return [math.exp(result.nll_nats), distinct(texts), repetition(texts), overlap(texts), 0.0]
 
 
 def draw(rows, path):

@@ -103,8 +103,9 @@ def dry_penalties(settings: DecodingSettings, history: History, vocab: int) -> T
     penalties = torch.zeros(rows, vocab, device=ids.device)
     if length < 2:
         return penalties
-    breakers = torch.tensor(settings.dry_breakers, dtype=ids.dtype, device=ids.device)
-    barred = torch.isin(ids, breakers)
+    barred = torch.zeros_like(ids, dtype=torch.bool)
+    for breaker in settings.dry_breakers:
+        barred |= ids == breaker
     usable = ~barred
     if history.starts is not None:
         usable = usable & (torch.arange(length, device=ids.device) >= history.starts[:, None])

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from decoding.distribution import Distribution
-from decoding.information import as_float
 from decoding.prefix import shortest
 
 Rows = Tensor | Distribution

@@ -1,6 +1,7 @@
 """The command: what it prints, where, and how it fails."""
 
 import csv
+import dataclasses
 import json
 import os
 import pty
@@ -183,6 +184,18 @@ def wrong(*arguments, code=1, says, files=None, stdin=b""):
         wrong("x" * 3000, says="shorten the prompt"),
         wrong("x", "--num-beams", 2, "--temperature", 0, code=2, says="temperature=0 cannot"),
         wrong("x", "--num-beams", 2, "--num-samples", 3, code=2, says="--num-beams"),
+        wrong("x", "--setting", "target_entropy=-1", code=2, says="target_entropy must be a"),
+        wrong("x", "--setting", "xtc_threshold=0.2", code=2, says="a parameter of xtc_probability"),
+        wrong("x", "--setting", "target_entropy=2,edt_theta=1", code=2, says="both set the temper"),
+        wrong("x", "--setting", "target_entropy=two bits", code=2, says="must be a number"),
+        wrong("x", "--setting", "dry_multiplier=1,dry_breakers=a/b", code=2, says="as in 13/198"),
+        wrong("x", "--setting", "raw while entropy<2 else stop", code=2, says="a policy is like"),
+        wrong("x", "--setting", "raw while entropy<=two else stop", code=2, says="a number"),
+        wrong("x", "--setting", "raw while entropy<=2 else halt", code=2, says="'halt'"),
+        wrong("x", "--setting", "raw while entropy<=2 else stop", "--num-beams", 2, code=2,
+              says="a policy follows single sequences"),
+        wrong("x", "--setting", "mirostat_tau=2", "--num-beams", 2, code=2, says="mirostat_tau"),
+        wrong("x", "--branch-at-entropy", "much", code=2, says="'much' is not a valid float"),
         wrong("x", "--stop", "", code=2, says="--stop needs a text"),
         wrong("x", "--chat", says="chat template"),
         wrong("x", "--device", "tpu9", says="unknown device 'tpu9'"),
@@ -313,7 +326,7 @@ def test_no_color_is_honoured(flag, no_color):
 
 
 def test_ctrl_c_keeps_what_is_finished(run, monkeypatch):
-    batch = generation._Run.batch
+    batch = generation.Run.batch
     calls = []
 
     def interrupted(self, jobs):
@@ -322,7 +335,7 @@ def test_ctrl_c_keeps_what_is_finished(run, monkeypatch):
             raise KeyboardInterrupt
         return batch(self, jobs)
 
-    monkeypatch.setattr(generation._Run, "batch", interrupted)
+    monkeypatch.setattr(generation.Run, "batch", interrupted)
     arguments = ["generate", *["Once"] * 9, "--max-new-tokens", 2, "--batch-size", 2]
     code, out, err = run(*arguments, "--output", "o.jsonl")
     assert (code, out) == (130, "")
@@ -355,6 +368,57 @@ def test_a_closed_pipe_is_quiet():
     assert Path("err.txt").read_text() == ""
 
 
+@pytest.mark.parametrize("spec", ["target_entropy=1.2", "edt_theta=0.3", "dynatemp_range=0.4"])
+def test_records_tell_the_temperature_of_each_step(run, spec):
+    code, out, _ = run("generate", "Once", "--setting", spec, "--seed", 1, "--json",
+                       "--max-new-tokens", 5)  # fmt: skip
+    [record] = records(out)
+    assert code == 0 and record["settings"] == spec
+    assert all(token["temperature"] > 0 for token in record["tokens"])
+    if spec.startswith("target"):
+        for token in record["tokens"]:
+            assert token["entropy_nats"] == pytest.approx(1.2, abs=1e-3)
+
+
+def test_a_policy_ends_sequences_in_words(run):
+    stop = "raw while entropy<=3 else stop"
+    arguments = ("The", "Once upon a time", "--seed", 1, "--max-new-tokens", 30)
+    _, out, _ = run("generate", *arguments, "--setting", stop, "--json")
+    found = records(out)
+    assert [record["finish_reason"] for record in found] == ["entropy", "entropy"]
+    assert found[0]["text"] == "" and found[0]["tokens"] == []
+    assert all(t["raw_entropy_nats"] <= 3 for record in found for t in record["tokens"])
+    code, out, err = run("generate", *arguments, "--setting", stop)
+    assert code == 0 and out.splitlines() == [record["text"] for record in found]
+    assert err == "2 of 2 stopped at a hesitation\n"
+    code, out, err = run("generate", *arguments, "--setting", stop.replace("stop", "abstain"))
+    assert (code, out, err) == (0, "\n\n", "2 of 2 abstained\n")
+    _, out, _ = run("generate", *arguments, "--setting", stop, "--color")
+    assert out.count("(stopped at a hesitation)") == 2
+
+
+@pytest.mark.parametrize("command", [("compare", "--setting", "raw"), ("score",), ("identify",)])
+def test_a_policy_that_would_end_a_given_text_is_refused(run, command):
+    Path("t.txt").write_text("Once upon a time.")
+    policy = "raw while entropy<=2 else abstain"
+    code, out, err = run(command[0], "t.txt", *command[1:], "--setting", policy)
+    assert (code, out) == (2, "") and "'abstain' ends a sequence" in err
+
+
+def test_uncertainty_takes_no_policy(run):
+    code, out, err = run("uncertainty", "x", "--setting", "raw while entropy<=2 else greedy")
+    assert (code, out) == (2, "") and "not a policy" in err
+
+
+def test_settings_explains_a_policy(run):
+    code, out, _ = run("settings", "raw while entropy<=2bits or varentropy<=1 else greedy")
+    assert code == 0
+    assert "H > 1.38629 nats and Var(-log p) > 1 nats²" in out and "lowest id" in out
+    _, out, _ = run("settings", "temperature=0.5,edt_theta=0.3,mirostat_tau=2bits,top_k=3")
+    assert "1. edt_theta: divide logits by 0.5 · 0.8^(0.3/H)" in out
+    assert "2. top_k" in out and "1.38629 nats (2 bits)" in out
+
+
 def test_settings_explains_in_order(run):
     code, out, _ = run("settings", "top_p=0.9,temperature=0.7,eta_cutoff=0.001")
     lines = out.splitlines()
@@ -363,7 +427,10 @@ def test_settings_explains_in_order(run):
     assert [line.split(":")[0] for line in lines[1:]] == [
         "  1. temperature", "  2. top_p", "  3. eta_cutoff",
     ]  # fmt: skip
-    assert "temperature 1, nothing removed" in run("settings")[1]
+    assert "temperature 1, nothing removed" in run("settings", "raw")[1]
+    _, listed, _ = run("settings")
+    names = [line.split()[0] for line in listed.splitlines()[1:-2]]
+    assert names == [field.name for field in dataclasses.fields(DecodingSettings)]
     assert "lowest id" in run("settings", "greedy")[1]
     code, _, err = run("settings", "top_q=1")
     assert code == 2 and "did you mean 'top_p'" in err
