@@ -45,6 +45,9 @@ bench: .venv/.installed-dev
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/comparison.py
+	$(BIN)/python benchmarks/truncation.py
+	$(BIN)/python benchmarks/sampling.py
+	$(BIN)/python benchmarks/startup.py
 
 # Whether stated errors and posteriors hold, into benchmarks/RESULTS.md; WORK keeps what is finished.
 DATA ?= ../shared/data

@@ -10,6 +10,7 @@ import torch
 from transformers import WatermarkingConfig
 
 from decoding import EntropyMonitor
+from decoding.settings import STEERING
 
 TOLERANCE = 1e-4
 CUT = 1e-6  # a threshold quantity this near its cut may fall on either side
@@ -52,20 +53,99 @@ def prefix(p, order, mass, slack):
     return order[before < mass + slack]
 
 
-def reference_log_q(logits, settings, slack=0.0):
-    """log q of one row; `slack` moves every probability threshold towards keeping more."""
+def prefix_entropies(p, order):
+    """Entropy of each prefix of `order`, renormalised; of the first token alone, of two, …."""
+    ordered = p[order]
+    mass = np.cumsum(ordered)
+    terms = -ordered * np.log(ordered, where=ordered > 0, out=np.zeros_like(ordered))
+    return np.log(mass) + np.cumsum(terms) / mass
+
+
+def reference_penalties(settings, ids, vocab):
+    """DRY's, one place of the history after another."""
+    ids, taken = [int(id_) for id_ in ids], np.zeros(vocab)
+    for place in range(1, len(ids)):
+        run = 0  # tokens before this place that are those at the end of the history
+        while run < min(place, 50):
+            if ids[place - 1 - run] != ids[-1 - run] or ids[-1 - run] in settings.dry_breakers:
+                break
+            run += 1
+        if run >= settings.dry_allowed_length and ids[place] not in settings.dry_breakers:
+            beyond = run - settings.dry_allowed_length
+            size = settings.dry_multiplier * settings.dry_base**beyond
+            taken[ids[place]] = max(taken[ids[place]], size)
+    return taken
+
+
+def entropy_at(z, temperature):
+    log_p = log_softmax((z - z.max()) / temperature)
+    with np.errstate(invalid="ignore"):
+        return plogp(log_p, -log_p)
+
+
+def reference_temperature(z, settings):
+    """What one row is divided by, T > 0."""
+    base = settings.temperature
+    if settings.edt_theta:
+        return base * settings.edt_base ** (settings.edt_theta / max(entropy_at(z, 1), 1e-300))
+    if settings.dynatemp_range:
+        allowed = np.isfinite(z).sum()
+        share = entropy_at(z, 1) / np.log(allowed) if allowed > 1 else 0.0
+        low, high = max(0.0, base - settings.dynatemp_range), base + settings.dynatemp_range
+        return max(low + (high - low) * share**settings.dynatemp_exponent, 1e-30)
+    if settings.target_entropy:
+        low, high = np.log(1e-12), np.log(1e12)
+        for _ in range(60):
+            middle = (low + high) / 2
+            below = entropy_at(z, np.exp(middle)) < settings.target_entropy
+            low, high = (middle, high) if below else (low, middle)
+        return np.exp(low)
+    return base
+
+
+def reference_scaled(logits, settings, ids=()):
+    """One row after penalties and temperature; of greedy, after penalties."""
     z = np.array(logits, dtype=np.float64)
-    for name, value in settings.steps():
+    if settings.dry_multiplier:
+        z = z - reference_penalties(settings, ids, len(z))
+    return z if settings.greedy else z / reference_temperature(z, settings)
+
+
+def without_top_choices(p, threshold):
+    """XTC when the coin falls on it: tokens by probability, the last that reaches first of all."""
+    order = np.argsort(-p, kind="stable")
+    last = 0
+    for place, token in enumerate(order):
+        if p[token] < threshold:
+            break
+        last = place
+    left = p.copy()
+    left[order[:last]] = 0
+    return left / left.sum()
+
+
+def reference_log_q(logits, settings, slack=0.0, ids=(), most_surprisal=None):
+    """log q of one row; `slack` moves every threshold towards keeping more.
+
+    A setting that looks back needs the `ids` so far, and mirostat's μ where it has moved.
+    """
+    z = reference_scaled(logits, settings, ids)
+    steps = settings.steps()
+    if settings.greedy:
+        steps = [("top_k", 1)]
+    for name, value in steps:
+        if name in ("dry_multiplier", "temperature", *STEERING):
+            continue
         log_p = log_softmax(z)
         p = np.exp(log_p)
         order = np.argsort(-z, kind="stable")  # logit descending, then id ascending
         with np.errstate(invalid="ignore"):
             entropy = plogp(log_p, -log_p)
-        if name == "temperature" and value > 0:
-            z = z / value
-            continue
-        if name == "temperature":
-            kept = order[:1]
+        if name == "top_n_sigma":
+            kept = np.flatnonzero(z >= z.max() - value * np.std(z[np.isfinite(z)]) - slack)
+        elif name == "top_h":
+            allowed = prefix_entropies(p, order) <= value * entropy + slack
+            kept = order[: max(1, int(allowed.sum()))]
         elif name == "top_k":
             kept = order[:value]
         elif name == "top_p":
@@ -80,19 +160,33 @@ def reference_log_q(logits, settings, slack=0.0):
         elif name == "eta_cutoff":
             cut = min(value, np.sqrt(value) * np.exp(-entropy))
             kept = np.union1d(np.flatnonzero(p >= cut - slack), order[:1])
+        elif name == "p_less":
+            kept = np.union1d(np.flatnonzero(p >= value * (p**2).sum() - slack), order[:1])
+        elif name == "kl_budget":
+            kept = prefix(p, order, np.exp(-value), slack)
+        elif name == "mirostat_tau":
+            most = 2 * value if most_surprisal is None else most_surprisal
+            kept = np.union1d(np.flatnonzero(-log_p <= most + slack), order[:1])
+        elif name == "xtc_probability":
+            excluded = without_top_choices(p, settings.xtc_threshold + slack)
+            with np.errstate(divide="ignore"):
+                z = np.log((1 - value) * p + value * excluded)
+            continue
+        else:
+            raise AssertionError(f"the oracle does not know {name}")
         cut_off = np.full_like(z, -np.inf)
         cut_off[kept] = z[kept]
         z = cut_off
     return log_softmax(z)
 
 
-def reference_row(logits, token, settings, slack=0.0):
+def reference_row(logits, token, settings, slack=0.0, ids=(), most_surprisal=None):
     """What a trace should say about one token, by the record's names."""
     z = np.array(logits, dtype=np.float64)
-    log_p, log_q = log_softmax(z), reference_log_q(z, settings, slack)
-    scaled = log_p if settings.greedy else log_softmax(z / settings.temperature)
+    log_p, log_q = log_softmax(z), reference_log_q(z, settings, slack, ids, most_surprisal)
+    scaled = log_softmax(reference_scaled(z, settings, ids))
     with np.errstate(invalid="ignore"):
-        return {
+        row = {
             "surprisal_nats": -log_q[token],
             "entropy_nats": plogp(log_q, -log_q),
             "raw_surprisal_nats": -log_p[token],
@@ -101,6 +195,10 @@ def reference_row(logits, token, settings, slack=0.0):
             "kept_mass": float(np.exp(scaled[np.isfinite(log_q)]).sum()),
             "kl_nats": plogp(log_q, log_q - log_p),
         }
+    if any(getattr(settings, name) for name in STEERING):
+        penalised = z - reference_penalties(settings, ids, len(z))
+        row["temperature"] = reference_temperature(penalised, settings)
+    return row
 
 
 def teacher_forced(model, prompt, ids):
@@ -110,13 +208,18 @@ def teacher_forced(model, prompt, ids):
     return logits[len(prompt) - 1 : -1].double().numpy()
 
 
-def assert_rows_match(trace, rows, settings):
-    """Every number of the trace equals its recomputation from the rows of logits."""
+def assert_rows_match(trace, rows, settings, prompt=()):
+    """Every number of the trace equals its recomputation from the rows of logits.
+
+    A setting that looks back needs the ids of the prompt.
+    """
+    before, most_surprisal = list(prompt), None
     for step, (z, record) in enumerate(zip(rows, trace.records(), strict=True)):
         token = record["id"]
-        want = reference_row(z, token, settings)
+        past = {"ids": before, "most_surprisal": most_surprisal}
+        want = reference_row(z, token, settings, **past)
         if record["kept"] != want["kept"]:
-            either = [reference_row(z, token, settings, slack) for slack in (-CUT, CUT)]
+            either = [reference_row(z, token, settings, slack, **past) for slack in (-CUT, CUT)]
             counts = [row["kept"] for row in either]
             assert min(counts) <= record["kept"] <= max(counts), (step, want["kept"], record)
             want = next((row for row in either if row["kept"] == record["kept"]), want)
@@ -125,11 +228,16 @@ def assert_rows_match(trace, rows, settings):
             assert record[name] == pytest.approx(value, abs=TOLERANCE, rel=0), (step, name)
         fewest, most = (z > z[token] + LOGIT_NOISE).sum(), (z > z[token] - LOGIT_NOISE).sum()
         assert fewest <= record["rank"] < most, (step, "rank")
+        before.append(token)
+        if settings.mirostat_tau:
+            before_it = 2 * settings.mirostat_tau if most_surprisal is None else most_surprisal
+            error = want["surprisal_nats"] - settings.mirostat_tau
+            most_surprisal = before_it - settings.mirostat_eta * error
 
 
 def assert_oracle(model, prompt, trace, settings):
     assert len(trace) > 0
-    assert_rows_match(trace, teacher_forced(model, prompt, trace.ids.tolist()), settings)
+    assert_rows_match(trace, teacher_forced(model, prompt, trace.ids.tolist()), settings, prompt)
 
 
 # Plain `model.generate`, watched.

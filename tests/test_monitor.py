@@ -61,6 +61,53 @@ def test_toy_trace_equals_teacher_forcing(name, eos, setting, num_beams, samples
         assert not np.isin(trace.ids[:-1], np.atleast_1d(-1 if eos is None else eos)).any()
 
 
+STEERED = [
+    "edt_theta=0.5,top_n_sigma=1.5",
+    "temperature=1.2,dynatemp_range=0.8,dynatemp_exponent=1.5,p_less=0.5",
+    "target_entropy=1.2,kl_budget=0.05",
+    "temperature=0.9,top_h=0.6",
+    "xtc_probability=0.6,xtc_threshold=0.05",
+    "top_k=9,xtc_probability=1,xtc_threshold=0.05",
+]
+# Padding is id 0, over which nothing repeats here.
+LOOKING_BACK = [
+    "dry_multiplier=0.8,dry_allowed_length=1,dry_breakers=0/3",
+    "dry_multiplier=0.6,dry_base=1.2,dry_allowed_length=1,dry_breakers=0,target_entropy=1,top_k=9",
+    "greedy,dry_multiplier=2,dry_allowed_length=1,dry_breakers=0",
+    "mirostat_tau=1,mirostat_eta=0.4",
+    "temperature=1.5,top_k=12,mirostat_tau=1.5,mirostat_eta=0.3",
+    "dry_multiplier=0.5,dry_allowed_length=1,dry_breakers=0,mirostat_tau=0.7",
+]
+
+
+@pytest.mark.parametrize("setting", STEERED + LOOKING_BACK)
+@pytest.mark.parametrize("name", ["toy_gpt2", "toy_llama"])
+def test_steered_mixed_and_looking_back_traces_equal_teacher_forcing(name, setting, request):
+    model, settings = request.getfixturevalue(name), DecodingSettings.parse(setting)
+    for prompt, trace in watch(model, TOY_PROMPTS, settings, new_tokens=16):
+        assert_oracle(model, prompt, trace, settings)
+        steered = "temperature" in trace.columns()
+        assert steered == any(part in setting for part in ("edt", "dynatemp", "target"))
+
+
+@pytest.mark.parametrize("setting", [*STEERED, *LOOKING_BACK[:2]])
+def test_beams_of_steered_mixed_and_repeating_settings(toy_gpt2, setting):
+    settings = DecodingSettings.parse(setting)
+    for prompt, trace in watch(toy_gpt2, TOY_PROMPTS, settings, num_beams=3, samples=2):
+        assert_oracle(toy_gpt2, prompt, trace, settings)
+
+
+def test_left_padding_counts_as_history_in_a_chain(toy_gpt2):
+    settings = DecodingSettings.parse("dry_multiplier=4,dry_allowed_length=1")
+    prompts = [[3, 0], [1, 2, 3, 4, 5, 0]]  # padded with 0, which the prompt ends with too
+    for prompt, trace in watch(toy_gpt2, prompts, settings, new_tokens=6):
+        rows = teacher_forced(toy_gpt2, prompt, trace.ids.tolist())
+        assert_rows_match(trace, rows, settings, [0] * (6 - len(prompt)) + prompt)
+        if len(prompt) < 6:
+            with pytest.raises(AssertionError):
+                assert_rows_match(trace, rows, settings, prompt)
+
+
 def test_trace_ends_with_the_first_eos(toy_gpt2):
     model = scripted(toy_gpt2, [4, 0], [4, 5, 6, 7], [9, 5, 6, 0])
     watched = watch(model, TOY_PROMPTS, DecodingSettings(temperature=0), eos=[0, 9], new_tokens=4)

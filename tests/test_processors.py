@@ -23,13 +23,22 @@ from decoding.processors import (
     EtaCutoffProcessor,
     MinPProcessor,
     NormalizeProcessor,
+    SteeringProcessor,
     TemperatureProcessor,
     TopKProcessor,
     TopPProcessor,
     TypicalPProcessor,
     applied_before_chain,
 )
-from oracle import HOSTILE, editing, left_padded, log_softmax, reference_log_q, with_config
+from oracle import (
+    HOSTILE,
+    editing,
+    left_padded,
+    log_softmax,
+    reference_log_q,
+    reference_temperature,
+    with_config,
+)
 
 PROMPTS = [[5, 2, 5, 2], [3, 1, 4], [7]]
 
@@ -46,6 +55,10 @@ SETTINGS = [
     "top_p=0.8,min_p=0.1",
     "temperature=0.8,typical_p=0.7,eta_cutoff=0.1",
     "temperature=2,top_k=12,top_p=0.9,min_p=0.02,typical_p=0.95,epsilon_cutoff=0.03",
+    "temperature=1.3,dynatemp_range=0.8,top_h=0.7",
+    "edt_theta=0.3,top_n_sigma=1.5,kl_budget=0.3",
+    "target_entropy=1.5,p_less=0.7",
+    "temperature=0.8,top_k=12,xtc_probability=0.4,xtc_threshold=0.05",
 ]
 
 
@@ -235,6 +248,33 @@ def test_normalise_works_in_float32_or_better(dtype):
     assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     want = log_softmax(scores[0].double().numpy())
     np.testing.assert_allclose(got[0].numpy(), want, rtol=1e-6)
+
+
+def test_the_chain_has_one_processor_for_each_step_in_order():
+    setting = DecodingSettings.parse(
+        "dry_multiplier=1,dry_breakers=3,temperature=0.7,top_n_sigma=1,top_h=0.5,top_k=9,top_p=0.9,"
+        "min_p=0.1,typical_p=0.9,epsilon_cutoff=0.1,eta_cutoff=0.1,p_less=0.5,kl_budget=1,"
+        "xtc_probability=0.5,xtc_threshold=0.2"
+    )
+    *steps, last = setting.processors()
+    assert isinstance(last, NormalizeProcessor)
+    assert [step.rule for step in steps] == [name for name, _ in setting.steps()]
+    assert steps[0].settings == DecodingSettings(dry_multiplier=1, dry_breakers=(3,))
+    assert steps[-1].settings == DecodingSettings(xtc_probability=0.5, xtc_threshold=0.2)
+    assert str(steps[-1]) == "XtcProcessor(xtc_probability=0.5,xtc_threshold=0.2)"
+
+
+@pytest.mark.parametrize("setting", ["temperature=0.7,edt_theta=1", "target_entropy=2"])
+def test_steering_takes_the_place_of_the_temperature(setting):
+    settings = DecodingSettings.parse(f"{setting},top_k=5")
+    steering, cut, last = settings.processors()
+    assert (type(steering), type(cut)) == (SteeringProcessor, TopKProcessor)
+    assert isinstance(last, NormalizeProcessor)
+    assert steering.temperature is None
+    scores = torch.randn(4, 20, generator=torch.Generator().manual_seed(1)).double()
+    steering(None, scores)
+    for z, got in zip(scores.numpy(), steering.temperature, strict=True):
+        assert got.item() == pytest.approx(reference_temperature(z, settings), rel=1e-4)
 
 
 # Processors that look alike.

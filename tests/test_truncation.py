@@ -1,5 +1,6 @@
 """Truncation rules and the chain of a setting against Hugging Face and NumPy in float64."""
 
+import math
 from functools import cache
 from itertools import cycle
 from typing import NamedTuple
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from transformers.generation import logits_process
 from transformers.generation.logits_process import (
     EpsilonLogitsWarper,
     EtaLogitsWarper,
@@ -18,9 +20,11 @@ from transformers.generation.logits_process import (
     TypicalLogitsWarper,
 )
 
-from decoding.settings import DecodingSettings
+from decoding.history import History
+from decoding.settings import STEERING, DecodingSettings
 from decoding.steps import CUTS, apply_settings
-from decoding.truncation import temperature
+from decoding.truncation import temperature, xtc
+from oracle import prefix_entropies, reference_log_q, without_top_choices
 
 RULES = {"temperature": temperature, **CUTS}
 
@@ -101,13 +105,43 @@ def oracle_eta_cutoff(z, value):
     return threshold(z, p, min(value, np.sqrt(value) * np.exp(-entropy(p))))
 
 
+def oracle_top_n_sigma(z, value):
+    depth, reach = z.max() - z, value * np.std(z[np.isfinite(z)])
+    # All alike have no deviation and no depth.
+    margin = np.abs(depth / reach - 1) if reach else np.full(len(z), np.inf)
+    return Verdict(depth <= reach, margin, z == z.max())
+
+
+def oracle_top_h(z, value):
+    p, order = softmax(z), by_logit(z)
+    entropies = np.empty_like(p)
+    entropies[order] = prefix_entropies(p, order)
+    entropies[order[0]] = -np.inf  # nothing speaks against the first alone
+    limit = value * entropy(p)
+    margin = np.where(np.isfinite(z), np.abs(entropies - limit), np.inf)
+    return Verdict((entropies <= limit) & np.isfinite(z), margin, z == z[order[0]])
+
+
+def oracle_p_less(z, value):
+    p = softmax(z)
+    return threshold(z, p, value * (p**2).sum())
+
+
+def oracle_kl_budget(z, value):
+    return oracle_top_p(z, np.exp(-value))
+
+
 ORACLES = {
+    "top_n_sigma": oracle_top_n_sigma,
+    "top_h": oracle_top_h,
     "top_k": oracle_top_k,
     "top_p": oracle_top_p,
     "min_p": oracle_min_p,
     "typical_p": oracle_typical_p,
     "epsilon_cutoff": oracle_epsilon_cutoff,
     "eta_cutoff": oracle_eta_cutoff,
+    "p_less": oracle_p_less,
+    "kl_budget": oracle_kl_budget,
 }
 WARPERS = {
     "top_k": TopKLogitsWarper,
@@ -118,12 +152,16 @@ WARPERS = {
     "eta_cutoff": EtaLogitsWarper,
 }
 VALUES = {
+    "top_n_sigma": (0.3, 1.0, 1.5, 2.5, 4.0),
+    "top_h": (0.1, 0.4, 0.6, 0.8, 0.99),
     "top_k": (1, 3, 20, 50, 1000),
     "top_p": (0.1, 0.5, 0.9, 0.95, 0.999),
     "min_p": (0.01, 0.05, 0.1, 0.3, 0.9),
     "typical_p": (0.2, 0.5, 0.9, 0.95, 0.99),
     "epsilon_cutoff": (1e-5, 3e-4, 1e-3, 1e-2, 0.2),
     "eta_cutoff": (1e-4, 6e-4, 2e-3, 0.05, 0.3),
+    "p_less": (0.01, 0.1, 0.5, 1.0, 0.9),
+    "kl_budget": (1e-4, 0.01, 0.1, 0.5, 3.0),
 }
 EVERY_RULE = [(name, value) for name, values in VALUES.items() for value in values[1:4]]
 
@@ -156,7 +194,24 @@ def thousand_rows():
     return batches
 
 
-@pytest.mark.parametrize("name", ORACLES)
+@pytest.mark.parametrize("name", [name for name in ORACLES if name not in WARPERS])
+def test_kept_sets_equal_float64(name):
+    rows = exactly = 0
+    for logits, value in zip(thousand_rows(), cycle(VALUES[name]), strict=False):
+        for z, mine in zip(
+            logits.double().numpy(), finite(RULES[name](logits, value)), strict=True
+        ):
+            kept, margin, _ = ORACLES[name](z, value)
+            kept &= np.isfinite(z)
+            what = f"{name}={value}, row {rows}, vocabulary {len(z)}"
+            assert not np.any((mine != kept) & (margin > NEAR)), what
+            exactly += np.array_equal(mine, kept)
+            rows += 1
+    assert rows == 1000
+    assert exactly >= 990
+
+
+@pytest.mark.parametrize("name", WARPERS)
 def test_kept_sets_equal_hugging_face_and_float64(name):
     rows = as_oracle = as_float32 = 0
     for logits, value in zip(thousand_rows(), cycle(VALUES[name]), strict=False):
@@ -223,7 +278,7 @@ def test_the_first_token_stays_where_none_reaches_epsilon():
     assert finite(RULES["epsilon_cutoff"](logits, 0.9)).nonzero()[0].tolist() == [7]
 
 
-@pytest.mark.parametrize("name", ["top_p", "min_p", "typical_p"])
+@pytest.mark.parametrize("name", ["top_p", "min_p", "typical_p", "top_n_sigma", "top_h", "p_less"])
 @checked
 @given(data=st.data())
 def test_kept_sets_are_exact_for_logits_of_any_size(name, data):
@@ -237,6 +292,222 @@ def test_kept_sets_are_exact_for_logits_of_any_size(name, data):
     kept, margin, _ = ORACLES[name](logits.double().numpy(), value)
     assume(margin.min() > NEAR)
     assert np.array_equal(finite(RULES[name](logits + shift, value)), kept)
+
+
+# --- by hand
+
+
+def kept_ids(probs, name, value):
+    return finite(RULES[name](torch.tensor(probs).log(), value)).nonzero()[0].tolist()
+
+
+def test_top_n_sigma_by_hand():
+    # Mean 2 and deviations 2, 1, 0, 1, 2 give a variance of (4 + 1 + 0 + 1 + 4)/5 = 2.
+    logits = torch.tensor([4.0, 3.0, 2.0, 1.0, 0.0])
+    for value, count in [(0.7, 1), (0.71, 2), (1.41, 2), (1.42, 3), (2.12, 3), (2.13, 4)]:
+        # The k-th token lies k below the largest, and k/√2 is 0.707, 1.414, 2.121.
+        assert finite(RULES["top_n_sigma"](logits, value)).sum() == count
+    # Divided by 4 instead of 5 the variance would be 2.5, and 0.64 · √2.5 > 1.
+    assert finite(RULES["top_n_sigma"](logits, 0.64)).sum() == 1
+
+
+def test_top_n_sigma_leaves_excluded_tokens_out_of_the_deviation():
+    logits = torch.tensor([4.0, -math.inf, 3.0, 2.0, -math.inf, 1.0, 0.0])
+    assert finite(RULES["top_n_sigma"](logits, 1.42)).nonzero()[0].tolist() == [0, 2, 3]
+
+
+def test_top_n_sigma_where_differences_exceed_float32():
+    # Depths 6, 0, 3, 0: mean 2.25 and variance 24.75/4, so σ = 2.487 (in units of 1e38).
+    logits = torch.tensor([-3e38, 3e38, 0.0, 3e38])
+    assert finite(RULES["top_n_sigma"](logits, 1.0)).nonzero()[0].tolist() == [1, 3]
+    assert finite(RULES["top_n_sigma"](logits, 1.5)).nonzero()[0].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("value", [0.25, 1.0, 4.0])
+def test_top_n_sigma_is_the_same_at_every_temperature(value):
+    logits = torch.randn(50, 64, generator=torch.Generator().manual_seed(2)).double()
+    kept = finite(RULES["top_n_sigma"](logits, value))
+    for divisor in 0.125, 0.5, 8.0:
+        assert np.array_equal(finite(RULES["top_n_sigma"](logits / divisor, value)), kept)
+
+
+def test_top_h_by_hand():
+    # H = 1.5 ln 2; the first two alone have (2/3, 1/3), so ln 3 - 2/3 ln 2 = 0.6365.
+    probs = [0.25, 0.5, 0.25]
+    assert entropy(np.array([2, 1]) / 3) == pytest.approx(0.6365, abs=1e-4)
+    assert kept_ids(probs, "top_h", 0.61) == [1]  # 0.61 H = 0.6342
+    assert kept_ids(probs, "top_h", 0.62) == [0, 1]  # 0.62 H = 0.6446
+
+
+def top_h_warper(value):
+    if not hasattr(logits_process, "TopHLogitsWarper"):
+        pytest.skip("this transformers has no top_h")
+    return logits_process.TopHLogitsWarper(value)
+
+
+@pytest.mark.parametrize(
+    ("weights", "value", "theirs", "ours"),
+    [
+        # Adding up -p ln p, two tokens have 0.5 ln 2 + 0.25 ln 4 = ln 2 > 0.62 · 1.5 ln 2, so one
+        # is left; their entropy when they are drawn from is less, see above.
+        ([2, 1, 1], 0.62, 1, 2),
+        # k of 16 alike add up to (k/16) ln 16 <= 0.6 ln 16, k = 9. Drawn from they have ln k,
+        # which is at most 0.6 ln 16 up to k = 16^0.6 = 5.28.
+        ([1] * 16, 0.6, 9, 5),
+        # The first hundred at most, and of their entropy: (k/100) ln 100 <= 0.95 ln 100.
+        # Against k = 300^0.95 = 225.5.
+        ([1] * 300, 0.95, 95, 225),
+    ],
+)
+def test_top_h_differs_from_transformers(weights, value, theirs, ours):
+    """There `-p ln p` is added up over the prefix without renormalising it."""
+    logits = torch.tensor([weights], dtype=torch.float64).log()
+    assert finite(RULES["top_h"](logits, value)).sum() == ours
+    assert finite(top_h_warper(value)(None, logits)).sum() == theirs
+
+
+def test_top_h_of_transformers_is_understood():
+    """So the difference above is the whole difference."""
+    logits = 2 * torch.randn(60, 80, generator=torch.Generator().manual_seed(4)).double()
+    kept, differing = finite(top_h_warper(0.5)(None, logits)), 0
+    for z, theirs, ours in zip(
+        logits.numpy(), kept, finite(RULES["top_h"](logits, 0.5)), strict=True
+    ):
+        p, order = softmax(z), by_logit(z)
+        added_up = np.cumsum(-p[order] * np.log(p[order]))
+        assert theirs.sum() == max(1, (added_up <= 0.5 * entropy(p)).sum())
+        differing += theirs.sum() != ours.sum()
+    assert differing > 50
+
+
+@checked
+@given(weights=st.lists(st.floats(1e-6, 1), min_size=2, max_size=40), value=st.floats(0.01, 0.999))
+def test_the_entropy_of_a_prefix_grows_with_its_length(weights, value):
+    z = np.log(weights)
+    p, order = softmax(z), by_logit(z)
+    entropies = prefix_entropies(p, order)
+    for length in range(1, len(p) + 1):
+        q = p[order[:length]] / p[order[:length]].sum()
+        assert entropies[length - 1] == pytest.approx(entropy(q), abs=1e-12)
+    assert np.all(np.diff(entropies) > -1e-12)
+    assume(np.abs(entropies[1:] - value * entropies[-1]).min() > 1e-9)
+    longest = max(
+        n for n in range(1, len(p) + 1) if n == 1 or entropies[n - 1] <= value * entropies[-1]
+    )
+    kept = finite(RULES["top_h"](torch.tensor(z), value))
+    assert set(np.flatnonzero(kept)) == set(order[:longest])
+
+
+def test_p_less_by_hand():
+    # Σ p² = 0.01 + 0.04 + 0.0961 + 0.1521 = 0.2982.
+    probs = [0.1, 0.2, 0.31, 0.39]
+    assert kept_ids(probs, "p_less", 1.0) == [2, 3]
+    assert kept_ids(probs, "p_less", 0.68) == [2, 3]  # 0.68 · 0.2982 = 0.2028
+    assert kept_ids(probs, "p_less", 0.66) == [1, 2, 3]  # 0.66 · 0.2982 = 0.1968
+    assert kept_ids(probs, "p_less", 0.33) == [0, 1, 2, 3]  # 0.33 · 0.2982 = 0.0984
+
+
+@pytest.mark.parametrize("vocab", [*range(1, 130), 1000, 50257, 151936])
+@pytest.mark.parametrize("masked", [0, 3])
+def test_p_less_keeps_all_of_a_flat_row(vocab, masked):
+    """p = Σ p² = 1/n exactly, so rounding may not decide."""
+    logits = torch.cat([torch.full((vocab,), 2.5), torch.full((masked,), -math.inf)])
+    assert finite(RULES["p_less"](logits, 1.0)).sum() == vocab
+
+
+@pytest.mark.parametrize("budget", VALUES["kl_budget"])
+def test_kl_budget_is_top_p_and_its_cost_is_never_exceeded(budget):
+    rows = 0
+    for logits in thousand_rows():
+        ours = RULES["kl_budget"](logits, budget)
+        assert torch.equal(ours, RULES["top_p"](logits, math.exp(-budget)))
+        for z, kept in zip(logits.double().numpy(), finite(ours), strict=True):
+            p = softmax(z)
+            # KL(q‖p) = -ln Z; a float32 probability is within 1e-6 of its own.
+            assert -np.log(p[kept].sum()) <= budget + 1e-6
+            if kept.sum() > 1:
+                # One fewer would cost too much.
+                assert -np.log(p[kept].sum() - p[kept].min()) > budget - 1e-6
+            rows += 1
+    assert rows == 1000
+
+
+def test_kl_budget_is_the_divergence():
+    logits = torch.tensor([0.5, 0.25, 0.15, 0.1]).double().log()
+    log_q = DecodingSettings(kl_budget=0.3).log_probs(logits)
+    # -ln 0.75 = 0.2877 fits, -ln 0.5 = 0.6931 would not.
+    assert log_q.exp().tolist() == pytest.approx([2 / 3, 1 / 3, 0, 0], abs=1e-6)
+    kept = log_q.isfinite()
+    kl = (log_q[kept].exp() * (log_q[kept] - logits[kept])).sum()
+    assert kl == pytest.approx(-math.log(0.75), abs=1e-6)
+
+
+# --- exclude top choices
+
+
+def mixture(logits, probability, threshold):
+    return xtc(logits, probability, threshold).log_softmax(-1).exp().numpy()
+
+
+def test_xtc_by_hand():
+    logits = torch.tensor([0.3, 0.05, 0.5, 0.15]).log()
+    # 0.5, 0.3 and 0.15 reach 0.1; the last of them stays, and 0.15 : 0.05 = 3 : 1.
+    assert mixture(logits, 1.0, 0.1) == pytest.approx([0, 0.25, 0, 0.75], abs=1e-6)
+    assert mixture(logits, 0.5, 0.1) == pytest.approx([0.15, 0.15, 0.25, 0.45], abs=1e-6)
+    excluded = xtc(logits, 1.0, 0.1) == -math.inf
+    assert excluded.tolist() == [True, False, True, False]
+    assert (xtc(logits, 0.99, 0.1) > -math.inf).all()
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("threshold", [0.01, 0.05, 0.1, 0.3, 0.5])
+def test_xtc_is_the_mixture_of_both_sides_of_the_coin(probability, threshold):
+    generator = torch.Generator().manual_seed(11)
+    for vocab, scale in [(4, 1), (30, 2), (30, 0.3), (500, 4)]:
+        logits = scale * torch.randn(20, vocab, generator=generator).double()
+        logits[:10, 1] = -math.inf
+        for z, ours in zip(logits.numpy(), mixture(logits, probability, threshold), strict=True):
+            p = softmax(z)
+            assert np.abs(p - threshold).min() > 1e-9
+            heads = without_top_choices(p, threshold)
+            both = probability * heads + (1 - probability) * p
+            np.testing.assert_allclose(ours, both, atol=1e-9)
+
+
+def test_xtc_draws_what_the_coin_does():
+    """χ² of 40,000 draws by the source's toss against the mixture."""
+    p, rng = softmax(np.array([2.0, 1.6, 1.5, 0.4, 0.0, -1.0])), np.random.default_rng(5)
+    heads = without_top_choices(p, 0.15)
+    assert (heads == 0).sum() == 2
+    tossed = rng.random(40_000) < 0.35
+    counts = np.bincount(rng.choice(6, tossed.sum(), p=heads), minlength=6)
+    counts += np.bincount(rng.choice(6, (~tossed).sum(), p=p), minlength=6)
+    expected = 40_000 * mixture(torch.tensor(p).log(), 0.35, 0.15)
+    assert ((counts - expected) ** 2 / expected).sum() < 20.5  # 0.1 % of χ²(5)
+
+
+@pytest.mark.parametrize("probability", [0.5, 1.0])
+@pytest.mark.parametrize(
+    ("probs", "threshold"),
+    [
+        ([0.45, 0.44, 0.11], 0.51),  # llama.cpp switches itself off above one half
+        ([0.9, 0.05, 0.05], 0.95),
+        ([0.9, 0.06, 0.04], 0.1),  # one reaches
+        ([0.3, 0.4, 0.3], 0.45),  # none reaches
+        ([1.0], 0.1),
+    ],
+)
+def test_xtc_excludes_nothing_where_fewer_than_two_reach(probs, threshold, probability):
+    logits = torch.tensor(probs).log()
+    assert mixture(logits, probability, threshold) == pytest.approx(probs, abs=1e-6)
+
+
+def test_xtc_keeps_the_last_id_of_tied_last_ones():
+    logits = torch.tensor([0.4, 0.15, 0.15, 0.15, 0.15]).log()
+    # All five reach 0.1, and the last in the common order is id 4.
+    assert mixture(logits, 1.0, 0.1) == pytest.approx([0, 0, 0, 0, 1], abs=1e-6)
+    # Of two that are alike the first is excluded: 0.5 reaches 0.5.
+    assert mixture(torch.zeros(2), 1.0, 0.5) == pytest.approx([0, 1])
 
 
 # --- what every rule keeps to
@@ -270,6 +541,86 @@ def test_adversarial_rows_keep_a_token_unchanged(name, value, row):
     log_probs = result.log_softmax(-1)
     assert not log_probs.isnan().any()
     assert log_probs.exp().sum() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("row", ADVERSARIAL)
+@pytest.mark.parametrize("probability", [1e-3, 0.5, 1.0])
+@pytest.mark.parametrize("threshold", [1e-3, 0.1, 0.5, 1.0])
+def test_adversarial_rows_keep_a_token_without_top_choices(probability, threshold, row):
+    logits = ADVERSARIAL[row].clone()
+    got = mixture(logits, probability, threshold)
+    assert torch.equal(logits, ADVERSARIAL[row])
+    p = softmax(logits.double().numpy())
+    want = probability * without_top_choices(p, threshold) + (1 - probability) * p
+    np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+REACHES = {
+    "dry_multiplier": [0.5, 1e30],
+    "temperature": [1e-30, 0.3, 3.0, 1e39],
+    "edt_theta": [1e-320, 0.5, 50.0],
+    "dynatemp_range": [0.5, 3.0, 1e308],
+    "target_entropy": [1e-3, 0.7, 20.0],
+    "top_n_sigma": [1e-9, 1.0, 1e9],
+    "top_h": [1e-9, 0.5, 0.999999],
+    "top_k": [1, 3],
+    "top_p": [1e-12, 0.5, 0.999999],
+    "min_p": [1e-12, 0.5, 1.0],
+    "typical_p": [1e-12, 0.5, 0.999999],
+    "epsilon_cutoff": [1e-12, 0.1, 0.999],
+    "eta_cutoff": [1e-12, 0.1, 0.999],
+    "p_less": [1e-12, 0.5, 1.0],
+    "kl_budget": [1e-12, 0.5, 800.0],
+    "mirostat_tau": [1e-9, 1.0, 800.0],
+    "xtc_probability": [1e-9, 0.5, 1.0],
+}
+HUGE = {
+    **ADVERSARIAL,
+    "all huge": torch.full((9,), 1e30),
+    "one huge": torch.tensor([-math.inf, 1e30, 5.0, -math.inf]),
+    "hugely negative": torch.tensor([-1e30, -1e30, -2e30]),
+    "huge either way": torch.tensor([1e30, -1e30, 9e29]),
+    "huge doubles": torch.tensor([1e308, -1e308, 0.0, -math.inf], dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("row", HUGE)
+@settings(checked, max_examples=60)
+@given(data=st.data())
+def test_no_combination_leaves_a_row_without_tokens(row, data):
+    names = data.draw(st.sets(st.sampled_from(sorted(REACHES)), min_size=1, max_size=5))
+    values = {name: data.draw(st.sampled_from(REACHES[name])) for name in sorted(names)}
+    steering = [name for name in STEERING if name in values]
+    for name in steering[1:]:
+        del values[name]
+    if "target_entropy" in values:
+        values.pop("temperature", None)
+    if "mirostat_tau" in values:
+        values.pop("xtc_probability", None)
+    logits = HUGE[row].unsqueeze(0)
+    ids = torch.randint(logits.shape[1], (1, 30), generator=torch.Generator().manual_seed(1))
+    log_q = DecodingSettings(**values).log_probs(logits, History(ids))
+    assert not log_q.isnan().any()
+    assert log_q.exp().sum() == pytest.approx(1, abs=1e-5)
+    assert not (log_q.isfinite() & (logits == -math.inf)).any()
+
+
+@pytest.mark.parametrize("name", [*CUTS, "temperature", "xtc_probability", *STEERING])
+def test_log_q_has_the_gradient_of_a_softmax_over_what_is_kept(name):
+    values = {"top_k": 5, "top_p": 0.7, "top_h": 0.6, "typical_p": 0.7, "min_p": 0.2}
+    setting = DecodingSettings(**{name: values.get(name, 0.5)})
+    logits = torch.randn(2, 20, generator=torch.Generator().manual_seed(7)).double()
+    logits.requires_grad_()
+    log_q = setting.log_probs(logits)
+    best = logits.argmax(-1)
+    if name == "typical_p":
+        best = log_q.argmax(-1)
+    log_q.gather(-1, best.unsqueeze(-1)).sum().backward()
+    assert logits.grad.isfinite().all()
+    if name in CUTS:
+        # d ln q_i / dz_j = [i = j] - q_j.
+        want = torch.nn.functional.one_hot(best, 20) - log_q.exp()
+        torch.testing.assert_close(logits.grad, want.detach())
 
 
 @pytest.mark.parametrize(
@@ -387,7 +738,7 @@ def oracle_chain(setting, z):
         z[by_logit(z)[1:]] = -np.inf
     else:
         z = (z - z.max()) / setting.temperature
-    for name, oracle in ORACLES.items():  # in the order of the chain
+    for name, oracle in ORACLES.items():  # in the order of the fields
         value = getattr(setting, name)
         if value != getattr(DecodingSettings(), name):
             kept, margin, _ = oracle(z, value)
@@ -399,12 +750,16 @@ def oracle_chain(setting, z):
 any_setting = st.builds(
     DecodingSettings,
     temperature=st.just(1.0) | st.just(0.0) | st.floats(0.2, 5),
+    top_n_sigma=st.just(0.0) | st.floats(0.3, 4),
+    top_h=st.just(1.0) | st.floats(0.3, 0.99),
     top_k=st.just(0) | st.integers(1, 12),
     top_p=st.just(1.0) | st.floats(0.3, 0.99),
     min_p=st.just(0.0) | st.floats(0.001, 0.5),
     typical_p=st.just(1.0) | st.floats(0.3, 0.99),
     epsilon_cutoff=st.just(0.0) | st.floats(1e-4, 0.2),
     eta_cutoff=st.just(0.0) | st.floats(1e-4, 0.5),
+    p_less=st.just(0.0) | st.floats(0.01, 0.99),
+    kl_budget=st.just(0.0) | st.floats(0.01, 1),
 )
 
 
@@ -446,6 +801,31 @@ def test_each_step_works_on_the_renormalised_result_of_the_one_before():
     assert finite(apply_settings(both, logits)).tolist() == [True, False, False, False]
     alone = DecodingSettings(top_p=0.5)
     assert finite(apply_settings(alone, logits)).tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "edt_theta=0.5,top_n_sigma=1",
+        "temperature=1.2,edt_theta=2,edt_base=0.5,kl_budget=0.2",
+        "temperature=1.5,dynatemp_range=1,dynatemp_exponent=2,top_h=0.7",
+        "target_entropy=1.1,p_less=0.4",
+        "top_k=20,xtc_probability=0.4,xtc_threshold=0.06",
+        "temperature=0.8,min_p=0.02,xtc_probability=1,xtc_threshold=0.06",
+        "dry_multiplier=0.8,dry_allowed_length=1,dry_breakers=3,temperature=0.7,top_p=0.9",
+        "dry_multiplier=2,target_entropy=1,mirostat_tau=0.9",
+        "greedy,dry_multiplier=9,dry_base=2",
+    ],
+)
+def test_every_field_equals_its_definition_within_a_chain(setting):
+    settings = DecodingSettings.parse(setting)
+    generator = torch.Generator().manual_seed(12)
+    logits = 2 * torch.randn(40, 60, generator=generator).double()
+    ids = torch.randint(6, (40, 25), generator=generator)
+    history = History(ids) if settings.looks_back else None
+    actual = settings.log_probs(logits, history).numpy()
+    for z, row, past in zip(logits.numpy(), actual, ids.tolist(), strict=True):
+        assert_log_probs(row, reference_log_q(z, settings, ids=past), 1e-5)
 
 
 def test_raw_is_the_softmax():

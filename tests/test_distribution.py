@@ -1,0 +1,127 @@
+"""What follows from rows of logits, against NumPy in float64 and closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from decoding.distribution import Distribution
+from oracle import log_softmax, plogp
+
+
+def rows_of(kind, vocab, dtype=torch.float32):
+    noise = torch.randn(6, vocab, generator=torch.Generator().manual_seed(vocab))
+    logits = {
+        "peaked": 8 * noise,
+        "flat": 0.05 * noise,
+        "far from zero": 3 * noise - 4000,
+        "masked": (3 * noise).masked_fill(noise > 1, -math.inf),
+        "masked by the smallest number": (3 * noise).masked_fill(noise > 1, torch.finfo().min),
+    }[kind]
+    return logits.to(dtype)
+
+
+KINDS = ["peaked", "flat", "far from zero", "masked", "masked by the smallest number"]
+TOLERANCES = [(torch.float32, 1e-5), (torch.float64, 1e-10)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("dtype", "atol"), TOLERANCES)
+@pytest.mark.parametrize("vocab", [3, 50, 5000, 151936])
+def test_numbers_equal_float64(kind, dtype, atol, vocab):
+    logits = rows_of(kind, vocab, dtype)
+    rows = Distribution(logits)
+    tokens = torch.arange(6) % vocab
+    chosen = rows.log_prob(tokens)
+    values = torch.arange(vocab, dtype=dtype) % 7
+    means = rows.expectation(values)
+    for i, z in enumerate(logits.double().numpy()):
+        log_p = log_softmax(z)
+        p = np.exp(log_p)
+        np.testing.assert_allclose(rows.probs[i].numpy(), p, atol=5e-6)
+        assert rows.top[i].item() == z.max()
+        assert rows.log_total[i].item() == pytest.approx(-log_p.max(), abs=atol)
+        with np.errstate(invalid="ignore"):
+            entropy = plogp(log_p, -log_p)
+            varentropy = plogp(log_p, np.square(-log_p - entropy))
+        assert rows.entropy[i].item() == pytest.approx(entropy, abs=atol, rel=10 * atol)
+        assert rows.varentropy[i].item() == pytest.approx(varentropy, abs=50 * atol, rel=50 * atol)
+        mean_depth = entropy + log_p.max()
+        assert rows.mean_depth[i].item() == pytest.approx(mean_depth, abs=atol, rel=10 * atol)
+        if np.isfinite(log_p[tokens[i]]):
+            assert chosen[i].item() == pytest.approx(log_p[tokens[i]], abs=atol, rel=1e-6)
+        else:
+            assert chosen[i].item() == -math.inf
+        assert means[i].item() == pytest.approx((p * values.numpy()).sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("vocab", [1, 2, 7, 50257])
+@pytest.mark.parametrize("level", [0.0, -1e4, 1e30, 3e38, -3e38])
+def test_flat_rows_have_the_logarithm_of_their_size(vocab, level):
+    rows = Distribution(torch.full((vocab,), level))
+    assert rows.entropy.item() == pytest.approx(math.log(vocab), abs=1e-5)
+    assert rows.log_total.item() == pytest.approx(math.log(vocab), abs=1e-5)
+    assert rows.varentropy.item() == pytest.approx(0, abs=1e-9)
+    assert rows.depth.abs().max() == 0
+
+
+@pytest.mark.parametrize("excluded", [-math.inf, -3e38, -1e30])
+def test_one_token_has_no_entropy(excluded):
+    rows = Distribution(torch.tensor([[excluded, 3e38, excluded]]))
+    assert rows.entropy.tolist() == rows.varentropy.tolist() == rows.log_total.tolist() == [0]
+    assert rows.log_prob(torch.tensor([1])).tolist() == [0]
+    assert rows.depth.tolist() == [[1000, 0, 1000]]
+
+
+def test_two_tokens_by_hand():
+    # p = (3/4, 1/4): H = 2 ln 2 - 3/4 ln 3; the surprisals differ by ln 3, so the variance is
+    # 3/4 · 1/4 · (ln 3)².
+    rows = Distribution(torch.tensor([math.log(3), 0.0], dtype=torch.float64))
+    assert rows.entropy.item() == pytest.approx(2 * math.log(2) - 0.75 * math.log(3))
+    assert rows.varentropy.item() == pytest.approx(3 / 16 * math.log(3) ** 2)
+    assert rows.mean_depth.item() == pytest.approx(math.log(3) / 4)
+    assert rows.log_total.item() == pytest.approx(math.log(4 / 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_half_precision_is_raised_and_the_input_is_left_alone(dtype):
+    logits = torch.randn(2, 9, generator=torch.Generator().manual_seed(0)).to(dtype)
+    before = logits.clone()
+    rows = Distribution(logits)
+    for name in ("top", "depth", "probs", "log_total", "mean_depth", "entropy", "varentropy"):
+        assert getattr(rows, name).isfinite().all()
+    assert rows.probs.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert rows.entropy.dtype == rows.log_total.dtype == torch.float64
+    assert torch.equal(logits, before)
+    same = Distribution(logits.to(rows.probs.dtype))
+    assert torch.equal(rows.entropy, same.entropy)
+
+
+def test_rows_are_taken_as_they_are():
+    rows = Distribution(torch.zeros(2, 3))
+    assert Distribution.of(rows) is rows
+    assert torch.equal(Distribution.of(torch.zeros(2, 3)).logits, rows.logits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("dtype", "atol"), TOLERANCES)
+def test_restricted_rows_are_those_of_masked_logits(kind, dtype, atol):
+    logits = rows_of(kind, 300, dtype)
+    generator = torch.Generator().manual_seed(1)
+    masks = torch.rand(2, 6, 300, generator=generator) < 0.5
+    masks |= torch.nn.functional.one_hot(logits.argmax(-1), 300).bool()
+    once = Distribution(logits).restricted(masks[0].to(dtype))
+    twice = once.restricted(masks[1].to(dtype))
+    for ours, kept in (once, masks[0]), (twice, masks[0] & masks[1]):
+        plain = Distribution(logits.masked_fill(~kept, -math.inf))
+        assert torch.equal(ours.logits, plain.logits)
+        assert torch.equal(ours.kept, (plain.logits > -math.inf).sum(-1))
+        for name in ("entropy", "varentropy", "log_total", "mean_depth"):
+            torch.testing.assert_close(
+                getattr(ours, name), getattr(plain, name), atol=20 * atol, rtol=20 * atol
+            )
+        tokens = kept.int().argmax(-1)
+        torch.testing.assert_close(ours.log_prob(tokens), plain.log_prob(tokens), atol=atol, rtol=0)
+        outside = (~kept).int().argmax(-1)
+        assert torch.equal(ours.log_prob(outside), torch.full((6,), -math.inf, dtype=torch.float64))
