@@ -49,7 +49,7 @@ bench: .venv/.installed-dev
 	$(BIN)/python benchmarks/sampling.py
 	$(BIN)/python benchmarks/startup.py
 
-# Whether stated errors and posteriors hold, into benchmarks/RESULTS.md; WORK keeps what is finished.
+# Whether stated errors and posteriors hold, and what samplers do to text, into benchmarks/RESULTS.md; WORK keeps what is finished.
 DATA ?= ../shared/data
 WORK ?= build/validation
 validate: .venv/.installed-dev
@@ -60,6 +60,7 @@ validate: .venv/.installed-dev
 	$(BIN)/python training/train_ensemble.py --data $(DATA)/tinystories --out $(WORK)/ensemble --seed 1 --seed 2 --seed 3
 	$(BIN)/python benchmarks/epistemic.py $(foreach seed,1 2 3,--members $(WORK)/ensemble/seed-$(seed))
 	$(BIN)/python benchmarks/regularization.py --work $(WORK)/regularization
+	$(BIN)/python benchmarks/quality.py --work $(WORK)/quality --stories $(DATA)/tinystories/stories.txt
 
 # Other tools' figures and speed beside ours, from an environment of their own.
 peers: .venv/.installed-dev .venv-peers/.installed

@@ -186,7 +186,7 @@ def _compare_densely(
     for i in dense:
         result.entropy[row, i] = max(0.0, -negative_entropy[i])
         result.kept[row, i] = support[i].sum()
-        result.kept_mass[row, i] = float(kept_mass(applied[i], finals[i].logits.argmax(-1)))
+        result.kept_mass[row, i] = float(kept_mass(applied[i]))
         result.surprisal[row, i] = max(0.0, -log_q[i, target])
         # Both ways at once: i against every j.
         toward = np.maximum(negative_entropy[i] - own @ q[i], 0)

@@ -70,7 +70,7 @@ class Distribution:
     @cached_property
     def log_total(self) -> Tensor:
         """`(…)`, ln Σ e^-x, nats, float64: the surprisal of the first token."""
-        return (self._share / self.probs.amax(-1)).log()
+        return (self.share / self.probs.amax(-1)).log()
 
     @cached_property
     def mean_depth(self) -> Tensor:
@@ -94,7 +94,7 @@ class Distribution:
             values: `(…, vocab)`, finite.
         """
         sums: Tensor = torch.linalg.vecdot(self.probs, values)
-        return sums.double() / self._share
+        return sums.double() / self.share
 
     def log_prob(self, tokens: Tensor) -> Tensor:
         """`(…)`, log p(token), nats, float64; -inf for an excluded token.
@@ -104,11 +104,29 @@ class Distribution:
         """
         return (self._logits_of(tokens) - self.top.squeeze(-1)).double() - self.log_total
 
+    def rank(self, tokens: Tensor) -> Tensor:
+        """`(…)`, number of tokens that come before the given ones by logit alone.
+
+        Args:
+            tokens: `(…)`, integer ids.
+        """
+        chosen = self._logits_of(tokens).unsqueeze(-1)
+        # Comparing into floats is faster than into booleans, and counts below 2^24 are exact.
+        return torch.gt(self.logits, chosen, out=torch.empty_like(self.logits)).sum(-1)
+
+    def mass_of(self, part: Distribution) -> Tensor | None:
+        """`(…)`, mass that a restriction of these rows kept, float64; None where it is none."""
+        if part is self:
+            return torch.ones_like(self.share)
+        if isinstance(part, _Restricted) and part.whole is self:
+            return part.share / self.share
+        return None
+
     def _logits_of(self, tokens: Tensor) -> Tensor:
         return self.logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
     @cached_property
-    def _share(self) -> Tensor:
+    def share(self) -> Tensor:
         """`(…)`, what `probs` add up to, float64."""
         return self.probs.sum(-1).double()
 
@@ -121,27 +139,29 @@ class _Restricted(Distribution):
     """
 
     def __init__(self, rows: Distribution, kept: Tensor) -> None:
-        self._rows = rows
+        self.whole = rows
         self._kept = kept
         self.top = rows.top
         self.depth = rows.depth
 
     @cached_property
     def logits(self) -> Tensor:  # type: ignore[override]
-        return torch.where(self._kept.bool(), self._rows.logits, -torch.inf)
+        return torch.where(self._kept.bool(), self.whole.logits, -torch.inf)
 
     @cached_property
     def probs(self) -> Tensor:
-        return self._rows.probs * self._kept
+        return self.whole.probs * self._kept
 
     @cached_property
     def kept(self) -> Tensor:
         # A rule may keep what was excluded before, such as the k first of fewer than k.
-        return ((self._kept > 0) & (self._rows.logits > -torch.inf)).count_nonzero(-1)
+        if self.depth.device.type == "cpu" and float(self.depth.amax()) < DEEPEST:
+            return self._kept.sum(-1).long()  # exact in float32 below 2^24
+        return ((self._kept > 0) & (self.whole.logits > -torch.inf)).count_nonzero(-1)
 
     def restricted(self, kept: Tensor) -> Distribution:
-        return _Restricted(self._rows, self._kept * kept)
+        return _Restricted(self.whole, self._kept * kept)
 
     def _logits_of(self, tokens: Tensor) -> Tensor:
         kept = self._kept.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-        return torch.where(kept.bool(), self._rows._logits_of(tokens), -torch.inf)
+        return torch.where(kept.bool(), self.whole._logits_of(tokens), -torch.inf)

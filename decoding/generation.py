@@ -329,7 +329,7 @@ class Run:
                 eos_token_id=end or None,
                 pad_token_id=pad,
                 num_return_sequences=self.samples if self.num_beams > 1 else 1,
-                return_dict_in_generate=True,
+                return_dict_in_generate=sampler is None,
                 # A sequence ends at EOS, at a stop string of this call, or at its length.
                 stop_strings=None,
                 max_time=None,
@@ -337,7 +337,7 @@ class Run:
             )
         lengths = None
         if sampler is not None:
-            lengths = finished.lengths(outputs.sequences.shape[1] - width)
+            lengths = finished.lengths(outputs.shape[1] - width)
             for row, ending in enumerate(sampler.endings):
                 if ending is not None:
                     lengths[row] = min(lengths[row], sampler.ended_at[row])

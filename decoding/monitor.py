@@ -78,7 +78,7 @@ class EntropyMonitor:
         self._candidates = torch.empty(0)  # (capacity, rows, candidates, 4)
         self._prompt = torch.empty(0)  # (rows, prompt length)
         self._input_ids = torch.empty(0)  # (rows, length at the latest step)
-        self._same_rows = torch.ones((), dtype=torch.bool)
+        self._same_rows: Any = True  # of an accelerator, a tensor there
         self._temperatures = torch.empty(0)  # (capacity, rows), where entropy sets them
         self._raw: Distribution | None = None
         self._scaled: Distribution | None = None
@@ -130,7 +130,7 @@ class EntropyMonitor:
         if self.steps == 0:
             self._prompt_length = input_ids.shape[1]
             self._prompt = input_ids
-            self._same_rows = torch.ones((), dtype=torch.bool, device=input_ids.device)
+            self._same_rows = True
         elif input_ids.shape[1] != expected or input_ids.shape[0] != self._input_ids.shape[0]:
             raise ValueError(
                 f"EntropyMonitor was called with {tuple(input_ids.shape)} ids after "
@@ -140,9 +140,10 @@ class EntropyMonitor:
         # Beams change places within a prompt; otherwise a row goes on where it was.
         former = self._prompt if self.num_beams > 1 else self._input_ids
         if self.steps > 0:
-            self._same_rows &= (input_ids[:, : former.shape[1]] == former).all()
+            before = _writable(input_ids[:, : former.shape[1]])
+            self._same_rows = self._same_rows & (before == _writable(former)).all()
         if self._last is not None and self.num_beams == 1:
-            self._buffer[self.steps - 1, :, _TOKEN] = _of_tokens(self._last, input_ids[:, -1])
+            self._write_tokens(self._last, input_ids[:, -1])
         self._input_ids = input_ids
         # An accelerator's host would wait if it looked: mend the row now, complain at the end.
         raw, self._fault = without_faults(raw, self.steps)
@@ -162,21 +163,24 @@ class EntropyMonitor:
             kl = torch.zeros_like(raw.log_total)
         else:
             kl = (raw.log_total + final.expectation(raw.depth) - final.entropy).clamp(min=0)
-        inside = final.logits.argmax(-1) if tokens is None else tokens
+        last = _Step(raw, final)
         columns = [
             final.entropy,
             raw.entropy,
             final.kept,
-            kept_mass(applied, inside),
+            kept_mass(applied),
             kl,
             self._fault,
             self._input_ids[:, -1] if self._input_ids.shape[1] else torch.zeros_like(kl),
         ]
-        last = _Step(raw, final)
-        step = torch.stack([column.float() for column in columns], dim=-1)
-        self._last = last if tokens is None else None
-        of_tokens = step.new_zeros(len(step), 3) if tokens is None else _of_tokens(last, tokens)
-        self._buffer = _append(self._buffer, self.steps, torch.cat([step, of_tokens], dim=-1))
+        self._last = last
+        if tokens is not None:
+            self._last = None
+            columns += _of_tokens(last, tokens)
+        self._buffer = _with_room(self._buffer, self.steps, kl.new_empty(len(kl), _WIDTH).float())
+        row = _writable(self._buffer[self.steps])
+        for place, column in enumerate(columns):
+            row[:, place] = _writable(column)
         if applied.temperature is not None:
             steered = applied.temperature.squeeze(-1)
             self._temperatures = _append(self._temperatures, self.steps, steered)
@@ -189,6 +193,11 @@ class EntropyMonitor:
             best = torch.cat([best, ranks], dim=-1)
             self._candidates = _append(self._candidates, self.steps, best)
         self.steps += 1
+
+    def _write_tokens(self, step: _Step, tokens: Tensor) -> None:
+        """Add what is known of a step's tokens, now that they are known themselves."""
+        of_tokens = torch.stack([column.float() for column in _of_tokens(step, tokens)], dim=-1)
+        self._buffer[self.steps - 1, :, _TOKEN] = of_tokens
 
     def _observe_raw(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self._raw = self.begin(input_ids, Distribution(scores))
@@ -290,7 +299,7 @@ class EntropyMonitor:
             raise ValueError(_FOREIGN)
         last = self._prompt_length + self.steps - 1
         if sequences.shape[1] > last and self._last is not None:
-            self._buffer[self.steps - 1, :, _TOKEN] = _of_tokens(self._last, sequences[:, last])
+            self._write_tokens(self._last, sequences[:, last])
         measures = self._buffer[: self.steps].transpose(0, 1).double().cpu().numpy()
         if not self.alternatives:
             return [(row, None) for row in measures]
@@ -394,21 +403,23 @@ def without_faults(raw: Distribution, step: int) -> tuple[Distribution, Tensor]:
     Raises:
         NonFiniteLogitsError: on a CPU, there is such a row.
     """
+    if raw.top.device.type == "cpu":
+        finite = np.isfinite(raw.top.detach().numpy()[:, 0])
+        if not finite.all():
+            raise NonFiniteLogitsError(f"step {step}, row {int(finite.argmin())}")
+        return raw, torch.from_numpy(~finite)
     fault = ~raw.top.squeeze(-1).isfinite()
-    if fault.device.type == "cpu":
-        if fault.any():
-            raise NonFiniteLogitsError(f"step {step}, row {int(fault.nonzero()[0])}")
-        return raw, fault
     return Distribution(raw.logits.masked_fill(fault.unsqueeze(-1), 0.0)), fault
 
 
-def _of_tokens(step: _Step, tokens: Tensor) -> Tensor:
-    """log q, log p and rank of one token per row, `(rows, 3)`."""
-    logit = step.raw.logits.gather(-1, tokens.unsqueeze(-1))
-    # Comparing into floats is faster than into booleans, and counts below 2^24 are exact.
-    rank = torch.gt(step.raw.logits, logit, out=torch.empty_like(step.raw.logits)).sum(-1)
-    columns = [step.final.log_prob(tokens), step.raw.log_prob(tokens), rank]
-    return torch.stack([column.float() for column in columns], dim=-1)
+def _writable(values: Tensor) -> Any:
+    """The same memory, on a CPU as an array: assigning to one takes a fraction of the time."""
+    return values.numpy() if values.device.type == "cpu" else values
+
+
+def _of_tokens(step: _Step, tokens: Tensor) -> list[Tensor]:
+    """log q, log p and rank of one token per row, each `(rows)`."""
+    return [step.final.log_prob(tokens), step.raw.log_prob(tokens), step.raw.rank(tokens)]
 
 
 def _best(step: _Step, scores: Tensor, count: int) -> Tensor:
@@ -429,12 +440,16 @@ def _ranks(logits: Tensor, ids: Tensor) -> Tensor:
 
 def _append(buffer: Tensor, size: int, step: Tensor) -> Tensor:
     """Write `step` at row `size` of a buffer that doubles its capacity when it is full."""
-    if size == 0:
-        buffer = step.new_empty(32, *step.shape)
-    elif size == len(buffer):
-        buffer = torch.cat([buffer, torch.empty_like(buffer)])
+    buffer = _with_room(buffer, size, step)
     buffer[size] = step
     return buffer
+
+
+def _with_room(buffer: Tensor, size: int, like: Tensor) -> Tensor:
+    """A buffer that holds a row of that shape behind the first `size`."""
+    if size == 0:
+        return like.new_zeros(32, *like.shape)
+    return torch.cat([buffer, torch.zeros_like(buffer)]) if size == len(buffer) else buffer
 
 
 def _lengths(ids: np.ndarray, eos_token_id: int | Sequence[int] | None) -> list[int]:

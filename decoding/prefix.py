@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor
 
 from decoding.distribution import Distribution
 
-# From the mass of some first tokens, Σ p·x over them, and the row's limit, each `(rows, …)`.
-GoesOn = Callable[[Tensor, Tensor, Tensor], Tensor]
+# From the mass of some first tokens, Σ p·x over them, and the row's limit, arrays or tensors.
+GoesOn = Callable[[Any, Any, Any], Any]
+
+Values = NDArray[np.floating]
 
 _BINS = 2048
 _REACH = 32.0  # nats; what lies deeper has less than vocab · e^-32 of the mass
@@ -40,53 +43,53 @@ def shortest(
     if key.device.type != "cpu":
         return _by_sorting(rows, key, goes_on, limit, reaching=reaching)
     shape = key.shape
-    keys, depths, probs = (t.detach().reshape(-1, shape[-1]) for t in (key, rows.depth, rows.probs))
-    ends = limit.detach().reshape(-1, 1)
-    count = len(keys)
-    width = keys.amax(-1, keepdim=True).clamp_(min=1e-30, max=_REACH).div_(_BINS)
+    keys, depths, probs = (
+        t.detach().reshape(-1, shape[-1]).numpy() for t in (key, rows.depth, rows.probs)
+    )
+    ends = limit.detach().reshape(-1).numpy()
+    kept = np.empty_like(probs)
+    # In one thread: a row is many short steps, which a second one would not make shorter.
+    for row in range(len(kept)):
+        _mark(kept[row], keys[row], depths[row], probs[row], goes_on, ends[row], reaching)
+    return torch.from_numpy(kept).view(shape)
+
+
+def _mark(
+    kept: Values,
+    keys: Values,
+    depths: Values,
+    probs: Values,
+    goes_on: GoesOn,
+    end: np.floating,
+    reaching: bool,
+) -> None:
+    """Mark the tokens of one row's prefix, each argument being `(vocab,)` but the last three."""
     # Subtracting, scaling and rounding down never change the order.
-    scaled = (keys / width).clamp_(max=_BINS - 1)
-    bins = scaled.long()
-
-    def sums(weights: Tensor) -> Tensor:
-        total = torch.zeros(count, _BINS, dtype=torch.float64)
-        return total.scatter_add_(1, bins, weights.double()).cumsum(1)
-
-    mass = sums(probs)
-    moment = mass if reaching else sums(probs * depths)
-    last = goes_on(mass, moment, ends).numpy().sum(1, keepdims=True)  # the bin where it ends
-    edge = torch.from_numpy(last).to(scaled.dtype)
-    kept = torch.lt(scaled, edge, out=torch.empty_like(probs))
-    at, low = scaled.numpy(), edge.numpy()
-    row, token = np.divmod(np.flatnonzero((at >= low) & (at < low + 1)), shape[-1])
-    # In order within each row, and padded to a rectangle with tokens of no mass.
-    order = np.lexsort((depths.numpy()[row, token], keys.numpy()[row, token], row))
-    row, token = row[order], token[order]
-    sizes = np.bincount(row, minlength=count)
-    place = np.arange(len(row)) - (sizes.cumsum() - sizes)[row]
-
-    def running(weights: NDArray[np.float64], whole_bins: Tensor) -> Tensor:
-        padded = np.zeros((count, sizes.max()))
-        padded[row, place] = weights
-        padded[:, :1] += np.where(
-            last > 0, np.take_along_axis(whole_bins.numpy(), np.maximum(last - 1, 0), 1), 0
-        )
-        return torch.from_numpy(padded.cumsum(1))
-
-    weights = probs.numpy()[row, token].astype(np.float64)
-    if not len(row):
-        return kept.view(shape)
-    so_far = running(weights, mass)
+    width = min(max(float(keys.max()), 1e-30), _REACH) / _BINS
+    bins = (keys * keys.dtype.type(1 / width)).astype(np.int32)
+    np.minimum(bins, _BINS - 1, out=bins)
+    places = bins.astype(np.int64)  # what bincount wants, here in a fraction of the time
+    mass = np.bincount(places, probs, _BINS).cumsum()
+    moment = mass if reaching else np.bincount(places, probs * depths, _BINS).cumsum()
+    last = np.count_nonzero(goes_on(mass, moment, end))  # the bin where it ends
+    kept[:] = bins < last
+    tokens = np.flatnonzero(bins == last)
+    if not len(tokens):
+        return
+    # In the order, and behind whole bins.
+    tokens = tokens[np.lexsort((depths[tokens], keys[tokens]))]
+    weights = probs[tokens].astype(np.float64)
+    before = mass[last - 1] if last else 0.0
+    so_far = before + weights.cumsum()
     if reaching:
-        allowed = goes_on(so_far, so_far, ends).numpy()
         # The one that reaches the limit is the first that may not follow.
-        allowed = np.concatenate([np.ones((count, 1), bool), allowed[:, :-1]], 1)
+        kept[tokens[1:]] = goes_on(so_far, so_far, end)[:-1]
+        kept[tokens[0]] = 1
     else:
-        moments = running(weights * depths.numpy()[row, token], moment)
-        allowed = goes_on(so_far, moments, ends).numpy()
-        allowed |= (last == 0) & (np.arange(sizes.max()) == 0)
-    kept.numpy()[row, token] = allowed[row, place]
-    return kept.view(shape)
+        start = moment[last - 1] if last else 0.0
+        kept[tokens] = goes_on(so_far, start + (weights * depths[tokens]).cumsum(), end)
+        if not last:
+            kept[tokens[0]] = 1
 
 
 def _by_sorting(

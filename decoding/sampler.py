@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import (
+    DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -136,26 +138,34 @@ class Sampler:
             Memory(self.settings, starts),
             shared_output=not keeps_scores,
         )
-        processors = [*logits_processor, step]
+        # Alone it is called as it is: a list looks up signatures at each step.
+        processors: Any = step
         if logits_processor:
-            processors.insert(0, _Raw(step))
+            processors = LogitsProcessorList([_Raw(step), *logits_processor, step])
         generation_config.do_sample = False
         policy = self.settings
         if isinstance(policy, EntropyPolicy) and not isinstance(policy.then, DecodingSettings):
             stopping_criteria = step.over = _Over(stopping_criteria, self)
         if self.streamer is not None:
             self.streamer.put(input_ids.cpu())
-        outputs = type(model)._sample(
-            model,
-            input_ids,
-            logits_processor=LogitsProcessorList(processors),
-            stopping_criteria=stopping_criteria,
-            generation_config=generation_config,
-            streamer=self.streamer,
-            **kwargs,
+        # Inference mode spares some bookkeeping. What leaves it cannot be written to elsewhere, so
+        # where more than the ids is returned, or the cache is of a kind that is written in place,
+        # this is left to the caller.
+        inside = not generation_config.return_dict_in_generate and isinstance(
+            kwargs.get("past_key_values"), DynamicCache | None
         )
+        with torch.inference_mode() if inside else nullcontext():
+            outputs = type(model)._sample(
+                model,
+                input_ids,
+                logits_processor=processors,
+                stopping_criteria=stopping_criteria,
+                generation_config=generation_config,
+                streamer=self.streamer,
+                **kwargs,
+            )
         step.check()
-        return outputs
+        return outputs.clone() if inside else outputs
 
     def _points(self, input_ids: Tensor, starts: Tensor | None, steps: int) -> Tensor:
         """Uniforms of each row, by its prompt's ids."""
@@ -247,14 +257,20 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
                 self.sampler.ended_at[row] = self.step
 
     def _only(self, tokens: Tensor, scores: Tensor) -> Tensor:
-        """What leaves one token a row; the same tensor at each step, unless somebody keeps it."""
+        """What leaves one token a row; the same tensor at each step, unless somebody keeps it.
+
+        Then it also ends at the largest token, because the loop looks through all that it is given.
+        """
         column = tokens.unsqueeze(-1)
         if self._output is None or self._drawn is None or not self.shared_output:
             self._output = torch.full_like(scores, -torch.inf)
         else:
             self._output.scatter_(-1, self._drawn, -torch.inf)
         self._drawn = column
-        return self._output.scatter_(-1, column, 0.0)
+        self._output.scatter_(-1, column, 0.0)
+        if not self.shared_output or tokens.device.type != "cpu":
+            return self._output
+        return self._output[:, : int(tokens.max()) + 1]
 
 
 class _Over(StoppingCriteriaList):  # type: ignore[misc]

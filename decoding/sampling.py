@@ -7,11 +7,14 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LogitsProcessor
 
 from decoding.distribution import Distribution
 from decoding.truncation import Rows
+
+Floats = NDArray[np.floating]
 
 _BLOCK = 256
 
@@ -51,6 +54,8 @@ def draw(rows: Rows, points: Tensor) -> Tensor:
     Source: Devroye 1986, *Non-Uniform Random Variate Generation*, chapter III.2.
     """
     probs = Distribution.of(rows).probs
+    if probs.device.type == "cpu":
+        return torch.from_numpy(_draw_on_host(probs.detach().numpy(), points.numpy()[:, None]))
     vocab = probs.shape[-1]
     whole = vocab // _BLOCK
     blocks = probs[:, : whole * _BLOCK].view(len(probs), whole, _BLOCK)
@@ -61,6 +66,31 @@ def draw(rows: Rows, points: Tensor) -> Tensor:
     inside = probs.gather(-1, ids.clamp(max=vocab - 1)).double() * (ids < vocab)
     place, _ = _invert(inside, left)
     return (block * _BLOCK + place).squeeze(-1)
+
+
+def _draw_on_host(probs: Floats, points: Floats) -> NDArray[np.int64]:
+    """`draw` in NumPy, whose short steps take a fraction of the time."""
+    rows, vocab = probs.shape
+    whole = vocab // _BLOCK
+    sums = np.empty((rows, whole + 1))
+    probs[:, : whole * _BLOCK].reshape(rows, whole, _BLOCK).sum(-1, out=sums[:, :whole])
+    probs[:, whole * _BLOCK :].sum(-1, out=sums[:, whole])
+    block, left = _invert_on_host(sums, points * sums.sum(-1, keepdims=True))
+    ids = block * _BLOCK + np.arange(_BLOCK)
+    row = np.arange(rows)[:, None]
+    inside = probs[row, np.minimum(ids, vocab - 1)] * (ids < vocab)
+    place, _ = _invert_on_host(inside, left)
+    return (block * _BLOCK + place)[:, 0]
+
+
+def _invert_on_host(weights: Floats, targets: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """`_invert` in NumPy."""
+    running = weights.cumsum(-1, dtype=np.float64)
+    below = np.minimum(targets, np.nextafter(running[:, -1:], 0))
+    place = (running <= below).sum(-1)
+    rows = np.arange(len(running))
+    before = running[rows, place] - weights[rows, place]
+    return place[:, None], np.maximum(below - before[:, None], 0)
 
 
 def _invert(weights: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

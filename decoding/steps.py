@@ -107,19 +107,22 @@ def apply_settings(
     return done.reshape(logits.shape)
 
 
-def kept_mass(applied: Applied, tokens: Tensor) -> Tensor:
+def kept_mass(applied: Applied) -> Tensor:
     """Mass of the support of q before it was cut; see `Trace.kept_mass`.
 
     Args:
         applied: rows `(rows, vocab)`.
-        tokens: `(rows)`, any tokens inside the supports.
 
     Returns:
         `(rows)`, in (0, 1], float64.
     """
     scaled, final = applied.scaled, applied.final
+    mass = scaled.mass_of(final)
+    if mass is not None:
+        return mass.clamp(max=1)
     if applied.mixed:
         inside = torch.where(final.logits > -math.inf, scaled.probs, 0.0)
         return (inside.sum(-1).double() / scaled.probs.sum(-1).double()).clamp(max=1)
-    # Renormalising divided every token's probability by it.
+    # Renormalising divided every token's probability by it, the favourite's too.
+    tokens = final.logits.argmax(-1)
     return (scaled.log_prob(tokens) - final.log_prob(tokens)).exp().clamp(max=1)

@@ -16,7 +16,9 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,7 +72,9 @@ def temperature(logits: Rows, value: float | Tensor) -> Tensor:
     # Beyond these bounds the result is the limit already, and z or T would overflow.
     largest = torch.finfo(z.dtype).max
     if not isinstance(value, Tensor):
-        if value >= 1:
+        # On an accelerator a look would make the host wait.
+        safe = z.device.type == "cpu" and bool((rows.top.abs() < 1e-8 * largest * value).all())
+        if value >= 1 or (safe and value > 1e-30):
             return z / min(value, largest)
         value = torch.full_like(rows.top, max(value, 1e-30))
     coldest = rows.top.abs() / largest * (1 + 1e-6)
@@ -124,8 +128,9 @@ def top_h(rows: Distribution, value: float) -> Tensor:
     share = rows.probs.sum(-1, dtype=torch.float64)
     limit = (value * rows.entropy - rows.log_total + share.log()).unsqueeze(-1)
 
-    def goes_on(mass: Tensor, moment: Tensor, limit: Tensor) -> Tensor:
-        return mass.log() + moment / mass <= limit
+    def goes_on(mass: Any, moment: Any, limit: Any) -> Any:
+        log_mass = mass.log() if isinstance(mass, Tensor) else np.log(mass)
+        return log_mass + moment / mass <= limit
 
     return shortest(rows, rows.depth, goes_on, limit, reaching=False)
 
@@ -362,8 +367,8 @@ def _first(rows: Distribution) -> Tensor:
 
 
 def _with_mass(rows: Distribution, key: Tensor, value: float) -> Tensor:
-    def goes_on(mass: Tensor, _: Tensor, limit: Tensor) -> Tensor:
+    def goes_on(mass: Any, _: Any, limit: Any) -> Any:
         return mass < limit
 
-    limit = value * rows.probs.sum(-1, keepdim=True, dtype=torch.float64)
+    limit = value * rows.share.unsqueeze(-1)
     return shortest(rows, key, goes_on, limit, reaching=True)
