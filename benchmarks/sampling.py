@@ -91,7 +91,7 @@ def our_step(batch: int, tokens: int, monitor: Any) -> Callable[[Tensor, Tensor]
     points = torch.rand(batch, tokens, dtype=torch.float64)
     settings = DecodingSettings.parse(SETTING)
     sampler = Sampler(settings, points=points, monitor=monitor)
-    step = _Step(sampler, points, Memory(settings), shared_output=True)
+    step = _Step(sampler, points, Memory(settings), keeps_scores=False)
     return lambda input_ids, scores: step(input_ids, scores).argmax(-1)
 
 

@@ -65,9 +65,12 @@ def _mark(
 ) -> None:
     """Mark the tokens of one row's prefix, each argument being `(vocab,)` but the last three."""
     # Subtracting, scaling and rounding down never change the order.
-    width = min(max(float(keys.max()), 1e-30), _REACH) / _BINS
+    largest = float(keys.max())
+    # A little wider than a share of the range, so that its end falls into the last bin.
+    width = min(max(largest, 1e-30), _REACH) / _BINS * (1 + 1e-6)
     bins = (keys * keys.dtype.type(1 / width)).astype(np.int32)
-    np.minimum(bins, _BINS - 1, out=bins)
+    if largest > _REACH:
+        np.minimum(bins, _BINS - 1, out=bins)
     places = bins.astype(np.int64)  # what bincount wants, here in a fraction of the time
     mass = np.bincount(places, probs, _BINS).cumsum()
     moment = mass if reaching else np.bincount(places, probs * depths, _BINS).cumsum()

@@ -131,12 +131,11 @@ class Sampler:
                 f"points are for {points.shape[1]} steps, and the call may take {steps}"
             )
         self.endings, self.ended_at = [None] * rows, [0] * rows
-        keeps_scores = generation_config.output_scores or generation_config.output_logits
         step = _Step(
             self,
             points.to(input_ids.device),
             Memory(self.settings, starts),
-            shared_output=not keeps_scores,
+            keeps_scores=generation_config.output_scores or generation_config.output_logits,
         )
         # Alone it is called as it is: a list looks up signatures at each step.
         processors: Any = step
@@ -194,7 +193,7 @@ class _Raw(LogitsProcessor):  # type: ignore[misc]
 
 class _Step(LogitsProcessor):  # type: ignore[misc]
     def __init__(
-        self, sampler: Sampler, points: Tensor, memory: Memory, *, shared_output: bool
+        self, sampler: Sampler, points: Tensor, memory: Memory, *, keeps_scores: bool
     ) -> None:
         self.sampler = sampler
         self.points = points
@@ -203,9 +202,7 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         self.raw: Distribution | None = None
         self.over: _Over | None = None
         self.faults: list[tuple[int, Tensor]] = []
-        self.shared_output = shared_output
-        self._output: Tensor | None = None
-        self._drawn: Tensor | None = None
+        self.keeps_scores = keeps_scores
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Draw; `(rows, vocab)`, 0 at each row's token and -inf elsewhere."""
@@ -257,20 +254,35 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
                 self.sampler.ended_at[row] = self.step
 
     def _only(self, tokens: Tensor, scores: Tensor) -> Tensor:
-        """What leaves one token a row; the same tensor at each step, unless somebody keeps it.
+        """What leaves one token a row."""
+        if not self.keeps_scores:
+            return Drawn.of(tokens)
+        return torch.full_like(scores, -torch.inf).scatter_(-1, tokens.unsqueeze(-1), 0.0)
 
-        Then it also ends at the largest token, because the loop looks through all that it is given.
-        """
-        column = tokens.unsqueeze(-1)
-        if self._output is None or self._drawn is None or not self.shared_output:
-            self._output = torch.full_like(scores, -torch.inf)
-        else:
-            self._output.scatter_(-1, self._drawn, -torch.inf)
-        self._drawn = column
-        self._output.scatter_(-1, column, 0.0)
-        if not self.shared_output or tokens.device.type != "cpu":
-            return self._output
-        return self._output[:, : int(tokens.max()) + 1]
+
+class Drawn(Tensor):
+    """Scores of which nothing is asked but the largest of each row, which is a token's.
+
+    Greedy search asks for just that. Looking for it in the whole vocabulary would take as long as
+    drawing it; anything else that somebody asked of these scores would be an error, and is one.
+    """
+
+    tokens: Tensor
+
+    @classmethod
+    def of(cls, tokens: Tensor) -> Drawn:
+        """Scores `(rows, 1)` that are largest at the given tokens, `(rows)`."""
+        scores = tokens.unsqueeze(-1).as_subclass(cls)
+        scores.tokens = tokens
+        return scores
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (torch.argmax, Tensor.argmax):
+            return args[0].tokens
+        raise TypeError(f"a Sampler's step gives the drawn tokens alone, and {func} wants scores")
 
 
 class _Over(StoppingCriteriaList):  # type: ignore[misc]
