@@ -195,6 +195,7 @@ def wrong(*arguments, code=1, says, files=None, stdin=b""):
         wrong("x", "--setting", "raw while entropy<=2 else stop", "--num-beams", 2, code=2,
               says="a policy follows single sequences"),
         wrong("x", "--setting", "mirostat_tau=2", "--num-beams", 2, code=2, says="mirostat_tau"),
+        wrong("x", "--setting", "raw while entropy<=2 else branch", code=2, says="--branch-at"),
         wrong("x", "--branch-at-entropy", "much", code=2, says="'much' is not a valid float"),
         wrong("x", "--stop", "", code=2, says="--stop needs a text"),
         wrong("x", "--chat", says="chat template"),

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from decoding import comparison, information
 from decoding.comparison import RowComparison, compare_rows, sum_by_cell
+from decoding.distribution import Distribution
+from decoding.policy import parse_setting
 from decoding.settings import DecodingSettings
 from oracle import CUT, log_softmax, reference_log_q
 
@@ -211,6 +213,75 @@ def test_pairs_agree_with_the_information_measures(row, chosen, data):
                 want = float(measure(p, q))
                 actual = getattr(compared, name)[0, i, j]
                 assert actual == pytest.approx(want, abs=NATS), (name, i, j)
+
+
+PREFIXES = [
+    DecodingSettings.parse(text)
+    for text in [
+        "raw", "top_n_sigma=1", "temperature=0.6,top_n_sigma=2,top_p=0.95", "top_h=0.4",
+        "temperature=1.4,top_h=0.8,top_k=300", "top_n_sigma=3,top_h=0.9", "p_less=1",
+        "temperature=0.7,p_less=0.2", "kl_budget=0.05", "temperature=1.2,kl_budget=0.5",
+        "top_p=0.9,kl_budget=0.2,p_less=0.01",
+    ]
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spread", [0.5, 4.0])
+def test_further_prefixes_are_compared_in_closed_form(spread):
+    assert not any(comparison.is_dense(setting) for setting in PREFIXES)
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(4, 3000, generator=generator) * spread
+    logits[1, :2000] = -math.inf
+    logits[2] = logits[2].bfloat16().float()
+    assert_naive(logits, torch.randint(2000, 3000, (4,), generator=generator), PREFIXES)
+
+
+@pytest.mark.parametrize("cut", ["kl_budget=0.3", "p_less=0.5"])
+def test_cuts_behind_a_typical_set(cut):
+    """The set before may be an interval in the middle of the order, or have a hole."""
+    generator = torch.Generator().manual_seed(6)
+    logits = torch.randn(30, 40, generator=generator, dtype=torch.float64) * 2
+    setting = DecodingSettings.parse(f"typical_p=0.6,{cut}")
+    compared = compare_rows(logits, torch.zeros(30, dtype=torch.long), [setting])
+    log_q = setting.log_probs(logits)
+    assert compared.kept[:, 0].tolist() == (log_q > -math.inf).sum(-1).tolist()
+    entropy = information.entropy(log_q).numpy()
+    assert compared.entropy[:, 0] == pytest.approx(entropy, abs=NATS)
+
+
+DENSE = [
+    "xtc_probability=0.4,xtc_threshold=0.05", "top_p=0.9,xtc_probability=1", "target_entropy=1.2",
+    "edt_theta=0.5,top_k=9", "temperature=0.8,dynatemp_range=0.4",
+    "raw while entropy<=2 else temperature=0.5",
+]  # fmt: skip
+
+
+def test_what_has_no_closed_form_is_compared_token_by_token():
+    generator = torch.Generator().manual_seed(7)
+    logits = torch.randn(6, 60, generator=generator, dtype=torch.float64) * 2
+    logits[3, 20:] = -math.inf
+    targets = torch.randint(20, (6,), generator=generator)
+    chosen = [parse_setting(text) for text in ("top_p=0.9", *DENSE, "greedy")]
+    assert [comparison.is_dense(setting) for setting in chosen] == [False, *[True] * 6, False]
+    compared = compare_rows(logits, targets, chosen)
+    for row in range(6):
+        final = [setting.apply(Distribution(logits[row : row + 1])).final for setting in chosen]
+        log_q = torch.cat([one.logits.log_softmax(-1) for one in final])
+        for i, p in enumerate(log_q):
+            assert compared.entropy[row, i] == pytest.approx(
+                float(information.entropy(p)), abs=NATS
+            )
+            assert compared.surprisal[row, i] == pytest.approx(float(-p[targets[row]]), abs=NATS)
+            assert compared.kept[row, i] == int((p > -math.inf).sum())
+            for j, q in enumerate(log_q):
+                for name, measure in MEASURES.items():
+                    actual = getattr(compared, name)[row, i, j]
+                    assert actual == pytest.approx(float(measure(p, q)), abs=NATS), (name, i, j)
+
+
+def test_a_setting_that_looks_back_is_not_compared_without_a_history():
+    with pytest.raises(ValueError, match="history"):
+        compare_rows(torch.zeros(1, 5), torch.tensor([0]), [DecodingSettings(mirostat_tau=1)])
 
 
 @pytest.mark.parametrize("vocab", [1, 2, 3])

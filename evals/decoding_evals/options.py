@@ -83,6 +83,8 @@ def read_setting(spec: str, flags: dict[str, Any]) -> Setting:
     try:
         setting = parse_setting(spec)
         if isinstance(setting, EntropyPolicy):
+            if setting.then == "branch":
+                raise ValueError("branches are grown with generate --branch-at-entropy")
             return replace(setting, settings=replace(setting.settings, **given))
         return replace(setting, **given)
     except ValueError as error:
