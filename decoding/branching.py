@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from decoding.arrays import as_tensor
 from decoding.detokenize import token_texts
 from decoding.distribution import Distribution
 from decoding.generation import Job, Run, eos_ids, evaluating
@@ -227,9 +228,10 @@ class _Growing:
             logits = self.run.model(input_ids=ids).logits[:, -1]
         raw = Distribution(logits)
         final = settings.apply(raw, History(ids)).final
-        order = final.depth[0].argsort(stable=True)[:branches]
-        log_probs = -final.depth[0, order].double() - final.log_total
-        probabilities = log_probs.exp() * (final.logits[0, order] > -torch.inf)
+        depth, log_total = as_tensor(final.depth[0]), as_tensor(final.log_total)
+        order = depth.argsort(stable=True)[:branches]
+        probabilities = (-depth[order].double() - log_total).exp()
+        probabilities = probabilities * (final.logits[0, order] > -torch.inf)
         children = []
         for token, probability in zip(order.tolist(), probabilities.tolist(), strict=True):
             if probability > 0:

@@ -30,6 +30,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from decoding.arrays import as_tensor, double
 from decoding.distribution import Distribution
 from decoding.information import as_float
 from decoding.policy import EntropyPolicy, Setting
@@ -175,7 +176,7 @@ def _compare_densely(
     finals = [one.final for one in applied]
     log_q = np.stack(
         [
-            (final.logits - final.top).double().squeeze(0).cpu().numpy() - float(final.log_total)
+            as_tensor(double(final.z - final.top)).squeeze(0).cpu().numpy() - final.log_total.item()
             for final in finals
         ]
     )
@@ -186,7 +187,7 @@ def _compare_densely(
     for i in dense:
         result.entropy[row, i] = max(0.0, -negative_entropy[i])
         result.kept[row, i] = support[i].sum()
-        result.kept_mass[row, i] = float(kept_mass(applied[i]))
+        result.kept_mass[row, i] = kept_mass(applied[i]).item()
         result.surprisal[row, i] = max(0.0, -log_q[i, target])
         # Both ways at once: i against every j.
         toward = np.maximum(negative_entropy[i] - own @ q[i], 0)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from decoding.arrays import Array, as_array, as_tensor, at, count, double, library, on_host
 from decoding.information import as_float
 
 # e^-1000 is zero even in float64, so a limit on depths changes no sum and keeps 0·∞ out of them.
@@ -24,7 +26,7 @@ torch.empty(31 << 20, dtype=torch.uint8)
 
 
 class Distribution:
-    """Rows of `p = softmax(z)`.
+    """Rows of `p = softmax(z)`; what follows from them are arrays (see `decoding.arrays`).
 
     Args:
         logits: z, `(…, vocab)`, any floating dtype; `-inf` marks excluded tokens. Each row needs
@@ -40,128 +42,167 @@ class Distribution:
         return rows if isinstance(rows, Distribution) else cls(rows)
 
     @cached_property
-    def top(self) -> Tensor:
+    def z(self) -> Array:
+        """`(…, vocab)`, the logits as an array."""
+        return as_array(self.logits)
+
+    @cached_property
+    def top(self) -> Array:
         """`(…, 1)`, the largest logit."""
-        return self.logits.amax(-1, keepdim=True)
+        return library(self.z).amax(self.z, -1, keepdims=True)
 
     @cached_property
-    def depth(self) -> Tensor:
+    def bottom(self) -> Array:
+        """`(…, 1)`, the smallest logit."""
+        return library(self.z).amin(self.z, -1, keepdims=True)
+
+    @cached_property
+    def shallow(self) -> bool:
+        """Whether all depths are known to lie below 1000, so that no token is excluded."""
+        if not on_host(self.z):
+            return False
+        with np.errstate(over="ignore"):
+            return bool((self.top - self.bottom < DEEPEST).all())
+
+    @cached_property
+    def depth(self) -> Array:
         """`(…, vocab)`, x = max z - z, in [0, 1000]; excluded tokens have 1000."""
-        return torch.sub(self.top, self.logits).clamp_(max=DEEPEST)
+        if self.shallow:
+            return self.top - self.z
+        with np.errstate(over="ignore"):
+            return (self.top - self.z).clip(None, DEEPEST)
 
     @cached_property
-    def probs(self) -> Tensor:
-        """`(…, vocab)`, p; sums to 1 within float32 rounding."""
-        return self.logits.softmax(-1)
+    def weights(self) -> Array:
+        """`(…, vocab)`, e^-x, which is p·Σ e^-x; the first token has 1."""
+        powers = -self.depth
+        return library(powers).exp(powers, out=powers)
 
-    def restricted(self, kept: Tensor) -> Distribution:
+    def divided(self, temperature: float | Tensor) -> Distribution:
+        """The rows of `z / T`.
+
+        Args:
+            temperature: T, or `(…, 1)` in the dtype of the logits; no logit may overflow.
+        """
+        divisor = as_array(temperature)
+        with np.errstate(over="ignore"):  # by logits that mask
+            if self.logits.requires_grad:
+                rows = Distribution(self.logits / temperature)
+            else:
+                rows = Distribution(as_tensor(self.z / divisor))
+            # Rounding keeps the order, so these are the extremes of the quotients.
+            rows.top, rows.bottom = self.top / divisor, self.bottom / divisor
+        return rows
+
+    def restricted(self, kept: Array) -> Distribution:
         """The rows without some tokens, renormalised; the first token of each must be kept.
 
         Args:
-            kept: `(…, vocab)`, 1 where a token is kept and 0 elsewhere, in the dtype of the logits.
+            kept: `(…, vocab)`, bool.
         """
         return _Restricted(self, kept)
 
     @cached_property
-    def kept(self) -> Tensor:
+    def support(self) -> Array:
+        """`(…, vocab)`, whether a token is not excluded."""
+        return self.z > -np.inf
+
+    @cached_property
+    def kept(self) -> Array:
         """`(…)`, number of tokens that are not excluded."""
-        return (self.logits > -torch.inf).sum(-1)
+        return count(self.support)
 
     @cached_property
-    def log_total(self) -> Tensor:
+    def total(self) -> Array:
+        """`(…)`, Σ e^-x, float64."""
+        return double(self.weights.sum(-1))
+
+    @cached_property
+    def log_total(self) -> Array:
         """`(…)`, ln Σ e^-x, nats, float64: the surprisal of the first token."""
-        return (self.share / self.probs.amax(-1)).log()
+        return library(self.total).log(self.total)
 
     @cached_property
-    def mean_depth(self) -> Tensor:
+    def mean_depth(self) -> Array:
         """`(…)`, E_p[x], float64."""
         return self.expectation(self.depth)
 
     @cached_property
-    def entropy(self) -> Tensor:
+    def entropy(self) -> Array:
         """`(…)`, H(p) = ln Σ e^-x + E_p[x], nats, float64, in [0, ln vocab]."""
-        return (self.log_total + self.mean_depth).clamp(min=0)
+        return (self.log_total + self.mean_depth).clip(0)
 
     @cached_property
-    def varentropy(self) -> Tensor:
+    def varentropy(self) -> Array:
         """`(…)`, Var_p[x], which is the variance of the surprisal, nats², float64."""
-        return (self.expectation(self.depth.square()) - self.mean_depth.square()).clamp(min=0)
+        return (self.expectation(self.depth**2) - self.mean_depth**2).clip(0)
 
-    def expectation(self, values: Tensor) -> Tensor:
+    def expectation(self, values: Array) -> Array:
         """`(…)`, E_p[values], float64.
 
         Args:
             values: `(…, vocab)`, finite.
         """
-        sums: Tensor = torch.linalg.vecdot(self.probs, values)
-        return sums.double() / self.share
+        return double(library(values).linalg.vecdot(self.weights, values)) / self.total
 
-    def log_prob(self, tokens: Tensor) -> Tensor:
+    def log_prob(self, tokens: Tensor | Array) -> Array:
         """`(…)`, log p(token), nats, float64; -inf for an excluded token.
 
         Args:
             tokens: `(…)`, integer ids.
         """
-        return (self._logits_of(tokens) - self.top.squeeze(-1)).double() - self.log_total
+        return double(self._logit(tokens) - self.top[..., 0]) - self.log_total
 
-    def rank(self, tokens: Tensor) -> Tensor:
+    def rank(self, tokens: Tensor | Array) -> Array:
         """`(…)`, number of tokens that come before the given ones by logit alone.
 
         Args:
             tokens: `(…)`, integer ids.
         """
-        chosen = self._logits_of(tokens).unsqueeze(-1)
-        # Comparing into floats is faster than into booleans, and counts below 2^24 are exact.
-        return torch.gt(self.logits, chosen, out=torch.empty_like(self.logits)).sum(-1)
+        return count(self.z > self._logit(tokens)[..., None])
 
-    def mass_of(self, part: Distribution) -> Tensor | None:
+    def mass_of(self, part: Distribution) -> Array | None:
         """`(…)`, mass that a restriction of these rows kept, float64; None where it is none."""
         if part is self:
-            return torch.ones_like(self.share)
+            return library(self.total).ones_like(self.total)
         if isinstance(part, _Restricted) and part.whole is self:
-            return part.share / self.share
+            return part.total / self.total
         return None
 
-    def _logits_of(self, tokens: Tensor) -> Tensor:
-        return self.logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-
-    @cached_property
-    def share(self) -> Tensor:
-        """`(…)`, what `probs` add up to, float64."""
-        return self.probs.sum(-1).double()
+    def _logit(self, tokens: Tensor | Array) -> Array:
+        return at(self.z, as_array(tokens))
 
 
 class _Restricted(Distribution):
     """Some tokens of other rows, the first among them; shares what was computed of those.
 
-    Its `probs` are those of the other rows, so they add up to the mass of what is kept, and
-    excluded tokens have the depth that they had there.
+    Excluded tokens have the depth that they had there, and no weight.
     """
 
-    def __init__(self, rows: Distribution, kept: Tensor) -> None:
-        self.whole = rows
-        self._kept = kept
-        self.top = rows.top
-        self.depth = rows.depth
+    def __init__(self, whole: Distribution, kept: Array) -> None:
+        self.whole = whole
+        self._mask = kept
+        self.top = whole.top
+        self.shallow = whole.shallow
+        self.depth = whole.depth
 
     @cached_property
     def logits(self) -> Tensor:  # type: ignore[override]
-        return torch.where(self._kept.bool(), self.whole.logits, -torch.inf)
+        return torch.where(as_tensor(self._mask), self.whole.logits, -torch.inf)
 
     @cached_property
-    def probs(self) -> Tensor:
-        return self.whole.probs * self._kept
+    def weights(self) -> Array:
+        return self.whole.weights * self._mask
 
     @cached_property
-    def kept(self) -> Tensor:
+    def support(self) -> Array:
         # A rule may keep what was excluded before, such as the k first of fewer than k.
-        if self.depth.device.type == "cpu" and float(self.depth.amax()) < DEEPEST:
-            return self._kept.sum(-1).long()  # exact in float32 below 2^24
-        return ((self._kept > 0) & (self.whole.logits > -torch.inf)).count_nonzero(-1)
+        return self._mask if self.shallow else self._mask & self.whole.support
 
-    def restricted(self, kept: Tensor) -> Distribution:
-        return _Restricted(self.whole, self._kept * kept)
+    def restricted(self, kept: Array) -> Distribution:
+        return _Restricted(self.whole, self._mask & kept)
 
-    def _logits_of(self, tokens: Tensor) -> Tensor:
-        kept = self._kept.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-        return torch.where(kept.bool(), self.whole._logits_of(tokens), -torch.inf)
+    def _logit(self, tokens: Tensor | Array) -> Array:
+        tokens = as_array(tokens)
+        kept = at(self._mask, tokens)
+        return library(kept).where(kept, self.whole._logit(tokens), -np.inf)

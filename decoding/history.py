@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from decoding.arrays import as_tensor
 from decoding.distribution import Distribution
 from decoding.information import as_float
 from decoding.settings import DecodingSettings
@@ -73,9 +74,10 @@ class Memory:
         if not isinstance(self.settings, DecodingSettings) or not self.settings.mirostat_tau:
             return
         tau, eta = self.settings.mirostat_tau, self.settings.mirostat_eta
-        surprisal = -final.log_prob(tokens)
+        surprisal = -as_tensor(final.log_prob(tokens))
         if uncut is not None:
-            surprisal = torch.where(surprisal.isfinite(), surprisal, -uncut.log_prob(tokens))
+            before_cut = -as_tensor(uncut.log_prob(tokens))
+            surprisal = torch.where(surprisal.isfinite(), surprisal, before_cut)
         before = 2 * tau if self._most_surprisal is None else self._most_surprisal
         self._most_surprisal = before - eta * (surprisal - tau)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 def as_float(values: Tensor) -> Tensor:
     """`values` in float32, or as they are where they are float64; half precision is too coarse."""
-    return values if values.dtype == torch.float64 else values.float()
+    return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
 
 def _expectation(log_probs: Tensor, values: Tensor) -> Tensor:

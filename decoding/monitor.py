@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from decoding.arrays import Array, as_array, as_tensor, library, on_host
 from decoding.distribution import Distribution
 from decoding.steps import Applied, kept_mass
 from decoding.trace import Alternatives, Trace
@@ -76,15 +77,15 @@ class EntropyMonitor:
         self._buffer = torch.empty(0)  # (capacity, rows, _WIDTH)
         self._runners_up = torch.empty(0)  # (capacity, rows, alternatives + 1, 3)
         self._candidates = torch.empty(0)  # (capacity, rows, candidates, 4)
-        self._prompt = torch.empty(0)  # (rows, prompt length)
-        self._input_ids = torch.empty(0)  # (rows, length at the latest step)
+        self._prompt: Array = np.empty((0, 0))  # (rows, prompt length)
+        self._input_ids: Array = np.empty((0, 0))  # (rows, length at the latest step)
         self._same_rows: Any = True  # of an accelerator, a tensor there
         self._temperatures = torch.empty(0)  # (capacity, rows), where entropy sets them
         self._raw: Distribution | None = None
         self._scaled: Distribution | None = None
         self._steered: Tensor | None = None
         self._mixed = False
-        self._fault: Tensor | None = None
+        self._fault: Array = None
         self._last: _Step | None = None
 
     def first_processor(self) -> LogitsProcessor:
@@ -112,7 +113,7 @@ class EntropyMonitor:
         """H(q) at the latest step, `(rows)`, on the model's device."""
         return self._buffer[self.steps - 1, :, _ENTROPY]
 
-    def begin(self, input_ids: Tensor, raw: Distribution) -> Distribution:
+    def begin(self, input_ids: Tensor | Array, raw: Distribution) -> Distribution:
         """Take the model's own rows of a step.
 
         Args:
@@ -126,6 +127,7 @@ class EntropyMonitor:
             NonFiniteLogitsError: on a CPU, a row is no distribution.
             ValueError: the step does not follow the one before it.
         """
+        input_ids = as_array(input_ids)
         expected = self._prompt_length + self.steps
         if self.steps == 0:
             self._prompt_length = input_ids.shape[1]
@@ -140,8 +142,8 @@ class EntropyMonitor:
         # Beams change places within a prompt; otherwise a row goes on where it was.
         former = self._prompt if self.num_beams > 1 else self._input_ids
         if self.steps > 0:
-            before = _writable(input_ids[:, : former.shape[1]])
-            self._same_rows = self._same_rows & (before == _writable(former)).all()
+            before = input_ids[:, : former.shape[1]]
+            self._same_rows = self._same_rows & (before == former).all()
         if self._last is not None and self.num_beams == 1:
             self._write_tokens(self._last, input_ids[:, -1])
         self._input_ids = input_ids
@@ -160,9 +162,9 @@ class EntropyMonitor:
         assert self._fault is not None
         final = applied.final
         if final is raw:
-            kl = torch.zeros_like(raw.log_total)
+            kl = library(raw.log_total).zeros_like(raw.log_total)
         else:
-            kl = (raw.log_total + final.expectation(raw.depth) - final.entropy).clamp(min=0)
+            kl = (raw.log_total + final.expectation(raw.depth) - final.entropy).clip(0)
         last = _Step(raw, final)
         columns = [
             final.entropy,
@@ -171,16 +173,18 @@ class EntropyMonitor:
             kept_mass(applied),
             kl,
             self._fault,
-            self._input_ids[:, -1] if self._input_ids.shape[1] else torch.zeros_like(kl),
+            self._input_ids[:, -1] if self._input_ids.shape[1] else 0,
         ]
         self._last = last
         if tokens is not None:
             self._last = None
             columns += _of_tokens(last, tokens)
-        self._buffer = _with_room(self._buffer, self.steps, kl.new_empty(len(kl), _WIDTH).float())
-        row = _writable(self._buffer[self.steps])
+        if self.steps in (0, len(self._buffer)):
+            like = raw.logits.new_empty(len(kl), _WIDTH, dtype=torch.float32)
+            self._buffer = _with_room(self._buffer, self.steps, like)
+        row = as_array(self._buffer)[self.steps]
         for place, column in enumerate(columns):
-            row[:, place] = _writable(column)
+            row[:, place] = column
         if applied.temperature is not None:
             steered = applied.temperature.squeeze(-1)
             self._temperatures = _append(self._temperatures, self.steps, steered)
@@ -196,8 +200,9 @@ class EntropyMonitor:
 
     def _write_tokens(self, step: _Step, tokens: Tensor) -> None:
         """Add what is known of a step's tokens, now that they are known themselves."""
-        of_tokens = torch.stack([column.float() for column in _of_tokens(step, tokens)], dim=-1)
-        self._buffer[self.steps - 1, :, _TOKEN] = of_tokens
+        row = as_array(self._buffer)[self.steps - 1]
+        for place, column in enumerate(_of_tokens(step, tokens)):
+            row[:, _TOKEN.start + place] = column
 
     def _observe_raw(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self._raw = self.begin(input_ids, Distribution(scores))
@@ -294,8 +299,9 @@ class EntropyMonitor:
     def _rows(self, sequences: Tensor) -> list[tuple[np.ndarray, np.ndarray | None]]:
         """Measures and runners-up of each row, `(steps, _WIDTH)`, where rows keep their place."""
         seen = min(self._input_ids.shape[1], sequences.shape[1])
-        same_rows = sequences.shape[0] == self._input_ids.shape[0]
-        if not same_rows or not torch.equal(self._input_ids[:, :seen], sequences[:, :seen]):
+        if sequences.shape[0] != self._input_ids.shape[0] or not bool(
+            (self._input_ids[:, :seen] == as_array(sequences)[:, :seen]).all()
+        ):
             raise ValueError(_FOREIGN)
         last = self._prompt_length + self.steps - 1
         if sequences.shape[1] > last and self._last is not None:
@@ -393,7 +399,7 @@ class _Last(LogitsProcessor):  # type: ignore[misc]
         return scores
 
 
-def without_faults(raw: Distribution, step: int) -> tuple[Distribution, Tensor]:
+def without_faults(raw: Distribution, step: int) -> tuple[Distribution, Array]:
     """Rows without those that are no distribution, and which these are, `(rows)`.
 
     Args:
@@ -403,21 +409,15 @@ def without_faults(raw: Distribution, step: int) -> tuple[Distribution, Tensor]:
     Raises:
         NonFiniteLogitsError: on a CPU, there is such a row.
     """
-    if raw.top.device.type == "cpu":
-        finite = np.isfinite(raw.top.detach().numpy()[:, 0])
-        if not finite.all():
-            raise NonFiniteLogitsError(f"step {step}, row {int(finite.argmin())}")
-        return raw, torch.from_numpy(~finite)
-    fault = ~raw.top.squeeze(-1).isfinite()
-    return Distribution(raw.logits.masked_fill(fault.unsqueeze(-1), 0.0)), fault
+    fault = ~library(raw.top).isfinite(raw.top[:, 0])
+    if not on_host(fault):
+        return Distribution(raw.logits.masked_fill(fault.unsqueeze(-1), 0.0)), fault
+    if fault.any():
+        raise NonFiniteLogitsError(f"step {step}, row {int(fault.argmax())}")
+    return raw, fault
 
 
-def _writable(values: Tensor) -> Any:
-    """The same memory, on a CPU as an array: assigning to one takes a fraction of the time."""
-    return values.numpy() if values.device.type == "cpu" else values
-
-
-def _of_tokens(step: _Step, tokens: Tensor) -> list[Tensor]:
+def _of_tokens(step: _Step, tokens: Tensor) -> list[Array]:
     """log q, log p and rank of one token per row, each `(rows)`."""
     return [step.final.log_prob(tokens), step.raw.log_prob(tokens), step.raw.rank(tokens)]
 
@@ -426,7 +426,7 @@ def _best(step: _Step, scores: Tensor, count: int) -> Tensor:
     """Id, log q and log p of the `count` tokens with the largest scores, `(rows, count, 3)`."""
     ids = scores.topk(min(count, scores.shape[-1]), dim=-1).indices
     log_q, log_p = (
-        of.logits.gather(-1, ids) - of.top - of.log_total.unsqueeze(-1)
+        of.logits.gather(-1, ids) - as_tensor(of.top) - as_tensor(of.log_total).unsqueeze(-1)
         for of in (step.final, step.raw)
     )
     return torch.stack([ids.double(), log_q, log_p], dim=-1).float()

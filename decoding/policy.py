@@ -150,10 +150,12 @@ class EntropyPolicy:
         Returns:
             `(…)`, bool.
         """
+        from decoding.arrays import as_tensor
+
         crossed = raw.entropy > self.entropy_above
         if self.varentropy_above:
             crossed = crossed & (raw.varentropy > self.varentropy_above)
-        return crossed
+        return as_tensor(crossed)
 
     def apply(
         self,

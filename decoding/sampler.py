@@ -25,6 +25,7 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
+from decoding.arrays import Array, as_array, on_host
 from decoding.distribution import Distribution
 from decoding.history import Memory
 from decoding.monitor import EntropyMonitor, NonFiniteLogitsError, without_faults
@@ -196,12 +197,12 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         self, sampler: Sampler, points: Tensor, memory: Memory, *, keeps_scores: bool
     ) -> None:
         self.sampler = sampler
-        self.points = points
+        self.points = as_array(points)
         self.memory = memory
         self.step = 0
         self.raw: Distribution | None = None
         self.over: _Over | None = None
-        self.faults: list[tuple[int, Tensor]] = []
+        self.faults: list[tuple[int, Array]] = []
         self.keeps_scores = keeps_scores
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -244,7 +245,8 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
 
     def _mended(self, rows: Distribution) -> Distribution:
         mended, fault = without_faults(rows, self.step)
-        self.faults.append((self.step, fault))
+        if not on_host(fault):
+            self.faults.append((self.step, fault))
         return mended
 
     def _end(self, decisions: list[Any]) -> None:
@@ -271,8 +273,8 @@ class Drawn(Tensor):
 
     @classmethod
     def of(cls, tokens: Tensor) -> Drawn:
-        """Scores `(rows, 1)` that are largest at the given tokens, `(rows)`."""
-        scores = tokens.unsqueeze(-1).as_subclass(cls)
+        """What stands for scores that are largest at the given tokens, `(rows)`."""
+        scores = tokens.as_subclass(cls)
         scores.tokens = tokens
         return scores
 

@@ -7,14 +7,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from decoding.arrays import Array, as_array, as_tensor, double, library
 from decoding.distribution import Distribution
 from decoding.truncation import Rows
-
-Floats = NDArray[np.floating]
 
 _BLOCK = 256
 
@@ -53,55 +51,36 @@ def draw(rows: Rows, points: Tensor) -> Tensor:
 
     Source: Devroye 1986, *Non-Uniform Random Variate Generation*, chapter III.2.
     """
-    probs = Distribution.of(rows).probs
-    if probs.device.type == "cpu":
-        return torch.from_numpy(_draw_on_host(probs.detach().numpy(), points.numpy()[:, None]))
-    vocab = probs.shape[-1]
-    whole = vocab // _BLOCK
-    blocks = probs[:, : whole * _BLOCK].view(len(probs), whole, _BLOCK)
-    rest = probs[:, whole * _BLOCK :].sum(-1, keepdim=True)
-    sums = torch.cat([blocks.sum(-1), rest], dim=-1).double()
-    block, left = _invert(sums, points.unsqueeze(-1) * sums.sum(-1, keepdim=True))
-    ids = block * _BLOCK + torch.arange(_BLOCK, device=probs.device)
-    inside = probs.gather(-1, ids.clamp(max=vocab - 1)).double() * (ids < vocab)
-    place, _ = _invert(inside, left)
-    return (block * _BLOCK + place).squeeze(-1)
+    weights = Distribution.of(rows).weights
+    xp, (count, vocab) = library(weights), weights.shape
+    row = xp.arange(count, device=weights.device)
+    blocks = vocab // _BLOCK
+    whole = weights[:, : blocks * _BLOCK].reshape(count, blocks, _BLOCK)
+    rest = weights[:, blocks * _BLOCK :].sum(-1)[:, None]
+    sums = double(xp.concatenate([xp.einsum("rbv->rb", whole), rest], -1))
+    block, left = _invert(sums, as_array(points) * sums.sum(-1), row)
+    ids = (block * _BLOCK)[:, None] + xp.arange(_BLOCK, device=weights.device)
+    inside = double(weights[row[:, None], ids.clip(None, vocab - 1)]) * (ids < vocab)
+    place, _ = _invert(inside, left, row)
+    return as_tensor(ids[row, place])
 
 
-def _draw_on_host(probs: Floats, points: Floats) -> NDArray[np.int64]:
-    """`draw` in NumPy, whose short steps take a fraction of the time."""
-    rows, vocab = probs.shape
-    whole = vocab // _BLOCK
-    sums = np.empty((rows, whole + 1))
-    probs[:, : whole * _BLOCK].reshape(rows, whole, _BLOCK).sum(-1, out=sums[:, :whole])
-    probs[:, whole * _BLOCK :].sum(-1, out=sums[:, whole])
-    block, left = _invert_on_host(sums, points * sums.sum(-1, keepdims=True))
-    ids = block * _BLOCK + np.arange(_BLOCK)
-    row = np.arange(rows)[:, None]
-    inside = probs[row, np.minimum(ids, vocab - 1)] * (ids < vocab)
-    place, _ = _invert_on_host(inside, left)
-    return (block * _BLOCK + place)[:, 0]
+def _invert(weights: Array, targets: Array, row: Array) -> tuple[Array, Array]:
+    """The place where a row's running sums first exceed its target, and what is left of it there.
 
-
-def _invert_on_host(weights: Floats, targets: Floats) -> tuple[NDArray[np.int64], Floats]:
-    """`_invert` in NumPy."""
-    running = weights.cumsum(-1, dtype=np.float64)
-    below = np.minimum(targets, np.nextafter(running[:, -1:], 0))
-    place = (running <= below).sum(-1)
-    rows = np.arange(len(running))
-    before = running[rows, place] - weights[rows, place]
-    return place[:, None], np.maximum(below - before[:, None], 0)
-
-
-def _invert(weights: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The place where running sums first exceed a target, and how much of it is left there."""
+    Args:
+        weights: `(rows, places)`, float64.
+        targets: `(rows)`, float64.
+        row: `(rows)`, their numbers from 0.
+    """
+    xp = library(weights)
     running = weights.cumsum(-1)
-    total = running[:, -1:]
+    total = running[:, -1]
     # Rounding must not carry the target to the total, beyond the last place with any weight.
-    below = torch.minimum(targets, torch.nextafter(total, torch.zeros_like(total)))
-    place = torch.searchsorted(running, below, right=True)
-    before = running.gather(-1, place) - weights.gather(-1, place)
-    return place, (below - before).clamp(min=0)
+    below = xp.minimum(targets, xp.nextafter(total, xp.zeros_like(total)))
+    place = (running <= below[:, None]).sum(-1)
+    left = below - running[row, place] + weights[row, place]
+    return place, left.clip(0)
 
 
 class DrawProcessor(LogitsProcessor):  # type: ignore[misc]

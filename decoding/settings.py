@@ -11,6 +11,7 @@ import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -177,9 +178,14 @@ class DecodingSettings:
             return "greedy"
         return ",".join(f"{name}={format_value(value)}" for name, value in self._given().items())
 
-    def steps(self) -> list[tuple[str, Any]]:
+    def steps(self) -> tuple[tuple[str, Any], ...]:
         """The steps that are taken, `(name, value)`, in the order they are applied."""
-        return [(name, value) for name, value in self._given().items() if name not in PARAMETERS]
+        return self._steps
+
+    @cached_property
+    def _steps(self) -> tuple[tuple[str, Any], ...]:
+        given = self._given().items()
+        return tuple((name, value) for name, value in given if name not in PARAMETERS)
 
     def parameters(self, step: str) -> dict[str, Any]:
         """The further parameters of a step, by field, such as `mirostat_eta` of `mirostat_tau`."""

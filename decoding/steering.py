@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from decoding.arrays import as_tensor, on_host
 from decoding.distribution import DEEPEST, Distribution
 from decoding.truncation import Rows
 
@@ -59,7 +60,7 @@ def edt(logits: Rows, temperature: float, theta: float, base: float = 0.8) -> Te
 
     Source: Zhang et al. 2024, arXiv:2403.14541, with N = 0.8; H in nats.
     """
-    entropy = Distribution.of(logits).entropy.unsqueeze(-1)
+    entropy = as_tensor(Distribution.of(logits).entropy).unsqueeze(-1)
     # Without entropy any temperature gives the same, and 0/0 none.
     exponent = (math.log(base) * theta / entropy).nan_to_num(nan=0.0)
     return (temperature * exponent.exp()).clamp(min=COLDEST)
@@ -82,8 +83,8 @@ def dynatemp(logits: Rows, temperature: float, spread: float, exponent: float = 
     Source: llama.cpp's temp_ext sampler (`--dynatemp-range`, `--dynatemp-exp`).
     """
     rows = Distribution.of(logits)
-    count = (rows.logits > -math.inf).sum(-1, dtype=torch.float64)
-    share = torch.where(count > 1, rows.entropy / count.log(), 0.0).clamp(max=1)
+    count = as_tensor(rows.kept).double()
+    share = torch.where(count > 1, as_tensor(rows.entropy) / count.log(), 0.0).clamp(max=1)
     low, high = max(0.0, temperature - spread), min(temperature + spread, sys.float_info.max)
     return (low + (high - low) * share.pow(exponent)).clamp(min=COLDEST).unsqueeze(-1)
 
@@ -120,7 +121,7 @@ def solve_temperature(logits: Rows, target: float) -> SolvedTemperature:
     """
     rows = Distribution.of(logits)
     excluded = rows.logits == -math.inf
-    depth = (rows.top.double() - rows.logits).masked_fill(excluded, 0.0)
+    depth = (as_tensor(rows.top).double() - rows.logits).masked_fill(excluded, 0.0)
     largest = depth.amax(-1, keepdim=True).clamp(min=1e-12, max=torch.finfo(depth.dtype).max)
     # In units of its own range a row's temperature lies within these for any attainable target;
     # the range may be that of float32, where tokens are masked by its smallest number.
@@ -143,13 +144,13 @@ def solve_temperature(logits: Rows, target: float) -> SolvedTemperature:
         log_high = torch.where(error < 0, log_high, log_t)
         done = (error.abs() < TOLERANCE) | (log_high - log_low < 1e-12)
         # On an accelerator a look would make the host wait.
-        if depth.device.type == "cpu" and bool(done.all()):
+        if on_host(rows.z) and bool(done.all()):
             break
         step = log_t - (error / slope).nan_to_num(nan=math.inf)
         inside = (step > log_low) & (step < log_high)
         log_t = torch.where(done, log_t, torch.where(inside, step, (log_low + log_high) / 2))
     temperature = (log_t.exp() * largest).clamp(min=COLDEST)
-    tied = (rows.logits == rows.top).sum(-1, dtype=torch.float64).log()
+    tied = (rows.logits == as_tensor(rows.top)).sum(-1, dtype=torch.float64).log()
     possible = (~excluded).sum(-1, dtype=torch.float64).log()
     attained = (tied <= target) & (target <= possible)
     return SolvedTemperature(temperature, entropy.squeeze(-1), attained)

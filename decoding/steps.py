@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from decoding import history as looking_back
 from decoding import truncation
+from decoding.arrays import Array, as_array, as_tensor, double, library
 from decoding.distribution import Distribution
 from decoding.history import History
 from decoding.steering import steered_temperature
@@ -67,15 +67,15 @@ def apply(settings: DecodingSettings, raw: Distribution, history: History | None
         return Applied(rows, rows.restricted(truncation.top_k.kept(rows, 1)), None)
     steered = steered_temperature(settings, rows)
     if steered is not None:
-        rows = Distribution(truncation.temperature(rows, steered))
+        rows = truncation.tempered(rows, steered)
     elif settings.temperature != 1:
-        rows = Distribution(truncation.temperature(rows, settings.temperature))
+        rows = truncation.tempered(rows, settings.temperature)
     scaled = rows
     for name, value in settings.steps():
         if name == "mirostat_tau":
             assert history is not None
-            most = looking_back.most_surprisal(settings, history, rows.log_total)
-            rows = rows.restricted(truncation.up_to_surprisal.kept(rows, most))
+            most = looking_back.most_surprisal(settings, history, as_tensor(rows.log_total))
+            rows = rows.restricted(truncation.up_to_surprisal.kept(rows, as_array(most)))
         elif name == "typical_p":  # may leave out the first token
             rows = Distribution(truncation.typical_p(rows, value))
         elif name == "xtc_probability":
@@ -107,7 +107,7 @@ def apply_settings(
     return done.reshape(logits.shape)
 
 
-def kept_mass(applied: Applied) -> Tensor:
+def kept_mass(applied: Applied) -> Array:
     """Mass of the support of q before it was cut; see `Trace.kept_mass`.
 
     Args:
@@ -118,11 +118,10 @@ def kept_mass(applied: Applied) -> Tensor:
     """
     scaled, final = applied.scaled, applied.final
     mass = scaled.mass_of(final)
-    if mass is not None:
-        return mass.clamp(max=1)
-    if applied.mixed:
-        inside = torch.where(final.logits > -math.inf, scaled.probs, 0.0)
-        return (inside.sum(-1).double() / scaled.probs.sum(-1).double()).clamp(max=1)
-    # Renormalising divided every token's probability by it, the favourite's too.
-    tokens = final.logits.argmax(-1)
-    return (scaled.log_prob(tokens) - final.log_prob(tokens)).exp().clamp(max=1)
+    if mass is None and applied.mixed:
+        mass = double((scaled.weights * final.support).sum(-1)) / scaled.total
+    elif mass is None:
+        # Renormalising divided every token's probability by it, the favourite's too.
+        tokens = final.z.argmax(-1)
+        mass = library(final.z).exp(scaled.log_prob(tokens) - final.log_prob(tokens))
+    return mass.clip(None, 1)

@@ -16,12 +16,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from decoding.arrays import Array, as_array, as_tensor, count, double, library, on_host
 from decoding.distribution import Distribution
 from decoding.prefix import shortest
 
@@ -33,10 +33,10 @@ class Cut:
     """A rule: from logits to logits, and as `kept` from rows to the tokens that are kept of them.
 
     Args:
-        kept: gives `(…, vocab)`, 1 where a token is kept and 0 elsewhere, of a `Distribution`.
+        kept: gives `(…, vocab)`, bool, of a `Distribution`.
     """
 
-    def __init__(self, kept: Callable[..., Tensor]) -> None:
+    def __init__(self, kept: Callable[..., Array]) -> None:
         self.kept = kept
         functools.update_wrapper(self, kept)
 
@@ -65,24 +65,27 @@ def temperature(logits: Rows, value: float | Tensor) -> Tensor:
 
     Source: Hinton et al. 2015, arXiv:1503.02531.
     """
+    return tempered(Distribution.of(logits), value).logits
+
+
+def tempered(rows: Distribution, value: float | Tensor) -> Distribution:
+    """What `temperature` makes of rows."""
     if not isinstance(value, Tensor) and value == 0:
-        return top_k(logits, 1)
-    rows = Distribution.of(logits)
-    z = rows.logits
+        return rows.restricted(top_k.kept(rows, 1))
     # Beyond these bounds the result is the limit already, and z or T would overflow.
-    largest = torch.finfo(z.dtype).max
+    largest = torch.finfo(rows.logits.dtype).max
     if not isinstance(value, Tensor):
         # On an accelerator a look would make the host wait.
-        safe = z.device.type == "cpu" and bool((rows.top.abs() < 1e-8 * largest * value).all())
+        safe = on_host(rows.top) and abs(rows.top).max(initial=0).item() < 1e-8 * largest * value
         if value >= 1 or (safe and value > 1e-30):
-            return z / min(value, largest)
-        value = torch.full_like(rows.top, max(value, 1e-30))
-    coldest = rows.top.abs() / largest * (1 + 1e-6)
-    return z / torch.maximum(value.clamp(max=largest).to(z.dtype), coldest)
+            return rows.divided(min(value, largest))
+        value = torch.full_like(as_tensor(rows.top), max(value, 1e-30))
+    coldest = as_tensor(rows.top).abs() / largest * (1 + 1e-6)
+    return rows.divided(torch.maximum(value.clamp(max=largest).to(rows.logits.dtype), coldest))
 
 
 @Cut
-def top_n_sigma(rows: Distribution, value: float) -> Tensor:
+def top_n_sigma(rows: Distribution, value: float) -> Array:
     """Keep tokens with `z_i >= max z - n·σ`, σ being the standard deviation of the logits.
 
     The kept set is the same at every temperature.
@@ -97,17 +100,18 @@ def top_n_sigma(rows: Distribution, value: float) -> Tensor:
     Source: Tang et al. 2024, arXiv:2411.07641. As in llama.cpp, σ is over the tokens that are not
         excluded, and its square divided by their number, not by one less.
     """
-    finite = rows.logits > -math.inf
-    count = finite.sum(-1, keepdim=True)
-    depth = torch.where(finite, rows.top.double() - rows.logits, 0.0)
-    mean = depth.sum(-1, keepdim=True) / count
-    square = torch.where(finite, depth - mean, 0.0).square_().sum(-1, keepdim=True) / count
+    xp, finite = library(rows.z), rows.support
+    size = rows.kept[..., None]
+    with np.errstate(over="ignore", invalid="ignore"):
+        depth = xp.where(finite, double(rows.top) - rows.z, 0.0)
+        mean = xp.sum(depth, -1, keepdims=True) / size
+        square = xp.sum(xp.where(finite, depth - mean, 0.0) ** 2, -1, keepdims=True) / size
     # Where float64 overflows, all are kept.
-    return _mask(rows, ~(depth > value * square.sqrt()))
+    return ~(depth > value * xp.sqrt(square))
 
 
 @Cut
-def top_h(rows: Distribution, value: float) -> Tensor:
+def top_h(rows: Distribution, value: float) -> Array:
     """Keep the longest prefix whose renormalised entropy is at most `α·H(p)`.
 
     The entropy of a prefix grows with its length, so the longest one is unique, and the first token
@@ -124,19 +128,17 @@ def top_h(rows: Distribution, value: float) -> Tensor:
         same name keeps other sets: it looks at the first 100 tokens alone, takes H of those, and
         adds up `-p ln p` over the prefix, where `H(q) = ln Z + Z⁻¹ Σ -p ln p`.
     """
-    # In weights p with sum s: H(q) = ln Z/s + Z⁻¹ Σ p·x + ln Σ e^-x.
-    share = rows.probs.sum(-1, dtype=torch.float64)
-    limit = (value * rows.entropy - rows.log_total + share.log()).unsqueeze(-1)
+    # With weights e^-x, where Z is their sum over the prefix: H(q) = ln Z + Z⁻¹ Σ e^-x·x.
+    limit = value * rows.entropy
 
-    def goes_on(mass: Any, moment: Any, limit: Any) -> Any:
-        log_mass = mass.log() if isinstance(mass, Tensor) else np.log(mass)
-        return log_mass + moment / mass <= limit
+    def goes_on(mass: Array, moment: Array, limit: Array) -> Array:
+        return library(mass).log(mass) + moment / mass <= limit
 
-    return shortest(rows, rows.depth, goes_on, limit, reaching=False)
+    return shortest(rows, rows.depth, goes_on, limit[..., None], reaching=False)
 
 
 @Cut
-def top_k(rows: Distribution, value: int) -> Tensor:
+def top_k(rows: Distribution, value: int) -> Array:
     """Keep exactly the k first tokens.
 
     Args:
@@ -149,23 +151,21 @@ def top_k(rows: Distribution, value: int) -> Tensor:
     Source: Fan et al. 2018, arXiv:1805.04833. Of tokens tied at the k-th place the lowest ids are
         kept; Hugging Face keeps all of them.
     """
-    z = rows.logits
-    count = min(int(value), z.shape[-1])
-    if count == 1:
+    size = min(int(value), rows.z.shape[-1])
+    if size == 1:
         return _first(rows)
-    boundary = z.topk(count, dim=-1).values[..., -1:]
-    kept = torch.ge(z, boundary, out=torch.empty_like(z))
-    if z.device.type == "cpu" and bool((kept.sum(-1) <= count).all()):
+    boundary = as_array(as_tensor(rows.z).topk(size, dim=-1).values[..., -1:])
+    kept = rows.z >= boundary
+    if on_host(kept) and (count(kept) <= size).all():
         return kept
     # Of the tokens at the boundary, the lowest ids fill the places that are left.
-    above = z > boundary
-    places = count - above.sum(-1, keepdim=True)
-    at = kept.bool() & ~above
-    return _mask(rows, above | (at & (at.cumsum(-1) <= places)))
+    above = rows.z > boundary
+    at = rows.z == boundary
+    return above | (at & (at.cumsum(-1) <= (size - count(above))[..., None]))
 
 
 @Cut
-def top_p(rows: Distribution, value: float) -> Tensor:
+def top_p(rows: Distribution, value: float) -> Array:
     """Keep the shortest prefix of the order whose mass is at least p (nucleus sampling).
 
     Args:
@@ -181,7 +181,7 @@ def top_p(rows: Distribution, value: float) -> Tensor:
 
 
 @Cut
-def min_p(rows: Distribution, value: float) -> Tensor:
+def min_p(rows: Distribution, value: float) -> Array:
     """Keep tokens with `p_i >= m · max p`; the first token always qualifies.
 
     Args:
@@ -197,7 +197,7 @@ def min_p(rows: Distribution, value: float) -> Tensor:
 
 
 @Cut
-def typical_p(rows: Distribution, value: float) -> Tensor:
+def typical_p(rows: Distribution, value: float) -> Array:
     """Keep the tokens whose surprisal is nearest to the entropy, up to mass p.
 
     Tokens are ordered by `|-log p - H|` ascending, then by the common order; the shortest prefix
@@ -214,12 +214,11 @@ def typical_p(rows: Distribution, value: float) -> Tensor:
     """
     # The distances of a large flat vocabulary differ by less than float32 rounding of its entropy.
     exact = Distribution(rows.logits.double())
-    distance = (exact.depth - exact.mean_depth.unsqueeze(-1)).abs_()
-    return _with_mass(exact, distance, value).to(rows.logits.dtype)
+    return _with_mass(exact, abs(exact.depth - exact.mean_depth[..., None]), value)
 
 
 @Cut
-def epsilon_cutoff(rows: Distribution, value: float) -> Tensor:
+def epsilon_cutoff(rows: Distribution, value: float) -> Array:
     """Keep tokens with `p_i >= ε`, or the first token where none has.
 
     Args:
@@ -235,7 +234,7 @@ def epsilon_cutoff(rows: Distribution, value: float) -> Tensor:
 
 
 @Cut
-def eta_cutoff(rows: Distribution, value: float) -> Tensor:
+def eta_cutoff(rows: Distribution, value: float) -> Array:
     """Keep tokens with `p_i >= min(ε, √ε·exp(-H))`, or the first token where none has.
 
     Args:
@@ -247,11 +246,11 @@ def eta_cutoff(rows: Distribution, value: float) -> Tensor:
 
     Source: Hewitt et al. 2022, arXiv:2210.15191 (η-sampling).
     """
-    return _up_to_surprisal(rows, (rows.entropy - math.log(value) / 2).clamp(min=-math.log(value)))
+    return _up_to_surprisal(rows, (rows.entropy - math.log(value) / 2).clip(-math.log(value)))
 
 
 @Cut
-def p_less(rows: Distribution, value: float) -> Tensor:
+def p_less(rows: Distribution, value: float) -> Array:
     """Keep tokens with `p_i >= c·Σ p²`; for c <= 1 the first token always qualifies.
 
     `Σ p²` is the probability that two draws agree, so the cut adapts without a parameter.
@@ -265,15 +264,15 @@ def p_less(rows: Distribution, value: float) -> Tensor:
 
     Source: Tan et al. 2025, arXiv:2509.23234 (p-less sampling).
     """
-    share = rows.probs.sum(-1).double()
-    collision = rows.expectation(rows.probs) / share
+    xp = library(rows.z)
+    collision = rows.expectation(rows.weights) / rows.total
     # The first token's surprisal is never beyond, but its rounded number may be.
-    most = -(collision.log() + math.log(value))
-    return _up_to_surprisal(rows, torch.maximum(most, rows.log_total))
+    most = -(xp.log(collision) + math.log(value))
+    return _up_to_surprisal(rows, xp.maximum(most, rows.log_total))
 
 
 @Cut
-def kl_budget(rows: Distribution, value: float) -> Tensor:
+def kl_budget(rows: Distribution, value: float) -> Array:
     """Keep the shortest prefix whose cost `KL(q‖p) = -ln Z` is at most ε nats.
 
     Z is the mass of the prefix, so this is top_p at `p = e^-ε`, said by what it costs.
@@ -309,9 +308,7 @@ def xtc(logits: Rows, probability: float, threshold: float) -> Tensor:
     Source: p-e-w 2024, github.com/oobabooga/text-generation-webui/pull/6335, and llama.cpp.
     """
     rows = Distribution.of(logits)
-    log_probs = (-rows.depth.double() - rows.log_total.unsqueeze(-1)).masked_fill(
-        rows.logits == -math.inf, -math.inf
-    )
+    log_probs = rows.logits.double().log_softmax(-1)
     reaching = log_probs >= math.log(threshold)
     # Fewer than 1/t tokens can reach t, so the last of them is among these.
     window = min(math.ceil(1 / threshold) + 1, log_probs.shape[-1])
@@ -331,7 +328,7 @@ def xtc(logits: Rows, probability: float, threshold: float) -> Tensor:
 
 
 @Cut
-def up_to_surprisal(rows: Distribution, most: Tensor) -> Tensor:
+def up_to_surprisal(rows: Distribution, most: Array) -> Array:
     """Keep tokens with `-log p_i <= μ`, or the first token where none has (mirostat's cut).
 
     Args:
@@ -344,31 +341,26 @@ def up_to_surprisal(rows: Distribution, most: Tensor) -> Tensor:
     return _up_to_surprisal(rows, most)
 
 
-def _up_to_surprisal(rows: Distribution, most: float | Tensor) -> Tensor:
-    deepest = (most - rows.log_total).unsqueeze(-1)
+def _up_to_surprisal(rows: Distribution, most: float | Array) -> Array:
+    deepest = (most - rows.log_total)[..., None]
     kept = _up_to_depth(rows, deepest)
-    if kept.device.type == "cpu" and bool((deepest >= 0).all()):
+    if on_host(kept) and (deepest >= 0).all():
         return kept
-    return torch.maximum(kept, _first(rows))
+    return kept | _first(rows)
 
 
-def _up_to_depth(rows: Distribution, deepest: float | Tensor) -> Tensor:
-    # Comparing into floats takes a third of the time of comparing into booleans.
-    return torch.le(rows.depth, deepest, out=torch.empty_like(rows.depth))
+def _up_to_depth(rows: Distribution, deepest: float | Array) -> Array:
+    return rows.depth <= deepest
 
 
-def _mask(rows: Distribution, kept: Tensor) -> Tensor:
-    return kept.to(rows.logits.dtype)
-
-
-def _first(rows: Distribution) -> Tensor:
+def _first(rows: Distribution) -> Array:
     """Mask of the first token of each row."""
-    return torch.zeros_like(rows.logits).scatter_(-1, rows.logits.argmax(-1, keepdim=True), 1.0)
+    ids = library(rows.z).arange(rows.z.shape[-1], device=rows.z.device)
+    return ids == rows.z.argmax(-1)[..., None]
 
 
-def _with_mass(rows: Distribution, key: Tensor, value: float) -> Tensor:
-    def goes_on(mass: Any, _: Any, limit: Any) -> Any:
+def _with_mass(rows: Distribution, key: Array, value: float) -> Array:
+    def goes_on(mass: Array, _: Array, limit: Array) -> Array:
         return mass < limit
 
-    limit = value * rows.share.unsqueeze(-1)
-    return shortest(rows, key, goes_on, limit, reaching=True)
+    return shortest(rows, key, goes_on, value * rows.total[..., None], reaching=True)

@@ -98,3 +98,10 @@ def run(monkeypatch, capsys, elsewhere):
         return exit_.value.code or 0, out, err
 
     return run
+
+
+@pytest.fixture(params=["of NumPy", "of torch"])
+def arrays(request, monkeypatch):
+    """Once as on a CPU, and once as on an accelerator, though in this one's memory."""
+    if request.param == "of torch":
+        monkeypatch.setattr("decoding.arrays.HOST", "none")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from decoding.arrays import as_array, as_tensor
 from decoding.distribution import Distribution
 from oracle import log_softmax, plogp
 
@@ -29,17 +30,20 @@ TOLERANCES = [(torch.float32, 1e-5), (torch.float64, 1e-10)]
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("dtype", "atol"), TOLERANCES)
 @pytest.mark.parametrize("vocab", [3, 50, 5000, 151936])
+@pytest.mark.usefixtures("arrays")
 def test_numbers_equal_float64(kind, dtype, atol, vocab):
     logits = rows_of(kind, vocab, dtype)
     rows = Distribution(logits)
     tokens = torch.arange(6) % vocab
     chosen = rows.log_prob(tokens)
-    values = torch.arange(vocab, dtype=dtype) % 7
-    means = rows.expectation(values)
+    values = np.arange(vocab) % 7
+    means = rows.expectation(as_array(torch.from_numpy(values).to(dtype)))
     for i, z in enumerate(logits.double().numpy()):
         log_p = log_softmax(z)
         p = np.exp(log_p)
-        np.testing.assert_allclose(rows.probs[i].numpy(), p, atol=5e-6)
+        weights = np.asarray(rows.weights[i])
+        np.testing.assert_allclose(weights / rows.total[i].item(), p, atol=5e-6)
+        assert weights.max() == 1
         assert rows.top[i].item() == z.max()
         assert rows.log_total[i].item() == pytest.approx(-log_p.max(), abs=atol)
         with np.errstate(invalid="ignore"):
@@ -53,7 +57,7 @@ def test_numbers_equal_float64(kind, dtype, atol, vocab):
             assert chosen[i].item() == pytest.approx(log_p[tokens[i]], abs=atol, rel=1e-6)
         else:
             assert chosen[i].item() == -math.inf
-        assert means[i].item() == pytest.approx((p * values.numpy()).sum(), rel=1e-5)
+        assert means[i].item() == pytest.approx((p * values).sum(), rel=1e-5)
 
 
 @pytest.mark.parametrize("vocab", [1, 2, 7, 50257])
@@ -63,7 +67,7 @@ def test_flat_rows_have_the_logarithm_of_their_size(vocab, level):
     assert rows.entropy.item() == pytest.approx(math.log(vocab), abs=1e-5)
     assert rows.log_total.item() == pytest.approx(math.log(vocab), abs=1e-5)
     assert rows.varentropy.item() == pytest.approx(0, abs=1e-9)
-    assert rows.depth.abs().max() == 0
+    assert np.abs(rows.depth).max() == 0
 
 
 @pytest.mark.parametrize("excluded", [-math.inf, -3e38, -1e30])
@@ -85,17 +89,18 @@ def test_two_tokens_by_hand():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.usefixtures("arrays")
 def test_half_precision_is_raised_and_the_input_is_left_alone(dtype):
     logits = torch.randn(2, 9, generator=torch.Generator().manual_seed(0)).to(dtype)
     before = logits.clone()
     rows = Distribution(logits)
-    for name in ("top", "depth", "probs", "log_total", "mean_depth", "entropy", "varentropy"):
-        assert getattr(rows, name).isfinite().all()
-    assert rows.probs.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    assert rows.entropy.dtype == rows.log_total.dtype == torch.float64
+    for name in ("top", "depth", "weights", "log_total", "mean_depth", "entropy", "varentropy"):
+        assert as_tensor(getattr(rows, name)).isfinite().all()
+    raised = torch.float64 if dtype == torch.float64 else torch.float32
+    assert as_tensor(rows.weights).dtype == rows.logits.dtype == raised
+    assert as_tensor(rows.entropy).dtype == as_tensor(rows.log_total).dtype == torch.float64
     assert torch.equal(logits, before)
-    same = Distribution(logits.to(rows.probs.dtype))
-    assert torch.equal(rows.entropy, same.entropy)
+    assert (rows.entropy == Distribution(logits.to(raised)).entropy).all()
 
 
 def test_rows_are_taken_as_they_are():
@@ -106,22 +111,46 @@ def test_rows_are_taken_as_they_are():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("dtype", "atol"), TOLERANCES)
+@pytest.mark.usefixtures("arrays")
 def test_restricted_rows_are_those_of_masked_logits(kind, dtype, atol):
     logits = rows_of(kind, 300, dtype)
     generator = torch.Generator().manual_seed(1)
     masks = torch.rand(2, 6, 300, generator=generator) < 0.5
     masks |= torch.nn.functional.one_hot(logits.argmax(-1), 300).bool()
-    once = Distribution(logits).restricted(masks[0].to(dtype))
-    twice = once.restricted(masks[1].to(dtype))
+    once = Distribution(logits).restricted(as_array(masks[0]))
+    twice = once.restricted(as_array(masks[1]))
     for ours, kept in (once, masks[0]), (twice, masks[0] & masks[1]):
         plain = Distribution(logits.masked_fill(~kept, -math.inf))
         assert torch.equal(ours.logits, plain.logits)
-        assert torch.equal(ours.kept, (plain.logits > -math.inf).sum(-1))
+        assert np.asarray(ours.kept).tolist() == (plain.logits > -math.inf).sum(-1).tolist()
         for name in ("entropy", "varentropy", "log_total", "mean_depth"):
-            torch.testing.assert_close(
+            np.testing.assert_allclose(
                 getattr(ours, name), getattr(plain, name), atol=20 * atol, rtol=20 * atol
             )
         tokens = kept.int().argmax(-1)
-        torch.testing.assert_close(ours.log_prob(tokens), plain.log_prob(tokens), atol=atol, rtol=0)
+        np.testing.assert_allclose(ours.log_prob(tokens), plain.log_prob(tokens), atol=atol)
         outside = (~kept).int().argmax(-1)
-        assert torch.equal(ours.log_prob(outside), torch.full((6,), -math.inf, dtype=torch.float64))
+        assert np.isneginf(np.asarray(ours.log_prob(outside))).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("temperature", [0.3, 0.7, 0.8, 1.3, 3.0])
+@pytest.mark.usefixtures("arrays")
+def test_divided_rows_know_their_extremes(kind, temperature):
+    logits = rows_of(kind, 5000)
+    per_row = torch.linspace(0.5, 1.5, 6).unsqueeze(-1) * temperature
+    for divisor in (temperature, per_row):
+        if kind.endswith("number") and temperature < 1.5:
+            continue  # would overflow
+        rows = Distribution(logits).divided(divisor)
+        assert torch.equal(rows.logits, logits / divisor)
+        assert torch.equal(as_tensor(rows.top), rows.logits.amax(-1, keepdim=True))
+        assert torch.equal(as_tensor(rows.bottom), rows.logits.amin(-1, keepdim=True))
+
+
+def test_gradients_pass_a_division_and_a_cut():
+    logits = rows_of("peaked", 20).requires_grad_()
+    rows = Distribution(logits).divided(0.5)
+    final = rows.restricted(np.asarray(rows.z >= 0))
+    final.logits.clamp(min=0).sum().backward()
+    assert torch.equal(logits.grad, 2.0 * (logits.detach() > 0))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from decoding import prefix
+from decoding.arrays import as_array
 from decoding.distribution import Distribution
 from decoding.prefix import shortest
 from decoding.truncation import top_h, top_p, typical_p
@@ -54,7 +54,7 @@ def below(_, moment, limit):
 
 def by_sorting(rows, key, share, *, reaching):
     """The mask by definition, and how near the nearest total is to the limit."""
-    probs, depths, keys = (t.double().numpy() for t in (rows.probs, rows.depth, key))
+    probs, depths, keys = (np.asarray(t, np.float64) for t in (rows.weights, rows.depth, key))
     order = np.lexsort((depths, keys))  # and then by id, since the sort is stable
     totals = np.cumsum(probs[order] if reaching else (probs * depths)[order])
     limit = share * totals[-1]
@@ -66,46 +66,48 @@ def by_sorting(rows, key, share, *, reaching):
     return kept, limit, margin
 
 
-def check(rows, key, share, *, reaching, how=shortest):
-    kept, limit, margin = by_sorting(rows, key, share, reaching=reaching)
+def marked(rows, key, goes_on, ends, *, reaching):
+    """`shortest`, from NumPy to NumPy."""
+    key = rows.depth if key is None else as_array(torch.from_numpy(key))
+    ends = as_array(torch.from_numpy(np.asarray(ends, np.float64)))
+    return np.asarray(shortest(rows, key, goes_on, ends, reaching=reaching))
+
+
+def check(rows, share, *, reaching, key=None):
+    kept, limit, margin = by_sorting(
+        rows, rows.depth if key is None else key, share, reaching=reaching
+    )
     assert margin > 1e-13  # or else float64 could not tell
-    ends = torch.tensor([limit], dtype=torch.float64)
-    got = how(rows, key, with_mass if reaching else below, ends, reaching=reaching)
-    some = (rows.probs > 0).numpy()  # what has no mass is excluded anyway
-    np.testing.assert_array_equal(got.bool().numpy() & some, kept & some)
+    got = marked(rows, key, with_mass if reaching else below, [limit], reaching=reaching)
+    some = np.asarray(rows.weights) > 0  # what has no mass is excluded anyway
+    np.testing.assert_array_equal(got & some, kept & some)
+
+
+def from_the_mean(rows):
+    depth = np.asarray(rows.depth)
+    return np.abs(depth - depth.dtype.type(rows.mean_depth))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("vocab", VOCABULARIES)
 @pytest.mark.parametrize("reaching", [True, False])
+@pytest.mark.usefixtures("arrays")
 def test_prefix_by_histogram_is_the_prefix_by_sorting(kind, vocab, reaching):
     row = KINDS[kind](vocab)
-    # In float32 the products p·x are rounded, and which prefix is right turns on that.
+    # In float32 the products are rounded, and which prefix is right turns on that.
     rows = Distribution(row if reaching else row.double())
     shares = SHARES if vocab < 50_000 else SHARES[1:5:2]
     for share in shares:
-        check(rows, rows.depth, share, reaching=reaching)
+        check(rows, share, reaching=reaching)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("vocab", [2, 17, 1000, 50257])
+@pytest.mark.usefixtures("arrays")
 def test_the_key_may_be_another_than_the_depth(kind, vocab):
     rows = Distribution(KINDS[kind](vocab))
-    key = (rows.depth - rows.mean_depth.to(rows.depth.dtype)).abs()
     for share in SHARES[1:4]:
-        check(rows, key, share, reaching=True)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("vocab", [1, 3, 17, 1000])
-@pytest.mark.parametrize("reaching", [True, False])
-def test_the_way_for_accelerators_is_the_prefix_by_sorting(kind, vocab, reaching):
-    row = KINDS[kind](vocab)
-    rows = Distribution(row if reaching else row.double())
-    for share in SHARES:
-        check(rows, rows.depth, share, reaching=reaching, how=prefix._by_sorting)
-    key = (rows.depth - rows.mean_depth.to(rows.depth.dtype)).abs()
-    check(rows, key, SHARES[2], reaching=True, how=prefix._by_sorting)
+        check(rows, share, reaching=True, key=from_the_mean(rows))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,7 @@ def test_rules_keep_the_same_by_either_way_and_alone_or_in_a_batch(rule, value, 
     together = rule(rows, value) > -math.inf
     for row, kept in zip(rows, together, strict=True):
         assert torch.equal(rule(row, value) > -math.inf, kept)
-    monkeypatch.setattr("decoding.truncation.shortest", prefix._by_sorting)
+    monkeypatch.setattr("decoding.arrays.HOST", "none")
     assert torch.equal(rule(rows, value) > -math.inf, together)
 
 
@@ -129,58 +131,55 @@ def test_ties_across_the_cut_go_to_the_lowest_ids():
     assert kept.tolist() == [0, 1, 4, 5, 8, 9, 12, 16]
 
 
-@pytest.mark.parametrize("how", [shortest, prefix._by_sorting])
 @pytest.mark.parametrize(("share", "count"), [(0.25, 2), (0.5, 4), (0.5 + 1e-9, 5), (0.75, 6)])
-def test_a_total_right_at_the_limit_reaches_it(how, share, count):
-    rows = Distribution(torch.full((8,), 3.0))  # each has 1/8, so all sums are exact
-    ends = torch.tensor([share], dtype=torch.float64)
-    kept = how(rows, rows.depth, with_mass, ends, reaching=True).bool()
+@pytest.mark.usefixtures("arrays")
+def test_a_total_right_at_the_limit_reaches_it(share, count):
+    rows = Distribution(torch.full((8,), 3.0))  # all weigh 1, so all sums are exact
+    kept = marked(rows, None, with_mass, [8 * share], reaching=True)
     assert kept.tolist() == [True] * count + [False] * (8 - count)
 
 
+@pytest.mark.usefixtures("arrays")
 def test_a_cut_beyond_the_last_bin():
     """Depths of 33 to 72 nats share a bin; only order within it can tell them apart."""
     depths = torch.cat([torch.zeros(1), torch.arange(33.0, 73.0)]).double()
     depths = depths[torch.randperm(41, generator=torch.Generator().manual_seed(3))]
     rows = Distribution(-depths)
-    probs = np.sort(rows.probs.numpy())[::-1]
-    # The difference from the whole would be lost in the sum: let the limit be on Σ p·x instead.
-    moment = np.cumsum(probs * np.sort(depths.numpy()))
+    # The difference from the whole would be lost in the sum: let the limit be on Σ e^-x·x instead.
+    ascending = np.sort(depths.numpy())
+    moment = np.cumsum(np.exp(-ascending) * ascending)
     for count in (1, 2, 7, 20):
-        limit = torch.tensor([(moment[count - 1] + moment[count]) / 2])
-        kept = shortest(rows, rows.depth, below, limit, reaching=False).bool()
+        limit = (moment[count - 1] + moment[count]) / 2
+        kept = marked(rows, None, below, [limit], reaching=False)
         assert kept.sum() == count
-        assert rows.depth[kept].max() < rows.depth[~kept].min()
+        assert depths[kept].max() < depths[~kept].min()
 
 
-@pytest.mark.parametrize("how", [shortest, prefix._by_sorting])
-def test_equal_keys_go_by_depth_and_then_by_id(how):
+@pytest.mark.usefixtures("arrays")
+def test_equal_keys_go_by_depth_and_then_by_id():
     rows = Distribution(torch.tensor([-2.0, 0.0, -1.0, -2.0, 0.0]).double())
-    key = (rows.depth - 1).abs()  # 1, 1, 0, 1, 1
+    key = np.abs(np.asarray(rows.depth) - 1)  # 1, 1, 0, 1, 1
     order = [2, 1, 4, 0, 3]
-    mass = rows.probs[order].cumsum(-1)
+    mass = np.asarray(rows.weights)[order].cumsum()
     for count in range(1, 6):
-        ends = mass[count - 1 : count] - 1e-6
-        kept = how(rows, key, with_mass, ends, reaching=True).bool()
-        assert kept.nonzero().squeeze(-1).tolist() == sorted(order[:count])
+        kept = marked(rows, key, with_mass, [mass[count - 1] - 1e-6], reaching=True)
+        assert kept.nonzero()[0].tolist() == sorted(order[:count])
 
 
-@pytest.mark.parametrize("how", [shortest, prefix._by_sorting])
-def test_the_first_token_is_kept_whatever_the_limit(how):
+@pytest.mark.usefixtures("arrays")
+def test_the_first_token_is_kept_whatever_the_limit():
     rows = Distribution(torch.tensor([[0.0, 2.0, 2.0, -math.inf], [4.0, 4.0, 1.0, 1.0]]))
-    ends = torch.full((2, 1), -1.0, dtype=torch.float64)
     for goes_on, reaching in [(with_mass, True), (below, False)]:
-        kept = how(rows, rows.depth, goes_on, ends, reaching=reaching).bool()
+        kept = marked(rows, None, goes_on, [[-1.0], [-1.0]], reaching=reaching)
         assert kept.tolist() == [[False, True, False, False], [True, False, False, False]]
 
 
-@pytest.mark.parametrize("how", [shortest, prefix._by_sorting])
-def test_all_that_have_mass_are_kept_where_there_is_no_limit(how):
+@pytest.mark.usefixtures("arrays")
+def test_all_that_have_mass_are_kept_where_there_is_no_limit():
     rows = Distribution(torch.tensor([[0.0, 2.0, 2.0, -math.inf], [4.0, 4.0, 1.0, 1.0]]))
-    ends = torch.full((2, 1), math.inf, dtype=torch.float64)
     for goes_on, reaching in [(with_mass, True), (below, False)]:
-        kept = how(rows, rows.depth, goes_on, ends, reaching=reaching).bool()
-        assert (kept | (rows.logits == -math.inf)).all()
+        kept = marked(rows, None, goes_on, [[math.inf], [math.inf]], reaching=reaching)
+        assert (kept | (rows.logits == -math.inf).numpy()).all()
 
 
 def test_no_rows_and_leading_axes():

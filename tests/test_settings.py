@@ -123,10 +123,10 @@ any_setting = settings_of_any_kind()
 def test_the_default_is_neutral_and_the_order_is_that_of_the_chain():
     assert dataclasses.asdict(DecodingSettings()) == NEUTRAL
     assert list(dataclasses.asdict(DecodingSettings())) == list(NEUTRAL)
-    assert DecodingSettings().steps() == []
+    assert DecodingSettings().steps() == ()
     changed = {"eta_cutoff": 0.1, "top_k": 5, "temperature": 0.5}
     steps = DecodingSettings(**changed).steps()
-    assert steps == [("temperature", 0.5), ("top_k", 5), ("eta_cutoff", 0.1)]
+    assert steps == (("temperature", 0.5), ("top_k", 5), ("eta_cutoff", 0.1))
 
 
 def test_parameters_are_no_steps_of_their_own():
@@ -134,7 +134,7 @@ def test_parameters_are_no_steps_of_their_own():
     setting = DecodingSettings(
         xtc_probability=0.5, xtc_threshold=0.2, dry_multiplier=0.8, dry_breakers=(13,), top_k=5
     )
-    assert setting.steps() == [("dry_multiplier", 0.8), ("top_k", 5), ("xtc_probability", 0.5)]
+    assert setting.steps() == (("dry_multiplier", 0.8), ("top_k", 5), ("xtc_probability", 0.5))
     assert setting.parameters("xtc_probability") == {"xtc_threshold": 0.2}
     assert setting.parameters("dry_multiplier") == {
         "dry_base": 1.75,

@@ -1,0 +1,63 @@
+"""Arrays of the library that is fastest where they are: NumPy's on a CPU, torch's elsewhere.
+
+A decoding step is many short operations, which take NumPy a fraction of the time that they take
+torch, in the same memory. Both libraries spell what is needed here alike, so that each formula is
+written once: `xp = library(values)`, then `xp.log(values)`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array = Any
+"""A NumPy array on a CPU, and a tensor on an accelerator."""
+
+HOST = "cpu"  # the kind of device whose memory NumPy sees
+
+
+def as_array(values: Tensor | Array) -> Array:
+    """The same memory as an array, without gradients."""
+    if not isinstance(values, Tensor):
+        return values
+    values = values.detach()
+    return values.numpy() if values.device.type == HOST else values
+
+
+def as_tensor(values: Array) -> Tensor:
+    """The same memory as a tensor."""
+    return values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values))
+
+
+def on_host(values: Array) -> bool:
+    """Whether a look at the numbers is free: on an accelerator the host would wait for them."""
+    return not isinstance(values, Tensor)
+
+
+def library(values: Array) -> Any:
+    """`numpy` or `torch`."""
+    return np if on_host(values) else torch
+
+
+def double(values: Array) -> Array:
+    """The values in float64."""
+    return np.asarray(values, np.float64) if on_host(values) else values.double()
+
+
+def at(values: Array, tokens: Array) -> Array:
+    """Each row's value at its token, `(…)` of `(…, vocab)`."""
+    flat = values.reshape(-1, values.shape[-1])
+    rows = library(values).arange(len(flat), device=values.device)
+    return flat[rows, tokens.reshape(-1)].reshape(tokens.shape)
+
+
+def count(mask: Array) -> Array:
+    """How many of each row are true, `(…)` of `(…, vocab)`, int64."""
+    if not on_host(mask):
+        return mask.sum(-1)
+    # NumPy counts a whole array many times faster than along an axis.
+    rows = mask.reshape(-1, mask.shape[-1])
+    return np.array([np.count_nonzero(row) for row in rows], np.int64).reshape(mask.shape[:-1])
