@@ -19,7 +19,7 @@ Values = NDArray[np.floating]
 
 _BINS = 2048
 _REACH = 32.0  # nats; what lies deeper has less than vocab · e^-32 of the mass
-_FEW = 1 / 4  # of the tokens: taking out more would cost more than it spares
+_FEW = 1 / 16  # of the tokens
 
 
 def shortest(
@@ -47,21 +47,23 @@ def shortest(
     keys, depths, weights = (a.reshape(-1, vocab) for a in (key, rows.depth, rows.weights))
     kept = np.empty(keys.shape, bool)
     ends = limit.reshape(-1)
-    light = np.zeros(len(kept), weights.dtype)
+    heavy = np.full(len(kept), np.inf, weights.dtype)
     if reaching and key is rows.depth:
-        # All tokens lighter than this weigh half of what the prefix leaves out, or less.
-        light[:] = (rows.total.reshape(-1) - ends) / (2 * vocab)
+        # A guess. Heavy tokens come first; where they are few and reach the limit, the others need
+        # no look.
+        heavy[:] = (rows.total.reshape(-1) - ends) / (_FEW * vocab)
     # In one thread: a row is many short steps, which a second one would not make shorter.
     for row, end in enumerate(ends):
-        near = weights[row] >= light[row]
-        if np.count_nonzero(near) < _FEW * vocab:
+        near = weights[row] >= heavy[row]
+        if 0 < np.count_nonzero(near) < _FEW * vocab:
             tokens = near.nonzero()[0]
-            near[tokens] = _prefix(
-                keys[row][tokens], depths[row][tokens], weights[row][tokens], goes_on, end, reaching
-            )
-            kept[row] = near
-        else:
-            kept[row] = _prefix(keys[row], depths[row], weights[row], goes_on, end, reaching)
+            own = weights[row][tokens]
+            if own.sum(dtype=np.float64) >= end:
+                depth = depths[row][tokens]
+                near[tokens] = _prefix(depth, depth, own, goes_on, end, reaching)
+                kept[row] = near
+                continue
+        kept[row] = _prefix(keys[row], depths[row], weights[row], goes_on, end, reaching)
     return kept.reshape(key.shape)
 
 
