@@ -127,7 +127,12 @@ def solve_temperature(logits: Rows, target: float) -> SolvedTemperature:
     # the range may be that of float32, where tokens are masked by its smallest number.
     log_low, log_high = torch.full_like(largest, -700.0), torch.full_like(largest, 30.0)
     depth = (depth / largest).masked_fill_(excluded, math.inf)
-    log_t = torch.full_like(largest, 0.0) - largest.log()  # T = 1
+    tied = (rows.logits == as_tensor(rows.top)).sum(-1, dtype=torch.float64).log()
+    possible = as_tensor(rows.kept).double().log()
+    attained = (tied <= target) & (target <= possible)
+    # Elsewhere the limit is known.
+    below, above = (target < tied).unsqueeze(-1), (target > possible).unsqueeze(-1)
+    log_t = torch.where(below, log_low, torch.where(above, log_high, -largest.log()))  # or T = 1
     entropy = largest
     for _ in range(_MOST_STEPS):
         exponent = (depth / log_t.exp()).clamp_(max=DEEPEST)
@@ -142,7 +147,7 @@ def solve_temperature(logits: Rows, target: float) -> SolvedTemperature:
         error = entropy - target
         log_low = torch.where(error < 0, log_t, log_low)
         log_high = torch.where(error < 0, log_high, log_t)
-        done = (error.abs() < TOLERANCE) | (log_high - log_low < 1e-12)
+        done = below | above | (error.abs() < TOLERANCE) | (log_high - log_low < 1e-12)
         # On an accelerator a look would make the host wait.
         if on_host(rows.z) and bool(done.all()):
             break
@@ -150,7 +155,4 @@ def solve_temperature(logits: Rows, target: float) -> SolvedTemperature:
         inside = (step > log_low) & (step < log_high)
         log_t = torch.where(done, log_t, torch.where(inside, step, (log_low + log_high) / 2))
     temperature = (log_t.exp() * largest).clamp(min=COLDEST)
-    tied = (rows.logits == as_tensor(rows.top)).sum(-1, dtype=torch.float64).log()
-    possible = (~excluded).sum(-1, dtype=torch.float64).log()
-    attained = (tied <= target) & (target <= possible)
     return SolvedTemperature(temperature, entropy.squeeze(-1), attained)

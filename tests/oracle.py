@@ -44,7 +44,8 @@ def log_softmax(z):
 
 def plogp(log_p, values):
     """Σ p·values, where 0·anything is 0."""
-    return float(np.where(np.isneginf(log_p), 0.0, np.exp(log_p) * values).sum())
+    inside = log_p > -np.inf
+    return float((np.exp(log_p[inside]) * values[inside]).sum())
 
 
 def prefix(p, order, mass, slack):

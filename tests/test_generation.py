@@ -252,6 +252,7 @@ def test_generated_pairs_follow_the_chain_rule(toy):
     assert_follows(Counter(tuple(g.trace.ids.tolist()) for g in generations), pairs)
 
 
+@pytest.mark.usefixtures("arrays")
 def test_draw_is_the_inverse_of_the_cumulative_distribution():
     log_probs = torch.tensor([0.0, 0.25, 0.0, 0.25, 0.5, 0.0]).log()
     points = [0.0, 0.1, 0.25 - 1e-9, 0.25 + 1e-9, 0.5 - 1e-9, 0.5 + 1e-9, 0.99, 1 - 2**-53]
@@ -260,6 +261,7 @@ def test_draw_is_the_inverse_of_the_cumulative_distribution():
 
 
 @pytest.mark.parametrize("uniform", [0.0, 5e-324, 2**-53, 0.5, 1 - 2**-53])
+@pytest.mark.usefixtures("arrays")
 def test_extreme_uniforms_draw_no_impossible_token(uniform):
     generator = torch.Generator().manual_seed(0)
     logits = 4 * torch.randn(300, 40, generator=generator)

@@ -18,7 +18,6 @@ from transformers.generation.streamers import BaseStreamer
 
 import decoding.sampler
 from decoding import DecodingSettings, EntropyMonitor, NonFiniteLogitsError, Sampler
-from decoding.distribution import Distribution
 from decoding.sampling import DrawProcessor, draw, uniforms
 from decoding.settings import NEUTRAL
 from oracle import (
@@ -729,20 +728,32 @@ def test_a_processor_that_leaves_no_token_is_named_by_step_and_row(toy_gpt2):
         sample(toy_gpt2, left_padded(TOY_PROMPTS, 0), sampler, logits_processor=[leave_none])
 
 
+# What an accelerator computes, in this one's memory.
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_arrays_of_torch_draw_and_trace_as_those_of_numpy_do(toy_llama, monkeypatch, setting):
+    settings, points, kept = DecodingSettings.parse(setting), points_for(3, 12), []
+    for host in ("cpu", "none"):
+        monkeypatch.setattr("decoding.arrays.HOST", host)
+        monitor = EntropyMonitor(alternatives=2)
+        sampler = Sampler(settings, points=points, monitor=monitor)
+        outputs = sample(toy_llama, left_padded(TOY_PROMPTS, 0), sampler)
+        kept.append(monitor.traces(outputs, eos_token_id=None))
+    for one, other in zip(*kept, strict=True):
+        assert one.ids.tolist() == other.ids.tolist()
+        for name, column in one.columns().items():
+            np.testing.assert_allclose(other.columns()[name], column, atol=1e-4, err_msg=name)
+
+
 @pytest.mark.parametrize("processors", [[], [Ban(in_place=False)]])
-def test_rows_that_were_mended_without_a_look_are_named_at_the_end(
+def test_rows_that_are_mended_without_a_look_are_named_at_the_end(
     toy_gpt2, monkeypatch, processors
 ):
-    """What an accelerator does, where the host must not wait for a number."""
-
-    def mended(rows, step):
-        fault = ~rows.logits.amax(-1).isfinite()
-        return Distribution(rows.logits.masked_fill(fault[:, None], 0.0)), fault
-
     def spoil(step, logits):
         return logits.index_fill(0, torch.tensor([1]), torch.nan) if step == 3 else logits
 
-    monkeypatch.setattr(decoding.sampler, "without_faults", mended)
+    monkeypatch.setattr("decoding.arrays.HOST", "none")
     model, calls = counted(editing(toy_gpt2, spoil))
     with pytest.raises(NonFiniteLogitsError, match=r"step 3, row 1\b"):
         sample(

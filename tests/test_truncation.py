@@ -195,6 +195,7 @@ def thousand_rows():
 
 
 @pytest.mark.parametrize("name", [name for name in ORACLES if name not in WARPERS])
+@pytest.mark.usefixtures("arrays")
 def test_kept_sets_equal_float64(name):
     rows = exactly = 0
     for logits, value in zip(thousand_rows(), cycle(VALUES[name]), strict=False):
@@ -212,6 +213,7 @@ def test_kept_sets_equal_float64(name):
 
 
 @pytest.mark.parametrize("name", WARPERS)
+@pytest.mark.usefixtures("arrays")
 def test_kept_sets_equal_hugging_face_and_float64(name):
     rows = as_oracle = as_float32 = 0
     for logits, value in zip(thousand_rows(), cycle(VALUES[name]), strict=False):
@@ -529,6 +531,7 @@ ADVERSARIAL = {
 
 @pytest.mark.parametrize("row", ADVERSARIAL)
 @pytest.mark.parametrize(("name", "value"), EVERY_RULE)
+@pytest.mark.usefixtures("arrays")
 def test_adversarial_rows_keep_a_token_unchanged(name, value, row):
     logits = ADVERSARIAL[row].clone()
     result = RULES[name](logits, value)
