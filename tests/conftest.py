@@ -105,3 +105,4 @@ def arrays(request, monkeypatch):
     """Once as on a CPU, and once as on an accelerator, though in this one's memory."""
     if request.param == "of torch":
         monkeypatch.setattr("decoding.arrays.HOST", "none")
+    return request.param

@@ -91,8 +91,9 @@ def from_the_mean(rows):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("vocab", VOCABULARIES)
 @pytest.mark.parametrize("reaching", [True, False])
-@pytest.mark.usefixtures("arrays")
-def test_prefix_by_histogram_is_the_prefix_by_sorting(kind, vocab, reaching):
+def test_prefix_by_histogram_is_the_prefix_by_sorting(kind, vocab, reaching, arrays):
+    if arrays == "of torch":
+        vocab = min(vocab, 1013)  # sorts, however many there are
     row = KINDS[kind](vocab)
     # In float32 the products are rounded, and which prefix is right turns on that.
     rows = Distribution(row if reaching else row.double())
