@@ -69,7 +69,15 @@ def temperature(logits: Rows, value: float | Tensor) -> Tensor:
 
 
 def tempered(rows: Distribution, value: float | Tensor) -> Distribution:
-    """What `temperature` makes of rows."""
+    """`temperature` of rows whose extremes may be known.
+
+    Args:
+        rows: `(…, vocab)`.
+        value: as in `temperature`.
+
+    Returns:
+        `(…, vocab)` rows of z/T.
+    """
     if not isinstance(value, Tensor) and value == 0:
         return rows.restricted(top_k.kept(rows, 1))
     # Beyond these bounds the result is the limit already, and z or T would overflow.
@@ -193,7 +201,7 @@ def min_p(rows: Distribution, value: float) -> Array:
 
     Source: Nguyen et al. 2024, arXiv:2407.01082.
     """
-    return _up_to_depth(rows, -math.log(value))
+    return rows.depth <= -math.log(value)
 
 
 @Cut
@@ -343,14 +351,10 @@ def up_to_surprisal(rows: Distribution, most: Array) -> Array:
 
 def _up_to_surprisal(rows: Distribution, most: float | Array) -> Array:
     deepest = (most - rows.log_total)[..., None]
-    kept = _up_to_depth(rows, deepest)
+    kept = rows.depth <= deepest
     if on_host(kept) and (deepest >= 0).all():
         return kept
     return kept | _first(rows)
-
-
-def _up_to_depth(rows: Distribution, deepest: float | Array) -> Array:
-    return rows.depth <= deepest
 
 
 def _first(rows: Distribution) -> Array:
