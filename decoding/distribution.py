@@ -12,11 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decoding.arrays import Array, as_array, as_tensor, at, count, double, library, on_host
+from decoding.arrays import (
+    Array,
+    as_array,
+    as_tensor,
+    at,
+    count,
+    double,
+    exp_of_negative,
+    library,
+    on_host,
+)
 from decoding.information import as_float
 
 # e^-1000 is zero even in float64, so a limit on depths changes no sum and keeps 0·∞ out of them.
 DEEPEST = 1000.0
+
+BLOCK = 256  # ids whose weights are added up first, in the precision that they have
 
 # A step's temporaries are a few megabytes each. By default, glibc hands such blocks back to the
 # system when they are freed, and the next step pays for every page anew: up to ten times its
@@ -75,8 +87,7 @@ class Distribution:
     @cached_property
     def weights(self) -> Array:
         """`(…, vocab)`, e^-x, which is p·Σ e^-x; the first token has 1."""
-        powers = -self.depth
-        return library(powers).exp(powers, out=powers)
+        return exp_of_negative(self.depth)
 
     def divided(self, temperature: float | Tensor) -> Distribution:
         """The rows of `z / T`.
@@ -113,9 +124,18 @@ class Distribution:
         return count(self.support)
 
     @cached_property
+    def block_totals(self) -> Array:
+        """`(…, blocks)`, Σ e^-x over each `BLOCK` ids, and over the rest at the end, float64."""
+        weights, xp = self.weights, library(self.weights)
+        blocks = weights.shape[-1] // BLOCK
+        whole = weights[..., : blocks * BLOCK].reshape(*weights.shape[:-1], blocks, BLOCK)
+        rest = weights[..., blocks * BLOCK :].sum(-1)[..., None]
+        return double(xp.concatenate([xp.einsum("...v->...", whole), rest], -1))
+
+    @cached_property
     def total(self) -> Array:
         """`(…)`, Σ e^-x, float64."""
-        return double(self.weights.sum(-1))
+        return self.block_totals.sum(-1)
 
     @cached_property
     def log_total(self) -> Array:

@@ -17,7 +17,7 @@ GoesOn = Callable[[Array, Array, Array], Array]
 
 Values = NDArray[np.floating]
 
-_BINS = 2048
+_BINS = 1024
 _REACH = 32.0  # nats; what lies deeper has less than vocab · e^-32 of the mass
 _FEW = 1 / 16  # of the tokens
 

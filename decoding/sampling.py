@@ -11,10 +11,8 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from decoding.arrays import Array, as_array, as_tensor, double, library
-from decoding.distribution import Distribution
+from decoding.distribution import BLOCK, Distribution
 from decoding.truncation import Rows
-
-_BLOCK = 256
 
 
 def uniforms(seed: int, prompt: str, sample: int, steps: int) -> Tensor:
@@ -51,15 +49,12 @@ def draw(rows: Rows, points: Tensor) -> Tensor:
 
     Source: Devroye 1986, *Non-Uniform Random Variate Generation*, chapter III.2.
     """
-    weights = Distribution.of(rows).weights
+    rows = Distribution.of(rows)
+    weights, totals = rows.weights, rows.block_totals
     xp, (count, vocab) = library(weights), weights.shape
     row = xp.arange(count, device=weights.device)
-    blocks = vocab // _BLOCK
-    whole = weights[:, : blocks * _BLOCK].reshape(count, blocks, _BLOCK)
-    rest = weights[:, blocks * _BLOCK :].sum(-1)[:, None]
-    sums = double(xp.concatenate([xp.einsum("rbv->rb", whole), rest], -1))
-    block, left = _invert(sums, as_array(points) * sums.sum(-1), row)
-    ids = (block * _BLOCK)[:, None] + xp.arange(_BLOCK, device=weights.device)
+    block, left = _invert(totals, as_array(points) * rows.total, row)
+    ids = (block * BLOCK)[:, None] + xp.arange(BLOCK, device=weights.device)
     inside = double(weights[row[:, None], ids.clip(None, vocab - 1)]) * (ids < vocab)
     place, _ = _invert(inside, left, row)
     return as_tensor(ids[row, place])
