@@ -18,10 +18,6 @@ Array = Any
 
 HOST = "cpu"  # the kind of device whose memory NumPy sees
 
-# From this many values on, torch's exponential takes about half the time of NumPy's, and takes
-# every thread; below, calling it takes longer.
-_MANY = 1 << 17
-
 
 def as_array(values: Tensor | Array) -> Array:
     """The same memory as an array, without gradients."""
@@ -47,10 +43,7 @@ def library(values: Array) -> Any:
 
 
 def exp_of_negative(values: Array) -> Array:
-    """e^-v of each value, an array of its own."""
-    if on_host(values) and values.size < _MANY:
-        powers = -values
-        return np.exp(powers, out=powers)
+    """e^-v of each value, an array of its own; of many values torch's is twice as fast."""
     return as_array(as_tensor(values).neg().exp_())
 
 

@@ -148,6 +148,16 @@ def test_divided_rows_know_their_extremes(kind, temperature):
         assert torch.equal(as_tensor(rows.bottom), rows.logits.amin(-1, keepdim=True))
 
 
+@pytest.mark.parametrize("vocab", [300, 50257])
+def test_a_row_alone_has_the_numbers_that_it_has_in_a_batch(vocab):
+    logits = rows_of("peaked", vocab)
+    batch = Distribution(logits)
+    for i in range(len(logits)):
+        alone = Distribution(logits[i : i + 1])
+        for name in ("weights", "block_totals", "total", "entropy"):
+            np.testing.assert_array_equal(getattr(alone, name)[0], getattr(batch, name)[i])
+
+
 def test_gradients_pass_a_division_and_a_cut():
     logits = rows_of("peaked", 20).requires_grad_()
     rows = Distribution(logits).divided(0.5)
