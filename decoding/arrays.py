@@ -18,6 +18,10 @@ Array = Any
 
 HOST = "cpu"  # the kind of device whose memory NumPy sees
 
+# Of many values the faster one takes half of the other's time: with AVX-512 that is NumPy's, and
+# torch's without. One of them takes all, so that a row alone has the numbers of a batch.
+_NUMPY_EXP = torch.backends.cpu.get_cpu_capability() == "AVX512"
+
 
 def as_array(values: Tensor | Array) -> Array:
     """The same memory as an array, without gradients."""
@@ -42,9 +46,11 @@ def library(values: Array) -> Any:
     return np if on_host(values) else torch
 
 
-def exp_of_negative(values: Array) -> Array:
-    """e^-v of each value, an array of its own; of many values torch's is twice as fast."""
-    return as_array(as_tensor(values).neg().exp_())
+def exp(values: Array) -> Array:
+    """e^v of each value."""
+    if _NUMPY_EXP and on_host(values):
+        return np.exp(values)
+    return as_array(as_tensor(values).exp())
 
 
 def double(values: Array) -> Array:

@@ -228,9 +228,9 @@ class _Growing:
             logits = self.run.model(input_ids=ids).logits[:, -1]
         raw = Distribution(logits)
         final = settings.apply(raw, History(ids)).final
-        depth, log_total = as_tensor(final.depth[0]), as_tensor(final.log_total)
-        order = depth.argsort(stable=True)[:branches]
-        probabilities = (-depth[order].double() - log_total).exp()
+        log_weights = as_tensor(final.log_weights[0])
+        order = log_weights.argsort(descending=True, stable=True)[:branches]
+        probabilities = (log_weights[order].double() - as_tensor(final.log_total)).exp()
         probabilities = probabilities * (final.logits[0, order] > -torch.inf)
         children = []
         for token, probability in zip(order.tolist(), probabilities.tolist(), strict=True):

@@ -19,14 +19,11 @@ from decoding.arrays import (
     at,
     count,
     double,
-    exp_of_negative,
+    exp,
     library,
     on_host,
 )
 from decoding.information import as_float
-
-# e^-1000 is zero even in float64, so a limit on depths changes no sum and keeps 0·∞ out of them.
-DEEPEST = 1000.0
 
 BLOCK = 256  # ids whose weights are added up first, in the precision that they have
 
@@ -64,46 +61,24 @@ class Distribution:
         return library(self.z).amax(self.z, -1, keepdims=True)
 
     @cached_property
-    def bottom(self) -> Array:
-        """`(…, 1)`, the smallest logit."""
-        return library(self.z).amin(self.z, -1, keepdims=True)
-
-    @cached_property
-    def shallow(self) -> bool:
-        """Whether all depths are known to lie below 1000, so that no token is excluded."""
-        if not on_host(self.z):
-            return False
+    def log_weights(self) -> Array:
+        """`(…, vocab)`, z - max z <= 0; of excluded tokens -inf."""
         with np.errstate(over="ignore"):
-            return bool((self.top - self.bottom < DEEPEST).all())
-
-    @cached_property
-    def depth(self) -> Array:
-        """`(…, vocab)`, x = max z - z, in [0, 1000]; excluded tokens have 1000."""
-        if self.shallow:
-            return self.top - self.z
-        with np.errstate(over="ignore"):
-            return (self.top - self.z).clip(None, DEEPEST)
+            return self.z - self.top
 
     @cached_property
     def weights(self) -> Array:
-        """`(…, vocab)`, e^-x, which is p·Σ e^-x; the first token has 1."""
-        return exp_of_negative(self.depth)
+        """`(…, vocab)`, e^(z - max z), which is p·Σ e^(z - max z); the first token has 1."""
+        return exp(self.log_weights)
 
     def divided(self, temperature: float | Tensor) -> Distribution:
         """The rows of `z / T`.
 
         Args:
-            temperature: T, or `(…, 1)` in the dtype of the logits; no logit may overflow.
+            temperature: T, or `(…, 1)` in the dtype of the logits; the largest logit may not
+                overflow.
         """
-        divisor = as_array(temperature)
-        with np.errstate(over="ignore"):  # by logits that mask
-            if self.logits.requires_grad:
-                rows = Distribution(self.logits / temperature)
-            else:
-                rows = Distribution(as_tensor(self.z / divisor))
-            # Rounding keeps the order, so these are the extremes of the quotients.
-            rows.top, rows.bottom = self.top / divisor, self.bottom / divisor
-        return rows
+        return _Divided(self, temperature)
 
     def restricted(self, kept: Array) -> Distribution:
         """The rows without some tokens, renormalised; the first token of each must be kept.
@@ -125,7 +100,7 @@ class Distribution:
 
     @cached_property
     def block_totals(self) -> Array:
-        """`(…, blocks)`, Σ e^-x over each `BLOCK` ids, and over the rest at the end, float64."""
+        """`(…, blocks)`, the weights added up over each `BLOCK` ids, and the rest, float64."""
         weights, xp = self.weights, library(self.weights)
         blocks = weights.shape[-1] // BLOCK
         whole = weights[..., : blocks * BLOCK].reshape(*weights.shape[:-1], blocks, BLOCK)
@@ -134,36 +109,44 @@ class Distribution:
 
     @cached_property
     def total(self) -> Array:
-        """`(…)`, Σ e^-x, float64."""
+        """`(…)`, the weights added up, float64."""
         return self.block_totals.sum(-1)
 
     @cached_property
     def log_total(self) -> Array:
-        """`(…)`, ln Σ e^-x, nats, float64: the surprisal of the first token."""
+        """`(…)`, ln Σ e^(z - max z), nats, float64: the surprisal of the first token."""
         return library(self.total).log(self.total)
 
     @cached_property
-    def mean_depth(self) -> Array:
-        """`(…)`, E_p[x], float64."""
-        return self.expectation(self.depth)
+    def mean_log_weight(self) -> Array:
+        """`(…)`, E_p[z - max z], float64."""
+        return self.expectation(self.log_weights)
 
     @cached_property
     def entropy(self) -> Array:
-        """`(…)`, H(p) = ln Σ e^-x + E_p[x], nats, float64, in [0, ln vocab]."""
-        return (self.log_total + self.mean_depth).clip(0)
+        """`(…)`, H(p) = ln Σ e^(z - max z) - E_p[z - max z], nats, float64, in [0, ln vocab]."""
+        return (self.log_total - self.mean_log_weight).clip(0)
 
     @cached_property
     def varentropy(self) -> Array:
-        """`(…)`, Var_p[x], which is the variance of the surprisal, nats², float64."""
-        return (self.expectation(self.depth**2) - self.mean_depth**2).clip(0)
+        """`(…)`, Var_p[z], which is the variance of the surprisal, nats², float64."""
+        with np.errstate(over="ignore"):
+            squares = self.log_weights**2
+        return (self.expectation(squares) - self.mean_log_weight**2).clip(0)
 
     def expectation(self, values: Array) -> Array:
         """`(…)`, E_p[values], float64.
 
         Args:
-            values: `(…, vocab)`, finite.
+            values: `(…, vocab)`, finite where p is not 0.
         """
-        return double(library(values).linalg.vecdot(self.weights, values)) / self.total
+        xp, weights = library(values), self.weights
+        with np.errstate(invalid="ignore"):
+            sums = xp.linalg.vecdot(weights, values)
+        # On an accelerator a look would make the host wait.
+        if not on_host(sums) or not np.isfinite(sums).all():
+            sums = xp.linalg.vecdot(weights, xp.where(weights > 0, values, 0.0))
+        return double(sums) / self.total
 
     def log_prob(self, tokens: Tensor | Array) -> Array:
         """`(…)`, log p(token), nats, float64; -inf for an excluded token.
@@ -193,22 +176,55 @@ class Distribution:
         return at(self.z, as_array(tokens))
 
 
+class _Divided(Distribution):
+    """Rows of z/T, of which a step needs no more than the differences to the largest."""
+
+    def __init__(self, whole: Distribution, temperature: float | Tensor) -> None:
+        self.whole = whole
+        self.temperature = temperature
+        self.divisor = as_array(temperature)
+        # Rounding keeps the order, so the largest logit is still that.
+        self.top = whole.top / self.divisor
+
+    @cached_property
+    def logits(self) -> Tensor:  # type: ignore[override]
+        if self.whole.logits.requires_grad:
+            return self.whole.logits / self.temperature
+        return as_tensor(self._quotients())
+
+    @cached_property
+    def log_weights(self) -> Array:
+        quotients = self._quotients()
+        with np.errstate(over="ignore"):
+            quotients -= self.top
+        return quotients
+
+    def _quotients(self) -> Array:
+        with np.errstate(over="ignore"):  # by logits that mask
+            return self.whole.z / self.divisor
+
+    def _logit(self, tokens: Tensor | Array) -> Array:
+        return (self.whole._logit(tokens)[..., None] / self.divisor)[..., 0]
+
+
 class _Restricted(Distribution):
     """Some tokens of other rows, the first among them; shares what was computed of those.
 
-    Excluded tokens have the depth that they had there, and no weight.
+    Excluded tokens have the log weight that they had there, and no weight.
     """
 
     def __init__(self, whole: Distribution, kept: Array) -> None:
         self.whole = whole
         self._mask = kept
         self.top = whole.top
-        self.shallow = whole.shallow
-        self.depth = whole.depth
 
     @cached_property
     def logits(self) -> Tensor:  # type: ignore[override]
         return torch.where(as_tensor(self._mask), self.whole.logits, -torch.inf)
+
+    @cached_property
+    def log_weights(self) -> Array:
+        return self.whole.log_weights
 
     @cached_property
     def weights(self) -> Array:
@@ -217,7 +233,7 @@ class _Restricted(Distribution):
     @cached_property
     def support(self) -> Array:
         # A rule may keep what was excluded before, such as the k first of fewer than k.
-        return self._mask if self.shallow else self._mask & self.whole.support
+        return self._mask & self.whole.support
 
     def restricted(self, kept: Array) -> Distribution:
         return _Restricted(self.whole, self._mask & kept)

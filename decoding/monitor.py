@@ -164,7 +164,7 @@ class EntropyMonitor:
         if final is raw:
             kl = library(raw.log_total).zeros_like(raw.log_total)
         else:
-            kl = (raw.log_total + final.expectation(raw.depth) - final.entropy).clip(0)
+            kl = (raw.log_total - final.expectation(raw.log_weights) - final.entropy).clip(0)
         last = _Step(raw, final)
         columns = [
             final.entropy,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,110 +14,137 @@ from torch import Tensor
 from decoding.arrays import Array, on_host
 from decoding.distribution import Distribution
 
-# From Σ e^-x over some first tokens, Σ e^-x·x over them, and the row's limit.
+# From the weight of some first tokens, Σ weight·(max z - z) over them, and the row's limit.
 GoesOn = Callable[[Array, Array, Array], Array]
 
 Values = NDArray[np.floating]
 
-_BINS = 1024
-_REACH = 32.0  # nats; what lies deeper has less than vocab · e^-32 of the mass
+# The upper half of a float32: its sign, its exponent, and 7 bits that divide an octave into bins.
+_UPPER = slice(1 if sys.byteorder == "little" else 0, None, 2)
+_OCTAVE = 128
+_WEIGHTS = 128 * _OCTAVE  # from 0 to 1
+_KEYS = 256 * _OCTAVE  # from 0 to infinity
+_PEAKED = 100.0  # times the first token's weight, at most, has a row where few tokens have most
 _FEW = 1 / 16  # of the tokens
 
 
 def shortest(
-    rows: Distribution, key: Array, goes_on: GoesOn, limit: Array, *, reaching: bool
+    rows: Distribution, goes_on: GoesOn, limit: Array, *, reaching: bool, key: Array | None = None
 ) -> Array:
-    """Mark the first tokens by `key` ascending (then in the common order), as far as allowed.
+    """Mark the first tokens of each row, as far as allowed.
 
-    Each row's keys fall into equal bins. A histogram of weight over the bins tells in which of them
-    the prefix ends, and only the tokens of that bin are put in order: O(vocab) for any row.
+    Weights, or keys, fall into bins by their upper bits. A histogram tells in which of them the
+    prefix ends, and only the tokens of that bin are put in order: O(vocab) for any row.
 
     Args:
         rows: `(…, vocab)`.
-        key: `(…, vocab)`, >= 0.
-        goes_on: whether the prefix may go on, given its weight Σ e^-x, its Σ e^-x·x, and the limit;
-            true up to some length and false from there.
+        goes_on: whether the prefix may go on, given its weight, its Σ weight·(max z - z), and the
+            limit; true up to some length and false from there.
         limit: `(…, 1)`.
         reaching: the limit is on the weight alone, and the token is kept that reaches it.
+        key: `(…, vocab)`, >= 0; first by it ascending, and then in the common order.
 
     Returns:
         `(…, vocab)`, bool.
     """
-    if not on_host(key):
-        return _by_sorting(rows, key, goes_on, limit, reaching=reaching)
-    vocab = key.shape[-1]
-    keys, depths, weights = (a.reshape(-1, vocab) for a in (key, rows.depth, rows.weights))
-    kept = np.empty(keys.shape, bool)
-    ends = limit.reshape(-1)
-    heavy = np.full(len(kept), np.inf, weights.dtype)
-    if reaching and key is rows.depth:
-        # A guess. Heavy tokens come first; where they are few and reach the limit, the others need
-        # no look.
-        heavy[:] = (rows.total.reshape(-1) - ends) / (_FEW * vocab)
-    # In one thread: a row is many short steps, which a second one would not make shorter.
-    for row, end in enumerate(ends):
-        near = weights[row] >= heavy[row]
-        if 0 < np.count_nonzero(near) < _FEW * vocab:
-            tokens = near.nonzero()[0]
-            own = weights[row][tokens]
-            if own.sum(dtype=np.float64) >= end:
-                depth = depths[row][tokens]
-                near[tokens] = _prefix(depth, depth, own, goes_on, end, reaching)
-                kept[row] = near
+    if not on_host(limit):
+        return _by_sorting(rows, goes_on, limit, reaching=reaching, key=key)
+    vocab = rows.weights.shape[-1]
+    weights, log_weights = (a.reshape(-1, vocab) for a in (rows.weights, rows.log_weights))
+    kept = np.empty(weights.shape, bool)
+    keys: Any = [None] * len(kept) if key is None else key.reshape(-1, vocab)
+    guessing = reaching and key is None
+    # Row by row, so that what is made of one row stays in the cache.
+    for i, (end, total) in enumerate(zip(limit.flat, rows.total.flat, strict=True)):
+        if guessing and total < _PEAKED:
+            tokens = _few(weights[i], (total - end) / (_FEW * vocab), end)
+            if tokens is not None:
+                own = weights[i][tokens], log_weights[i][tokens]
+                kept[i] = False
+                kept[i][tokens] = _prefix(*own, None, goes_on, end, reaching)
                 continue
-        kept[row] = _prefix(keys[row], depths[row], weights[row], goes_on, end, reaching)
-    return kept.reshape(key.shape)
+        kept[i] = _prefix(weights[i], log_weights[i], keys[i], goes_on, end, reaching)
+    return kept.reshape(rows.weights.shape)
+
+
+def _few(weights: Values, least: float, end: float) -> NDArray[np.int64] | None:
+    """Tokens of a row that weigh so much, if they are few and reach the limit."""
+    heavy = weights >= least
+    if not 0 < np.count_nonzero(heavy) < _FEW * len(weights):
+        return None
+    tokens = heavy.nonzero()[0]
+    return tokens if weights[tokens].sum(dtype=np.float64) >= end else None
 
 
 def _prefix(
-    keys: Values, depths: Values, weights: Values, goes_on: GoesOn, end: float, reaching: bool
+    weights: Values,
+    log_weights: Values,
+    keys: Values | None,
+    goes_on: GoesOn,
+    end: float,
+    reaching: bool,
 ) -> NDArray[np.bool_]:
     """Which of some tokens of a row are in its prefix, all `(tokens)`."""
-    # Subtracting, scaling and rounding down never change the order.
-    largest = float(keys.max())
-    # A little wider than a share of the range, so that its end falls into the last bin.
-    width = min(max(largest, 1e-30), _REACH) / _BINS * (1 + 1e-6)
-    bins = (keys * keys.dtype.type(1 / width)).astype(np.int32)
-    if largest > _REACH:
-        np.minimum(bins, _BINS - 1, out=bins)
-    places = bins.astype(np.int64)  # what bincount wants, here in a fraction of the time
-    mass = np.bincount(places, weights, _BINS).cumsum()
-    moment = mass if reaching else np.bincount(places, weights * depths, _BINS).cumsum()
-    # The bin where it ends; of another type it would widen all the others first.
-    last = int(np.count_nonzero(goes_on(mass, moment, end)))
-    kept: NDArray[np.bool_] = bins < last
-    tokens = (bins == last).nonzero()[0]
-    if not len(tokens):
-        return kept
-    # In the order, and behind whole bins.
-    tokens = tokens[np.lexsort((depths[tokens], keys[tokens]))]
+    with np.errstate(over="ignore"):
+        # Rounding never changes the order.
+        binned = (weights if keys is None else keys).astype(np.float32, copy=False)
+    bins = binned.view(np.uint16)[_UPPER].astype(np.int64)
+    way = slice(None, None, -1 if keys is None else 1)
+    terms = [weights] if reaching else [weights, weights * -log_weights.clip(-1000, None)]
+    size = _WEIGHTS if keys is None else _KEYS
+    octaves = [np.bincount(bins, each, size).reshape(-1, _OCTAVE) for each in terms]
+    octave, before = _end([each.sum(-1)[way] for each in octaves], [0.0, 0.0], goes_on, end)
+    octave = octave if keys is not None else size // _OCTAVE - 1 - octave
+    place, before = _end([each[octave][way] for each in octaves], before, goes_on, end)
+    last = octave * _OCTAVE + (place if keys is not None else _OCTAVE - 1 - place)
+    tokens = np.flatnonzero(bins == last)
+    if not len(tokens):  # by rounding, or where all may be kept
+        return bins > last if keys is None else bins < last
+    depth = -log_weights[tokens].clip(-1000, None)
+    order = depth.argsort(kind="stable") if keys is None else np.lexsort((depth, keys[tokens]))
+    tokens = tokens[order]
     own = weights[tokens].astype(np.float64)
-    before = mass[last - 1] if last else 0.0
-    so_far = before + own.cumsum()
+    mass = before[0] + own.cumsum()
     if reaching:
+        allowed = goes_on(mass, mass, end)
         # The one that reaches the limit is the first that may not follow.
-        kept[tokens[0]] = True
-        kept[tokens[1:]] = goes_on(so_far, so_far, end)[:-1]
+        allowed[1:] = allowed[:-1]
+        allowed[0] = True
     else:
-        start = moment[last - 1] if last else 0.0
-        kept[tokens] = goes_on(so_far, start + (own * depths[tokens]).cumsum(), end)
-        if not last:
-            kept[tokens[0]] = True
+        allowed = goes_on(mass, before[1] + (own * depth[order]).cumsum(), end)
+        allowed[0] |= before[0] == 0
+    edge = tokens[max(np.count_nonzero(allowed) - 1, 0)]
+    kept: NDArray[np.bool_] = log_weights > log_weights[edge] if keys is None else keys < keys[edge]
+    kept[tokens] = allowed
     return kept
 
 
+def _end(
+    parts: list[Values], before: list[float], goes_on: GoesOn, end: float
+) -> tuple[int, list[float]]:
+    """In which of some parts the prefix ends, and what stands before that."""
+    running = [start + each.cumsum() for start, each in zip(before, parts, strict=False)]
+    # Whatever the limit, there is a first token.
+    inside = np.count_nonzero(goes_on(running[0], running[-1], end) | (running[0] == 0))
+    if not inside:
+        return 0, before
+    last = min(inside, len(parts[0]) - 1)
+    return last, [each[last - 1] for each in running]
+
+
 def _by_sorting(
-    rows: Distribution, key: Tensor, goes_on: GoesOn, limit: Tensor, *, reaching: bool
+    rows: Distribution, goes_on: GoesOn, limit: Tensor, *, reaching: bool, key: Tensor | None
 ) -> Tensor:
     """`shortest` without a look at any number, for which an accelerator's host would wait."""
-    order = rows.depth.argsort(dim=-1, stable=True)
-    if key is not rows.depth:
+    order = rows.log_weights.argsort(dim=-1, descending=True, stable=True)
+    if key is not None:
         order = order.gather(-1, key.gather(-1, order).argsort(dim=-1, stable=True))
     weights = rows.weights.gather(-1, order).double()
     mass = weights.cumsum(-1)
     if reaching:
         allowed = goes_on(mass - weights, mass, limit)
     else:
-        allowed = goes_on(mass, (weights * rows.depth.gather(-1, order)).cumsum(-1), limit)
+        depth = -rows.log_weights.gather(-1, order).clip(-1000, None)
+        allowed = goes_on(mass, (weights * depth).cumsum(-1), limit)
     allowed[..., 0] = True
     return torch.zeros_like(allowed).scatter_(-1, order, allowed)

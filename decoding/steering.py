@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from decoding.arrays import as_tensor, on_host
-from decoding.distribution import DEEPEST, Distribution
+from decoding.distribution import Distribution
 from decoding.truncation import Rows
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 COLDEST = 1e-30  # at which q is its limit already, and no float32 logit overflows
 TOLERANCE = 1e-6  # nats
 _MOST_STEPS = 60
+_DEEPEST = 1000.0  # e^-1000 is zero even in float64
 
 
 def steered_temperature(settings: DecodingSettings, logits: Rows) -> Tensor | None:
@@ -135,7 +136,7 @@ def solve_temperature(logits: Rows, target: float) -> SolvedTemperature:
     log_t = torch.where(below, log_low, torch.where(above, log_high, -largest.log()))  # or T = 1
     entropy = largest
     for _ in range(_MOST_STEPS):
-        exponent = (depth / log_t.exp()).clamp_(max=DEEPEST)
+        exponent = (depth / log_t.exp()).clamp_(max=_DEEPEST)
         weights = torch.exp(-exponent)
         total = weights.sum(-1, keepdim=True)
         weights *= exponent

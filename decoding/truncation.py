@@ -136,13 +136,14 @@ def top_h(rows: Distribution, value: float) -> Array:
         same name keeps other sets: it looks at the first 100 tokens alone, takes H of those, and
         adds up `-p ln p` over the prefix, where `H(q) = ln Z + Z⁻¹ Σ -p ln p`.
     """
-    # With weights e^-x, where Z is their sum over the prefix: H(q) = ln Z + Z⁻¹ Σ e^-x·x.
+    # With x = max z - z, where Z is Σ e^-x over the prefix: H(q) = ln Z + Z⁻¹ Σ e^-x·x.
     limit = value * rows.entropy
 
     def goes_on(mass: Array, moment: Array, limit: Array) -> Array:
+        mass = mass.clip(1e-300)  # where there is none yet
         return library(mass).log(mass) + moment / mass <= limit
 
-    return shortest(rows, rows.depth, goes_on, limit[..., None], reaching=False)
+    return shortest(rows, goes_on, limit[..., None], reaching=False)
 
 
 @Cut
@@ -185,7 +186,7 @@ def top_p(rows: Distribution, value: float) -> Array:
 
     Source: Holtzman et al. 2020, arXiv:1904.09751. The token that reaches p is kept.
     """
-    return _with_mass(rows, rows.depth, value)
+    return _with_mass(rows, value)
 
 
 @Cut
@@ -201,7 +202,7 @@ def min_p(rows: Distribution, value: float) -> Array:
 
     Source: Nguyen et al. 2024, arXiv:2407.01082.
     """
-    return rows.depth <= -math.log(value)
+    return rows.log_weights >= math.log(value)
 
 
 @Cut
@@ -222,7 +223,7 @@ def typical_p(rows: Distribution, value: float) -> Array:
     """
     # The distances of a large flat vocabulary differ by less than float32 rounding of its entropy.
     exact = Distribution(rows.logits.double())
-    return _with_mass(exact, abs(exact.depth - exact.mean_depth[..., None]), value)
+    return _with_mass(exact, value, abs(exact.log_weights - exact.mean_log_weight[..., None]))
 
 
 @Cut
@@ -295,7 +296,7 @@ def kl_budget(rows: Distribution, value: float) -> Array:
     Source: truncating p to a set of mass Z gives `KL(q‖p) = -ln Z` (Cover & Thomas, 2nd ed.,
         equation 2.26 with q = p/Z).
     """
-    return _with_mass(rows, rows.depth, math.exp(-value))
+    return _with_mass(rows, math.exp(-value))
 
 
 def xtc(logits: Rows, probability: float, threshold: float) -> Tensor:
@@ -350,9 +351,9 @@ def up_to_surprisal(rows: Distribution, most: Array) -> Array:
 
 
 def _up_to_surprisal(rows: Distribution, most: float | Array) -> Array:
-    deepest = (most - rows.log_total)[..., None]
-    kept = rows.depth <= deepest
-    if on_host(kept) and (deepest >= 0).all():
+    least = (rows.log_total - most)[..., None]
+    kept = rows.log_weights >= least
+    if on_host(kept) and (least <= 0).all():
         return kept
     return kept | _first(rows)
 
@@ -363,8 +364,8 @@ def _first(rows: Distribution) -> Array:
     return ids == rows.z.argmax(-1)[..., None]
 
 
-def _with_mass(rows: Distribution, key: Array, value: float) -> Array:
+def _with_mass(rows: Distribution, value: float, key: Array = None) -> Array:
     def goes_on(mass: Array, _: Array, limit: Array) -> Array:
         return mass < limit
 
-    return shortest(rows, key, goes_on, value * rows.total[..., None], reaching=True)
+    return shortest(rows, goes_on, value * rows.total[..., None], reaching=True, key=key)

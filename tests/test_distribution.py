@@ -51,8 +51,8 @@ def test_numbers_equal_float64(kind, dtype, atol, vocab):
             varentropy = plogp(log_p, np.square(-log_p - entropy))
         assert rows.entropy[i].item() == pytest.approx(entropy, abs=atol, rel=10 * atol)
         assert rows.varentropy[i].item() == pytest.approx(varentropy, abs=50 * atol, rel=50 * atol)
-        mean_depth = entropy + log_p.max()
-        assert rows.mean_depth[i].item() == pytest.approx(mean_depth, abs=atol, rel=10 * atol)
+        mean = -entropy - log_p.max()
+        assert rows.mean_log_weight[i].item() == pytest.approx(mean, abs=atol, rel=10 * atol)
         if np.isfinite(log_p[tokens[i]]):
             assert chosen[i].item() == pytest.approx(log_p[tokens[i]], abs=atol, rel=1e-6)
         else:
@@ -67,7 +67,7 @@ def test_flat_rows_have_the_logarithm_of_their_size(vocab, level):
     assert rows.entropy.item() == pytest.approx(math.log(vocab), abs=1e-5)
     assert rows.log_total.item() == pytest.approx(math.log(vocab), abs=1e-5)
     assert rows.varentropy.item() == pytest.approx(0, abs=1e-9)
-    assert np.abs(rows.depth).max() == 0
+    assert np.abs(rows.log_weights).max() == 0
 
 
 @pytest.mark.parametrize("excluded", [-math.inf, -3e38, -1e30])
@@ -75,7 +75,7 @@ def test_one_token_has_no_entropy(excluded):
     rows = Distribution(torch.tensor([[excluded, 3e38, excluded]]))
     assert rows.entropy.tolist() == rows.varentropy.tolist() == rows.log_total.tolist() == [0]
     assert rows.log_prob(torch.tensor([1])).tolist() == [0]
-    assert rows.depth.tolist() == [[1000, 0, 1000]]
+    assert rows.weights.tolist() == [[0, 1, 0]]
 
 
 def test_two_tokens_by_hand():
@@ -84,7 +84,7 @@ def test_two_tokens_by_hand():
     rows = Distribution(torch.tensor([math.log(3), 0.0], dtype=torch.float64))
     assert rows.entropy.item() == pytest.approx(2 * math.log(2) - 0.75 * math.log(3))
     assert rows.varentropy.item() == pytest.approx(3 / 16 * math.log(3) ** 2)
-    assert rows.mean_depth.item() == pytest.approx(math.log(3) / 4)
+    assert rows.mean_log_weight.item() == pytest.approx(-math.log(3) / 4)
     assert rows.log_total.item() == pytest.approx(math.log(4 / 3))
 
 
@@ -94,7 +94,7 @@ def test_half_precision_is_raised_and_the_input_is_left_alone(dtype):
     logits = torch.randn(2, 9, generator=torch.Generator().manual_seed(0)).to(dtype)
     before = logits.clone()
     rows = Distribution(logits)
-    for name in ("top", "depth", "weights", "log_total", "mean_depth", "entropy", "varentropy"):
+    for name in ("top", "log_weights", "weights", "mean_log_weight", "entropy", "varentropy"):
         assert as_tensor(getattr(rows, name)).isfinite().all()
     raised = torch.float64 if dtype == torch.float64 else torch.float32
     assert as_tensor(rows.weights).dtype == rows.logits.dtype == raised
@@ -123,7 +123,7 @@ def test_restricted_rows_are_those_of_masked_logits(kind, dtype, atol):
         plain = Distribution(logits.masked_fill(~kept, -math.inf))
         assert torch.equal(ours.logits, plain.logits)
         assert np.asarray(ours.kept).tolist() == (plain.logits > -math.inf).sum(-1).tolist()
-        for name in ("entropy", "varentropy", "log_total", "mean_depth"):
+        for name in ("entropy", "varentropy", "log_total", "mean_log_weight"):
             np.testing.assert_allclose(
                 getattr(ours, name), getattr(plain, name), atol=20 * atol, rtol=20 * atol
             )
@@ -136,7 +136,7 @@ def test_restricted_rows_are_those_of_masked_logits(kind, dtype, atol):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("temperature", [0.3, 0.7, 0.8, 1.3, 3.0])
 @pytest.mark.usefixtures("arrays")
-def test_divided_rows_know_their_extremes(kind, temperature):
+def test_divided_rows_are_those_of_the_quotients(kind, temperature):
     logits = rows_of(kind, 5000)
     per_row = torch.linspace(0.5, 1.5, 6).unsqueeze(-1) * temperature
     for divisor in (temperature, per_row):
@@ -145,7 +145,11 @@ def test_divided_rows_know_their_extremes(kind, temperature):
         rows = Distribution(logits).divided(divisor)
         assert torch.equal(rows.logits, logits / divisor)
         assert torch.equal(as_tensor(rows.top), rows.logits.amax(-1, keepdim=True))
-        assert torch.equal(as_tensor(rows.bottom), rows.logits.amin(-1, keepdim=True))
+        plain = Distribution(logits / divisor)
+        for name in ("log_weights", "weights", "entropy", "support"):
+            np.testing.assert_array_equal(getattr(rows, name), getattr(plain, name))
+        tokens = torch.arange(6)
+        np.testing.assert_array_equal(rows.log_prob(tokens), plain.log_prob(tokens))
 
 
 @pytest.mark.parametrize("vocab", [300, 50257])

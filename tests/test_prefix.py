@@ -52,9 +52,14 @@ def below(_, moment, limit):
     return moment <= limit
 
 
+def depths_of(rows):
+    return -np.asarray(rows.log_weights, np.float64).clip(-1000, None)
+
+
 def by_sorting(rows, key, share, *, reaching):
     """The mask by definition, and how near the nearest total is to the limit."""
-    probs, depths, keys = (np.asarray(t, np.float64) for t in (rows.weights, rows.depth, key))
+    probs, depths = np.asarray(rows.weights, np.float64), depths_of(rows)
+    keys = depths if key is None else np.asarray(key, np.float64)
     order = np.lexsort((depths, keys))  # and then by id, since the sort is stable
     totals = np.cumsum(probs[order] if reaching else (probs * depths)[order])
     limit = share * totals[-1]
@@ -68,15 +73,13 @@ def by_sorting(rows, key, share, *, reaching):
 
 def marked(rows, key, goes_on, ends, *, reaching):
     """`shortest`, from NumPy to NumPy."""
-    key = rows.depth if key is None else as_array(torch.from_numpy(key))
+    key = None if key is None else as_array(torch.from_numpy(key))
     ends = as_array(torch.from_numpy(np.asarray(ends, np.float64)))
-    return np.asarray(shortest(rows, key, goes_on, ends, reaching=reaching))
+    return np.asarray(shortest(rows, goes_on, ends, reaching=reaching, key=key))
 
 
 def check(rows, share, *, reaching, key=None):
-    kept, limit, margin = by_sorting(
-        rows, rows.depth if key is None else key, share, reaching=reaching
-    )
+    kept, limit, margin = by_sorting(rows, key, share, reaching=reaching)
     assert margin > 1e-13  # or else float64 could not tell
     got = marked(rows, key, with_mass if reaching else below, [limit], reaching=reaching)
     some = np.asarray(rows.weights) > 0  # what has no mass is excluded anyway
@@ -84,8 +87,8 @@ def check(rows, share, *, reaching, key=None):
 
 
 def from_the_mean(rows):
-    depth = np.asarray(rows.depth)
-    return np.abs(depth - depth.dtype.type(rows.mean_depth))
+    log_weights = np.asarray(rows.log_weights)
+    return np.abs(log_weights - log_weights.dtype.type(rows.mean_log_weight))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -159,7 +162,7 @@ def test_a_cut_beyond_the_last_bin():
 @pytest.mark.usefixtures("arrays")
 def test_equal_keys_go_by_depth_and_then_by_id():
     rows = Distribution(torch.tensor([-2.0, 0.0, -1.0, -2.0, 0.0]).double())
-    key = np.abs(np.asarray(rows.depth) - 1)  # 1, 1, 0, 1, 1
+    key = np.abs(np.asarray(rows.log_weights) + 1)  # 1, 1, 0, 1, 1
     order = [2, 1, 4, 0, 3]
     mass = np.asarray(rows.weights)[order].cumsum()
     for count in range(1, 6):
