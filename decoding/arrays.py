@@ -27,7 +27,8 @@ def as_array(values: Tensor | Array) -> Array:
     """The same memory as an array, without gradients."""
     if not isinstance(values, Tensor):
         return values
-    values = values.detach()
+    if values.requires_grad:
+        values = values.detach()
     return values.numpy() if values.device.type == HOST else values
 
 
@@ -72,3 +73,8 @@ def count(mask: Array) -> Array:
     # NumPy counts a whole array many times faster than along an axis.
     rows = mask.reshape(-1, mask.shape[-1])
     return np.array([np.count_nonzero(row) for row in rows], np.int64).reshape(mask.shape[:-1])
+
+
+def as_type(values: Array, like: Array) -> Array:
+    """The values in another's type."""
+    return values.astype(like.dtype) if on_host(values) else values.to(like.dtype)

@@ -16,6 +16,7 @@ from decoding.arrays import (
     Array,
     as_array,
     as_tensor,
+    as_type,
     at,
     count,
     double,
@@ -190,18 +191,15 @@ class _Divided(Distribution):
     def logits(self) -> Tensor:  # type: ignore[override]
         if self.whole.logits.requires_grad:
             return self.whole.logits / self.temperature
-        return as_tensor(self._quotients())
+        with np.errstate(over="ignore"):  # by logits that mask
+            return as_tensor(self.whole.z / self.divisor)
 
     @cached_property
     def log_weights(self) -> Array:
-        quotients = self._quotients()
         with np.errstate(over="ignore"):
-            quotients -= self.top
-        return quotients
-
-    def _quotients(self) -> Array:
-        with np.errstate(over="ignore"):  # by logits that mask
-            return self.whole.z / self.divisor
+            differences = self.whole.z / self.divisor
+            differences -= self.top
+        return differences
 
     def _logit(self, tokens: Tensor | Array) -> Array:
         return (self.whole._logit(tokens)[..., None] / self.divisor)[..., 0]
@@ -228,7 +226,8 @@ class _Restricted(Distribution):
 
     @cached_property
     def weights(self) -> Array:
-        return self.whole.weights * self._mask
+        weights = self.whole.weights
+        return weights * as_type(self._mask, weights)
 
     @cached_property
     def support(self) -> Array:

@@ -11,6 +11,7 @@ finished beams are traced back through `beam_indices`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -409,12 +410,13 @@ def without_faults(raw: Distribution, step: int) -> tuple[Distribution, Array]:
     Raises:
         NonFiniteLogitsError: on a CPU, there is such a row.
     """
-    fault = ~library(raw.top).isfinite(raw.top[:, 0])
-    if not on_host(fault):
+    if not on_host(raw.top):
+        fault = ~raw.top[:, 0].isfinite()
         return Distribution(raw.logits.masked_fill(fault.unsqueeze(-1), 0.0)), fault
-    if fault.any():
-        raise NonFiniteLogitsError(f"step {step}, row {int(fault.argmax())}")
-    return raw, fault
+    for row, top in enumerate(raw.top.flat):
+        if not math.isfinite(top):
+            raise NonFiniteLogitsError(f"step {step}, row {row}")
+    return raw, False
 
 
 def _of_tokens(step: _Step, tokens: Tensor) -> list[Array]:

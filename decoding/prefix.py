@@ -21,9 +21,8 @@ Values = NDArray[np.floating]
 
 # The upper half of a float32: its sign, its exponent, and 7 bits that divide an octave into bins.
 _UPPER = slice(1 if sys.byteorder == "little" else 0, None, 2)
-_OCTAVE = 128
-_WEIGHTS = 128 * _OCTAVE  # from 0 to 1
-_KEYS = 256 * _OCTAVE  # from 0 to infinity
+_ONE = 127 * 128  # the bin of 1, the largest weight
+_NEAR = 32 * 128  # bins of the weights down to 2^-32
 _PEAKED = 100.0  # times the first token's weight, at most, has a row where few tokens have most
 _FEW = 1 / 16  # of the tokens
 
@@ -63,6 +62,8 @@ def shortest(
                 kept[i] = False
                 kept[i][tokens] = _prefix(*own, None, goes_on, end, reaching)
                 continue
+        if reaching:
+            end = max(end, 1e-300)
         kept[i] = _prefix(weights[i], log_weights[i], keys[i], goes_on, end, reaching)
     return kept.reshape(rows.weights.shape)
 
@@ -85,22 +86,30 @@ def _prefix(
     reaching: bool,
 ) -> NDArray[np.bool_]:
     """Which of some tokens of a row are in its prefix, all `(tokens)`."""
-    with np.errstate(over="ignore"):
-        # Rounding never changes the order.
-        binned = (weights if keys is None else keys).astype(np.float32, copy=False)
+    if keys is None:
+        binned = weights.astype(np.float32, copy=False)
+    else:
+        with np.errstate(over="ignore"):
+            binned = keys.astype(np.float32)  # Rounding never changes the order.
     bins = binned.view(np.uint16)[_UPPER].astype(np.int64)
-    way = slice(None, None, -1 if keys is None else 1)
     terms = [weights] if reaching else [weights, weights * -log_weights.clip(-1000, None)]
-    size = _WEIGHTS if keys is None else _KEYS
-    octaves = [np.bincount(bins, each, size).reshape(-1, _OCTAVE) for each in terms]
-    octave, before = _end([each.sum(-1)[way] for each in octaves], [0.0, 0.0], goes_on, end)
-    octave = octave if keys is not None else size // _OCTAVE - 1 - octave
-    place, before = _end([each[octave][way] for each in octaves], before, goes_on, end)
-    last = octave * _OCTAVE + (place if keys is not None else _OCTAVE - 1 - place)
-    tokens = np.flatnonzero(bins == last)
+    totals = [np.bincount(bins, each) for each in terms]
+    if keys is None:
+        totals = [each[::-1] for each in totals]
+    # Where the prefix is long, or the keys are many octaves apart, the second look is needed.
+    for reach in (_NEAR, None):
+        running = [each[:reach].cumsum() for each in totals]
+        last = int(np.count_nonzero(goes_on(running[0], running[-1], end)))
+        if last < len(running[0]):
+            break
+    last = min(last, len(running[0]) - 1)
+    before = [each[last - 1] if last else 0.0 for each in running]
+    if keys is None:
+        last = _ONE - last
+    tokens = (bins == last).nonzero()[0]
     if not len(tokens):  # by rounding, or where all may be kept
         return bins > last if keys is None else bins < last
-    depth = -log_weights[tokens].clip(-1000, None)
+    depth = -log_weights[tokens]
     order = depth.argsort(kind="stable") if keys is None else np.lexsort((depth, keys[tokens]))
     tokens = tokens[order]
     own = weights[tokens].astype(np.float64)
@@ -111,25 +120,12 @@ def _prefix(
         allowed[1:] = allowed[:-1]
         allowed[0] = True
     else:
-        allowed = goes_on(mass, before[1] + (own * depth[order]).cumsum(), end)
+        allowed = goes_on(mass, before[1] + (own * depth[order].clip(None, 1000)).cumsum(), end)
         allowed[0] |= before[0] == 0
     edge = tokens[max(np.count_nonzero(allowed) - 1, 0)]
     kept: NDArray[np.bool_] = log_weights > log_weights[edge] if keys is None else keys < keys[edge]
     kept[tokens] = allowed
     return kept
-
-
-def _end(
-    parts: list[Values], before: list[float], goes_on: GoesOn, end: float
-) -> tuple[int, list[float]]:
-    """In which of some parts the prefix ends, and what stands before that."""
-    running = [start + each.cumsum() for start, each in zip(before, parts, strict=False)]
-    # Whatever the limit, there is a first token.
-    inside = np.count_nonzero(goes_on(running[0], running[-1], end) | (running[0] == 0))
-    if not inside:
-        return 0, before
-    last = min(inside, len(parts[0]) - 1)
-    return last, [each[last - 1] for each in running]
 
 
 def _by_sorting(

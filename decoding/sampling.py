@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from decoding.arrays import Array, as_array, as_tensor, double, library
+from decoding.arrays import as_array, on_host
 from decoding.distribution import BLOCK, Distribution
 from decoding.truncation import Rows
+
+_BELOW_ONE = math.nextafter(1, 0)  # times a number: the next one towards 0
 
 
 def uniforms(seed: int, prompt: str, sample: int, steps: int) -> Tensor:
@@ -50,31 +54,47 @@ def draw(rows: Rows, points: Tensor) -> Tensor:
     Source: Devroye 1986, *Non-Uniform Random Variate Generation*, chapter III.2.
     """
     rows = Distribution.of(rows)
-    weights, totals = rows.weights, rows.block_totals
-    xp, (count, vocab) = library(weights), weights.shape
-    row = xp.arange(count, device=weights.device)
-    block, left = _invert(totals, as_array(points) * rows.total, row)
-    ids = (block * BLOCK)[:, None] + xp.arange(BLOCK, device=weights.device)
-    inside = double(weights[row[:, None], ids.clip(None, vocab - 1)]) * (ids < vocab)
-    place, _ = _invert(inside, left, row)
-    return as_tensor(ids[row, place])
+    weights, totals, points = rows.weights, rows.block_totals, as_array(points)
+    if not on_host(weights):
+        return _draw_at_once(weights, totals, points)
+    tokens = []
+    for own, blocks, point in zip(weights, totals, points, strict=True):
+        running = blocks.cumsum()
+        block, left = _invert(blocks, running, point * running[-1])
+        inside = own[block * BLOCK : (block + 1) * BLOCK].astype(np.float64)
+        place, _ = _invert(inside, inside.cumsum(), left)
+        tokens.append(block * BLOCK + place)
+    return torch.tensor(tokens, dtype=torch.long)
 
 
-def _invert(weights: Array, targets: Array, row: Array) -> tuple[Array, Array]:
-    """The place where a row's running sums first exceed its target, and what is left of it there.
-
-    Args:
-        weights: `(rows, places)`, float64.
-        targets: `(rows)`, float64.
-        row: `(rows)`, their numbers from 0.
-    """
-    xp = library(weights)
-    running = weights.cumsum(-1)
-    total = running[:, -1]
+def _invert(
+    weights: NDArray[np.float64], running: NDArray[np.float64], target: float
+) -> tuple[int, float]:
+    """The place where running sums first exceed a target, and what is left of it there."""
     # Rounding must not carry the target to the total, beyond the last place with any weight.
-    below = xp.minimum(targets, xp.nextafter(total, xp.zeros_like(total)))
-    place = (running <= below[:, None]).sum(-1)
-    left = below - running[row, place] + weights[row, place]
+    target = min(target, running[-1] * _BELOW_ONE)
+    place = int(running.searchsorted(target, side="right"))
+    return place, max(target - running[place] + weights[place], 0.0)
+
+
+def _draw_at_once(weights: Tensor, totals: Tensor, points: Tensor) -> Tensor:
+    """`draw` without a look at any number, for which an accelerator's host would wait."""
+    count, vocab = weights.shape
+    row = torch.arange(count, device=weights.device)
+    running = totals.cumsum(-1)
+    block, left = _invert_at_once(totals, points * running[:, -1], row)
+    ids = (block * BLOCK)[:, None] + torch.arange(BLOCK, device=weights.device)
+    inside = weights[row[:, None], ids.clip(None, vocab - 1)].double() * (ids < vocab)
+    place, _ = _invert_at_once(inside, left, row)
+    return ids[row, place]
+
+
+def _invert_at_once(weights: Tensor, targets: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+    """`_invert` of `(rows, places)`, with the numbers of the rows."""
+    running = weights.cumsum(-1)
+    targets = torch.minimum(targets, running[:, -1] * _BELOW_ONE)
+    place = (running <= targets[:, None]).sum(-1)
+    left = targets - running[row, place] + weights[row, place]
     return place, left.clip(0)
 
 
