@@ -84,7 +84,10 @@ def tempered(rows: Distribution, value: float | Tensor) -> Distribution:
     largest = torch.finfo(rows.logits.dtype).max
     if not isinstance(value, Tensor):
         # On an accelerator a look would make the host wait.
-        safe = on_host(rows.top) and all(abs(z) < 1e-8 * largest * value for z in rows.top.flat)
+        safe = (
+            on_host(rows.top)
+            and max(map(abs, rows.top.ravel().tolist()), default=0) < 1e-8 * largest * value
+        )
         if value >= 1 or (safe and value > 1e-30):
             return rows.divided(min(value, largest))
         value = torch.full_like(as_tensor(rows.top), max(value, 1e-30))
