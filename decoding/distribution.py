@@ -6,6 +6,7 @@ The rules of a setting, the draw and the trace share this object, so that none i
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import numpy as np
@@ -102,11 +103,7 @@ class Distribution:
     @cached_property
     def block_totals(self) -> Array:
         """`(…, blocks)`, the weights added up over each `BLOCK` ids, and the rest, float64."""
-        weights, xp = self.weights, library(self.weights)
-        blocks = weights.shape[-1] // BLOCK
-        whole = weights[..., : blocks * BLOCK].reshape(*weights.shape[:-1], blocks, BLOCK)
-        rest = weights[..., blocks * BLOCK :].sum(-1)[..., None]
-        return double(xp.concatenate([xp.einsum("...v->...", whole), rest], -1))
+        return _block_totals(self.weights)
 
     @cached_property
     def total(self) -> Array:
@@ -141,13 +138,12 @@ class Distribution:
         Args:
             values: `(…, vocab)`, finite where p is not 0.
         """
-        xp, weights = library(values), self.weights
-        with np.errstate(invalid="ignore"):
-            sums = xp.linalg.vecdot(weights, values)
+        sums = _block_totals(self.weights, values).sum(-1)
         # On an accelerator a look would make the host wait.
-        if not on_host(sums) or not np.isfinite(sums).all():
-            sums = xp.linalg.vecdot(weights, xp.where(weights > 0, values, 0.0))
-        return double(sums) / self.total
+        if not on_host(sums) or math.isnan(sums.sum()):
+            xp = library(values)
+            sums = _block_totals(self.weights, xp.where(self.weights > 0, values, 0.0)).sum(-1)
+        return sums / self.total
 
     def log_prob(self, tokens: Tensor | Array) -> Array:
         """`(…)`, log p(token), nats, float64; -inf for an excluded token.
@@ -175,6 +171,17 @@ class Distribution:
 
     def _logit(self, tokens: Tensor | Array) -> Array:
         return at(self.z, as_array(tokens))
+
+
+def _block_totals(*factors: Array) -> Array:
+    """`(…, blocks)`, products of `(…, vocab)` added up over each block of ids, float64."""
+    xp, vocab = library(factors[0]), factors[0].shape[-1]
+    whole = vocab // BLOCK * BLOCK
+    each = ",".join(["...v"] * len(factors)) + "->..."
+    blocks = [f[..., :whole].reshape(*f.shape[:-1], whole // BLOCK, BLOCK) for f in factors]
+    rest = [f[..., whole:] for f in factors]
+    # No BLAS: for float64 it has threads of its own, which get in the way of torch's.
+    return double(xp.concatenate([xp.einsum(each, *blocks), xp.einsum(each, *rest)[..., None]], -1))
 
 
 class _Divided(Distribution):

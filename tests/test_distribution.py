@@ -152,6 +152,17 @@ def test_divided_rows_are_those_of_the_quotients(kind, temperature):
         np.testing.assert_array_equal(rows.log_prob(tokens), plain.log_prob(tokens))
 
 
+@pytest.mark.parametrize("numpy_s", [False, True])
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 5e-7), (torch.float64, 1e-15)])
+def test_either_exponential_is_right(numpy_s, dtype, rtol, monkeypatch):
+    monkeypatch.setattr("decoding.arrays._NUMPY_EXP", numpy_s)
+    logits = rows_of("peaked", 5000, dtype).clamp(min=-80)
+    weights = Distribution(logits).weights
+    exact = np.exp((logits - logits.amax(-1, keepdim=True)).double().numpy())
+    np.testing.assert_allclose(weights, exact, rtol=rtol, atol=1e-38)
+    assert np.all(weights.max(-1) == 1)
+
+
 @pytest.mark.parametrize("vocab", [300, 50257])
 def test_a_row_alone_has_the_numbers_that_it_has_in_a_batch(vocab):
     logits = rows_of("peaked", vocab)
