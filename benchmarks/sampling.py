@@ -92,7 +92,7 @@ def our_step(batch: int, tokens: int, monitor: Any) -> Callable[[Tensor, Tensor]
     settings = DecodingSettings.parse(SETTING)
     sampler = Sampler(settings, points=points, monitor=monitor)
     step = _Step(sampler, points, Memory(settings), keeps_scores=False)
-    return lambda input_ids, scores: step(input_ids, scores).argmax(-1)
+    return lambda input_ids, scores: torch.argmax(step(input_ids, scores), -1)
 
 
 def their_step() -> Callable[[Tensor, Tensor], Tensor]:

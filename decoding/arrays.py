@@ -7,6 +7,7 @@ written once: `xp = library(values)`, then `xp.log(values)`.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 Array = Any
 """A NumPy array on a CPU, and a tensor on an accelerator."""
 
-HOST = "cpu"  # the kind of device whose memory NumPy sees
+numpy_sees = attrgetter("is_cpu")  # the memory that a tensor is in
 
 # Of many values the faster one takes half of the other's time: with AVX-512 that is NumPy's, and
 # torch's without. One of them takes all, so that a row alone has the numbers of a batch.
@@ -29,7 +30,7 @@ def as_array(values: Tensor | Array) -> Array:
         return values
     if values.requires_grad:
         values = values.detach()
-    return values.numpy() if values.device.type == HOST else values
+    return values.numpy() if numpy_sees(values) else values
 
 
 def as_tensor(values: Array) -> Tensor:
@@ -45,6 +46,13 @@ def on_host(values: Array) -> bool:
 def library(values: Array) -> Any:
     """`numpy` or `torch`."""
     return np if on_host(values) else torch
+
+
+def largest(values: Array) -> Array:
+    """The largest of each row, `(…, 1)` of `(…, vocab)`."""
+    if on_host(values):
+        return values.max(-1, keepdims=True)
+    return values.amax(-1, keepdim=True)
 
 
 def exp(values: Array) -> Array:

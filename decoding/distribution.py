@@ -22,6 +22,7 @@ from decoding.arrays import (
     count,
     double,
     exp,
+    largest,
     library,
     on_host,
 )
@@ -60,7 +61,7 @@ class Distribution:
     @cached_property
     def top(self) -> Array:
         """`(…, 1)`, the largest logit."""
-        return library(self.z).amax(self.z, -1, keepdims=True)
+        return largest(self.z)
 
     @cached_property
     def log_weights(self) -> Array:
@@ -123,7 +124,7 @@ class Distribution:
     @cached_property
     def entropy(self) -> Array:
         """`(…)`, H(p) = ln Σ e^(z - max z) - E_p[z - max z], nats, float64, in [0, ln vocab]."""
-        return (self.log_total - self.mean_log_weight).clip(0)
+        return self.log_total - self.mean_log_weight
 
     @cached_property
     def varentropy(self) -> Array:

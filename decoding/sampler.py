@@ -205,7 +205,7 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         self.faults: list[tuple[int, Array]] = []
         self.keeps_scores = keeps_scores
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor | Drawn:
         """Draw; `(rows, vocab)`, 0 at each row's token and -inf elsewhere."""
         sampler = self.sampler
         given = Distribution(scores)
@@ -255,34 +255,31 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
                 self.sampler.endings[row] = then
                 self.sampler.ended_at[row] = self.step
 
-    def _only(self, tokens: Tensor, scores: Tensor) -> Tensor:
+    def _only(self, tokens: Tensor, scores: Tensor) -> Tensor | Drawn:
         """What leaves one token a row."""
         if not self.keeps_scores:
-            return Drawn.of(tokens)
+            return Drawn(tokens)
         return torch.full_like(scores, -torch.inf).scatter_(-1, tokens.unsqueeze(-1), 0.0)
 
 
-class Drawn(Tensor):
-    """Scores of which nothing is asked but the largest of each row, which is a token's.
+class Drawn:
+    """In the place of scores of which nothing is asked but the largest of each row, a token's.
 
     Greedy search asks for just that. Looking for it in the whole vocabulary would take as long as
     drawing it; anything else that somebody asked of these scores would be an error, and is one.
+
+    Args:
+        tokens: `(rows)`.
     """
 
-    tokens: Tensor
-
-    @classmethod
-    def of(cls, tokens: Tensor) -> Drawn:
-        """What stands for scores that are largest at the given tokens, `(rows)`."""
-        scores = tokens.as_subclass(cls)
-        scores.tokens = tokens
-        return scores
+    def __init__(self, tokens: Tensor) -> None:
+        self.tokens = tokens
 
     @classmethod
     def __torch_function__(
         cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in (torch.argmax, Tensor.argmax):
+        if func is torch.argmax:
             return args[0].tokens
         raise TypeError(f"a Sampler's step gives the drawn tokens alone, and {func} wants scores")
 

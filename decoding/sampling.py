@@ -64,7 +64,7 @@ def draw(rows: Rows, points: Tensor) -> Tensor:
         inside = own[block * BLOCK : (block + 1) * BLOCK].astype(np.float64)
         place, _ = _invert(inside, inside.cumsum(), left)
         tokens.append(block * BLOCK + place)
-    return torch.tensor(tokens, dtype=torch.long)
+    return torch.from_numpy(np.array(tokens, np.int64))
 
 
 def _invert(

@@ -83,16 +83,17 @@ def tempered(rows: Distribution, value: float | Tensor) -> Distribution:
     # Beyond these bounds the result is the limit already, and z or T would overflow.
     largest = torch.finfo(rows.logits.dtype).max
     if not isinstance(value, Tensor):
-        # On an accelerator a look would make the host wait.
-        safe = (
-            on_host(rows.top)
-            and max(map(abs, rows.top.ravel().tolist()), default=0) < 1e-8 * largest * value
-        )
-        if value >= 1 or (safe and value > 1e-30):
+        if value >= 1 or (value > 1e-30 and _moderate(rows.top, value)):
             return rows.divided(min(value, largest))
         value = torch.full_like(as_tensor(rows.top), max(value, 1e-30))
     coldest = as_tensor(rows.top).abs() / largest * (1 + 1e-6)
     return rows.divided(torch.maximum(value.clamp(max=largest).to(rows.logits.dtype), coldest))
+
+
+def _moderate(top: Array, value: float) -> bool:
+    """Whether the largest logits are known to be so small that z/T cannot overflow."""
+    # On an accelerator a look would make the host wait.
+    return on_host(top) and max(map(abs, top.ravel().tolist()), default=0) < 1e30 * value
 
 
 @Cut

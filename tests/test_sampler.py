@@ -734,8 +734,8 @@ def test_a_processor_that_leaves_no_token_is_named_by_step_and_row(toy_gpt2):
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_arrays_of_torch_draw_and_trace_as_those_of_numpy_do(toy_llama, monkeypatch, setting):
     settings, points, kept = DecodingSettings.parse(setting), points_for(3, 12), []
-    for host in ("cpu", "none"):
-        monkeypatch.setattr("decoding.arrays.HOST", host)
+    for numpy_sees in (True, False):
+        monkeypatch.setattr("decoding.arrays.numpy_sees", lambda _, seen=numpy_sees: seen)
         monitor = EntropyMonitor(alternatives=2)
         sampler = Sampler(settings, points=points, monitor=monitor)
         outputs = sample(toy_llama, left_padded(TOY_PROMPTS, 0), sampler)
@@ -753,7 +753,7 @@ def test_rows_that_are_mended_without_a_look_are_named_at_the_end(
     def spoil(step, logits):
         return logits.index_fill(0, torch.tensor([1]), torch.nan) if step == 3 else logits
 
-    monkeypatch.setattr("decoding.arrays.HOST", "none")
+    monkeypatch.setattr("decoding.arrays.numpy_sees", lambda _: False)
     model, calls = counted(editing(toy_gpt2, spoil))
     with pytest.raises(NonFiniteLogitsError, match=r"step 3, row 1\b"):
         sample(
