@@ -23,7 +23,7 @@ Values = NDArray[np.floating]
 _UPPER = slice(1 if sys.byteorder == "little" else 0, None, 2)
 _ONE = 127 * 128  # the bin of 1, the largest weight
 _NEAR = 32 * 128  # bins of the weights down to 2^-32
-_PEAKED = 100.0  # times the first token's weight, at most, has a row where few tokens have most
+_PEAKED = 100.0  # a row's weight, the first token's being 1, below which few tokens have most of it
 _FEW = 1 / 16  # of the tokens
 
 
@@ -52,18 +52,16 @@ def shortest(
     weights, log_weights = (a.reshape(-1, vocab) for a in (rows.weights, rows.log_weights))
     kept = np.empty(weights.shape, bool)
     keys: Any = [None] * len(kept) if key is None else key.reshape(-1, vocab)
-    guessing = reaching and key is None
     # Row by row, so that what is made of one row stays in the cache.
     for i, (end, total) in enumerate(zip(limit.flat, rows.total.flat, strict=True)):
-        if guessing and total < _PEAKED:
+        # A guess: where few tokens reach the limit, the others need no look.
+        if reaching and key is None and total < _PEAKED:
             tokens = _few(weights[i], (total - end) / (_FEW * vocab), end)
             if tokens is not None:
                 own = weights[i][tokens], log_weights[i][tokens]
                 kept[i] = False
                 kept[i][tokens] = _prefix(*own, None, goes_on, end, reaching)
                 continue
-        if reaching:
-            end = max(end, 1e-300)
         kept[i] = _prefix(weights[i], log_weights[i], keys[i], goes_on, end, reaching)
     return kept.reshape(rows.weights.shape)
 
@@ -92,6 +90,8 @@ def _prefix(
         with np.errstate(over="ignore"):
             binned = keys.astype(np.float32)  # Rounding never changes the order.
     bins = binned.view(np.uint16)[_UPPER].astype(np.int64)
+    if reaching:
+        end = max(end, 1e-300)  # which bins that are empty do not reach
     terms = [weights] if reaching else [weights, weights * -log_weights.clip(-1000, None)]
     totals = [np.bincount(bins, each) for each in terms]
     if keys is None:

@@ -144,7 +144,6 @@ def top_h(rows: Distribution, value: float) -> Array:
     limit = value * rows.entropy
 
     def goes_on(mass: Array, moment: Array, limit: Array) -> Array:
-        mass = mass.clip(1e-300)  # where there is none yet
         return library(mass).log(mass) + moment / mass <= limit
 
     return shortest(rows, goes_on, limit[..., None], reaching=False)
