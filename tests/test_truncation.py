@@ -1,9 +1,8 @@
-"""Truncation rules and the chain of a setting against Hugging Face and NumPy in float64."""
+"""Truncation rules against Hugging Face and NumPy in float64."""
 
 import math
 from functools import cache
 from itertools import cycle
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -20,11 +19,12 @@ from transformers.generation.logits_process import (
     TypicalLogitsWarper,
 )
 
+from cuts_oracle import ORACLES, by_logit, entropy, softmax
 from decoding.history import History
 from decoding.settings import STEERING, DecodingSettings
-from decoding.steps import CUTS, apply_settings
+from decoding.steps import CUTS
 from decoding.truncation import temperature, xtc
-from oracle import prefix_entropies, reference_log_q, without_top_choices
+from oracle import prefix_entropies, without_top_choices
 
 RULES = {"temperature": temperature, **CUTS}
 
@@ -32,117 +32,6 @@ checked = settings(derandomize=True, deadline=None, max_examples=80)
 
 NEAR = 1e-6
 """A token may fall on either side where its threshold quantity is this close to the cut."""
-
-
-# --- the oracle: NumPy float64, one row at a time, tokens by logit descending, then id ascending
-
-
-class Verdict(NamedTuple):
-    kept: np.ndarray
-    margin: np.ndarray  # how far each token's threshold quantity is from its cut
-    tied: np.ndarray  # tokens level with the last kept one, where Hugging Face's choice differs
-
-
-def softmax(z):
-    weights = np.exp(z - z.max())
-    return weights / weights.sum()
-
-
-def entropy(p):
-    return -np.sum(p * np.log(p, where=p > 0, out=np.zeros_like(p)))
-
-
-def by_logit(z):
-    return np.argsort(-z, kind="stable")
-
-
-def shortest_prefix(p, order, value):
-    """Kept mask, and distance from the cut, of the shortest prefix with mass at least `value`."""
-    before = np.empty_like(p)
-    before[order] = np.concatenate([[0.0], np.cumsum(p[order])[:-1]])
-    return before < value, np.abs(before - value)
-
-
-def threshold(z, quantity, cut):
-    kept = quantity >= cut
-    if not kept.any():
-        kept[by_logit(z)[0]] = True
-    return Verdict(kept, np.abs(quantity / cut - 1), z == z.max())
-
-
-def oracle_top_k(z, value):
-    first = by_logit(z)[:value]
-    return Verdict(np.isin(np.arange(len(z)), first), np.full(len(z), np.inf), z == z[first[-1]])
-
-
-def oracle_top_p(z, value):
-    kept, margin = shortest_prefix(softmax(z), by_logit(z), value)
-    return Verdict(kept, margin, z == z[kept].min())
-
-
-def oracle_min_p(z, value):
-    return threshold(z, np.exp(z - z.max()), value)
-
-
-def oracle_typical_p(z, value):
-    p = softmax(z)
-    surprisal = -(z - z.max() - np.log(np.exp(z - z.max()).sum()))
-    distance = np.abs(surprisal - entropy(p))
-    kept, margin = shortest_prefix(p, np.lexsort((-z, distance)), value)
-    last = distance[kept].max()
-    gap = np.abs(np.where(np.isinf(distance), np.inf, distance - last))
-    # The kept set turns on the mass before a token and on its place in the order of distances.
-    inexact = np.where(distance == last, np.inf, gap)
-    return Verdict(kept, np.minimum(margin, inexact), distance == last)
-
-
-def oracle_epsilon_cutoff(z, value):
-    return threshold(z, softmax(z), value)
-
-
-def oracle_eta_cutoff(z, value):
-    p = softmax(z)
-    return threshold(z, p, min(value, np.sqrt(value) * np.exp(-entropy(p))))
-
-
-def oracle_top_n_sigma(z, value):
-    depth, reach = z.max() - z, value * np.std(z[np.isfinite(z)])
-    # All alike have no deviation and no depth.
-    margin = np.abs(depth / reach - 1) if reach else np.full(len(z), np.inf)
-    return Verdict(depth <= reach, margin, z == z.max())
-
-
-def oracle_top_h(z, value):
-    p, order = softmax(z), by_logit(z)
-    entropies = np.empty_like(p)
-    entropies[order] = prefix_entropies(p, order)
-    entropies[order[0]] = -np.inf  # nothing speaks against the first alone
-    limit = value * entropy(p)
-    margin = np.where(np.isfinite(z), np.abs(entropies - limit), np.inf)
-    return Verdict((entropies <= limit) & np.isfinite(z), margin, z == z[order[0]])
-
-
-def oracle_p_less(z, value):
-    p = softmax(z)
-    return threshold(z, p, value * (p**2).sum())
-
-
-def oracle_kl_budget(z, value):
-    return oracle_top_p(z, np.exp(-value))
-
-
-ORACLES = {
-    "top_n_sigma": oracle_top_n_sigma,
-    "top_h": oracle_top_h,
-    "top_k": oracle_top_k,
-    "top_p": oracle_top_p,
-    "min_p": oracle_min_p,
-    "typical_p": oracle_typical_p,
-    "epsilon_cutoff": oracle_epsilon_cutoff,
-    "eta_cutoff": oracle_eta_cutoff,
-    "p_less": oracle_p_less,
-    "kl_budget": oracle_kl_budget,
-}
 WARPERS = {
     "top_k": TopKLogitsWarper,
     "top_p": TopPLogitsWarper,
@@ -660,179 +549,3 @@ def test_leading_axes_of_any_number(name, value):
         for j in range(3):
             assert torch.equal(result[i, j], RULES[name](logits[i, j], value))
     assert RULES[name](logits[:, :0], value).shape == (2, 0, 40)
-
-
-# --- temperature
-
-
-def assert_log_probs(actual, expected, atol):
-    np.testing.assert_array_equal(np.isinf(actual), np.isinf(expected))
-    np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=atol)
-
-
-def log_softmax(z):
-    z = z - z.max()
-    return z - np.log(np.exp(z).sum())
-
-
-grid = st.one_of(  # multiples of 1/8: exact in float32, so equal means equal in both precisions
-    st.integers(-80, 80).map(lambda n: n / 8),
-    st.integers(-80_000, 80_000).map(lambda n: n / 8),
-    st.just(-np.inf),
-)
-grid_rows = (
-    st.lists(grid, min_size=1, max_size=16)
-    .map(lambda row: np.array(row))
-    .filter(lambda z: np.isfinite(z).any())
-)
-
-
-@checked
-@given(z=grid_rows, value=st.floats(0.05, 50))
-def test_temperature_divides_and_preserves_the_order(z, value):
-    single = RULES["temperature"](torch.tensor(z).float(), value)
-    double = RULES["temperature"](torch.tensor(z), value)
-    for result in single, double:
-        assert np.array_equal(by_logit(result.numpy()), by_logit(z))
-    assert_log_probs(single.log_softmax(-1).numpy(), log_softmax(z / value), 1e-5)
-    assert_log_probs(double.log_softmax(-1).numpy(), log_softmax(z / value), 1e-10)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("value", [5e-324, 1e-45, 1e-12])
-@checked
-@given(z=grid_rows)
-def test_tiny_temperatures_leave_the_largest_logits(value, dtype, z):
-    logits = torch.tensor(z).to(dtype)
-    largest = logits == logits.max()
-    probs = DecodingSettings(temperature=value).log_probs(logits).exp()
-    assert torch.allclose(probs, largest / largest.sum().to(probs.dtype), atol=1e-6)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("value", [1e12, 1e38, 1e308])
-@checked
-@given(z=grid_rows)
-def test_huge_temperatures_are_uniform_on_the_support(value, dtype, z):
-    logits = torch.tensor(z).to(dtype)
-    support = logits > -torch.inf
-    probs = DecodingSettings(temperature=value).log_probs(logits).exp()
-    assert torch.allclose(probs, support / support.sum().to(probs.dtype), atol=1e-6)
-
-
-@checked
-@given(z=grid_rows)
-def test_greedy_is_the_first_token(z):
-    log_probs = DecodingSettings(temperature=0).log_probs(torch.tensor(z))
-    expected = np.full(len(z), -np.inf)
-    expected[by_logit(z)[0]] = 0
-    assert np.array_equal(log_probs.numpy(), expected)
-
-
-# --- the whole chain
-
-
-def oracle_chain(setting, z):
-    """log q by the definition, and the smallest distance of anything from a cut."""
-    nearest = np.inf
-    z = z.copy()
-    if setting.temperature == 0:
-        z[by_logit(z)[1:]] = -np.inf
-    else:
-        z = (z - z.max()) / setting.temperature
-    for name, oracle in ORACLES.items():  # in the order of the fields
-        value = getattr(setting, name)
-        if value != getattr(DecodingSettings(), name):
-            kept, margin, _ = oracle(z, value)
-            nearest = min(nearest, margin[np.isfinite(z)].min())
-            z = np.where(kept, z, -np.inf)
-    return log_softmax(z), nearest
-
-
-any_setting = st.builds(
-    DecodingSettings,
-    temperature=st.just(1.0) | st.just(0.0) | st.floats(0.2, 5),
-    top_n_sigma=st.just(0.0) | st.floats(0.3, 4),
-    top_h=st.just(1.0) | st.floats(0.3, 0.99),
-    top_k=st.just(0) | st.integers(1, 12),
-    top_p=st.just(1.0) | st.floats(0.3, 0.99),
-    min_p=st.just(0.0) | st.floats(0.001, 0.5),
-    typical_p=st.just(1.0) | st.floats(0.3, 0.99),
-    epsilon_cutoff=st.just(0.0) | st.floats(1e-4, 0.2),
-    eta_cutoff=st.just(0.0) | st.floats(1e-4, 0.5),
-    p_less=st.just(0.0) | st.floats(0.01, 0.99),
-    kl_budget=st.just(0.0) | st.floats(0.01, 1),
-)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "near", "atol"), [(torch.float32, 1e-5, 1e-5), (torch.float64, 1e-11, 1e-10)]
-)
-@settings(checked, max_examples=300)
-@given(setting=any_setting, z=grid_rows)
-def test_log_probs_equal_the_chain_in_float64(dtype, near, atol, setting, z):
-    expected, nearest = oracle_chain(setting, z)
-    assume(nearest > near)
-    logits = torch.tensor(z).to(dtype)
-    before = logits.clone()
-    actual = setting.log_probs(logits)
-    assert actual.dtype == dtype
-    assert torch.equal(logits, before)
-    assert_log_probs(actual.numpy(), expected, atol)
-
-
-@pytest.mark.parametrize("vocab", [1000, 50257])
-def test_log_probs_equal_the_chain_on_model_sized_rows(vocab):
-    setting = DecodingSettings(
-        temperature=1.3, top_k=400, top_p=0.97, min_p=1e-3, typical_p=0.9, epsilon_cutoff=2e-4,
-        eta_cutoff=1e-3,
-    )  # fmt: skip
-    logits = 3 * torch.randn(2, 2, vocab, generator=torch.Generator().manual_seed(8)).double()
-    actual = setting.log_probs(logits)
-    for i in range(2):
-        for j in range(2):
-            expected, nearest = oracle_chain(setting, logits[i, j].numpy())
-            assert nearest > 1e-11
-            assert_log_probs(actual[i, j].numpy(), expected, 1e-10)
-
-
-def test_each_step_works_on_the_renormalised_result_of_the_one_before():
-    logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
-    # After top_k=2 the probabilities are 4/7 and 3/7, so the first alone reaches one half.
-    both = DecodingSettings(top_k=2, top_p=0.5)
-    assert finite(apply_settings(both, logits)).tolist() == [True, False, False, False]
-    alone = DecodingSettings(top_p=0.5)
-    assert finite(apply_settings(alone, logits)).tolist() == [True, True, False, False]
-
-
-@pytest.mark.parametrize(
-    "setting",
-    [
-        "edt_theta=0.5,top_n_sigma=1",
-        "temperature=1.2,edt_theta=2,edt_base=0.5,kl_budget=0.2",
-        "temperature=1.5,dynatemp_range=1,dynatemp_exponent=2,top_h=0.7",
-        "target_entropy=1.1,p_less=0.4",
-        "top_k=20,xtc_probability=0.4,xtc_threshold=0.06",
-        "temperature=0.8,min_p=0.02,xtc_probability=1,xtc_threshold=0.06",
-        "dry_multiplier=0.8,dry_allowed_length=1,dry_breakers=3,temperature=0.7,top_p=0.9",
-        "dry_multiplier=2,target_entropy=1,mirostat_tau=0.9",
-        "greedy,dry_multiplier=9,dry_base=2",
-    ],
-)
-def test_every_field_equals_its_definition_within_a_chain(setting):
-    settings = DecodingSettings.parse(setting)
-    generator = torch.Generator().manual_seed(12)
-    logits = 2 * torch.randn(40, 60, generator=generator).double()
-    ids = torch.randint(6, (40, 25), generator=generator)
-    history = History(ids) if settings.looks_back else None
-    actual = settings.log_probs(logits, history).numpy()
-    for z, row, past in zip(logits.numpy(), actual, ids.tolist(), strict=True):
-        assert_log_probs(row, reference_log_q(z, settings, ids=past), 1e-5)
-
-
-def test_raw_is_the_softmax():
-    logits = torch.randn(3, 30, generator=torch.Generator().manual_seed(9)).bfloat16()
-    actual = DecodingSettings().log_probs(logits)
-    assert actual.dtype == torch.float32
-    for row, z in zip(actual.numpy(), logits.double().numpy(), strict=True):
-        np.testing.assert_allclose(row, log_softmax(z), atol=1e-6)
