@@ -7,7 +7,8 @@ The rules of a setting, the draw and the trace share this object, so that none i
 from __future__ import annotations
 
 import math
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import mul
 
 import numpy as np
 import torch
@@ -176,13 +177,21 @@ class Distribution:
 
 def _block_totals(*factors: Array) -> Array:
     """`(…, blocks)`, products of `(…, vocab)` added up over each block of ids, float64."""
-    xp, vocab = library(factors[0]), factors[0].shape[-1]
+    vocab = factors[0].shape[-1]
     whole = vocab // BLOCK * BLOCK
-    each = ",".join(["...v"] * len(factors)) + "->..."
     blocks = [f[..., :whole].reshape(*f.shape[:-1], whole // BLOCK, BLOCK) for f in factors]
     rest = [f[..., whole:] for f in factors]
-    # No BLAS: for float64 it has threads of its own, which get in the way of torch's.
-    return double(xp.concatenate([xp.einsum(each, *blocks), xp.einsum(each, *rest)[..., None]], -1))
+    xp = library(factors[0])
+    return double(xp.concatenate([_sum_of_products(blocks), _sum_of_products(rest)[..., None]], -1))
+
+
+def _sum_of_products(factors: list[Array]) -> Array:
+    """`(…)` of `(…, values)`."""
+    # Without BLAS: NumPy's has threads, for float64, that get in the way of torch's; torch's takes
+    # half precision under `autocast`, and coarser products where a user allows them.
+    if on_host(factors[0]):
+        return np.einsum(",".join(["...v"] * len(factors)) + "->...", *factors)
+    return reduce(mul, factors).sum(-1)
 
 
 class _Divided(Distribution):

@@ -152,6 +152,17 @@ def test_divided_rows_are_those_of_the_quotients(kind, temperature):
         np.testing.assert_array_equal(rows.log_prob(tokens), plain.log_prob(tokens))
 
 
+@pytest.mark.usefixtures("arrays")
+def test_autocast_changes_no_number():
+    logits = rows_of("peaked", 5000)
+    plain = Distribution(logits)
+    for name in ("weights", "block_totals", "entropy", "varentropy"):
+        number = getattr(plain, name)
+        with torch.autocast("cpu", torch.bfloat16):
+            rows = Distribution(logits)
+            np.testing.assert_array_equal(getattr(rows, name), number)
+
+
 @pytest.mark.parametrize("numpy_s", [False, True])
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 5e-7), (torch.float64, 1e-15)])
 def test_either_exponential_is_right(numpy_s, dtype, rtol, monkeypatch):
