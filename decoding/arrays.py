@@ -17,7 +17,7 @@ from torch import Tensor
 Array = Any
 """A NumPy array on a CPU, and a tensor on an accelerator."""
 
-numpy_sees = attrgetter("is_cpu")  # the memory that a tensor is in
+numpy_sees = attrgetter("is_cpu")  # whether a tensor's memory is a NumPy array's as well
 
 # Of many values the faster one takes half of the other's time: with AVX-512 that is NumPy's, and
 # torch's without. One of them takes all, so that a row alone has the numbers of a batch.
@@ -56,7 +56,7 @@ def largest(values: Array) -> Array:
 
 
 def exp(values: Array) -> Array:
-    """e^v of each value."""
+    """e^v of each value, in the shape and type of the values."""
     if _NUMPY_EXP and on_host(values):
         return np.exp(values)
     return as_array(as_tensor(values).exp())

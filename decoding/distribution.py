@@ -124,7 +124,10 @@ class Distribution:
 
     @cached_property
     def entropy(self) -> Array:
-        """`(…)`, H(p) = ln Σ e^(z - max z) - E_p[z - max z], nats, float64, in [0, ln vocab]."""
+        """`(…)`, H(p) = ln Σ e^(z - max z) - E_p[z - max z], nats, float64, in [0, ln vocab].
+
+        Rounded, too, it is not negative: the first weight is 1, and no log weight is above 0.
+        """
         return self.log_total - self.mean_log_weight
 
     @cached_property
@@ -140,12 +143,13 @@ class Distribution:
         Args:
             values: `(…, vocab)`, finite where p is not 0.
         """
-        sums = _block_totals(self.weights, values).sum(-1)
-        # On an accelerator a look would make the host wait.
-        if not on_host(sums) or math.isnan(sums.sum()):
-            xp = library(values)
-            sums = _block_totals(self.weights, xp.where(self.weights > 0, values, 0.0)).sum(-1)
-        return sums / self.total
+        if on_host(values):
+            sums = _block_totals(self.weights, values).sum(-1)
+            if not math.isnan(sums.sum()):
+                return sums / self.total
+        # 0·∞; on an accelerator a look whether there is any would make the host wait.
+        finite = library(values).where(self.weights > 0, values, 0.0)
+        return _block_totals(self.weights, finite).sum(-1) / self.total
 
     def log_prob(self, tokens: Tensor | Array) -> Array:
         """`(…)`, log p(token), nats, float64; -inf for an excluded token.
