@@ -562,6 +562,13 @@ def test_scores_of_each_step_hold_the_drawn_token_alone(toy_gpt2, setting, kept)
         assert one.data_ptr() != other.data_ptr()
 
 
+def test_what_stands_for_scores_answers_greedy_search_alone():
+    drawn = decoding.sampler.Drawn(torch.tensor([3, 1]))
+    assert torch.argmax(drawn, dim=-1).tolist() == [3, 1]
+    with pytest.raises(TypeError, match="wants scores"):
+        torch.softmax(drawn, dim=-1)
+
+
 @pytest.mark.parametrize("name", ["toy_gpt2", "toy_llama"])
 @pytest.mark.parametrize("setting", ["temperature=0.8,top_k=9", "dry_multiplier=1"])
 def test_prompt_given_as_embeddings(name, setting, request):
