@@ -113,6 +113,7 @@ class DrawProcessor(LogitsProcessor):  # type: ignore[misc]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Turn `(rows, vocab)` log q into 0 at the drawn token and -inf elsewhere."""
+        self.points = self.points.to(scores.device)
         tokens = draw(scores, self.points[:, self.step])
         self.step += 1
         if self.listener is not None:

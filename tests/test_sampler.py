@@ -10,7 +10,6 @@ import torch
 import transformers
 from scipy.stats import chisquare
 from transformers import (
-    LogitsProcessor,
     StoppingCriteria,
     StopStringCriteria,
     TextIteratorStreamer,
@@ -21,6 +20,17 @@ import decoding.sampler
 from decoding import DecodingSettings, EntropyMonitor, NonFiniteLogitsError, Sampler
 from decoding.sampling import DrawProcessor, draw, uniforms
 from decoding.settings import NEUTRAL
+from drawing import (
+    ALIKE,
+    GREEDY,
+    RAW,
+    SETTINGS,
+    Ban,
+    chained,
+    counted,
+    points_for,
+    sample,
+)
 from oracle import (
     HOSTILE,
     TEXTS,
@@ -35,70 +45,6 @@ from oracle import (
     teacher_forced,
     with_config,
 )
-
-RAW, GREEDY = DecodingSettings(), DecodingSettings(temperature=0)
-SETTINGS = [
-    "raw",
-    "greedy",
-    "greedy,top_p=0.9",
-    "temperature=0.7",
-    "temperature=1.4",
-    "edt_theta=0.5",
-    "temperature=1.5,edt_theta=1,edt_base=0.6",
-    "dynatemp_range=0.5",
-    "temperature=0.8,dynatemp_range=1,dynatemp_exponent=2",
-    "target_entropy=1.2",
-    "top_n_sigma=1",
-    "top_h=0.5",
-    "top_k=5",
-    "top_p=0.8",
-    "min_p=0.1",
-    "typical_p=0.7",
-    "epsilon_cutoff=0.03",
-    "eta_cutoff=0.05",
-    "p_less=1",
-    "p_less=0.3",
-    "kl_budget=0.3",
-    "mirostat_tau=1",
-    "temperature=1.2,mirostat_tau=1.5,mirostat_eta=0.7",
-    "xtc_probability=0.5",
-    "xtc_probability=1,xtc_threshold=0.05",
-    "temperature=0.7,top_k=20,top_p=0.9,min_p=0.05",
-    "target_entropy=1,top_p=0.9,min_p=0.02,xtc_probability=0.5,xtc_threshold=0.2",
-    "dynatemp_range=0.3,top_n_sigma=2,typical_p=0.9,eta_cutoff=0.001",
-    "dry_multiplier=0.8",
-    "dry_multiplier=3,dry_base=1.2,dry_allowed_length=1,dry_breakers=3/5,temperature=0.8,top_p=0.9",
-]
-# Nothing is padded here, so that the chain's DRY sees the history that the sampler's sees.
-ALIKE = [[3, 1, 4, 1, 5, 3, 1], [2, 7, 1, 8, 2, 7, 1], [3, 1, 4, 1, 5, 3, 1]]
-
-
-def points_for(rows, steps, seed=0):
-    return torch.from_numpy(np.random.default_rng(seed).random((rows, steps)))
-
-
-def sample(model, inputs, sampler, *, eos=None, new_tokens=12, **kwargs):
-    """The outputs of one call that a sampler draws."""
-    return model.generate(
-        **inputs,
-        custom_generate=sampler,
-        max_new_tokens=new_tokens,
-        eos_token_id=eos,
-        pad_token_id=0 if eos is None else int(np.min(eos)),
-        **sampler.settings.generate_kwargs() | kwargs,
-    )
-
-
-def chained(model, inputs, settings, points, monitor):
-    """The sequences of the plain chain, which ends with the draw."""
-    return model.generate(
-        **inputs,
-        logits_processor=[*settings.processors(monitor), DrawProcessor(points)],
-        max_new_tokens=points.shape[1],
-        eos_token_id=None,
-        pad_token_id=0,
-        **GREEDY.generate_kwargs(),
-    )
 
 
 def watched(model, prompts, settings, *, eos=None, samples=1, seed=0, alternatives=0, **kwargs):
@@ -394,19 +340,6 @@ def test_the_global_generator_is_neither_read_nor_moved(toy_gpt2):
 # What else a call of `generate` may ask for.
 
 
-class Ban(LogitsProcessor):
-    """Rules out even ids and favours the odd ones, in a new tensor or in the one it is given."""
-
-    def __init__(self, *, in_place):
-        self.in_place = in_place
-
-    def __call__(self, input_ids, scores):
-        scores = scores if self.in_place else scores.clone()
-        scores[:, ::2] = -torch.inf
-        scores[:, 1::4] += 1.5
-        return scores
-
-
 def banned(z):
     z = z.copy()
     z[::2] = -np.inf
@@ -636,17 +569,6 @@ def test_no_configuration_is_changed(toy_gpt2):
 # Refusals, before any step.
 
 
-def counted(model):
-    """A model that notes each call in a list, and the list."""
-    calls = []
-
-    def note(step, logits):
-        calls.append(step)
-        return logits
-
-    return editing(model, note), calls
-
-
 @pytest.mark.parametrize(("name", "value"), HOSTILE.items())
 def test_configurations_that_would_change_the_distribution_are_refused(toy_gpt2, name, value):
     model, calls = counted(with_config(toy_gpt2, **{name: value}))
@@ -737,110 +659,3 @@ def test_a_processor_that_leaves_no_token_is_named_by_step_and_row(toy_gpt2):
     sampler = Sampler(RAW, seed=0, monitor=EntropyMonitor())
     with pytest.raises(NonFiniteLogitsError, match=r"step 0, row 2\b"):
         sample(toy_gpt2, left_padded(TOY_PROMPTS, 0), sampler, logits_processor=[leave_none])
-
-
-# What an accelerator computes, in this one's memory.
-
-
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_arrays_of_torch_draw_and_trace_as_those_of_numpy_do(toy_llama, monkeypatch, setting):
-    settings, points, kept = DecodingSettings.parse(setting), points_for(3, 12), []
-    for numpy_sees in (True, False):
-        monkeypatch.setattr("decoding.arrays.numpy_sees", lambda _, seen=numpy_sees: seen)
-        monitor = EntropyMonitor(alternatives=2)
-        sampler = Sampler(settings, points=points, monitor=monitor)
-        outputs = sample(toy_llama, left_padded(TOY_PROMPTS, 0), sampler)
-        kept.append(monitor.traces(outputs, eos_token_id=None))
-    for one, other in zip(*kept, strict=True):
-        assert one.ids.tolist() == other.ids.tolist()
-        for name, column in one.columns().items():
-            np.testing.assert_allclose(other.columns()[name], column, atol=1e-4, err_msg=name)
-
-
-@pytest.mark.parametrize("processors", [[], [Ban(in_place=False)]])
-def test_rows_that_are_mended_without_a_look_are_named_at_the_end(
-    toy_gpt2, monkeypatch, processors
-):
-    def spoil(step, logits):
-        return logits.index_fill(0, torch.tensor([1]), torch.nan) if step == 3 else logits
-
-    monkeypatch.setattr("decoding.arrays.numpy_sees", lambda _: False)
-    model, calls = counted(editing(toy_gpt2, spoil))
-    with pytest.raises(NonFiniteLogitsError, match=r"step 3, row 1\b"):
-        sample(
-            model, left_padded(TOY_PROMPTS, 0), Sampler(RAW, seed=0), logits_processor=processors
-        )
-    assert len(calls) == 12
-
-
-# On an accelerator.
-
-
-def on_gpu(test):
-    absent = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-    return pytest.mark.gpu(absent(test))
-
-
-def moved(model, inputs, device="cuda"):
-    inputs = {name: values.to(device) for name, values in inputs.items()}
-    return copy.deepcopy(model).to(device), inputs
-
-
-@on_gpu
-@pytest.mark.parametrize("processors", [[], [Ban(in_place=True)]])
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_no_step_waits_for_the_accelerator(toy_gpt2, monkeypatch, setting, processors):
-    steps = []
-
-    def unsynchronised(step, input_ids, scores):
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            steps.append(step)
-            return whole(step, input_ids, scores)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-
-    whole = decoding.sampler._Step.__call__
-    monkeypatch.setattr(decoding.sampler._Step, "__call__", unsynchronised)
-    model, inputs = moved(toy_gpt2, left_padded(TOY_PROMPTS, 0))
-    monitor = EntropyMonitor(alternatives=2)
-    sampler = Sampler(DecodingSettings.parse(setting), seed=0, monitor=monitor)
-    outputs = sample(model, inputs, sampler, logits_processor=processors)
-    assert len(steps) == 12
-    assert len(monitor.traces(outputs, eos_token_id=None)) == 3
-
-
-@on_gpu
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("cache", [None, "static"])  # transformers compiles for the static one
-def test_an_accelerator_draws_and_traces_as_a_cpu_does(toy_llama, setting, cache):
-    settings, points, kept = DecodingSettings.parse(setting), points_for(3, 12), []
-    for device in ("cpu", "cuda"):
-        model, inputs = moved(toy_llama, left_padded(TOY_PROMPTS, 0), device)
-        monitor = EntropyMonitor()
-        sampler = Sampler(settings, points=points, monitor=monitor)
-        outputs = sample(model, inputs, sampler, cache_implementation=cache)
-        kept.append(monitor.traces(outputs, eos_token_id=None))
-    for one, other in zip(*kept, strict=True):
-        assert one.ids.tolist() == other.ids.tolist()
-        for name, column in one.columns().items():
-            np.testing.assert_allclose(other.columns()[name], column, atol=1e-3, err_msg=name)
-
-
-@on_gpu
-@pytest.mark.parametrize("monitor", [False, True])
-def test_an_accelerator_names_faults_at_the_end(toy_gpt2, monitor):
-    def spoil(step, logits):
-        row = torch.tensor([1], device=logits.device)
-        return logits.index_fill(0, row, torch.nan) if step == 3 else logits
-
-    model, inputs = moved(toy_gpt2, left_padded(TOY_PROMPTS, 0))
-    model = editing(model, spoil)
-    if not monitor:
-        with pytest.raises(NonFiniteLogitsError, match=r"step 3, row 1\b"):
-            sample(model, inputs, Sampler(RAW, seed=0))
-        return
-    monitor = EntropyMonitor()
-    outputs = sample(model, inputs, Sampler(RAW, seed=0, monitor=monitor))
-    with pytest.raises(NonFiniteLogitsError, match=r"step 3, row 1\b"):
-        monitor.traces(outputs, eos_token_id=None)

@@ -1,0 +1,97 @@
+"""Calls of `model.generate` that a `Sampler` draws, or the chain that ends with the draw."""
+
+import numpy as np
+import torch
+from transformers import LogitsProcessor
+
+from decoding import DecodingSettings
+from decoding.sampling import DrawProcessor
+from oracle import editing
+
+RAW, GREEDY = DecodingSettings(), DecodingSettings(temperature=0)
+SETTINGS = [
+    "raw",
+    "greedy",
+    "greedy,top_p=0.9",
+    "temperature=0.7",
+    "temperature=1.4",
+    "edt_theta=0.5",
+    "temperature=1.5,edt_theta=1,edt_base=0.6",
+    "dynatemp_range=0.5",
+    "temperature=0.8,dynatemp_range=1,dynatemp_exponent=2",
+    "target_entropy=1.2",
+    "top_n_sigma=1",
+    "top_h=0.5",
+    "top_k=5",
+    "top_p=0.8",
+    "min_p=0.1",
+    "typical_p=0.7",
+    "epsilon_cutoff=0.03",
+    "eta_cutoff=0.05",
+    "p_less=1",
+    "p_less=0.3",
+    "kl_budget=0.3",
+    "mirostat_tau=1",
+    "temperature=1.2,mirostat_tau=1.5,mirostat_eta=0.7",
+    "xtc_probability=0.5",
+    "xtc_probability=1,xtc_threshold=0.05",
+    "temperature=0.7,top_k=20,top_p=0.9,min_p=0.05",
+    "target_entropy=1,top_p=0.9,min_p=0.02,xtc_probability=0.5,xtc_threshold=0.2",
+    "dynatemp_range=0.3,top_n_sigma=2,typical_p=0.9,eta_cutoff=0.001",
+    "dry_multiplier=0.8",
+    "dry_multiplier=3,dry_base=1.2,dry_allowed_length=1,dry_breakers=3/5,temperature=0.8,top_p=0.9",
+]
+# Nothing is padded here, so that the chain's DRY sees the history that the sampler's sees.
+ALIKE = [[3, 1, 4, 1, 5, 3, 1], [2, 7, 1, 8, 2, 7, 1], [3, 1, 4, 1, 5, 3, 1]]
+
+
+def points_for(rows, steps, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).random((rows, steps)))
+
+
+def sample(model, inputs, sampler, *, eos=None, new_tokens=12, **kwargs):
+    """The outputs of one call that a sampler draws."""
+    return model.generate(
+        **inputs,
+        custom_generate=sampler,
+        max_new_tokens=new_tokens,
+        eos_token_id=eos,
+        pad_token_id=0 if eos is None else int(np.min(eos)),
+        **sampler.settings.generate_kwargs() | kwargs,
+    )
+
+
+def chained(model, inputs, settings, points, monitor):
+    """The sequences of the plain chain, which ends with the draw."""
+    return model.generate(
+        **inputs,
+        logits_processor=[*settings.processors(monitor), DrawProcessor(points)],
+        max_new_tokens=points.shape[1],
+        eos_token_id=None,
+        pad_token_id=0,
+        **GREEDY.generate_kwargs(),
+    )
+
+
+class Ban(LogitsProcessor):
+    """Rules out even ids and favours the odd ones, in a new tensor or in the one it is given."""
+
+    def __init__(self, *, in_place):
+        self.in_place = in_place
+
+    def __call__(self, input_ids, scores):
+        scores = scores if self.in_place else scores.clone()
+        scores[:, ::2] = -torch.inf
+        scores[:, 1::4] += 1.5
+        return scores
+
+
+def counted(model):
+    """A model that notes each call in a list, and the list."""
+    calls = []
+
+    def note(step, logits):
+        calls.append(step)
+        return logits
+
+    return editing(model, note), calls
