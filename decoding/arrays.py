@@ -86,3 +86,13 @@ def count(mask: Array) -> Array:
 def as_type(values: Array, like: Array) -> Array:
     """The values in another's type."""
     return values.astype(like.dtype) if on_host(values) else values.to(like.dtype)
+
+
+def side_by_side(columns: list[Array]) -> Array:
+    """`(rows, columns)` of so many `(rows)`, float32."""
+    if not on_host(columns[0]):
+        return torch.stack(columns, -1).float()
+    values = np.empty((len(columns[0]), len(columns)), np.float32)
+    for place, column in enumerate(columns):
+        values[:, place] = column
+    return values

@@ -47,7 +47,8 @@ class Memory:
     ) -> None:
         self.settings = settings
         self.starts = starts
-        self._most_surprisal: Tensor | None = None
+        self.most_surprisal: Tensor | None = None
+        """`(rows)`, as in `History`."""
 
     def history(self, input_ids: Tensor) -> History:
         """What comes before the next token.
@@ -55,7 +56,7 @@ class Memory:
         Args:
             input_ids: `(rows, seq)`.
         """
-        return History(input_ids, self.starts, self._most_surprisal)
+        return History(input_ids, self.starts, self.most_surprisal)
 
     def observe(
         self, final: Distribution, tokens: Tensor, uncut: Distribution | None = None
@@ -78,8 +79,8 @@ class Memory:
         if uncut is not None:
             before_cut = -as_tensor(uncut.log_prob(tokens))
             surprisal = torch.where(surprisal.isfinite(), surprisal, before_cut)
-        before = 2 * tau if self._most_surprisal is None else self._most_surprisal
-        self._most_surprisal = before - eta * (surprisal - tau)
+        before = 2 * tau if self.most_surprisal is None else self.most_surprisal
+        self.most_surprisal = before - eta * (surprisal - tau)
 
 
 def dry_penalties(settings: DecodingSettings, history: History, vocab: int) -> Tensor:

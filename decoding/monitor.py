@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from decoding.arrays import Array, as_array, as_tensor, library, on_host
+from decoding.arrays import Array, as_array, as_tensor, library, on_host, side_by_side
 from decoding.distribution import Distribution
 from decoding.steps import Applied, kept_mass
 from decoding.trace import Alternatives, Trace
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from decoding.processors import SteeringProcessor
 
 # Columns of the step buffer. Counts and ids stay below 2^24, so float32 holds them exactly.
-_ENTROPY, _RAW_ENTROPY, _KEPT, _KEPT_MASS, _KL, _FAULT, _SEEN = range(7)
-_TOKEN = slice(7, 10)  # log q(token), log p(token), rank
+_ENTROPY, _RAW_ENTROPY, _KEPT, _KEPT_MASS, _KL, _FAULT = range(6)
+_TOKEN = slice(6, 9)  # log q(token), log p(token), rank
+_SEEN = 9  # of beams, the token before
 _WIDTH = 10
 # Hugging Face's beam search takes (1 + number of EOS ids) candidates per beam, from all rows.
 _MAX_EOS_IDS = 8
@@ -50,6 +51,19 @@ class NonFiniteLogitsError(ValueError):
 class _Step(NamedTuple):
     raw: Distribution
     final: Distribution
+
+
+class Measures(NamedTuple):
+    """What a monitor writes down of a step."""
+
+    columns: Array
+    """`(rows, 6)`, and `(rows, 9)` where the tokens are known, float32."""
+    temperature: Tensor | None
+    """`(rows)`, where the entropy of each row sets it."""
+    best: Tensor | None
+    """`(rows, alternatives + 1, 3)`."""
+    candidates: Tensor | None
+    """`(rows, candidates, 4)`, of beams."""
 
 
 class EntropyMonitor:
@@ -114,18 +128,13 @@ class EntropyMonitor:
         """H(q) at the latest step, `(rows)`, on the model's device."""
         return self._buffer[self.steps - 1, :, _ENTROPY]
 
-    def begin(self, input_ids: Tensor | Array, raw: Distribution) -> Distribution:
-        """Take the model's own rows of a step.
+    def begin(self, input_ids: Tensor | Array) -> None:
+        """Follow the rows of the call to their next step.
 
         Args:
             input_ids: `(rows, seq)`, the ids so far.
-            raw: their next tokens' distributions.
-
-        Returns:
-            The rows, on an accelerator without those that are no distribution.
 
         Raises:
-            NonFiniteLogitsError: on a CPU, a row is no distribution.
             ValueError: the step does not follow the one before it.
         """
         input_ids = as_array(input_ids)
@@ -148,55 +157,60 @@ class EntropyMonitor:
         if self._last is not None and self.num_beams == 1:
             self._write_tokens(self._last, input_ids[:, -1])
         self._input_ids = input_ids
-        # An accelerator's host would wait if it looked: mend the row now, complain at the end.
-        raw, self._fault = without_faults(raw, self.steps)
-        return raw
 
-    def record(self, raw: Distribution, applied: Applied, tokens: Tensor | None = None) -> None:
-        """Write down a step that has begun.
+    def measures(
+        self, raw: Distribution, applied: Applied, fault: Array, tokens: Tensor | None = None
+    ) -> Measures:
+        """What is to be written down of a step; a function of its arguments alone.
 
         Args:
-            raw: what `begin` returned.
-            applied: what the setting made of it.
+            raw: the model's own rows, without those that are no distribution.
+            applied: what the setting made of them.
+            fault: `(rows)`, which were no distribution.
             tokens: `(rows)`, what was drawn, where that is known already.
         """
-        assert self._fault is not None
         final = applied.final
         if final is raw:
             kl = library(raw.log_total).zeros_like(raw.log_total)
         else:
             kl = (raw.log_total - final.expectation(raw.log_weights) - final.entropy).clip(0)
-        last = _Step(raw, final)
-        columns = [
-            final.entropy,
-            raw.entropy,
-            final.kept,
-            kept_mass(applied),
-            kl,
-            self._fault,
-            self._input_ids[:, -1] if self._input_ids.shape[1] else 0,
-        ]
-        self._last = last
+        columns = [final.entropy, raw.entropy, final.kept, kept_mass(applied), kl, fault]
+        step = _Step(raw, final)
         if tokens is not None:
-            self._last = None
-            columns += _of_tokens(last, tokens)
+            columns += _of_tokens(step, tokens)
+        temperature = best = candidates = None
+        if applied.temperature is not None:
+            temperature = applied.temperature.squeeze(-1)
+        if self.alternatives:
+            best = _best(step, raw.logits, self.alternatives + 1)
+        if self.num_beams > 1:
+            candidates = _best(step, final.logits, (1 + _MAX_EOS_IDS) * self.num_beams + 1)
+            ranks = _ranks(raw.logits, candidates[..., 0].long()).float().unsqueeze(-1)
+            candidates = torch.cat([candidates, ranks], dim=-1)
+        return Measures(side_by_side(columns), temperature, best, candidates)
+
+    def record(self, measures: Measures, last: _Step | None = None) -> None:
+        """Write down a step that has begun.
+
+        Args:
+            measures: of this step.
+            last: the step's rows, where its tokens are not known yet.
+        """
+        columns = measures.columns
         if self.steps in (0, len(self._buffer)):
-            like = raw.logits.new_empty(len(kl), _WIDTH, dtype=torch.float32)
+            like = as_tensor(columns).new_empty(len(columns), _WIDTH)
             self._buffer = _with_room(self._buffer, self.steps, like)
         row = as_array(self._buffer)[self.steps]
-        for place, column in enumerate(columns):
-            row[:, place] = column
-        if applied.temperature is not None:
-            steered = applied.temperature.squeeze(-1)
-            self._temperatures = _append(self._temperatures, self.steps, steered)
-        if self.alternatives:
-            best = _best(last, raw.logits, self.alternatives + 1)
-            self._runners_up = _append(self._runners_up, self.steps, best)
-        if self.num_beams > 1:
-            best = _best(last, final.logits, (1 + _MAX_EOS_IDS) * self.num_beams + 1)
-            ranks = _ranks(raw.logits, best[..., 0].long()).float().unsqueeze(-1)
-            best = torch.cat([best, ranks], dim=-1)
-            self._candidates = _append(self._candidates, self.steps, best)
+        row[:, : columns.shape[1]] = columns
+        if measures.temperature is not None:
+            self._temperatures = _append(self._temperatures, self.steps, measures.temperature)
+        if measures.best is not None:
+            self._runners_up = _append(self._runners_up, self.steps, measures.best)
+        if measures.candidates is not None:
+            self._candidates = _append(self._candidates, self.steps, measures.candidates)
+            if self._input_ids.shape[1]:
+                row[:, _SEEN] = self._input_ids[:, -1]
+        self._last = last
         self.steps += 1
 
     def _write_tokens(self, step: _Step, tokens: Tensor) -> None:
@@ -206,7 +220,9 @@ class EntropyMonitor:
             row[:, _TOKEN.start + place] = column
 
     def _observe_raw(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self._raw = self.begin(input_ids, Distribution(scores))
+        self.begin(input_ids)
+        # An accelerator's host would wait if it looked: mend the row now, complain at the end.
+        self._raw, self._fault = without_faults(Distribution(scores), self.steps)
         return self._raw.logits
 
     def _observe_scaled(self, scores: Tensor, temperature: Tensor | None) -> None:
@@ -219,7 +235,7 @@ class EntropyMonitor:
             raise ValueError("EntropyMonitor saw log q before the logits: keep the chain in order")
         applied = Applied(self._scaled, Distribution(log_q), self._steered, self._mixed)
         raw, self._raw, self._scaled = self._raw, None, None
-        self.record(raw, applied)
+        self.record(self.measures(raw, applied, self._fault), _Step(raw, applied.final))
 
     def traces(
         self,
@@ -416,7 +432,7 @@ def without_faults(raw: Distribution, step: int) -> tuple[Distribution, Array]:
     for row, top in enumerate(raw.top.flat):
         if not math.isfinite(top):
             raise NonFiniteLogitsError(f"step {step}, row {row}")
-    return raw, False
+    return raw, np.zeros(len(raw.top), bool)
 
 
 def _of_tokens(step: _Step, tokens: Tensor) -> list[Array]:

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from decoding.arrays import Array, on_host
-from decoding.distribution import Distribution
+from decoding.distribution import BLOCK, Distribution
 
 # From the weight of some first tokens, Σ weight·(max z - z) over them, and the row's limit.
 GoesOn = Callable[[Array, Array, Array], Array]
@@ -136,11 +137,21 @@ def _by_sorting(
     if key is not None:
         order = order.gather(-1, key.gather(-1, order).argsort(dim=-1, stable=True))
     weights = rows.weights.gather(-1, order).double()
-    mass = weights.cumsum(-1)
+    mass = _running_sums(weights)
     if reaching:
         allowed = goes_on(mass - weights, mass, limit)
     else:
         depth = -rows.log_weights.gather(-1, order).clip(-1000, None)
-        allowed = goes_on(mass, (weights * depth).cumsum(-1), limit)
-    allowed[..., 0] = True
-    return torch.zeros_like(allowed).scatter_(-1, order, allowed)
+        allowed = goes_on(mass, _running_sums(weights * depth), limit)
+    length = allowed.sum(-1, keepdim=True).clip(1)
+    prefix = torch.arange(allowed.shape[-1], device=allowed.device) < length
+    return torch.zeros_like(allowed).scatter_(-1, order, prefix)
+
+
+def _running_sums(values: Tensor) -> Tensor:
+    """`cumsum` of `(…, vocab)` by blocks; an accelerator would go through a row step by step."""
+    vocab = values.shape[-1]
+    padded = pad(values, (0, -vocab % BLOCK))
+    blocks = padded.reshape(*padded.shape[:-1], -1, BLOCK).cumsum(-1)
+    before = pad(blocks[..., -1].cumsum(-1)[..., :-1], (1, 0))
+    return (blocks + before[..., None]).reshape(padded.shape)[..., :vocab]

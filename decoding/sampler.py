@@ -28,9 +28,10 @@ from transformers.generation.streamers import BaseStreamer
 from decoding.arrays import Array, as_array, on_host
 from decoding.distribution import Distribution
 from decoding.history import Memory
-from decoding.monitor import EntropyMonitor, NonFiniteLogitsError, without_faults
+from decoding.monitor import EntropyMonitor, Measures, NonFiniteLogitsError, without_faults
 from decoding.policy import ENDINGS, EntropyPolicy
 from decoding.processors import not_neutral
+from decoding.replay import Replay
 from decoding.sampling import draw, uniforms
 from decoding.settings import DecodingSettings
 
@@ -187,7 +188,7 @@ class _Raw(LogitsProcessor):  # type: ignore[misc]
         self.step = step
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.step.raw = Distribution(scores)
+        self.step.raw = scores
         # A processor may write into what it is given.
         return scores.clone()
 
@@ -200,35 +201,27 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         self.points = as_array(points)
         self.memory = memory
         self.step = 0
-        self.raw: Distribution | None = None
+        self.ids = torch.empty(0)
+        self.raw: Tensor | None = None
         self.over: _Over | None = None
-        self.faults: list[tuple[int, Array]] = []
+        self.faults: list[Array] = []
         self.keeps_scores = keeps_scores
+        self.replay = Replay(self._outcome) if _replays(sampler.settings, points) else None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor | Drawn:
         """Draw; `(rows, vocab)`, 0 at each row's token and -inf elsewhere."""
-        sampler = self.sampler
-        given = Distribution(scores)
-        raw = given if self.raw is None else self.raw
-        if sampler.monitor is not None:
-            mended = sampler.monitor.begin(input_ids, raw)
-        else:
-            mended = self._mended(raw)
-        given = mended if given is raw else self._mended(given)
-        history = self.memory.history(input_ids)
-        settings = sampler.settings
-        if isinstance(settings, EntropyPolicy):
-            decisions = None
-            if self.over is not None:
-                decisions = settings.decide(mended, self.step, self.over.rows)
-                self._end(decisions)
-            applied = settings.apply(given, history, decisions, raw=mended)
-        else:
-            applied = settings.apply(given, history)
-        tokens = draw(applied.final, self.points[:, self.step])
-        self.memory.observe(applied.final, tokens)
-        if sampler.monitor is not None:
-            sampler.monitor.record(mended, applied, tokens)
+        sampler, monitor = self.sampler, self.sampler.monitor
+        if monitor is not None:
+            monitor.begin(input_ids)
+        self.ids = input_ids
+        outcome: Any = self._outcome if self.replay is None else self.replay
+        of_rows = scores, self.raw, self.points[:, self.step], self.memory.most_surprisal
+        tokens, fault, measures = outcome(*of_rows)
+        if self.replay is not None:
+            tokens, fault = tokens.clone(), fault.clone()  # the next step would write into these
+        self.faults.append(fault)
+        if monitor is not None:
+            monitor.record(measures)
         self.step += 1
         if sampler.listener is not None:
             sampler.listener(tokens)
@@ -236,18 +229,47 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
 
     def check(self) -> None:
         """Complain of rows that an accelerator had to mend."""
-        if not self.faults:
+        if not self.faults or on_host(self.faults[0]):
             return
-        found = torch.stack([fault for _, fault in self.faults]).nonzero()
+        found = torch.stack(self.faults).nonzero()
         if len(found):
-            index, row = found[0].tolist()
-            raise NonFiniteLogitsError(f"step {self.faults[index][0]}, row {row}")
+            step, row = found[0].tolist()
+            raise NonFiniteLogitsError(f"step {step}, row {row}")
 
-    def _mended(self, rows: Distribution) -> Distribution:
-        mended, fault = without_faults(rows, self.step)
-        if not on_host(fault):
-            self.faults.append((self.step, fault))
-        return mended
+    def _outcome(
+        self, scores: Tensor, before: Tensor | None, points: Array, most_surprisal: Tensor | None
+    ) -> tuple[Tensor, Array, Measures | None]:
+        """The tokens of a step, which rows were no distribution, and what to write down.
+
+        Args:
+            scores: `(rows, vocab)`, to draw from.
+            before: the model's own, where other processors made the scores of them.
+            points: `(rows)`.
+            most_surprisal: as in `History`.
+        """
+        sampler = self.sampler
+        given, fault = without_faults(Distribution(scores), self.step)
+        raw = given
+        if before is not None:
+            raw, fault_before = without_faults(Distribution(before), self.step)
+            fault = fault | fault_before
+        self.memory.most_surprisal = most_surprisal
+        history = self.memory.history(self.ids)
+        settings = sampler.settings
+        if isinstance(settings, EntropyPolicy):
+            decisions = None
+            if self.over is not None:
+                decisions = settings.decide(raw, self.step, self.over.rows)
+                self._end(decisions)
+            applied = settings.apply(given, history, decisions, raw=raw)
+        else:
+            applied = settings.apply(given, history)
+        tokens = draw(applied.final, points)
+        self.memory.observe(applied.final, tokens)
+        measures = None
+        if sampler.monitor is not None:
+            measures = sampler.monitor.measures(raw, applied, fault, tokens)
+        return tokens, fault, measures
 
     def _end(self, decisions: list[Any]) -> None:
         for row, then in enumerate(decisions):
@@ -260,6 +282,13 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         if not self.keeps_scores:
             return Drawn(tokens)
         return torch.full_like(scores, -torch.inf).scatter_(-1, tokens.unsqueeze(-1), 0.0)
+
+
+def _replays(settings: DecodingSettings | EntropyPolicy, points: Tensor) -> bool:
+    """Whether each step is the same computation on a CUDA device."""
+    # A policy looks at numbers, and DRY at ids that grow.
+    same = isinstance(settings, DecodingSettings) and not settings.dry_multiplier
+    return same and points.is_cuda
 
 
 class Drawn:

@@ -18,6 +18,13 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig
 from decoding.models import LanguageModel, load_model
 from decoding_cli.app import main
 
+
+def pytest_configure(config):
+    """Hide accelerators from all but their own tests: elsewhere, what is meant is a CPU."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 # The models are tiny: threads that wait for each other would cost more than they bring.
 torch.set_num_threads(1)
 
