@@ -8,6 +8,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import click
 import torch
@@ -155,8 +156,10 @@ def whole(repeats: int, tokens: int) -> str:
             figures = [f"{batch * tokens / statistics.median(seconds[name]):.0f}" for name in names]
             figures.append(spread(ratios(seconds["theirs"], seconds["ours"])))
             figures.append(spread(ratios(seconds["greedy"], seconds["ours"])))
-            counts = [waits(calls["greedy"]), waits(calls["theirs"]), waits(ways["ours"])]
-            figures += [f"{count / tokens:.2f}" for count in counts]
+            longer = generations(model, batch, 2 * tokens)
+            for name, *arguments in (("greedy",), ("theirs",), ("ours", SETTING)):
+                once, twice = (waits(partial(of[name], *arguments)) for of in (calls, longer))
+                figures.append(f"{(twice - once) / tokens:.2f}")
             rates.append(f"| {shape} | {batch} | {' | '.join(figures)} |")
             for name in SAMPLERS:
                 samplers[name].append(spread(ratios(seconds[name], seconds["greedy"])))
@@ -166,8 +169,8 @@ def whole(repeats: int, tokens: int) -> str:
     return (
         f"`model.generate` of {tokens} tokens after {PROMPT}, the same model; medians and ranges "
         f"of {repeats} interleaved repeats. A wait is a call after which the host stands still "
-        "until the device is done, counted by torch; greedy search asks at every token whether "
-        "all rows have ended.\n\n"
+        "until the device is done, counted by torch, each token that is added to a call; greedy "
+        "search asks at every token whether all rows have ended.\n\n"
         + "\n".join(rates)
         + "\n\nEvery sampler, traced: its time over that of greedy search.\n\n"
         + "\n".join(table)

@@ -69,9 +69,10 @@ def double(values: Array) -> Array:
 
 def at(values: Array, tokens: Array) -> Array:
     """Each row's value at its token, `(…)` of `(…, vocab)`."""
+    if not on_host(values):
+        return values.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     flat = values.reshape(-1, values.shape[-1])
-    rows = library(values).arange(len(flat), device=values.device)
-    return flat[rows, tokens.reshape(-1)].reshape(tokens.shape)
+    return flat[np.arange(len(flat)), tokens.reshape(-1)].reshape(tokens.shape)
 
 
 def count(mask: Array) -> Array:

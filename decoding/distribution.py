@@ -7,12 +7,13 @@ The rules of a setting, the draw and the trace share this object, so that none i
 from __future__ import annotations
 
 import math
-from functools import cached_property, reduce
-from operator import mul
+from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from decoding.arrays import (
     Array,
@@ -28,6 +29,8 @@ from decoding.arrays import (
     on_host,
 )
 from decoding.information import as_float
+
+Values = NDArray[np.floating]
 
 BLOCK = 256  # ids whose weights are added up first, in the precision that they have
 
@@ -105,7 +108,10 @@ class Distribution:
     @cached_property
     def block_totals(self) -> Array:
         """`(…, blocks)`, the weights added up over each `BLOCK` ids, and the rest, float64."""
-        return _block_totals(self.weights)
+        if on_host(self.weights):
+            return _block_totals(self.weights)
+        padded = pad(self.weights, (0, -self.weights.shape[-1] % BLOCK))
+        return padded.reshape(*padded.shape[:-1], -1, BLOCK).sum(-1, dtype=torch.float64)
 
     @cached_property
     def total(self) -> Array:
@@ -145,11 +151,13 @@ class Distribution:
         """
         if on_host(values):
             sums = _block_totals(self.weights, values).sum(-1)
-            if not math.isnan(sums.sum()):
-                return sums / self.total
-        # 0·∞; on an accelerator a look whether there is any would make the host wait.
-        finite = library(values).where(self.weights > 0, values, 0.0)
-        return _block_totals(self.weights, finite).sum(-1) / self.total
+            if math.isnan(sums.sum()):  # 0·∞
+                finite = np.where(self.weights > 0, values, 0.0)
+                sums = _block_totals(self.weights, finite).sum(-1)
+            return sums / self.total
+        # A look whether there is 0·∞ would make the host wait.
+        products = self.weights * values.where(self.weights > 0, 0.0)
+        return products.sum(-1, dtype=torch.float64) / self.total
 
     def log_prob(self, tokens: Tensor | Array) -> Array:
         """`(…)`, log p(token), nats, float64; -inf for an excluded token.
@@ -179,23 +187,16 @@ class Distribution:
         return at(self.z, as_array(tokens))
 
 
-def _block_totals(*factors: Array) -> Array:
+def _block_totals(*factors: Values) -> NDArray[np.float64]:
     """`(…, blocks)`, products of `(…, vocab)` added up over each block of ids, float64."""
     vocab = factors[0].shape[-1]
     whole = vocab // BLOCK * BLOCK
     blocks = [f[..., :whole].reshape(*f.shape[:-1], whole // BLOCK, BLOCK) for f in factors]
-    rest = [f[..., whole:] for f in factors]
-    xp = library(factors[0])
-    return double(xp.concatenate([_sum_of_products(blocks), _sum_of_products(rest)[..., None]], -1))
-
-
-def _sum_of_products(factors: list[Array]) -> Array:
-    """`(…)` of `(…, values)`."""
-    # Without BLAS: NumPy's has threads, for float64, that get in the way of torch's; torch's takes
-    # half precision under `autocast`, and coarser products where a user allows them.
-    if on_host(factors[0]):
-        return np.einsum(",".join(["...v"] * len(factors)) + "->...", *factors)
-    return reduce(mul, factors).sum(-1)
+    # Not by BLAS, whose threads, for float64, get in the way of torch's.
+    terms = ",".join(["...v"] * len(factors)) + "->..."
+    rest = np.einsum(terms, *(f[..., whole:] for f in factors))
+    totals = np.concatenate([np.einsum(terms, *blocks), rest[..., None]], -1)
+    return totals.astype(np.float64)
 
 
 class _Divided(Distribution):

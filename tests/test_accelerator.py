@@ -249,7 +249,7 @@ def test_an_accelerator_draws_the_tokens_of_a_cpu(vocab):
     [
         "generate Once --seed 1 --top-p 0.9 --max-new-tokens 20",
         "generate Once --seed 1 --setting mirostat_tau=3 --max-new-tokens 20",
-        "generate Once --num-beams 3 --max-new-tokens 20",
+        "generate Once --seed 1 --num-beams 3 --max-new-tokens 20",
         "score",
         "compare --setting raw --setting top_p=0.9,temperature=0.7 --setting typical_p=0.9",
         "attention",
