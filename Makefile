@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 
-.PHONY: demo test check test-oldest wheel-test picture bench validate peers lm-polygraph clean
+.PHONY: demo test check test-gpu test-oldest wheel-test picture bench bench-gpu validate peers lm-polygraph clean
 
 demo: .venv/.installed
 	$(BIN)/decoding generate "Once upon a time" --temperature 0.8 --top-p 0.95 --color
@@ -16,6 +16,9 @@ check: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+test-gpu: .venv/.installed-dev
+	$(BIN)/python -m pytest -m gpu
 
 # The suite on the oldest supported transformers, in an environment of its own.
 test-oldest: .venv-oldest/.installed
@@ -48,6 +51,9 @@ bench: .venv/.installed-dev
 	$(BIN)/python benchmarks/truncation.py
 	$(BIN)/python benchmarks/sampling.py
 	$(BIN)/python benchmarks/startup.py
+
+bench-gpu: .venv/.installed-dev
+	$(BIN)/python benchmarks/gpu.py
 
 # Whether stated errors and posteriors hold, and what samplers do to text, into benchmarks/RESULTS.md; WORK keeps what is finished.
 DATA ?= ../shared/data

@@ -18,6 +18,7 @@ Module map, each name importable from here and loaded on first use:
     detokenize        text of single tokens
     sampling          reproducible uniforms and the draw
     sampler           Sampler: scale, cut, draw and trace in one step of model.generate
+    replay            kernels recorded once and launched as one on a CUDA device
     generation        generate: prompts in, text and trace out
     encoding          texts of any length into token ids
     windows           which tokens are read together, and which of them are scored
@@ -78,6 +79,7 @@ _MODULES = {
     "prefix",
     "processors",
     "quadrature",
+    "replay",
     "sampling",
     "sequence_entropy",
     "steering",
