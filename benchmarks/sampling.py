@@ -86,13 +86,12 @@ class BothEntropies:
 def our_step(batch: int, tokens: int, monitor: Any) -> Callable[[Tensor, Tensor], Tensor]:
     """What a `Sampler` does at each step, and the greedy choice that follows it."""
     from decoding import DecodingSettings, Sampler
-    from decoding.history import Memory
     from decoding.sampler import _Step
 
     points = torch.rand(batch, tokens, dtype=torch.float64)
     settings = DecodingSettings.parse(SETTING)
     sampler = Sampler(settings, points=points, monitor=monitor)
-    step = _Step(sampler, points, Memory(settings), keeps_scores=False)
+    step = _Step(sampler, points, starts=None, keeps_scores=False)
     return lambda input_ids, scores: torch.argmax(step(input_ids, scores), -1)
 
 

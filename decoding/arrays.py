@@ -7,6 +7,7 @@ written once: `xp = library(values)`, then `xp.log(values)`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -97,3 +98,10 @@ def side_by_side(columns: list[Array]) -> Array:
     for place, column in enumerate(columns):
         values[:, place] = column
     return values
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """The rows of all the parts; None where there are none."""
+    if parts[0] is None:
+        return None
+    return np.concatenate(parts) if on_host(parts[0]) else torch.cat(list(parts))

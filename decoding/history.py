@@ -26,8 +26,8 @@ LONGEST_MATCH = 50
 class History(NamedTuple):
     """What came before rows of logits."""
 
-    ids: Tensor
-    """`(rows, seq)`, the ids so far."""
+    ids: Tensor | None
+    """`(rows, seq)`, the ids so far; needed by DRY alone."""
     starts: Tensor | None = None
     """`(rows)`, where each row's ids begin behind its left padding; None where none is padded."""
     most_surprisal: Tensor | None = None
@@ -48,7 +48,6 @@ class Memory:
         self.settings = settings
         self.starts = starts
         self.most_surprisal: Tensor | None = None
-        """`(rows)`, as in `History`."""
 
     def history(self, input_ids: Tensor) -> History:
         """What comes before the next token.
@@ -61,26 +60,42 @@ class Memory:
     def observe(
         self, final: Distribution, tokens: Tensor, uncut: Distribution | None = None
     ) -> None:
-        """Take note of what was drawn: `μ ← μ - η·(surprisal - τ)`.
+        """Take note of what was drawn; see `next_most_surprisal`."""
+        before = self.most_surprisal
+        self.most_surprisal = next_most_surprisal(self.settings, before, final, tokens, uncut)
 
-        Args:
-            final: the rows of q that the tokens were drawn from.
-            tokens: `(rows)`.
-            uncut: the rows before the cut, for tokens that were given and not drawn: where q
-                excludes one, its surprisal under these counts.
 
-        Source: Basu et al. 2021, arXiv:2007.14966, algorithm 2, with the surprisal under the
-            truncated distribution, as in the authors' code and llama.cpp's mirostat v2.
-        """
-        if not isinstance(self.settings, DecodingSettings) or not self.settings.mirostat_tau:
-            return
-        tau, eta = self.settings.mirostat_tau, self.settings.mirostat_eta
-        surprisal = -as_tensor(final.log_prob(tokens))
-        if uncut is not None:
-            before_cut = -as_tensor(uncut.log_prob(tokens))
-            surprisal = torch.where(surprisal.isfinite(), surprisal, before_cut)
-        before = 2 * tau if self.most_surprisal is None else self.most_surprisal
-        self.most_surprisal = before - eta * (surprisal - tau)
+def next_most_surprisal(
+    settings: DecodingSettings | EntropyPolicy,
+    before: Tensor | None,
+    final: Distribution,
+    tokens: Tensor,
+    uncut: Distribution | None = None,
+) -> Tensor | None:
+    """Mirostat's μ after a step: `μ - η·(surprisal - τ)`; None without mirostat.
+
+    Args:
+        settings: `mirostat_tau` τ, `mirostat_eta` η.
+        before: `(rows)`, μ at the step; None at the beginning.
+        final: the rows of q that the tokens were drawn from.
+        tokens: `(rows)`.
+        uncut: the rows before the cut, for tokens that were given and not drawn: where q excludes
+            one, its surprisal under these counts.
+
+    Returns:
+        `(rows)`, nats.
+
+    Source: Basu et al. 2021, arXiv:2007.14966, algorithm 2, with the surprisal under the truncated
+        distribution, as in the authors' code and llama.cpp's mirostat v2.
+    """
+    if not isinstance(settings, DecodingSettings) or not settings.mirostat_tau:
+        return None
+    tau, eta = settings.mirostat_tau, settings.mirostat_eta
+    surprisal = -as_tensor(final.log_prob(tokens))
+    if uncut is not None:
+        before_cut = -as_tensor(uncut.log_prob(tokens))
+        surprisal = torch.where(surprisal.isfinite(), surprisal, before_cut)
+    return (2 * tau if before is None else before) - eta * (surprisal - tau)
 
 
 def dry_penalties(settings: DecodingSettings, history: History, vocab: int) -> Tensor:
@@ -102,6 +117,7 @@ def dry_penalties(settings: DecodingSettings, history: History, vocab: int) -> T
         50), and llama.cpp, whose breakers are strings; here they are ids.
     """
     ids = history.ids
+    assert ids is not None
     rows, length = ids.shape
     penalties = torch.zeros(rows, vocab, device=ids.device)
     if length < 2:

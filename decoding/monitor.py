@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from decoding.arrays import Array, as_array, as_tensor, library, on_host, side_by_side
+from decoding.arrays import Array, as_array, as_tensor, joined, library, on_host, side_by_side
 from decoding.distribution import Distribution
 from decoding.steps import Applied, kept_mass
 from decoding.trace import Alternatives, Trace
@@ -64,6 +64,11 @@ class Measures(NamedTuple):
     """`(rows, alternatives + 1, 3)`."""
     candidates: Tensor | None
     """`(rows, candidates, 4)`, of beams."""
+
+    @classmethod
+    def of(cls, portions: Sequence[Measures]) -> Measures:
+        """Of all the rows."""
+        return cls(*map(joined, zip(*portions, strict=True)))
 
 
 class EntropyMonitor:

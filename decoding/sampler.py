@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,15 +25,17 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from decoding.arrays import Array, as_array, on_host
+from decoding.arrays import Array, as_array, joined, on_host
 from decoding.distribution import Distribution
-from decoding.history import Memory
+from decoding.history import History, next_most_surprisal
 from decoding.monitor import EntropyMonitor, Measures, NonFiniteLogitsError, without_faults
 from decoding.policy import ENDINGS, EntropyPolicy
 from decoding.processors import not_neutral
 from decoding.replay import Replay
 from decoding.sampling import draw, uniforms
 from decoding.settings import DecodingSettings
+
+_PORTION = 1 << 20  # logits of a step at a time
 
 
 class Sampler:
@@ -136,7 +138,7 @@ class Sampler:
         step = _Step(
             self,
             points.to(input_ids.device),
-            Memory(self.settings, starts),
+            starts,
             keeps_scores=generation_config.output_scores or generation_config.output_logits,
         )
         # Alone it is called as it is: a list looks up signatures at each step.
@@ -188,44 +190,94 @@ class _Raw(LogitsProcessor):  # type: ignore[misc]
         self.step = step
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.step.raw = scores
+        self.step.before = scores
         # A processor may write into what it is given.
         return scores.clone()
 
 
+class _Rows(NamedTuple):
+    """What the outcome of a step is a function of, row by row; None where there is none."""
+
+    scores: Tensor
+    """`(rows, vocab)`, to draw from."""
+    before: Tensor | None
+    """`(rows, vocab)`, the model's own, where other processors made the scores of them."""
+    points: Array
+    """`(rows)`, uniform in [0, 1), float64."""
+    ids: Tensor | None
+    starts: Tensor | None
+    most_surprisal: Tensor | None
+
+    def portions(self) -> list[_Rows]:
+        """A few rows at a time, so that what is made of them stays in the cache."""
+        size = max(1, _PORTION // self.scores.shape[-1])
+        if size >= len(self.scores):
+            return [self]
+        parts = (slice(begin, begin + size) for begin in range(0, len(self.scores), size))
+        return [_Rows._make(None if of is None else of[part] for of in self) for part in parts]
+
+
+class _Outcome(NamedTuple):
+    """What comes of it."""
+
+    tokens: Tensor
+    """`(rows)`, drawn."""
+    fault: Array
+    """`(rows)`, which were no distribution: mended on an accelerator, and on a CPU an error."""
+    most_surprisal: Tensor | None
+    measures: Measures | None
+
+    @classmethod
+    def of(cls, portions: list[_Outcome]) -> _Outcome:
+        """Of all the rows."""
+        if len(portions) == 1:
+            return portions[0]
+        *of_rows, measures = zip(*portions, strict=True)
+        whole = None if measures[0] is None else Measures.of(measures)
+        return cls._make([*map(joined, of_rows), whole])
+
+
 class _Step(LogitsProcessor):  # type: ignore[misc]
     def __init__(
-        self, sampler: Sampler, points: Tensor, memory: Memory, *, keeps_scores: bool
+        self, sampler: Sampler, points: Tensor, starts: Tensor | None, *, keeps_scores: bool
     ) -> None:
         self.sampler = sampler
         self.points = as_array(points)
-        self.memory = memory
+        self.starts = starts
         self.step = 0
-        self.ids = torch.empty(0)
-        self.raw: Tensor | None = None
+        self.before: Tensor | None = None
+        self.most_surprisal: Tensor | None = None
         self.over: _Over | None = None
         self.faults: list[Array] = []
         self.keeps_scores = keeps_scores
-        self.replay = Replay(self._outcome) if _replays(sampler.settings, points) else None
+        self.replay = None
+        if _replays(sampler.settings, points):
+            self.replay = Replay(lambda *of: self._outcome(_Rows(*of)))
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor | Drawn:
         """Draw; `(rows, vocab)`, 0 at each row's token and -inf elsewhere."""
         sampler, monitor = self.sampler, self.sampler.monitor
         if monitor is not None:
             monitor.begin(input_ids)
-        self.ids = input_ids
-        outcome: Any = self._outcome if self.replay is None else self.replay
-        of_rows = scores, self.raw, self.points[:, self.step], self.memory.most_surprisal
-        tokens, fault, measures = outcome(*of_rows)
+        points = self.points[:, self.step]
+        rows = _Rows(scores, self.before, points, input_ids, self.starts, self.most_surprisal)
         if self.replay is not None:
-            tokens, fault = tokens.clone(), fault.clone()  # the next step would write into these
-        self.faults.append(fault)
-        if monitor is not None:
-            monitor.record(measures)
+            outcome: _Outcome = self.replay(*rows._replace(ids=None))
+            # The next step writes into these.
+            tokens, fault = outcome.tokens.clone(), outcome.fault.clone()
+            outcome = outcome._replace(tokens=tokens, fault=fault)
+        elif isinstance(sampler.settings, DecodingSettings):
+            outcome = _Outcome.of([self._outcome(portion) for portion in rows.portions()])
+        else:
+            outcome = self._outcome(rows)
+        self.most_surprisal = outcome.most_surprisal
+        self.faults.append(outcome.fault)
+        if outcome.measures is not None and monitor is not None:
+            monitor.record(outcome.measures)
         self.step += 1
         if sampler.listener is not None:
-            sampler.listener(tokens)
-        return self._only(tokens, scores)
+            sampler.listener(outcome.tokens)
+        return self._only(outcome.tokens, scores)
 
     def check(self) -> None:
         """Complain of rows that an accelerator had to mend."""
@@ -236,26 +288,14 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
             step, row = found[0].tolist()
             raise NonFiniteLogitsError(f"step {step}, row {row}")
 
-    def _outcome(
-        self, scores: Tensor, before: Tensor | None, points: Array, most_surprisal: Tensor | None
-    ) -> tuple[Tensor, Array, Measures | None]:
-        """The tokens of a step, which rows were no distribution, and what to write down.
-
-        Args:
-            scores: `(rows, vocab)`, to draw from.
-            before: the model's own, where other processors made the scores of them.
-            points: `(rows)`.
-            most_surprisal: as in `History`.
-        """
-        sampler = self.sampler
-        given, fault = without_faults(Distribution(scores), self.step)
+    def _outcome(self, rows: _Rows) -> _Outcome:
+        sampler, settings = self.sampler, self.sampler.settings
+        given, fault = without_faults(Distribution(rows.scores), self.step)
         raw = given
-        if before is not None:
-            raw, fault_before = without_faults(Distribution(before), self.step)
+        if rows.before is not None:
+            raw, fault_before = without_faults(Distribution(rows.before), self.step)
             fault = fault | fault_before
-        self.memory.most_surprisal = most_surprisal
-        history = self.memory.history(self.ids)
-        settings = sampler.settings
+        history = History(rows.ids, rows.starts, rows.most_surprisal)
         if isinstance(settings, EntropyPolicy):
             decisions = None
             if self.over is not None:
@@ -264,12 +304,12 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
             applied = settings.apply(given, history, decisions, raw=raw)
         else:
             applied = settings.apply(given, history)
-        tokens = draw(applied.final, points)
-        self.memory.observe(applied.final, tokens)
+        tokens = draw(applied.final, rows.points)
+        most_surprisal = next_most_surprisal(settings, rows.most_surprisal, applied.final, tokens)
         measures = None
         if sampler.monitor is not None:
             measures = sampler.monitor.measures(raw, applied, fault, tokens)
-        return tokens, fault, measures
+        return _Outcome(tokens, fault, most_surprisal, measures)
 
     def _end(self, decisions: list[Any]) -> None:
         for row, then in enumerate(decisions):

@@ -18,6 +18,7 @@ from transformers.generation.streamers import BaseStreamer
 
 import decoding.sampler
 from decoding import DecodingSettings, EntropyMonitor, NonFiniteLogitsError, Sampler
+from decoding.policy import parse_setting
 from decoding.sampling import DrawProcessor, draw, uniforms
 from decoding.settings import NEUTRAL
 from drawing import (
@@ -283,6 +284,25 @@ def test_a_row_alone_is_the_row_in_a_batch(stories):
         [(_, alone)] = watched(stories.model, [prompt], settings, seed=5)
         assert alone.ids.tolist() == in_batch.ids.tolist() == other.ids.tolist()
         np.testing.assert_allclose(alone.surprisal_nats, in_batch.surprisal_nats, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("processors", [[], [Ban(in_place=False)]])
+@pytest.mark.parametrize("setting", [*SETTINGS, "raw while entropy<=1 else top_k=2"])
+def test_a_few_rows_at_a_time_are_all_rows(toy_llama, monkeypatch, setting, processors):
+    settings, points, kept = parse_setting(setting), points_for(3, 12), []
+    for portion in (17 * 3, 17 * 2, 5):
+        monkeypatch.setattr("decoding.sampler._PORTION", portion)
+        monitor = EntropyMonitor(alternatives=2)
+        outputs = sample(
+            toy_llama, left_padded(TOY_PROMPTS, 0),
+            Sampler(settings, points=points, monitor=monitor), logits_processor=processors,
+        )  # fmt: skip
+        kept.append([trace.columns() for trace in monitor.traces(outputs, eos_token_id=None)])
+    for portioned in kept[1:]:
+        for one, other in zip(kept[0], portioned, strict=True):
+            assert {k: v.tolist() for k, v in other.items()} == {
+                k: v.tolist() for k, v in one.items()
+            }
 
 
 def test_samples_of_a_prompt_are_the_prompt_given_again(toy_gpt2):
