@@ -248,8 +248,9 @@ class _Restricted(Distribution):
 
     @cached_property
     def weights(self) -> Array:
-        weights = self.whole.weights
-        return weights * as_type(self._mask, weights)
+        weights = as_type(self._mask, self.whole.weights)
+        weights *= self.whole.weights
+        return weights
 
     @cached_property
     def support(self) -> Array:

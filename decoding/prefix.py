@@ -23,7 +23,7 @@ Values = NDArray[np.floating]
 # The upper half of a float32: its sign, its exponent, and 7 bits that divide an octave into bins.
 _UPPER = slice(1 if sys.byteorder == "little" else 0, None, 2)
 _ONE = 127 * 128  # the bin of 1, the largest weight
-_NEAR = 32 * 128  # bins of the weights down to 2^-32
+_REACHES = 8 * 128, 32 * 128, None  # bins of the weights down to 2^-8, and to 2^-32
 _PEAKED = 100.0  # a row's weight, the first token's being 1, below which few tokens have most of it
 _FEW = 1 / 16  # of the tokens
 
@@ -60,10 +60,12 @@ def shortest(
             tokens = _few(weights[i], (total - end) / (_FEW * vocab), end)
             if tokens is not None:
                 own = weights[i][tokens], log_weights[i][tokens]
+                among = np.empty(len(tokens), bool)
+                _mark(among, *own, None, goes_on, end, reaching)
                 kept[i] = False
-                kept[i][tokens] = _prefix(*own, None, goes_on, end, reaching)
+                kept[i][tokens] = among
                 continue
-        kept[i] = _prefix(weights[i], log_weights[i], keys[i], goes_on, end, reaching)
+        _mark(kept[i], weights[i], log_weights[i], keys[i], goes_on, end, reaching)
     return kept.reshape(rows.weights.shape)
 
 
@@ -76,15 +78,16 @@ def _few(weights: Values, least: float, end: float) -> NDArray[np.int64] | None:
     return tokens if weights[tokens].sum(dtype=np.float64) >= end else None
 
 
-def _prefix(
+def _mark(
+    kept: NDArray[np.bool_],
     weights: Values,
     log_weights: Values,
     keys: Values | None,
     goes_on: GoesOn,
     end: float,
     reaching: bool,
-) -> NDArray[np.bool_]:
-    """Which of some tokens of a row are in its prefix, all `(tokens)`."""
+) -> None:
+    """Mark which of some tokens of a row are in its prefix; all arrays `(tokens)`."""
     if keys is None:
         binned = weights.astype(np.float32, copy=False)
     else:
@@ -97,8 +100,8 @@ def _prefix(
     totals = [np.bincount(bins, each) for each in terms]
     if keys is None:
         totals = [each[::-1] for each in totals]
-    # Where the prefix is long, or the keys are many octaves apart, the second look is needed.
-    for reach in (_NEAR, None):
+    # Where the prefix is long, or the keys are many octaves apart, one look is not enough.
+    for reach in _REACHES:
         running = [each[:reach].cumsum() for each in totals]
         last = int(np.count_nonzero(goes_on(running[0], running[-1], end)))
         if last < len(running[0]):
@@ -109,7 +112,8 @@ def _prefix(
         last = _ONE - last
     tokens = (bins == last).nonzero()[0]
     if not len(tokens):  # by rounding, or where all may be kept
-        return bins > last if keys is None else bins < last
+        kept[:] = bins > last if keys is None else bins < last
+        return
     depth = -log_weights[tokens]
     order = depth.argsort(kind="stable") if keys is None else np.lexsort((depth, keys[tokens]))
     tokens = tokens[order]
@@ -124,9 +128,11 @@ def _prefix(
         allowed = goes_on(mass, before[1] + (own * depth[order].clip(None, 1000)).cumsum(), end)
         allowed[0] |= before[0] == 0
     edge = tokens[max(np.count_nonzero(allowed) - 1, 0)]
-    kept: NDArray[np.bool_] = log_weights > log_weights[edge] if keys is None else keys < keys[edge]
+    if keys is None:
+        np.greater(log_weights, log_weights[edge], out=kept)
+    else:
+        np.less(keys, keys[edge], out=kept)
     kept[tokens] = allowed
-    return kept
 
 
 def _by_sorting(
