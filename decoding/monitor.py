@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from decoding.processors import SteeringProcessor
 
 # Columns of the step buffer. Counts and ids stay below 2^24, so float32 holds them exactly.
-_ENTROPY, _RAW_ENTROPY, _KEPT, _KEPT_MASS, _KL, _FAULT = range(6)
-_TOKEN = slice(6, 9)  # log q(token), log p(token), rank
+_ENTROPY, _RAW_ENTROPY, _KEPT, _KEPT_MASS, _KL = range(5)
+_TOKEN = slice(5, 8)  # log q(token), log p(token), rank
+_FAULT = 8
 _SEEN = 9  # of beams, the token before
 _WIDTH = 10
 # Hugging Face's beam search takes (1 + number of EOS ids) candidates per beam, from all rows.
@@ -57,7 +58,7 @@ class Measures(NamedTuple):
     """What a monitor writes down of a step."""
 
     columns: Array
-    """`(rows, 6)`, and `(rows, 9)` where the tokens are known, float32."""
+    """`(rows, 5)`, and `(rows, 8)` where the tokens are known, float32."""
     temperature: Tensor | None
     """`(rows)`, where the entropy of each row sets it."""
     best: Tensor | None
@@ -164,14 +165,13 @@ class EntropyMonitor:
         self._input_ids = input_ids
 
     def measures(
-        self, raw: Distribution, applied: Applied, fault: Array, tokens: Tensor | None = None
+        self, raw: Distribution, applied: Applied, tokens: Tensor | None = None
     ) -> Measures:
         """What is to be written down of a step; a function of its arguments alone.
 
         Args:
             raw: the model's own rows, without those that are no distribution.
             applied: what the setting made of them.
-            fault: `(rows)`, which were no distribution.
             tokens: `(rows)`, what was drawn, where that is known already.
         """
         final = applied.final
@@ -179,7 +179,7 @@ class EntropyMonitor:
             kl = library(raw.log_total).zeros_like(raw.log_total)
         else:
             kl = (raw.log_total - final.expectation(raw.log_weights) - final.entropy).clip(0)
-        columns = [final.entropy, raw.entropy, final.kept, kept_mass(applied), kl, fault]
+        columns = [final.entropy, raw.entropy, final.kept, kept_mass(applied), kl]
         step = _Step(raw, final)
         if tokens is not None:
             columns += _of_tokens(step, tokens)
@@ -194,11 +194,15 @@ class EntropyMonitor:
             candidates = torch.cat([candidates, ranks], dim=-1)
         return Measures(side_by_side(columns), temperature, best, candidates)
 
-    def record(self, measures: Measures, last: _Step | None = None) -> None:
+    def record(
+        self, measures: Measures, fault: Array | None = None, last: _Step | None = None
+    ) -> None:
         """Write down a step that has begun.
 
         Args:
             measures: of this step.
+            fault: `(rows)`, which of the model's rows were no distribution, to complain of at the
+                end.
             last: the step's rows, where its tokens are not known yet.
         """
         columns = measures.columns
@@ -207,6 +211,8 @@ class EntropyMonitor:
             self._buffer = _with_room(self._buffer, self.steps, like)
         row = as_array(self._buffer)[self.steps]
         row[:, : columns.shape[1]] = columns
+        if fault is not None:
+            row[:, _FAULT] = fault
         if measures.temperature is not None:
             self._temperatures = _append(self._temperatures, self.steps, measures.temperature)
         if measures.best is not None:
@@ -240,7 +246,7 @@ class EntropyMonitor:
             raise ValueError("EntropyMonitor saw log q before the logits: keep the chain in order")
         applied = Applied(self._scaled, Distribution(log_q), self._steered, self._mixed)
         raw, self._raw, self._scaled = self._raw, None, None
-        self.record(self.measures(raw, applied, self._fault), _Step(raw, applied.final))
+        self.record(self.measures(raw, applied), self._fault, _Step(raw, applied.final))
 
     def traces(
         self,
@@ -421,12 +427,15 @@ class _Last(LogitsProcessor):  # type: ignore[misc]
         return scores
 
 
-def without_faults(raw: Distribution, step: int) -> tuple[Distribution, Array]:
-    """Rows without those that are no distribution, and which these are, `(rows)`.
+def without_faults(raw: Distribution, step: int) -> tuple[Distribution, Array | None]:
+    """Rows without those that are no distribution.
 
     Args:
         raw: the model's own rows.
         step: for the error.
+
+    Returns:
+        The rows, and of an accelerator which they are, `(rows)`, bool.
 
     Raises:
         NonFiniteLogitsError: on a CPU, there is such a row.
@@ -434,10 +443,10 @@ def without_faults(raw: Distribution, step: int) -> tuple[Distribution, Array]:
     if not on_host(raw.top):
         fault = ~raw.top[:, 0].isfinite()
         return Distribution(raw.logits.masked_fill(fault.unsqueeze(-1), 0.0)), fault
-    for row, top in enumerate(raw.top.flat):
+    for row, top in enumerate(raw.top.ravel().tolist()):
         if not math.isfinite(top):
             raise NonFiniteLogitsError(f"step {step}, row {row}")
-    return raw, np.zeros(len(raw.top), bool)
+    return raw, None
 
 
 def _of_tokens(step: _Step, tokens: Tensor) -> list[Array]:

@@ -25,7 +25,7 @@ class Replay:
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
+        self._function: Callable[..., Any] | None = function
         self._warm = False
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[Tensor | None] = []
@@ -33,19 +33,23 @@ class Replay:
 
     def __call__(self, *inputs: Tensor | None) -> Any:
         """What the function makes of the inputs."""
-        if not self._warm:
-            # What a kernel sets up when it first runs cannot be recorded.
-            self._warm = True
-            return self._function(*inputs)
-        if self._graph is None:
-            self._graph = self._record(inputs)
+        if self._function is not None:
+            if not self._warm:
+                # What a kernel sets up when it first runs cannot be recorded.
+                self._warm = True
+                return self._function(*inputs)
+            self._graph = self._record(self._function, inputs)
+            self._function = None  # and what it holds
         for held, given in zip(self._inputs, inputs, strict=True):
             if held is not None and given is not None:
                 held.copy_(given)
+        assert self._graph is not None
         self._graph.replay()
         return self._result
 
-    def _record(self, inputs: tuple[Tensor | None, ...]) -> torch.cuda.CUDAGraph:
+    def _record(
+        self, function: Callable[..., Any], inputs: tuple[Tensor | None, ...]
+    ) -> torch.cuda.CUDAGraph:
         # Not `torch.cuda.graph`, which would empty the cache of the allocator first.
         self._inputs = [None if given is None else given.clone() for given in inputs]
         device = next(given.device for given in inputs if given is not None)
@@ -54,7 +58,7 @@ class Replay:
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             graph.capture_begin(capture_error_mode="thread_local")
-            self._result = self._function(*self._inputs)
+            self._result = function(*self._inputs)
             graph.capture_end()
         torch.cuda.current_stream(device).wait_stream(stream)
         return graph

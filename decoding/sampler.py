@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from decoding.arrays import Array, as_array, joined, on_host
+from decoding.arrays import Array, as_array, joined
 from decoding.distribution import Distribution
 from decoding.history import History, next_most_surprisal
 from decoding.monitor import EntropyMonitor, Measures, NonFiniteLogitsError, without_faults
@@ -210,9 +210,9 @@ class _Rows(NamedTuple):
 
     def portions(self) -> list[_Rows]:
         """A few rows at a time, so that what is made of them stays in the cache."""
-        size = max(1, _PORTION // self.scores.shape[-1])
-        if size >= len(self.scores):
+        if self.scores.numel() <= _PORTION:
             return [self]
+        size = max(1, _PORTION // self.scores.shape[-1])
         parts = (slice(begin, begin + size) for begin in range(0, len(self.scores), size))
         return [_Rows._make(None if of is None else of[part] for of in self) for part in parts]
 
@@ -222,7 +222,7 @@ class _Outcome(NamedTuple):
 
     tokens: Tensor
     """`(rows)`, drawn."""
-    fault: Array
+    fault: Array | None
     """`(rows)`, which were no distribution: mended on an accelerator, and on a CPU an error."""
     most_surprisal: Tensor | None
     measures: Measures | None
@@ -263,25 +263,25 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         rows = _Rows(scores, self.before, points, input_ids, self.starts, self.most_surprisal)
         if self.replay is not None:
             outcome: _Outcome = self.replay(*rows._replace(ids=None))
-            # The next step writes into these.
-            tokens, fault = outcome.tokens.clone(), outcome.fault.clone()
-            outcome = outcome._replace(tokens=tokens, fault=fault)
         elif isinstance(sampler.settings, DecodingSettings):
             outcome = _Outcome.of([self._outcome(portion) for portion in rows.portions()])
         else:
             outcome = self._outcome(rows)
         self.most_surprisal = outcome.most_surprisal
-        self.faults.append(outcome.fault)
+        # What is replayed writes into the same memory at each step.
+        tokens = outcome.tokens if self.replay is None else outcome.tokens.clone()
+        if outcome.fault is not None:
+            self.faults.append(outcome.fault.clone())
         if outcome.measures is not None and monitor is not None:
             monitor.record(outcome.measures)
         self.step += 1
         if sampler.listener is not None:
-            sampler.listener(outcome.tokens)
-        return self._only(outcome.tokens, scores)
+            sampler.listener(tokens)
+        return self._only(tokens, scores)
 
     def check(self) -> None:
         """Complain of rows that an accelerator had to mend."""
-        if not self.faults or on_host(self.faults[0]):
+        if not self.faults:
             return
         found = torch.stack(self.faults).nonzero()
         if len(found):
@@ -294,7 +294,7 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         raw = given
         if rows.before is not None:
             raw, fault_before = without_faults(Distribution(rows.before), self.step)
-            fault = fault | fault_before
+            fault = None if fault is None else fault | fault_before
         history = History(rows.ids, rows.starts, rows.most_surprisal)
         if isinstance(settings, EntropyPolicy):
             decisions = None
@@ -308,7 +308,7 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         most_surprisal = next_most_surprisal(settings, rows.most_surprisal, applied.final, tokens)
         measures = None
         if sampler.monitor is not None:
-            measures = sampler.monitor.measures(raw, applied, fault, tokens)
+            measures = sampler.monitor.measures(raw, applied, tokens)
         return _Outcome(tokens, fault, most_surprisal, measures)
 
     def _end(self, decisions: list[Any]) -> None:

@@ -78,22 +78,29 @@ def tempered(rows: Distribution, value: float | Tensor) -> Distribution:
     Returns:
         `(…, vocab)` rows of z/T.
     """
-    if not isinstance(value, Tensor) and value == 0:
-        return rows.restricted(top_k.kept(rows, 1))
+    if not isinstance(value, Tensor):
+        if value == 0:
+            return rows.restricted(top_k.kept(rows, 1))
+        if _moderate(rows.top, value):
+            return rows.divided(value)
     # Beyond these bounds the result is the limit already, and z or T would overflow.
     largest = torch.finfo(rows.logits.dtype).max
     if not isinstance(value, Tensor):
-        if value >= 1 or (value > 1e-30 and _moderate(rows.top, value)):
-            return rows.divided(min(value, largest))
-        value = torch.full_like(as_tensor(rows.top), max(value, 1e-30))
+        value = torch.full_like(as_tensor(rows.top), min(max(value, 1e-30), largest))
     coldest = as_tensor(rows.top).abs() / largest * (1 + 1e-6)
     return rows.divided(torch.maximum(value.clamp(max=largest).to(rows.logits.dtype), coldest))
 
 
 def _moderate(top: Array, value: float) -> bool:
-    """Whether the largest logits are known to be so small that z/T cannot overflow."""
-    # On an accelerator a look would make the host wait.
-    return on_host(top) and max(map(abs, top.ravel().tolist()), default=0) < 1e30 * value
+    """Whether T and z/T are known to lie within float32."""
+    if value < 1:
+        # On an accelerator a look at the largest logits would make the host wait.
+        return (
+            value > 1e-30
+            and on_host(top)
+            and max(map(abs, top.ravel().tolist()), default=0) < 1e30 * value
+        )
+    return value < 1e38
 
 
 @Cut
