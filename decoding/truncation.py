@@ -93,14 +93,11 @@ def tempered(rows: Distribution, value: float | Tensor) -> Distribution:
 
 def _moderate(top: Array, value: float) -> bool:
     """Whether T and z/T are known to lie within float32."""
-    if value < 1:
-        # On an accelerator a look at the largest logits would make the host wait.
-        return (
-            value > 1e-30
-            and on_host(top)
-            and max(map(abs, top.ravel().tolist()), default=0) < 1e30 * value
-        )
-    return value < 1e38
+    if value >= 1:
+        return value < 1e38
+    # On an accelerator a look would make the host wait.
+    tops = top.ravel().tolist() if on_host(top) else [math.inf]
+    return value > 1e-30 and max(map(abs, tops), default=0) < 1e30 * value
 
 
 @Cut
