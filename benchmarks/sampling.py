@@ -76,7 +76,7 @@ class BothEntropies:
     def begin(self, input_ids: Tensor) -> None:
         pass
 
-    def measures(self, raw: Any, applied: Any, tokens: Tensor) -> Any:
+    def measure(self, raw: Any, applied: Any, tokens: Tensor) -> Any:
         return raw.entropy, applied.final.entropy
 
     def record(self, measures: Any) -> None:

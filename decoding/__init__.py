@@ -13,6 +13,7 @@ Module map, each name importable from here and loaded on first use:
     steps             a setting applied to rows: penalties, temperature, cuts
     policy            EntropyPolicy: what to do where the model hesitates
     processors        LogitsProcessor classes and the chain of a setting
+    measures          what is written down of a step
     monitor           EntropyMonitor: watches model.generate
     trace             Trace: per-token measurements of a sequence
     detokenize        text of single tokens
@@ -75,6 +76,7 @@ _MODULES = {
     "history",
     "information",
     "intervals",
+    "measures",
     "posterior",
     "prefix",
     "processors",

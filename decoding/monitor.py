@@ -13,24 +13,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from decoding.arrays import Array, as_array, as_tensor, joined, library, on_host, side_by_side
+from decoding import measures
+from decoding.arrays import Array, as_array, as_tensor, on_host, side_by_side
 from decoding.distribution import Distribution
-from decoding.steps import Applied, kept_mass
+from decoding.measures import Measures
+from decoding.steps import Applied
 from decoding.trace import Alternatives, Trace
 
 if TYPE_CHECKING:
     from decoding.processors import SteeringProcessor
 
-# Columns of the step buffer. Counts and ids stay below 2^24, so float32 holds them exactly.
-_ENTROPY, _RAW_ENTROPY, _KEPT, _KEPT_MASS, _KL = range(5)
-_TOKEN = slice(5, 8)  # log q(token), log p(token), rank
+# Columns of the step buffer behind those of `Measures`.
 _FAULT = 8
 _SEEN = 9  # of beams, the token before
 _WIDTH = 10
@@ -47,29 +47,6 @@ class NonFiniteLogitsError(ValueError):
     def __init__(self, place: str) -> None:
         super().__init__(f"{place}: the model's logits hold NaN or +inf, or are all -inf")
         self.place = place
-
-
-class _Step(NamedTuple):
-    raw: Distribution
-    final: Distribution
-
-
-class Measures(NamedTuple):
-    """What a monitor writes down of a step."""
-
-    columns: Array
-    """`(rows, 5)`, and `(rows, 8)` where the tokens are known, float32."""
-    temperature: Tensor | None
-    """`(rows)`, where the entropy of each row sets it."""
-    best: Tensor | None
-    """`(rows, alternatives + 1, 3)`."""
-    candidates: Tensor | None
-    """`(rows, candidates, 4)`, of beams."""
-
-    @classmethod
-    def of(cls, portions: Sequence[Measures]) -> Measures:
-        """Of all the rows."""
-        return cls(*map(joined, zip(*portions, strict=True)))
 
 
 class EntropyMonitor:
@@ -107,7 +84,7 @@ class EntropyMonitor:
         self._steered: Tensor | None = None
         self._mixed = False
         self._fault: Array = None
-        self._last: _Step | None = None
+        self._last: tuple[Distribution, Distribution] | None = None
 
     def first_processor(self) -> LogitsProcessor:
         """The processor that takes the model's own logits; a chain begins with it."""
@@ -132,7 +109,7 @@ class EntropyMonitor:
     @property
     def entropy_nats(self) -> Tensor:
         """H(q) at the latest step, `(rows)`, on the model's device."""
-        return self._buffer[self.steps - 1, :, _ENTROPY]
+        return self._buffer[self.steps - 1, :, measures.ENTROPY]
 
     def begin(self, input_ids: Tensor | Array) -> None:
         """Follow the rows of the call to their next step.
@@ -161,51 +138,33 @@ class EntropyMonitor:
             before = input_ids[:, : former.shape[1]]
             self._same_rows = self._same_rows & (before == former).all()
         if self._last is not None and self.num_beams == 1:
-            self._write_tokens(self._last, input_ids[:, -1])
+            self._write_tokens(input_ids[:, -1])
         self._input_ids = input_ids
 
-    def measures(
+    def measure(
         self, raw: Distribution, applied: Applied, tokens: Tensor | None = None
     ) -> Measures:
-        """What is to be written down of a step; a function of its arguments alone.
-
-        Args:
-            raw: the model's own rows, without those that are no distribution.
-            applied: what the setting made of them.
-            tokens: `(rows)`, what was drawn, where that is known already.
-        """
-        final = applied.final
-        if final is raw:
-            kl = library(raw.log_total).zeros_like(raw.log_total)
-        else:
-            kl = (raw.log_total - final.expectation(raw.log_weights) - final.entropy).clip(0)
-        columns = [final.entropy, raw.entropy, final.kept, kept_mass(applied), kl]
-        step = _Step(raw, final)
-        if tokens is not None:
-            columns += _of_tokens(step, tokens)
-        temperature = best = candidates = None
-        if applied.temperature is not None:
-            temperature = applied.temperature.squeeze(-1)
-        if self.alternatives:
-            best = _best(step, raw.logits, self.alternatives + 1)
-        if self.num_beams > 1:
-            candidates = _best(step, final.logits, (1 + _MAX_EOS_IDS) * self.num_beams + 1)
-            ranks = _ranks(raw.logits, candidates[..., 0].long()).float().unsqueeze(-1)
-            candidates = torch.cat([candidates, ranks], dim=-1)
-        return Measures(side_by_side(columns), temperature, best, candidates)
+        """What is to be written down of a step; see `measured`."""
+        candidates = (1 + _MAX_EOS_IDS) * self.num_beams + 1 if self.num_beams > 1 else 0
+        return measures.measured(
+            raw, applied, tokens, alternatives=self.alternatives, candidates=candidates
+        )
 
     def record(
-        self, measures: Measures, fault: Array | None = None, last: _Step | None = None
+        self,
+        step: Measures,
+        fault: Array | None = None,
+        last: tuple[Distribution, Distribution] | None = None,
     ) -> None:
         """Write down a step that has begun.
 
         Args:
-            measures: of this step.
+            step: what `measure` gave.
             fault: `(rows)`, which of the model's rows were no distribution, to complain of at the
                 end.
-            last: the step's rows, where its tokens are not known yet.
+            last: rows of p and of q, where the step's tokens are not known yet.
         """
-        columns = measures.columns
+        columns = step.columns
         if self.steps in (0, len(self._buffer)):
             like = as_tensor(columns).new_empty(len(columns), _WIDTH)
             self._buffer = _with_room(self._buffer, self.steps, like)
@@ -213,22 +172,22 @@ class EntropyMonitor:
         row[:, : columns.shape[1]] = columns
         if fault is not None:
             row[:, _FAULT] = fault
-        if measures.temperature is not None:
-            self._temperatures = _append(self._temperatures, self.steps, measures.temperature)
-        if measures.best is not None:
-            self._runners_up = _append(self._runners_up, self.steps, measures.best)
-        if measures.candidates is not None:
-            self._candidates = _append(self._candidates, self.steps, measures.candidates)
+        if step.temperature is not None:
+            self._temperatures = _append(self._temperatures, self.steps, step.temperature)
+        if step.best is not None:
+            self._runners_up = _append(self._runners_up, self.steps, step.best)
+        if step.candidates is not None:
+            self._candidates = _append(self._candidates, self.steps, step.candidates)
             if self._input_ids.shape[1]:
                 row[:, _SEEN] = self._input_ids[:, -1]
         self._last = last
         self.steps += 1
 
-    def _write_tokens(self, step: _Step, tokens: Tensor) -> None:
+    def _write_tokens(self, tokens: Tensor | Array) -> None:
         """Add what is known of a step's tokens, now that they are known themselves."""
         row = as_array(self._buffer)[self.steps - 1]
-        for place, column in enumerate(_of_tokens(step, tokens)):
-            row[:, _TOKEN.start + place] = column
+        assert self._last is not None
+        row[:, measures.TOKEN] = side_by_side(measures.of_tokens(*self._last, tokens))
 
     def _observe_raw(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self.begin(input_ids)
@@ -246,7 +205,7 @@ class EntropyMonitor:
             raise ValueError("EntropyMonitor saw log q before the logits: keep the chain in order")
         applied = Applied(self._scaled, Distribution(log_q), self._steered, self._mixed)
         raw, self._raw, self._scaled = self._raw, None, None
-        self.record(self.measures(raw, applied), self._fault, _Step(raw, applied.final))
+        self.record(self.measure(raw, applied), self._fault, (raw, applied.final))
 
     def traces(
         self,
@@ -333,7 +292,7 @@ class EntropyMonitor:
             raise ValueError(_FOREIGN)
         last = self._prompt_length + self.steps - 1
         if sequences.shape[1] > last and self._last is not None:
-            self._write_tokens(self._last, sequences[:, last])
+            self._write_tokens(sequences[:, last])
         measures = self._buffer[: self.steps].transpose(0, 1).double().cpu().numpy()
         if not self.alternatives:
             return [(row, None) for row in measures]
@@ -365,7 +324,7 @@ class EntropyMonitor:
             steps = np.arange(len(origin))
             row = buffer[steps, origin].copy()
             for step, source in enumerate(origin):
-                row[step, _TOKEN] = _candidate(candidates[step, source], ids[step])
+                row[step, measures.TOKEN] = _candidate(candidates[step, source], ids[step])
             rows.append((row, runners_up[steps, origin] if self.alternatives else None))
         return rows
 
@@ -377,7 +336,7 @@ class EntropyMonitor:
         temperature: np.ndarray | None,
     ) -> Trace:
         # Adding zero turns -0.0, which would print as such, into 0.0.
-        log_q, log_p, rank = (row[:, _TOKEN] + 0.0).T
+        log_q, log_p, rank = (row[:, measures.TOKEN] + 0.0).T
         if np.isneginf(log_q).any():
             raise ValueError(
                 f"token {int(np.isneginf(log_q).argmax())} of a sequence has probability 0 under "
@@ -387,13 +346,13 @@ class EntropyMonitor:
         return Trace(
             ids=ids.astype(np.int64),
             surprisal_nats=0.0 - log_q,
-            entropy_nats=row[:, _ENTROPY],
+            entropy_nats=row[:, measures.ENTROPY],
             raw_surprisal_nats=0.0 - log_p,
-            raw_entropy_nats=row[:, _RAW_ENTROPY],
-            kept=row[:, _KEPT].astype(np.int64),
-            kept_mass=row[:, _KEPT_MASS],
+            raw_entropy_nats=row[:, measures.RAW_ENTROPY],
+            kept=row[:, measures.KEPT].astype(np.int64),
+            kept_mass=row[:, measures.KEPT_MASS],
             rank=rank.astype(np.int64),
-            kl_nats=row[:, _KL],
+            kl_nats=row[:, measures.KL],
             temperature=temperature,
             alternatives=None if best is None else _runners_up(best, ids),
         )
@@ -447,27 +406,6 @@ def without_faults(raw: Distribution, step: int) -> tuple[Distribution, Array | 
         if not math.isfinite(top):
             raise NonFiniteLogitsError(f"step {step}, row {row}")
     return raw, None
-
-
-def _of_tokens(step: _Step, tokens: Tensor) -> list[Array]:
-    """log q, log p and rank of one token per row, each `(rows)`."""
-    return [step.final.log_prob(tokens), step.raw.log_prob(tokens), step.raw.rank(tokens)]
-
-
-def _best(step: _Step, scores: Tensor, count: int) -> Tensor:
-    """Id, log q and log p of the `count` tokens with the largest scores, `(rows, count, 3)`."""
-    ids = scores.topk(min(count, scores.shape[-1]), dim=-1).indices
-    log_q, log_p = (
-        of.logits.gather(-1, ids) - as_tensor(of.top) - as_tensor(of.log_total).unsqueeze(-1)
-        for of in (step.final, step.raw)
-    )
-    return torch.stack([ids.double(), log_q, log_p], dim=-1).float()
-
-
-def _ranks(logits: Tensor, ids: Tensor) -> Tensor:
-    """Number of tokens with a larger logit, for several tokens of each row at once."""
-    ascending = logits.sort(-1).values
-    return logits.shape[-1] - torch.searchsorted(ascending, logits.gather(-1, ids), right=True)
 
 
 def _append(buffer: Tensor, size: int, step: Tensor) -> Tensor:

@@ -25,10 +25,11 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from decoding.arrays import Array, as_array, joined
+from decoding.arrays import Array, as_array, joined, on_host
 from decoding.distribution import Distribution
 from decoding.history import History, next_most_surprisal
-from decoding.monitor import EntropyMonitor, Measures, NonFiniteLogitsError, without_faults
+from decoding.measures import Measures
+from decoding.monitor import EntropyMonitor, NonFiniteLogitsError, without_faults
 from decoding.policy import ENDINGS, EntropyPolicy
 from decoding.processors import not_neutral
 from decoding.replay import Replay
@@ -209,8 +210,8 @@ class _Rows(NamedTuple):
     most_surprisal: Tensor | None
 
     def portions(self) -> list[_Rows]:
-        """A few rows at a time, so that what is made of them stays in the cache."""
-        if self.scores.numel() <= _PORTION:
+        """A few rows at a time, so that what is made of them stays in a CPU's cache."""
+        if self.scores.numel() <= _PORTION or not on_host(self.points):
             return [self]
         size = max(1, _PORTION // self.scores.shape[-1])
         parts = (slice(begin, begin + size) for begin in range(0, len(self.scores), size))
@@ -308,7 +309,7 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         most_surprisal = next_most_surprisal(settings, rows.most_surprisal, applied.final, tokens)
         measures = None
         if sampler.monitor is not None:
-            measures = sampler.monitor.measures(raw, applied, tokens)
+            measures = sampler.monitor.measure(raw, applied, tokens)
         return _Outcome(tokens, fault, most_surprisal, measures)
 
     def _end(self, decisions: list[Any]) -> None:

@@ -30,6 +30,7 @@ PURE = [
     "steering",
     "history",
     "steps",
+    "measures",
     "policy",
     "comparison",
     "intervals",
