@@ -1,5 +1,6 @@
 """Models and texts that several test modules share."""
 
+import gc
 import io
 import os
 import sys
@@ -93,7 +94,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, elsewhere):
+def run(request, monkeypatch, capsys, elsewhere):
     """Run the command in this process, in an empty folder; gives exit code, stdout and stderr."""
 
     def run(*arguments, stdin=b""):
@@ -101,6 +102,7 @@ def run(monkeypatch, capsys, elsewhere):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         with pytest.raises(SystemExit) as exit_:
             main()
+        request.addfinalizer(gc.unfreeze)  # this process goes on
         out, err = capsys.readouterr()
         return exit_.value.code or 0, out, err
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import gc
 import json
 import os
 import pty
@@ -452,3 +453,11 @@ def test_settings_shows_what_a_model_would_do_by_itself(run):
 def test_model_from_the_environment(run, monkeypatch):
     monkeypatch.setenv("DECODING_MODEL", "./nowhere")
     assert "'./nowhere' does not exist" in run("generate", "x")[2]
+
+
+@pytest.mark.parametrize("arguments", [["generate", "Once", "--max-new-tokens", "1"],
+                                       ["generate", "Once", "--model", "no/such"]])  # fmt: skip
+def test_garbage_is_collected_again_once_the_model_is_there(run, arguments):
+    code, *_ = run(*arguments)
+    assert gc.isenabled() and gc.get_freeze_count() > 0
+    assert code == (0 if "--model" not in arguments else 1)

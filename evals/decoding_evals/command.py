@@ -6,8 +6,11 @@ the command without a word.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 import click
@@ -35,6 +38,21 @@ def run(command: click.Command, name: str) -> NoReturn:
     except ValueError as error:
         code = _fail(str(error), 1)
     sys.exit(code or 0)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Look for no garbage meanwhile, and never among what is there at the end.
+
+    Importing torch and transformers makes a million objects that stay. Python would look through
+    them many times while they come, and once more when it ends.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _fail(message: str, code: int) -> int:

@@ -12,6 +12,7 @@ import click
 
 from decoding.grid import MOST_SETTINGS, parse_grid
 from decoding.policy import EntropyPolicy, Setting, parse_setting
+from decoding_evals.command import uncollected
 
 if TYPE_CHECKING:
     from decoding.models import LanguageModel
@@ -175,15 +176,16 @@ def read_model(options: dict[str, Any], name: str | None = None) -> LanguageMode
         options: with `model`, `device`, `dtype` and `trust_remote_code`.
         name: a model instead of `--model`.
     """
-    quiet_transformers()
-    from decoding.models import load_model
+    with uncollected():
+        quiet_transformers()
+        from decoding.models import load_model
 
-    return load_model(
-        options["model"] if name is None else name,
-        device=options["device"],
-        dtype=options["dtype"],
-        trust_remote_code=options["trust_remote_code"],
-    )
+        return load_model(
+            options["model"] if name is None else name,
+            device=options["device"],
+            dtype=options["dtype"],
+            trust_remote_code=options["trust_remote_code"],
+        )
 
 
 # How texts are read.
