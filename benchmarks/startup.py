@@ -251,8 +251,8 @@ def main(repeats: int) -> None:
         f"`decoding generate` continues `Once upon a time` on the embedded model (`decoding` "
         f"{decoding.__version__}). Shares are of what comes after Python's own start. Their "
         "modules are those of `torch` and `transformers`, with all that these import; some are "
-        "imported only when a model is loaded. As in the command, the garbage collector is off while "
-        "they are imported, except in the last line.\n\n"
+        "imported only when a model is loaded. As in the command, the garbage collector is off "
+        "while they are imported, except in the last line.\n\n"
         + "\n".join(lines)
         + "\n\n"
         + "\n".join(table)
