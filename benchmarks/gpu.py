@@ -5,7 +5,6 @@ Every call is waited for, so that its time is that of launching its kernels and 
 """
 
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -19,19 +18,14 @@ from sampling import (
     SAMPLERS,
     SETTING,
     SHAPES,
-    BothEntropies,
     distil_model,
     generations,
-    our_step,
     percent,
     rate_seconds,
-    their_step,
+    step_seconds,
 )
-from transformers import DynamicCache
 from truncation import BATCHES as CUT_BATCHES
 from truncation import RULES, SCALES, VOCABS, interleaved, ratios, rows_of, spread
-
-from decoding import EntropyMonitor
 
 
 def waited(call: Callable[[], object]) -> Callable[[], None]:
@@ -91,39 +85,11 @@ def steps(repeats: int, tokens: int) -> str:
         "| theirs | step with the trace, % of forward |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for shape in SHAPES:
-        model = distil_model(shape)
-        for batch in BATCHES:
-            calls = (repeats + 1) * tokens
-            ids = torch.randint(50_257, (batch, PROMPT + calls))
-            cache = DynamicCache()
-            model(ids[:, :PROMPT], past_key_values=cache)
-            ways = {
-                "draw": our_step(batch, calls, None),
-                "entropies": our_step(batch, calls, BothEntropies()),
-                "trace": our_step(batch, calls, EntropyMonitor()),
-                "theirs": their_step(),
-            }
-            sums: dict[str, list[float]] = {name: [] for name in ("forward", *ways)}
-            for repeat in range(repeats + 1):
-                for seconds in sums.values():
-                    seconds.append(0.0)
-                for at in range(repeat * tokens, (repeat + 1) * tokens):
-                    for name, step in ways.items():
-                        start = time.perf_counter()
-                        logits = model(ids[:, at, None], past_key_values=cache).logits[:, -1]
-                        torch.cuda.synchronize()
-                        middle = time.perf_counter()
-                        step(ids[:, : PROMPT + at], logits)
-                        torch.cuda.synchronize()
-                        end = time.perf_counter()
-                        sums["forward"][-1] += (middle - start) / tokens / len(ways)
-                        sums[name][-1] += (end - middle) / tokens
-                        cache.crop(-1)
-            medians = [1e3 * statistics.median(seconds[1:]) for seconds in sums.values()]
-            share = percent(sums["trace"][1:], sums["forward"][1:])
-            figures = " | ".join(f"{median:.2f}" for median in medians)
-            lines.append(f"| {shape} | {batch} | {figures} | {share} |")
+    for cell, seconds in step_seconds(repeats, tokens).items():
+        shape, batch = cell.split()
+        figures = [f"{1e3 * statistics.median(values):.2f}" for values in seconds.values()]
+        share = percent(seconds["trace"], seconds["forward"])
+        lines.append(f"| {shape} | {batch} | {' | '.join(figures)} | {share} |")
     return (
         f"An untrained model of distilgpt2's shape in float32, `{SETTING}`, one token after "
         f"{PROMPT} in the cache; means over {tokens} tokens, medians of {repeats} repeats.\n\n"
@@ -144,13 +110,12 @@ def whole(repeats: int, tokens: int) -> str:
         for batch in BATCHES:
             calls = generations(model, batch, tokens)
             ways = {
-                "greedy": waited(calls["greedy"]),
-                "theirs": waited(calls["theirs"]),
-                "untraced": waited(lambda: calls["ours"](SETTING, traced=False)),  # noqa: B023
-                "ours": waited(lambda: calls["ours"](SETTING)),  # noqa: B023
+                "greedy": calls["greedy"],
+                "theirs": calls["theirs"],
+                "untraced": partial(calls["ours"], SETTING, traced=False),
+                "ours": partial(calls["ours"], SETTING),
             }
-            for name in SAMPLERS:
-                ways[name] = waited(lambda name=name: calls["ours"](name))  # noqa: B023
+            ways |= {name: partial(calls["ours"], name) for name in SAMPLERS}
             seconds = rate_seconds(ways, repeats)
             names = ("greedy", "theirs", "untraced", "ours")
             figures = [f"{batch * tokens / statistics.median(seconds[name]):.0f}" for name in names]

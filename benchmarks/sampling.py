@@ -106,6 +106,13 @@ def their_step() -> Callable[[Tensor, Tensor], Tensor]:
     return step
 
 
+def now() -> float:
+    """The clock, s, once a device has done what it was given."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def step_seconds(repeats: int, tokens: int) -> dict[str, dict[str, list[float]]]:
     """By shape and batch: mean seconds of a forward pass and of each step after it."""
     from decoding import EntropyMonitor
@@ -133,11 +140,11 @@ def step_seconds(repeats: int, tokens: int) -> dict[str, dict[str, list[float]]]
                     names = list(steps)
                     # Each takes every place in turn.
                     for name in names[token % len(names) :] + names[: token % len(names)]:
-                        start = time.perf_counter()
+                        start = now()
                         logits = model(ids[:, at, None], past_key_values=cache).logits[:, -1]
-                        middle = time.perf_counter()
+                        middle = now()
                         steps[name](ids[:, : PROMPT + at], logits)
-                        end = time.perf_counter()
+                        end = now()
                         sums["forward"][-1] += (middle - start) / tokens / len(steps)
                         sums[name][-1] += (end - middle) / tokens
                         cache.crop(-1)
@@ -150,9 +157,9 @@ def rate_seconds(ways: dict[str, Callable[[], object]], repeats: int) -> dict[st
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(repeats + 1):
         for name in list(ways) if repeat % 2 == 0 else reversed(ways):
-            start = time.perf_counter()
+            start = now()
             ways[name]()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(now() - start)
     return {name: values[1:] for name, values in seconds.items()}
 
 
