@@ -7,7 +7,6 @@ Every call is waited for, so that its time is that of launching its kernels and 
 import statistics
 import warnings
 from collections.abc import Callable
-from functools import partial
 
 import click
 import torch
@@ -109,21 +108,14 @@ def whole(repeats: int, tokens: int) -> str:
         model = distil_model(shape)
         for batch in BATCHES:
             calls = generations(model, batch, tokens)
-            ways = {
-                "greedy": calls["greedy"],
-                "theirs": calls["theirs"],
-                "untraced": partial(calls["ours"], SETTING, traced=False),
-                "ours": partial(calls["ours"], SETTING),
-            }
-            ways |= {name: partial(calls["ours"], name) for name in SAMPLERS}
-            seconds = rate_seconds(ways, repeats)
+            seconds = rate_seconds(calls, repeats)
             names = ("greedy", "theirs", "untraced", "ours")
             figures = [f"{batch * tokens / statistics.median(seconds[name]):.0f}" for name in names]
             figures.append(spread(ratios(seconds["theirs"], seconds["ours"])))
             figures.append(spread(ratios(seconds["greedy"], seconds["ours"])))
             longer = generations(model, batch, 2 * tokens)
-            for name, *arguments in (("greedy",), ("theirs",), ("ours", SETTING)):
-                once, twice = (waits(partial(of[name], *arguments)) for of in (calls, longer))
+            for name in ("greedy", "theirs", "ours"):
+                once, twice = (waits(of[name]) for of in (calls, longer))
                 figures.append(f"{(twice - once) / tokens:.2f}")
             rates.append(f"| {shape} | {batch} | {' | '.join(figures)} |")
             for name in SAMPLERS:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -163,8 +164,8 @@ def rate_seconds(ways: dict[str, Callable[[], object]], repeats: int) -> dict[st
     return {name: values[1:] for name, values in seconds.items()}
 
 
-def generations(model: GPT2LMHeadModel, batch: int, tokens: int) -> dict[str, Any]:
-    """Calls of `model.generate`: greedy, Hugging Face's sampling, and one for any of ours."""
+def generations(model: GPT2LMHeadModel, batch: int, tokens: int) -> dict[str, Callable[[], None]]:
+    """Ways to call `model.generate`: greedy, Hugging Face's sampling, ours, and each sampler."""
     from decoding import DecodingSettings, EntropyMonitor, Sampler
 
     ids = torch.randint(50_257, (batch, PROMPT))
@@ -193,7 +194,13 @@ def generations(model: GPT2LMHeadModel, batch: int, tokens: int) -> dict[str, An
         if monitor is not None:
             assert len(monitor.traces(output, eos_token_id=None)[0]) == tokens
 
-    return {"greedy": greedy, "theirs": theirs, "ours": ours}
+    return {
+        "greedy": greedy,
+        "theirs": theirs,
+        "untraced": partial(ours, SETTING, traced=False),
+        "ours": partial(ours, SETTING),
+        **{setting: partial(ours, setting) for setting in SAMPLERS},
+    }
 
 
 def end_seconds(repeats: int, tokens: int) -> dict[str, dict[str, list[float]]]:
@@ -203,12 +210,7 @@ def end_seconds(repeats: int, tokens: int) -> dict[str, dict[str, list[float]]]:
         model = distil_model(shape)
         for batch in BATCHES:
             calls = generations(model, batch, tokens)
-            ways = {
-                "greedy": calls["greedy"],
-                "theirs": calls["theirs"],
-                "untraced": lambda calls=calls: calls["ours"](SETTING, traced=False),
-                "ours": lambda calls=calls: calls["ours"](SETTING),
-            }
+            ways = {name: calls[name] for name in ("greedy", "theirs", "untraced", "ours")}
             cells[f"{shape} {batch}"] = rate_seconds(ways, repeats)
     return cells
 
@@ -220,9 +222,7 @@ def sampler_seconds(repeats: int, tokens: int) -> dict[str, dict[str, list[float
         model = distil_model(shape)
         for batch in BATCHES:
             calls = generations(model, batch, tokens)
-            ways = {"greedy": calls["greedy"], "theirs": calls["theirs"]}
-            for setting in SAMPLERS:
-                ways[setting] = lambda calls=calls, setting=setting: calls["ours"](setting)
+            ways = {name: calls[name] for name in ("greedy", "theirs", *SAMPLERS)}
             cells[f"{shape} {batch}"] = rate_seconds(ways, repeats)
     return cells
 

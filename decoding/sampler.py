@@ -206,8 +206,11 @@ class _Rows(NamedTuple):
     points: Array
     """`(rows)`, uniform in [0, 1), float64."""
     ids: Tensor | None
+    """`(rows, seq)`; this and what follows as in `History`."""
     starts: Tensor | None
+    """`(rows)`."""
     most_surprisal: Tensor | None
+    """`(rows)`, nats."""
 
     def portions(self) -> list[_Rows]:
         """A few rows at a time, so that what is made of them stays in a CPU's cache."""
@@ -219,14 +222,16 @@ class _Rows(NamedTuple):
 
 
 class _Outcome(NamedTuple):
-    """What comes of it."""
+    """What comes of the rows of a step."""
 
     tokens: Tensor
     """`(rows)`, drawn."""
     fault: Array | None
     """`(rows)`, which were no distribution: mended on an accelerator, and on a CPU an error."""
     most_surprisal: Tensor | None
+    """`(rows)`, nats, for the next step."""
     measures: Measures | None
+    """Where there is a monitor."""
 
     @classmethod
     def of(cls, portions: list[_Outcome]) -> _Outcome:
