@@ -19,7 +19,6 @@ from decoding.arrays import (
     Array,
     as_array,
     as_tensor,
-    as_type,
     at,
     count,
     double,
@@ -33,6 +32,7 @@ from decoding.information import as_float
 Values = NDArray[np.floating]
 
 BLOCK = 256  # ids whose weights are added up first, in the precision that they have
+_NOTHING = -1e4  # a log weight whose weight is 0
 
 # A step's temporaries are a few megabytes each. By default, glibc hands such blocks back to the
 # system when they are freed, and the next step pays for every page anew: up to ten times its
@@ -70,13 +70,12 @@ class Distribution:
     @cached_property
     def log_weights(self) -> Array:
         """`(…, vocab)`, z - max z <= 0; of excluded tokens -inf."""
-        with np.errstate(over="ignore"):
-            return self.z - self.top
+        return self._long_log_weights[..., : self._like.shape[-1]]
 
     @cached_property
     def weights(self) -> Array:
         """`(…, vocab)`, e^(z - max z), which is p·Σ e^(z - max z); the first token has 1."""
-        return exp(self.log_weights)
+        return self._long_weights[..., : self._like.shape[-1]]
 
     def divided(self, temperature: float | Tensor) -> Distribution:
         """The rows of `z / T`.
@@ -108,10 +107,13 @@ class Distribution:
     @cached_property
     def block_totals(self) -> Array:
         """`(…, blocks)`, the weights added up over each `BLOCK` ids, and the rest, float64."""
-        if on_host(self.weights):
-            return _block_totals(self.weights)
-        padded = pad(self.weights, (0, -self.weights.shape[-1] % BLOCK))
-        return padded.reshape(*padded.shape[:-1], -1, BLOCK).sum(-1, dtype=torch.float64)
+        weights = self._long_weights
+        if on_host(weights):
+            # By BLAS, whose threads would get in the way of torch's, but do not for one block.
+            totals: Values = np.vecdot(_blocks(weights), np.ones(BLOCK, weights.dtype))
+            return totals.astype(np.float64)
+        padded = pad(weights, (0, -weights.shape[-1] % BLOCK))
+        return _blocks(padded).sum(-1, dtype=torch.float64)
 
     @cached_property
     def total(self) -> Array:
@@ -126,7 +128,15 @@ class Distribution:
     @cached_property
     def mean_log_weight(self) -> Array:
         """`(…)`, E_p[z - max z], float64."""
-        return self.expectation(self.log_weights)
+        return self.mean_log_weight_of(self)
+
+    def mean_log_weight_of(self, other: Distribution) -> Array:
+        """`(…)`, E_p[z' - max z'], float64.
+
+        Args:
+            other: rows of z', which exclude no token that these do not.
+        """
+        return self._mean(other._long_log_weights)
 
     @cached_property
     def entropy(self) -> Array:
@@ -140,24 +150,13 @@ class Distribution:
     def varentropy(self) -> Array:
         """`(…)`, Var_p[z], which is the variance of the surprisal, nats², float64."""
         with np.errstate(over="ignore"):
-            squares = self.log_weights**2
-        return (self.expectation(squares) - self.mean_log_weight**2).clip(0)
+            squares = self._long_log_weights**2
+        return (self._mean(squares) - self.mean_log_weight**2).clip(0)
 
-    def expectation(self, values: Array) -> Array:
-        """`(…)`, E_p[values], float64.
-
-        Args:
-            values: `(…, vocab)`, finite where p is not 0.
-        """
-        if on_host(values):
-            sums = _block_totals(self.weights, values).sum(-1)
-            if math.isnan(sums.sum()):  # 0·∞
-                finite = np.where(self.weights > 0, values, 0.0)
-                sums = _block_totals(self.weights, finite).sum(-1)
-            return sums / self.total
-        # A look whether there is 0·∞ would make the host wait.
-        products = self.weights * values.where(self.weights > 0, 0.0)
-        return products.sum(-1, dtype=torch.float64) / self.total
+    @cached_property
+    def collision(self) -> Array:
+        """`(…)`, Σ p², the probability that two draws agree, float64, in [1/vocab, 1]."""
+        return self._mean(self._long_weights) / self.total
 
     def log_prob(self, tokens: Tensor | Array) -> Array:
         """`(…)`, log p(token), nats, float64; -inf for an excluded token.
@@ -183,20 +182,66 @@ class Distribution:
             return part.total / self.total
         return None
 
+    @property
+    def _like(self) -> Array:
+        """`(…, vocab)`, of that type; its numbers are not meant."""
+        return self.z
+
+    # On a CPU the two that follow are filled up to whole blocks with what weighs nothing.
+
+    @cached_property
+    def _long_log_weights(self) -> Array:
+        if not on_host(self.top):
+            return self._differences(None)
+        filled = _room(self, _NOTHING)
+        with np.errstate(over="ignore"):
+            self._differences(filled[..., : self._like.shape[-1]])
+        return filled
+
+    @cached_property
+    def _long_weights(self) -> Array:
+        return exp(self._long_log_weights)
+
+    def _differences(self, out: Array | None) -> Array:
+        """`(…, vocab)`, z - max z."""
+        return library(self.z).subtract(self.z, self.top, out=out)
+
+    def _mean(self, values: Array) -> Array:
+        """`(…)`, E_p[values], float64, of values as long as the weights."""
+        weights = self._long_weights
+        if on_host(values):
+            with np.errstate(invalid="ignore"):
+                sums = _sums(weights, values)
+            if math.isnan(sums.sum()):  # 0·∞
+                sums = _sums(weights, np.where(weights > 0, values, 0.0))
+            return sums / self.total
+        # A look whether there is 0·∞ would make the host wait.
+        products = weights * values.where(weights > 0, 0.0)
+        return products.sum(-1, dtype=torch.float64) / self.total
+
     def _logit(self, tokens: Tensor | Array) -> Array:
         return at(self.z, as_array(tokens))
 
 
-def _block_totals(*factors: Values) -> NDArray[np.float64]:
-    """`(…, blocks)`, products of `(…, vocab)` added up over each block of ids, float64."""
-    vocab = factors[0].shape[-1]
-    whole = vocab // BLOCK * BLOCK
-    blocks = [f[..., :whole].reshape(*f.shape[:-1], whole // BLOCK, BLOCK) for f in factors]
-    # Not by BLAS, whose threads, for float64, get in the way of torch's.
-    terms = ",".join(["...v"] * len(factors)) + "->..."
-    rest = np.einsum(terms, *(f[..., whole:] for f in factors))
-    totals = np.concatenate([np.einsum(terms, *blocks), rest[..., None]], -1)
-    return totals.astype(np.float64)
+def _room(rows: Distribution, beyond: float) -> Values:
+    """Room for `(…, vocab)` in whole blocks, with that number beyond the vocabulary."""
+    *lead, vocab = rows._like.shape
+    room = np.empty((*lead, vocab + -vocab % BLOCK), rows._like.dtype)
+    room[..., vocab:] = beyond
+    return room
+
+
+def _blocks(values: Array) -> Array:
+    """`(…, blocks, BLOCK)` of whole blocks."""
+    *lead, size = values.shape
+    return values.reshape(*lead, size // BLOCK, BLOCK)
+
+
+def _sums(weights: Values, values: Values) -> NDArray[np.float64]:
+    """`(…)`, products added up by blocks, in the precision that they have, and then in float64."""
+    totals: Values = np.vecdot(_blocks(weights), _blocks(values))
+    sums: NDArray[np.float64] = totals.sum(-1, dtype=np.float64)
+    return sums
 
 
 class _Divided(Distribution):
@@ -216,11 +261,13 @@ class _Divided(Distribution):
         with np.errstate(over="ignore"):  # by logits that mask
             return as_tensor(self.whole.z / self.divisor)
 
-    @cached_property
-    def log_weights(self) -> Array:
-        with np.errstate(over="ignore"):
-            differences = self.whole.z / self.divisor
-            differences -= self.top
+    @property
+    def _like(self) -> Array:
+        return self.whole._like
+
+    def _differences(self, out: Array | None) -> Array:
+        differences = library(self.whole.z).divide(self.whole.z, self.divisor, out=out)
+        differences -= self.top
         return differences
 
     def _logit(self, tokens: Tensor | Array) -> Array:
@@ -242,15 +289,22 @@ class _Restricted(Distribution):
     def logits(self) -> Tensor:  # type: ignore[override]
         return torch.where(as_tensor(self._mask), self.whole.logits, -torch.inf)
 
-    @cached_property
-    def log_weights(self) -> Array:
-        return self.whole.log_weights
+    @property
+    def _like(self) -> Array:
+        return self.whole._like
 
     @cached_property
-    def weights(self) -> Array:
-        weights = as_type(self._mask, self.whole.weights)
-        weights *= self.whole.weights
-        return weights
+    def _long_log_weights(self) -> Array:
+        return self.whole._long_log_weights
+
+    @cached_property
+    def _long_weights(self) -> Array:
+        mask, weights = self._mask, self.whole.weights
+        if not on_host(mask):
+            return mask * weights
+        filled = _room(self.whole, 0.0)
+        np.multiply(mask, weights, out=filled[..., : self._like.shape[-1]])
+        return filled
 
     @cached_property
     def support(self) -> Array:

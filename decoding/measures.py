@@ -57,7 +57,7 @@ def measured(
     if final is raw:
         kl = library(raw.log_total).zeros_like(raw.log_total)
     else:
-        kl = (raw.log_total - final.expectation(raw.log_weights) - final.entropy).clip(0)
+        kl = (raw.log_total - final.mean_log_weight_of(raw) - final.entropy).clip(0)
     columns = [final.entropy, raw.entropy, final.kept, kept_mass(applied), kl]
     if tokens is not None:
         columns += of_tokens(raw, final, tokens)

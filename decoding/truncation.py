@@ -281,9 +281,8 @@ def p_less(rows: Distribution, value: float) -> Array:
     Source: Tan et al. 2025, arXiv:2509.23234 (p-less sampling).
     """
     xp = library(rows.z)
-    collision = rows.expectation(rows.weights) / rows.total
     # The first token's surprisal is never beyond, but its rounded number may be.
-    most = -(xp.log(collision) + math.log(value))
+    most = -(xp.log(rows.collision) + math.log(value))
     return _up_to_surprisal(rows, xp.maximum(most, rows.log_total))
 
 
