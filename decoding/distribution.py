@@ -7,6 +7,7 @@ The rules of a setting, the draw and the trace share this object, so that none i
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -33,6 +34,7 @@ Values = NDArray[np.floating]
 
 BLOCK = 256  # ids whose weights are added up first, in the precision that they have
 _NOTHING = -1e4  # a log weight whose weight is 0
+_ONES = {char: np.ones(BLOCK, char) for char in "fd"}
 
 # A step's temporaries are a few megabytes each. By default, glibc hands such blocks back to the
 # system when they are freed, and the next step pays for every page anew: up to ten times its
@@ -51,6 +53,7 @@ class Distribution:
 
     def __init__(self, logits: Tensor) -> None:
         self.logits = as_float(logits)
+        self.vocab = self.logits.shape[-1]
 
     @classmethod
     def of(cls, rows: Tensor | Distribution) -> Distribution:
@@ -70,12 +73,12 @@ class Distribution:
     @cached_property
     def log_weights(self) -> Array:
         """`(…, vocab)`, z - max z <= 0; of excluded tokens -inf."""
-        return self._long_log_weights[..., : self._like.shape[-1]]
+        return self._long_log_weights[..., : self.vocab]
 
     @cached_property
     def weights(self) -> Array:
         """`(…, vocab)`, e^(z - max z), which is p·Σ e^(z - max z); the first token has 1."""
-        return self._long_weights[..., : self._like.shape[-1]]
+        return self._long_weights[..., : self.vocab]
 
     def divided(self, temperature: float | Tensor) -> Distribution:
         """The rows of `z / T`.
@@ -110,7 +113,7 @@ class Distribution:
         weights = self._long_weights
         if on_host(weights):
             # By BLAS, whose threads would get in the way of torch's, but do not for one block.
-            totals: Values = np.vecdot(_blocks(weights), np.ones(BLOCK, weights.dtype))
+            totals: Values = np.vecdot(_blocks(weights), _ONES[weights.dtype.char])
             return totals.astype(np.float64)
         padded = pad(weights, (0, -weights.shape[-1] % BLOCK))
         return _blocks(padded).sum(-1, dtype=torch.float64)
@@ -182,29 +185,16 @@ class Distribution:
             return part.total / self.total
         return None
 
-    @property
-    def _like(self) -> Array:
-        """`(…, vocab)`, of that type; its numbers are not meant."""
-        return self.z
-
     # On a CPU the two that follow are filled up to whole blocks with what weighs nothing.
 
     @cached_property
     def _long_log_weights(self) -> Array:
-        if not on_host(self.top):
-            return self._differences(None)
-        filled = _room(self, _NOTHING)
-        with np.errstate(over="ignore"):
-            self._differences(filled[..., : self._like.shape[-1]])
-        return filled
+        z, top = self.z, self.top
+        return _filled(z, _NOTHING, lambda out: library(z).subtract(z, top, out=out))
 
     @cached_property
     def _long_weights(self) -> Array:
         return exp(self._long_log_weights)
-
-    def _differences(self, out: Array | None) -> Array:
-        """`(…, vocab)`, z - max z."""
-        return library(self.z).subtract(self.z, self.top, out=out)
 
     def _mean(self, values: Array) -> Array:
         """`(…)`, E_p[values], float64, of values as long as the weights."""
@@ -223,11 +213,15 @@ class Distribution:
         return at(self.z, as_array(tokens))
 
 
-def _room(rows: Distribution, beyond: float) -> Values:
-    """Room for `(…, vocab)` in whole blocks, with that number beyond the vocabulary."""
-    *lead, vocab = rows._like.shape
-    room = np.empty((*lead, vocab + -vocab % BLOCK), rows._like.dtype)
+def _filled(like: Array, beyond: float, write: Callable[[Array | None], Array]) -> Array:
+    """What is written into `(…, vocab)`; on a CPU in whole blocks, with a number beyond it."""
+    if not on_host(like):
+        return write(None)
+    *lead, vocab = like.shape
+    room: Values = np.empty((*lead, vocab + -vocab % BLOCK), like.dtype)
     room[..., vocab:] = beyond
+    with np.errstate(over="ignore"):
+        write(room[..., :vocab])
     return room
 
 
@@ -248,7 +242,7 @@ class _Divided(Distribution):
     """Rows of z/T, of which a step needs no more than the differences to the largest."""
 
     def __init__(self, whole: Distribution, temperature: float | Tensor) -> None:
-        self.whole = whole
+        self.whole, self.vocab = whole, whole.vocab
         self.temperature = temperature
         self.divisor = as_array(temperature)
         # Rounding keeps the order, so the largest logit is still that.
@@ -261,14 +255,20 @@ class _Divided(Distribution):
         with np.errstate(over="ignore"):  # by logits that mask
             return as_tensor(self.whole.z / self.divisor)
 
-    @property
-    def _like(self) -> Array:
-        return self.whole._like
+    @cached_property
+    def _long_log_weights(self) -> Array:
+        z, divisor, top = self.whole.z, self.divisor, self.top
 
-    def _differences(self, out: Array | None) -> Array:
-        differences = library(self.whole.z).divide(self.whole.z, self.divisor, out=out)
-        differences -= self.top
-        return differences
+        def write(out: Array | None) -> Array:
+            differences = library(z).divide(z, divisor, out=out)
+            differences -= top
+            return differences
+
+        return _filled(z, _NOTHING, write)
+
+    @cached_property
+    def support(self) -> Array:
+        return self.log_weights > -np.inf
 
     def _logit(self, tokens: Tensor | Array) -> Array:
         return (self.whole._logit(tokens)[..., None] / self.divisor)[..., 0]
@@ -281,17 +281,13 @@ class _Restricted(Distribution):
     """
 
     def __init__(self, whole: Distribution, kept: Array) -> None:
-        self.whole = whole
+        self.whole, self.vocab = whole, whole.vocab
         self._mask = kept
         self.top = whole.top
 
     @cached_property
     def logits(self) -> Tensor:  # type: ignore[override]
         return torch.where(as_tensor(self._mask), self.whole.logits, -torch.inf)
-
-    @property
-    def _like(self) -> Array:
-        return self.whole._like
 
     @cached_property
     def _long_log_weights(self) -> Array:
@@ -300,11 +296,7 @@ class _Restricted(Distribution):
     @cached_property
     def _long_weights(self) -> Array:
         mask, weights = self._mask, self.whole.weights
-        if not on_host(mask):
-            return mask * weights
-        filled = _room(self.whole, 0.0)
-        np.multiply(mask, weights, out=filled[..., : self._like.shape[-1]])
-        return filled
+        return _filled(weights, 0.0, lambda out: library(mask).multiply(mask, weights, out=out))
 
     @cached_property
     def support(self) -> Array:

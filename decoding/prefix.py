@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,7 @@ GoesOn = Callable[[Array, Array, Array], Array]
 Values = NDArray[np.floating]
 
 # The upper half of a float32: its sign, its exponent, and 7 bits that divide an octave into bins.
-_UPPER = slice(1 if sys.byteorder == "little" else 0, None, 2)
+_UPPER = 16
 _ONE = 127 * 128  # the bin of 1, the largest weight
 _REACHES = 8 * 128, 32 * 128, None  # bins of the weights down to 2^-8, and to 2^-32
 _PEAKED = 100.0  # a row's weight, the first token's being 1, below which few tokens have most of it
@@ -93,7 +92,7 @@ def _mark(
     else:
         with np.errstate(over="ignore"):
             binned = keys.astype(np.float32)  # Rounding never changes the order.
-    bins = binned.view(np.uint16)[_UPPER].astype(np.int64)
+    bins = binned.view(np.int32) >> _UPPER
     if reaching:
         end = max(end, 1e-300)  # which bins that are empty do not reach
     terms = [weights] if reaching else [weights, weights * -log_weights.clip(-1000, None)]

@@ -35,6 +35,7 @@ from decoding.processors import not_neutral
 from decoding.replay import Replay
 from decoding.sampling import draw, uniforms
 from decoding.settings import DecodingSettings
+from decoding.steps import apply
 
 _PORTION = 1 << 20  # logits of a step at a time
 
@@ -309,7 +310,7 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
                 self._end(decisions)
             applied = settings.apply(given, history, decisions, raw=raw)
         else:
-            applied = settings.apply(given, history)
+            applied = apply(settings, given, history)
         tokens = draw(applied.final, rows.points)
         most_surprisal = next_most_surprisal(settings, rows.most_surprisal, applied.final, tokens)
         measures = None
