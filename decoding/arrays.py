@@ -64,6 +64,13 @@ def exp(values: Array) -> Array:
     return as_array(as_tensor(values).exp())
 
 
+def total(values: Array) -> Array:
+    """The sum of each row, `(…)` of `(…, vocab)`, float64."""
+    if on_host(values):
+        return np.add.reduce(values, -1, dtype=np.float64)
+    return values.sum(-1, dtype=torch.float64)
+
+
 def double(values: Array) -> Array:
     """The values in float64."""
     return np.asarray(values, np.float64) if on_host(values) else values.double()

@@ -27,6 +27,7 @@ from decoding.arrays import (
     largest,
     library,
     on_host,
+    total,
 )
 from decoding.information import as_float
 
@@ -116,12 +117,12 @@ class Distribution:
             totals: Values = np.vecdot(_blocks(weights), _ONES[weights.dtype.char])
             return totals.astype(np.float64)
         padded = pad(weights, (0, -weights.shape[-1] % BLOCK))
-        return _blocks(padded).sum(-1, dtype=torch.float64)
+        return total(_blocks(padded))
 
     @cached_property
     def total(self) -> Array:
         """`(…)`, the weights added up, float64."""
-        return self.block_totals.sum(-1)
+        return total(self.block_totals)
 
     @cached_property
     def log_total(self) -> Array:
@@ -206,8 +207,7 @@ class Distribution:
                 sums = _sums(weights, np.where(weights > 0, values, 0.0))
             return sums / self.total
         # A look whether there is 0·∞ would make the host wait.
-        products = weights * values.where(weights > 0, 0.0)
-        return products.sum(-1, dtype=torch.float64) / self.total
+        return total(weights * values.where(weights > 0, 0.0)) / self.total
 
     def _logit(self, tokens: Tensor | Array) -> Array:
         return at(self.z, as_array(tokens))
@@ -233,8 +233,7 @@ def _blocks(values: Array) -> Array:
 
 def _sums(weights: Values, values: Values) -> NDArray[np.float64]:
     """`(…)`, products added up by blocks, in the precision that they have, and then in float64."""
-    totals: Values = np.vecdot(_blocks(weights), _blocks(values))
-    sums: NDArray[np.float64] = totals.sum(-1, dtype=np.float64)
+    sums: NDArray[np.float64] = total(np.vecdot(_blocks(weights), _blocks(values)))
     return sums
 
 

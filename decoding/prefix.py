@@ -95,18 +95,21 @@ def _mark(
     bins = binned.view(np.int32) >> _UPPER
     if reaching:
         end = max(end, 1e-300)  # which bins that are empty do not reach
-    terms = [weights] if reaching else [weights, weights * -log_weights.clip(-1000, None)]
-    totals = [np.bincount(bins, each) for each in terms]
+    mass = moment = np.bincount(bins, weights)
+    if not reaching:
+        moment = np.bincount(bins, weights * -log_weights.clip(-1000, None))
     if keys is None:
-        totals = [each[::-1] for each in totals]
+        mass, moment = mass[::-1], moment[::-1]
     # Where the prefix is long, or the keys are many octaves apart, one look is not enough.
     for reach in _REACHES:
-        running = [each[:reach].cumsum() for each in totals]
-        last = int(np.count_nonzero(goes_on(running[0], running[-1], end)))
-        if last < len(running[0]):
+        masses = moments = mass[:reach].cumsum()
+        if not reaching:
+            moments = moment[:reach].cumsum()
+        last = int(np.count_nonzero(goes_on(masses, moments, end)))
+        if last < len(masses):
             break
-    last = min(last, len(running[0]) - 1)
-    before = [each[last - 1] if last else 0.0 for each in running]
+    last = min(last, len(masses) - 1)
+    before = (masses[last - 1], moments[last - 1]) if last else (0.0, 0.0)
     if keys is None:
         last = _ONE - last
     tokens = (bins == last).nonzero()[0]
@@ -117,14 +120,14 @@ def _mark(
     order = depth.argsort(kind="stable") if keys is None else np.lexsort((depth, keys[tokens]))
     tokens = tokens[order]
     own = weights[tokens].astype(np.float64)
-    mass = before[0] + own.cumsum()
+    masses = before[0] + own.cumsum()
     if reaching:
-        allowed = goes_on(mass, mass, end)
+        allowed = goes_on(masses, masses, end)
         # The one that reaches the limit is the first that may not follow.
         allowed[1:] = allowed[:-1]
         allowed[0] = True
     else:
-        allowed = goes_on(mass, before[1] + (own * depth[order].clip(None, 1000)).cumsum(), end)
+        allowed = goes_on(masses, before[1] + (own * depth[order].clip(None, 1000)).cumsum(), end)
         allowed[0] |= before[0] == 0
     edge = tokens[max(np.count_nonzero(allowed) - 1, 0)]
     if keys is None:
