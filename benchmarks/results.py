@@ -7,13 +7,17 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
 def write_section(title: str, command: str, body: str) -> None:
     """Put a section into RESULTS.md, in the place of its former self where there is one."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    capability = torch.backends.cpu.get_cpu_capability()
+    cores = f"{platform.machine()} ({capability}), {os.cpu_count()} cores"
+    machine = f"{cores}, Python {platform.python_version()}"
     where = f"{date.today().isoformat()}; {machine}, {packages}."
     section = f"## {title}\n\n`{command}`, {where}\n\n{body.strip()}\n"
     text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else "# Results\n"
