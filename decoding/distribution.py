@@ -114,7 +114,9 @@ class Distribution:
         weights = self._long_weights
         if on_host(weights):
             # By BLAS, whose threads would get in the way of torch's, but do not for one block.
-            totals: Values = np.vecdot(_blocks(weights), _ONES[weights.dtype.char])
+            blocks = _blocks(weights)
+            ones = _ONES[weights.dtype.char][: blocks.shape[-1]]
+            totals: Values = np.vecdot(blocks, ones)
             return totals.astype(np.float64)
         padded = pad(weights, (0, -weights.shape[-1] % BLOCK))
         return total(_blocks(padded))
@@ -218,7 +220,7 @@ def _filled(like: Array, beyond: float, write: Callable[[Array | None], Array]) 
     if not on_host(like):
         return write(None)
     *lead, vocab = like.shape
-    room: Values = np.empty((*lead, vocab + -vocab % BLOCK), like.dtype)
+    room: Values = np.empty((*lead, vocab + -vocab % min(vocab, BLOCK)), like.dtype)
     room[..., vocab:] = beyond
     with np.errstate(over="ignore"):
         write(room[..., :vocab])
@@ -226,9 +228,10 @@ def _filled(like: Array, beyond: float, write: Callable[[Array | None], Array]) 
 
 
 def _blocks(values: Array) -> Array:
-    """`(…, blocks, BLOCK)` of whole blocks."""
+    """`(…, blocks, BLOCK)` of whole blocks; of a smaller vocabulary one, of its size."""
     *lead, size = values.shape
-    return values.reshape(*lead, size // BLOCK, BLOCK)
+    block = min(size, BLOCK)
+    return values.reshape(*lead, size // block, block)
 
 
 def _sums(weights: Values, values: Values) -> NDArray[np.float64]:

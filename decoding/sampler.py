@@ -52,7 +52,8 @@ class Sampler:
         settings: the setting, or a policy that wraps one.
         seed: 0 <= seed < 2^64. A row's tokens are a function of the seed, its prompt's ids and how
             many rows with that prompt came before it in the call: the same alone and in a batch
-            (promised for float32 on a CPU).
+            (promised for float32 on a CPU, unless a point is within rounding of where two tokens
+            meet).
         points: `(rows, steps)`, the uniforms in [0, 1) themselves, float64, instead of a seed; at
             least as many steps as the call may take.
         monitor: records each step; ask it for `traces(outputs, …)` afterwards.

@@ -165,6 +165,17 @@ def test_autocast_changes_no_number():
             np.testing.assert_array_equal(getattr(rows, name), number)
 
 
+@pytest.mark.parametrize("vocab", [1, 2, 8, 255, 256, 257, 511, 512, 513])
+def test_blocks_hold_each_weight_once_and_no_more_memory_than_twice_the_rows(vocab):
+    rows = Distribution(rows_of("peaked", vocab))
+    sums = [rows.weights[:, i : i + 256].sum(-1) for i in range(0, vocab, 256)]
+    np.testing.assert_allclose(rows.block_totals, np.stack(sums, -1), rtol=1e-6)
+    for values in (rows.weights, rows.log_weights):
+        assert values.shape == (6, vocab)
+        memory = values if values.base is None else values.base
+        assert memory.size <= 2 * values.size
+
+
 @pytest.mark.parametrize("numpy_s", [False, True])
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 5e-7), (torch.float64, 1e-15)])
 def test_either_exponential_is_right(numpy_s, dtype, rtol, monkeypatch):
