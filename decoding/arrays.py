@@ -22,8 +22,9 @@ numpy_sees = attrgetter("is_cpu")  # whether a tensor's memory is a NumPy array'
 
 # With AVX-512, NumPy's exponential takes half of the time of torch's. Without, torch's takes two
 # thirds of NumPy's, or, on two threads, a third; but it is slow to begin, which a row alone feels.
+# So there a row alone and the same row in a batch may differ in the last bit.
 _NUMPY_EXP = torch.backends.cpu.get_cpu_capability() == "AVX512"
-_FEW = 1 << 16
+_FEW = 1 << 16  # values that NumPy's exponential takes on any CPU
 
 
 def as_array(values: Tensor | Array) -> Array:

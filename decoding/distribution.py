@@ -116,8 +116,7 @@ class Distribution:
             # By BLAS, whose threads would get in the way of torch's, but do not for one block.
             blocks = _blocks(weights)
             ones = _ONES[weights.dtype.char][: blocks.shape[-1]]
-            totals: Values = np.vecdot(blocks, ones)
-            return totals.astype(np.float64)
+            return double(np.vecdot(blocks, ones))
         padded = pad(weights, (0, -weights.shape[-1] % BLOCK))
         return total(_blocks(padded))
 
@@ -137,10 +136,10 @@ class Distribution:
         return self.mean_log_weight_of(self)
 
     def mean_log_weight_of(self, other: Distribution) -> Array:
-        """`(…)`, E_p[z' - max z'], float64.
+        """`(…)`, E_p[z' - max z'] <= 0, nats, float64.
 
         Args:
-            other: rows of z', which exclude no token that these do not.
+            other: `(…, vocab)`, rows of z', which exclude no token that these do not.
         """
         return self._mean(other._long_log_weights)
 
@@ -161,7 +160,10 @@ class Distribution:
 
     @cached_property
     def collision(self) -> Array:
-        """`(…)`, Σ p², the probability that two draws agree, float64, in [1/vocab, 1]."""
+        """`(…)`, Σ p², float64, in [1/vocab, 1]: the probability that two draws agree.
+
+        Source: the collision probability, e^-H₂ with Rényi's entropy of order 2 (Rényi 1961).
+        """
         return self._mean(self._long_weights) / self.total
 
     def log_prob(self, tokens: Tensor | Array) -> Array:
@@ -216,7 +218,13 @@ class Distribution:
 
 
 def _filled(like: Array, beyond: float, write: Callable[[Array | None], Array]) -> Array:
-    """What is written into `(…, vocab)`; on a CPU in whole blocks, with a number beyond it."""
+    """What is written into `(…, vocab)`, on a CPU filled up to whole blocks.
+
+    Args:
+        like: `(…, vocab)`, for shape, type and place.
+        beyond: what stands beyond the vocabulary.
+        write: writes into the array that it is given; on an accelerator it makes its own.
+    """
     if not on_host(like):
         return write(None)
     *lead, vocab = like.shape
@@ -234,10 +242,9 @@ def _blocks(values: Array) -> Array:
     return values.reshape(*lead, size // block, block)
 
 
-def _sums(weights: Values, values: Values) -> NDArray[np.float64]:
+def _sums(weights: Values, values: Values) -> Array:
     """`(…)`, products added up by blocks, in the precision that they have, and then in float64."""
-    sums: NDArray[np.float64] = total(np.vecdot(_blocks(weights), _blocks(values)))
-    return sums
+    return total(np.vecdot(_blocks(weights), _blocks(values)))
 
 
 class _Divided(Distribution):
@@ -270,6 +277,7 @@ class _Divided(Distribution):
 
     @cached_property
     def support(self) -> Array:
+        # Of what is computed anyway: the quotients of a vocabulary would be one pass more.
         return self.log_weights > -np.inf
 
     def _logit(self, tokens: Tensor | Array) -> Array:

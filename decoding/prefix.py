@@ -19,8 +19,7 @@ GoesOn = Callable[[Array, Array, Array], Array]
 
 Values = NDArray[np.floating]
 
-# The upper half of a float32: its sign, its exponent, and 7 bits that divide an octave into bins.
-_UPPER = 16
+_LOWER = 16  # bits of a float32 below its exponent and the 7 that divide an octave into bins
 _ONE = 127 * 128  # the bin of 1, the largest weight
 _REACHES = 8 * 128, 32 * 128, None  # bins of the weights down to 2^-8, and to 2^-32
 _PEAKED = 100.0  # a row's weight, the first token's being 1, below which few tokens have most of it
@@ -92,7 +91,7 @@ def _mark(
     else:
         with np.errstate(over="ignore"):
             binned = keys.astype(np.float32)  # Rounding never changes the order.
-    bins = binned.view(np.int32) >> _UPPER
+    bins = binned.view(np.int32) >> _LOWER
     if reaching:
         end = max(end, 1e-300)  # which bins that are empty do not reach
     mass = moment = np.bincount(bins, weights)
