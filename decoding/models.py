@@ -30,7 +30,8 @@ class LanguageModel:
 
     Args:
         model: a Hugging Face causal language model.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; one that was loaded here pads on the left, as `model.generate`
+            needs it.
         name: what to call it in records.
     """
 
@@ -68,7 +69,9 @@ def load_model(
     try:
         # First and alone: without a network, each file that is looked for costs half a minute.
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, trust_remote_code=trust_remote_code, padding_side="left"
+        )
         model, report = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,

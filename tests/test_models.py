@@ -13,8 +13,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import decoding
 from conftest import shared
+from decoding import DecodingSettings, Sampler
 from decoding.models import BUILTIN, ModelLoadError, load_generation_config, load_model
 
+RAW = DecodingSettings()
 FOLDER = Path(decoding.__file__).parent / "stories"
 
 
@@ -32,6 +34,18 @@ def test_defaults_on_a_cpu(stories):
     assert stories.model.dtype == torch.float32 and not stories.model.training
     assert load_model(dtype="bfloat16", device="cpu").model.dtype == torch.bfloat16
     assert load_model(dtype=torch.float16, device="cpu").model.dtype == torch.float16
+
+
+def test_prompts_padded_by_the_tokenizer_go_on_as_they_do_alone(stories):
+    prompts = ["Once upon a time there was", "The dog"]
+    options = {"max_new_tokens": 12, **RAW.generate_kwargs()}
+
+    def tokens_after(prompts):
+        inputs = stories.tokenizer(prompts, return_tensors="pt", padding=True)
+        ids = stories.model.generate(**inputs, custom_generate=Sampler(RAW, seed=3), **options)
+        return ids[:, inputs["input_ids"].shape[1] :].tolist()
+
+    assert tokens_after(prompts) == [row for prompt in prompts for row in tokens_after([prompt])]
 
 
 @given(st.text())
