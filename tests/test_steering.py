@@ -191,6 +191,32 @@ def test_tokens_masked_by_a_large_number_do_not_hide_the_solution(target, masked
         assert entropy_at(z, temperature.item()) == pytest.approx(target, abs=1e-5)
 
 
+def hostile_rows(scale):
+    """Rows of 300 tokens that are far from straight in any variable, each kind a few times."""
+    generator = torch.Generator().manual_seed(0)
+    normal = torch.randn(60, 300, generator=generator).double()
+    other = torch.randn(60, 300, generator=generator).double()
+    yield "heavy tails", scale * normal / other
+    yield "a few far above", torch.where(other > 2.3, scale * normal, scale * (normal - 100))
+    yield "mostly excluded", (scale * normal).masked_fill(other < 0.5, -math.inf)
+    yield "long above", scale * (3 * normal).exp()
+    yield "long below", -scale * (5 * normal).exp()
+    yield "two levels", scale * normal.sign() + 1e-4 * normal
+    yield "one far above", torch.cat([torch.zeros(60, 1).double(), scale * (normal - 30)], -1)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 0.1, 1.0, 4.0, 30.0, 1e3, 1e8, 1e25])
+def test_hostile_rows_are_solved_with_steps_to_spare(scale, monkeypatch):
+    """An accelerator takes all the steps there are, so there are few."""
+    monkeypatch.setattr("decoding.steering._MOST_STEPS", 20)
+    for kind, rows in hostile_rows(scale):
+        most = (rows > -math.inf).sum(-1).min().log().item()
+        for target in [1e-6, 1e-4, 0.01, 0.1, 0.5, 1, 1.5, 2, *(most * torch.tensor([0.9, 0.999]))]:
+            solved = solve_temperature(rows, float(target))
+            off = (solved.entropy - target).abs()[solved.attained]
+            assert (off < 2e-6).all(), (kind, target)
+
+
 @pytest.mark.parametrize(
     ("row", "target", "attained", "nearest"),
     [
