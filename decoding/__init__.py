@@ -32,6 +32,7 @@ Module map, each name importable from here and loaded on first use:
     attention         entropy of attention, head by head
     regularization    training losses that keep a model from becoming too sure
     comparison        many settings from one block of logits
+    sorted_cuts       the rules of a setting on a sorted row
     quadrature        sums over the tokens of a row from a few nodes
     grid              grids of settings
     intervals         error bars of means over dependent observations
@@ -84,6 +85,7 @@ _MODULES = {
     "replay",
     "sampling",
     "sequence_entropy",
+    "sorted_cuts",
     "steering",
     "steps",
     "truncation",

@@ -12,9 +12,9 @@ not (temperatures steered by each row's entropy, xtc's mixture, those that look 
 compared token by token, which takes longer.
 
 Everything is float64 NumPy. Tokens are named by their place in the order (logit descending, then
-id ascending) and by their depth `x = max z - z >= 0`, so `q(x) = e^{-βx} / Z` on the kept set. A
-kept set is `[a, b) ∪ [c, d)` in places: a prefix is `[0, k)`, and a typical set is one interval, or
-two where it holds a part of some tied tokens.
+id ascending) and by their depth `x = max z - z >= 0`, so `q(x) = e^{-βx} / Z` on the kept set. In
+places that is one or two intervals (see `decoding.sorted_cuts`): a prefix is `[0, k)`, and a
+typical set is one interval, or two where it holds a part of some tied tokens.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -36,10 +35,8 @@ from decoding.information import as_float
 from decoding.policy import EntropyPolicy, Setting
 from decoding.quadrature import Nodes
 from decoding.settings import STEERING, DecodingSettings
+from decoding.sorted_cuts import SORTED_CUTS, FloatArray, IntArray, ScaledRow, sum_over
 from decoding.steps import Applied, kept_mass
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 BLOCK_BYTES = 32 << 20
 
@@ -304,7 +301,7 @@ class _Plan:
             self.steps.append([])
             for name in (field.name for field in fields(DecodingSettings)):
                 chosen = [i for i in members if name in values[i]]
-                if chosen and name in _STEPS:
+                if chosen and name in SORTED_CUTS:
                     numbers = np.array([values[i][name] for i in chosen], np.float64)
                     self.steps[-1].append((name, np.array(chosen), numbers))
         # In every pair the first is at least as sharp as the second.
@@ -321,18 +318,18 @@ def _compare_row(logits: NDArray[np.floating], target: int, plan: _Plan) -> RowC
         bounds = np.empty((plan.size, 4), np.int64)
         z, kept_mass = np.empty((2, plan.size))
         for scale, beta in enumerate(plan.betas):
-            scaled = _Scaled.of(depth, beta, mass[scale])
+            scaled = ScaledRow.of(depth, beta, mass[scale])
             members = plan.scale == scale
             bounds[members] = 0, len(depth), len(depth), len(depth)
             for name, chosen, values in plan.steps[scale]:
-                bounds[chosen] = _STEPS[name](scaled, bounds[chosen], values)
-            z[members] = _over(scaled.mass, bounds[members])
+                bounds[chosen] = SORTED_CUTS[name](scaled, bounds[chosen], values)
+            z[members] = sum_over(scaled.mass, bounds[members])
             kept_mass[members] = z[members] / scaled.mass[-1]
         sets = _Sets(bounds, z, np.log(z), bounds @ np.array([-1, 1, -1, 1]))
         nodes = Nodes.of(depth, bounds, plan.betas)
         # -ln q at the nodes; e^-1000 is zero already.
         exponent = np.minimum(np.outer(plan.beta, nodes.points), 1000) + sets.log_z[:, None]
-        weights = _over(nodes.weights, nodes.row)
+        weights = sum_over(nodes.weights, nodes.row)
         mean = np.einsum("sn,n->s", weights * np.exp(-exponent), nodes.points)
         entropy = np.maximum(sets.log_z + plan.beta * mean, 0)
         entropy[sets.kept == 1] = 0
@@ -393,134 +390,6 @@ def _surprisal(
     inside = ((a <= place) & (place < b)) | ((c <= place) & (place < d))
     depth = float(logits.max()) - float(own)
     return np.where(inside, np.maximum(beta * depth + sets.log_z, 0), math.inf)
-
-
-# Kept sets: each step takes bounds `(…, 4)` and returns them, given prefix sums of its temperature.
-
-
-class _Scaled(NamedTuple):
-    """One row at one temperature."""
-
-    depth: FloatArray  # (n,)
-    beta: float
-    weights: FloatArray  # (n,), e^{-βx}
-    mass: FloatArray  # (n + 1,), their prefix sums: entry k is that of the k first tokens
-
-    @classmethod
-    def of(cls, depth: FloatArray, beta: float, mass: FloatArray) -> _Scaled:
-        weights = depth * -beta
-        np.exp(weights, out=weights)
-        mass[0] = 0
-        # NumPy's own cumsum takes three times as long.
-        torch.cumsum(torch.from_numpy(weights), 0, out=torch.from_numpy(mass[1:]))
-        return cls(depth, beta, weights, mass)
-
-    def log_z(self, bounds: IntArray) -> FloatArray:
-        return np.log(_over(self.mass, bounds))
-
-    def mean(self, bounds: IntArray) -> FloatArray:
-        terms = self.depth * self.weights
-        sums = [terms[a:b].sum() + terms[c:d].sum() for a, b, c, d in bounds]
-        return np.array(sums) / _over(self.mass, bounds)
-
-
-def _over(sums: FloatArray, bounds: IntArray) -> FloatArray:
-    """The sum over `[a, b) ∪ [c, d)`, from prefix sums."""
-    a, b, c, d = bounds.T
-    over: FloatArray = sums[b] - sums[a] + (sums[d] - sums[c])
-    return over
-
-
-def _cut(bounds: IntArray, place: FloatArray | IntArray) -> IntArray:
-    """What lies before a place, and the first token of the set in any case."""
-    return np.minimum(bounds, np.maximum(place.astype(np.int64)[:, None], bounds[:, :1] + 1))
-
-
-def _top_n_sigma(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArray:
-    """Stands first, so its set is the whole row; neither σ nor the depth is scaled."""
-    return _cut(bounds, np.searchsorted(scaled.depth, value * scaled.depth.std(), "right"))
-
-
-def _top_h(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArray:
-    """Comes before other cuts but top_n_sigma, so the set is a prefix."""
-    moments = np.cumsum(scaled.depth * scaled.weights)
-    mass = scaled.mass[1:]
-    entropy = np.log(mass) + scaled.beta * moments / mass
-    end = bounds[:, 1]
-    # Rounding aside, the entropy of a prefix grows with it.
-    running = np.maximum.accumulate(entropy)
-    return _cut(bounds, np.searchsorted(running, value * entropy[end - 1] + 1e-12, "right"))
-
-
-def _p_less(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArray:
-    squares = scaled.weights**2
-    sums = np.array([squares[a:b].sum() + squares[c:d].sum() for a, b, c, d in bounds])
-    # w/Z >= c·Σ w²/Z²
-    deepest = -np.log(value * sums / _over(scaled.mass, bounds)) / scaled.beta
-    return _cut(bounds, np.searchsorted(scaled.depth, deepest, "right"))
-
-
-def _kl_budget(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArray:
-    return _top_p(scaled, bounds, np.exp(-value))
-
-
-def _top_k(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArray:
-    return _cut(bounds, np.minimum(value, len(scaled.depth)))
-
-
-def _top_p(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArray:
-    mass = scaled.mass
-    goal = value * _over(mass, bounds)
-    a, b, c, _ = bounds.T
-    first = mass[b] - mass[a]  # what the first interval holds
-    beyond = np.where(goal <= first, mass[a] + goal, mass[c] + goal - first)
-    return _cut(bounds, np.searchsorted(mass, beyond))
-
-
-def _min_p(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArray:
-    return _cut(bounds, np.searchsorted(scaled.depth, -np.log(value) / scaled.beta, "right"))
-
-
-def _epsilon_cutoff(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArray:
-    deepest = (-np.log(value) - scaled.log_z(bounds)) / scaled.beta
-    return _cut(bounds, np.searchsorted(scaled.depth, deepest, "right"))
-
-
-def _eta_cutoff(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArray:
-    log_z = scaled.log_z(bounds)
-    entropy = log_z + scaled.beta * scaled.mean(bounds)
-    largest_surprisal = np.maximum(-np.log(value), entropy - np.log(value) / 2)
-    deepest = (largest_surprisal - log_z) / scaled.beta
-    return _cut(bounds, np.searchsorted(scaled.depth, deepest, "right"))
-
-
-def _typical_p(scaled: _Scaled, bounds: IntArray, value: FloatArray) -> IntArray:
-    """A surprisal's distance from the entropy is β·|x - E[x]|, and only prefixes come before."""
-    result = np.empty_like(bounds)
-    for i, (end, mean) in enumerate(zip(bounds[:, 1], scaled.mean(bounds), strict=True)):
-        order = np.argsort(np.abs(scaled.depth[:end] - mean), kind="stable")
-        mass = np.cumsum(scaled.weights[order])
-        count = np.searchsorted(mass, value[i] * mass[-1]) + 1
-        kept = np.sort(order[:count])
-        gap = np.flatnonzero(np.diff(kept) > 1)[:1]
-        last = kept[-1] + 1
-        hole = (kept[gap[0]] + 1, kept[gap[0] + 1]) if len(gap) else (last, last)
-        result[i] = kept[0], *hole, last
-    return result
-
-
-_STEPS: dict[str, Callable[[_Scaled, IntArray, FloatArray], IntArray]] = {
-    "top_n_sigma": _top_n_sigma,
-    "top_h": _top_h,
-    "p_less": _p_less,
-    "kl_budget": _kl_budget,
-    "top_k": _top_k,
-    "top_p": _top_p,
-    "min_p": _min_p,
-    "typical_p": _typical_p,
-    "epsilon_cutoff": _epsilon_cutoff,
-    "eta_cutoff": _eta_cutoff,
-}
 
 
 def _overlaps(

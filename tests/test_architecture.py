@@ -33,6 +33,7 @@ PURE = [
     "measures",
     "policy",
     "comparison",
+    "sorted_cuts",
     "intervals",
     "quadrature",
     "trace",
