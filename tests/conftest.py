@@ -14,7 +14,17 @@ import pytest
 pytest.register_assert_rewrite("oracle", "drawing")
 
 import torch
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import (
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from decoding.models import LanguageModel, load_model
 from decoding_cli.app import main
@@ -71,6 +81,21 @@ def toy_gpt2() -> GPT2LMHeadModel:
         bos_token_id=0, eos_token_id=0, pad_token_id=0,
     )  # fmt: skip
     return GPT2LMHeadModel(config).eval()
+
+
+@pytest.fixture(scope="session")
+def toy_tokenizer():
+    """Seventeen words, one letter each; id 0 is EOS."""
+    vocabulary = {word: i for i, word in enumerate(["<eos>", *"abcdefghijklmnop"])}
+    words = Tokenizer(WordLevel(vocabulary, unk_token="<eos>"))
+    words.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", bos_token="<eos>")
+
+
+@pytest.fixture
+def toy(toy_gpt2, toy_tokenizer):
+    """Model and tokenizer, as the first arguments of `generate`."""
+    return toy_gpt2, toy_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor
 
-from decoding import DecodingSettings
+from decoding import DecodingSettings, EntropyMonitor, Sampler
 from decoding.sampling import DrawProcessor
-from oracle import editing
+from oracle import TOLERANCE, editing, left_padded, reference_log_q
 
 RAW, GREEDY = DecodingSettings(), DecodingSettings(temperature=0)
 SETTINGS = [
@@ -95,3 +95,28 @@ def counted(model):
         return logits
 
     return editing(model, note), calls
+
+
+def watched(model, prompts, settings, *, eos=None, samples=1, seed=0, alternatives=0, **kwargs):
+    """`(prompt, trace)` of each sequence that a left-padded batch of prompts gives."""
+    monitor = EntropyMonitor(alternatives=alternatives)
+    inputs = left_padded(prompts, 0 if eos is None else int(np.min(eos)))
+    sampler = Sampler(settings, seed=seed, monitor=monitor)
+    outputs = sample(model, inputs, sampler, eos=eos, num_return_sequences=samples, **kwargs)
+    traces = monitor.traces(outputs, eos_token_id=eos)
+    assert len(traces) == len(prompts) * samples
+    return [(prompts[i // samples], trace) for i, trace in enumerate(traces)]
+
+
+def assert_inverse_cdf(rows, tokens, points, settings, prompt=()):
+    """Each token is the first whose cumulative probability under q exceeds the step's uniform."""
+    past, most = list(prompt), None
+    for z, token, u in zip(rows, tokens, points, strict=True):
+        q = np.exp(reference_log_q(z, settings, ids=past, most_surprisal=most))
+        running = np.cumsum(q)
+        assert running[token] >= u - TOLERANCE, "the token lies before the point"
+        assert running[token] - q[token] <= u + TOLERANCE, "the token lies behind the point"
+        past.append(token)
+        if settings.mirostat_tau:
+            before = 2 * settings.mirostat_tau if most is None else most
+            most = before - settings.mirostat_eta * (-np.log(q[token]) - settings.mirostat_tau)

@@ -17,6 +17,7 @@ CUT = 1e-6  # a threshold quantity this near its cut may fall on either side
 LOGIT_NOISE = 2e-5  # between two float32 passes; tokens this near each other have no firm rank
 
 TEXTS = ["Once upon a time, there was a little girl named", "The", "Tom and his dog"]
+TOY_TEXTS = ["e", "c j g b", "a b c d e f g h"]
 TOY_PROMPTS = [[5], [3, 0, 7, 2], [1, 2, 3, 4, 5, 6, 7, 8]]
 
 # setting, num_beams, num_return_sequences
