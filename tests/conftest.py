@@ -13,6 +13,7 @@ import pytest
 
 pytest.register_assert_rewrite("oracle", "drawing")
 
+import hypothesis
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -35,6 +36,10 @@ def pytest_configure(config):
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # The models are tiny: threads that wait for each other would cost more than they bring.
 torch.set_num_threads(1)

@@ -15,7 +15,7 @@ from decoding.policy import parse_setting
 from decoding.settings import DecodingSettings
 from oracle import CUT, log_softmax, reference_log_q
 
-checked = settings(derandomize=True, deadline=None, max_examples=150)
+checked = settings(derandomize=True, max_examples=150)
 
 NATS = 1e-6
 VOCAB = 50257

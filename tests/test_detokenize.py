@@ -22,7 +22,7 @@ ODD = [
     "\x00",
 ]
 TEXTS = st.lists(st.one_of(st.sampled_from(ODD), st.text(max_size=6)), max_size=8).map("".join)
-examples = settings(max_examples=60, deadline=None, derandomize=True)
+examples = settings(max_examples=60, derandomize=True)
 
 
 @pytest.fixture(scope="module", params=["stories", "stories260k", "random_gpt2"])

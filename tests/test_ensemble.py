@@ -47,7 +47,7 @@ def defined(logits):
         return plogp(log_mean, -log_mean), np.mean([plogp(row, -row) for row in log_p]), np.mean(kl)
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(derandomize=True, max_examples=100)
 @given(ensembles())
 def test_parts_are_their_definitions_and_add_up(logits):
     total, aleatoric, information = mixed(logits)

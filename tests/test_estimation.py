@@ -65,7 +65,7 @@ def test_the_likeliest_temperature_and_its_information(temperature, dtype):
     assert got.map_temperature is got.map_interval is got.bootstrap_interval is None
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.integers(0, 2**31), st.integers(1, 12), st.floats(0.2, 5), st.floats(0.1, 2)
 )  # fmt: skip

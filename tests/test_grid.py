@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from decoding.grid import MOST_SETTINGS, parse_grid
 from decoding.settings import DecodingSettings
 
-checked = settings(derandomize=True, deadline=None, max_examples=150)
+checked = settings(derandomize=True, max_examples=150)
 
 
 def forms(grid):

@@ -14,7 +14,7 @@ from decoding.processors import DryProcessor, MirostatProcessor
 from decoding.settings import DecodingSettings
 from oracle import log_softmax, reference_log_q, reference_penalties
 
-checked = settings(derandomize=True, deadline=None, max_examples=200)
+checked = settings(derandomize=True, max_examples=200)
 
 
 # --- DRY

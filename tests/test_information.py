@@ -23,7 +23,7 @@ from decoding.information import (
 )
 from decoding.truncation import temperature
 
-checked = settings(derandomize=True, deadline=None, max_examples=100)
+checked = settings(derandomize=True, max_examples=100)
 
 ONE = {"entropy": entropy, "varentropy": varentropy}
 TWO = {

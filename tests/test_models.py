@@ -49,14 +49,14 @@ def test_prompts_padded_by_the_tokenizer_go_on_as_they_do_alone(stories):
 
 
 @given(st.text())
-@settings(derandomize=True, deadline=None)
+@settings(derandomize=True)
 def test_any_text_round_trips(stories, text):
     ids = stories.tokenizer(text)["input_ids"]
     assert stories.tokenizer.decode(ids) == text
 
 
 @given(st.binary(min_size=1))
-@settings(derandomize=True, deadline=None)
+@settings(derandomize=True)
 def test_every_byte_has_a_token(stories, data):
     text = data.decode("utf-8", "replace")
     assert None not in stories.tokenizer(text)["input_ids"]

@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 
 from decoding.settings import IN_NATS, PARAMETERS, SHARED, STEERING, DecodingSettings
 
-checked = settings(derandomize=True, deadline=None, max_examples=300)
+checked = settings(derandomize=True, max_examples=300)
 
 NEUTRAL = {
     "dry_multiplier": 0.0,

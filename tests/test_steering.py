@@ -12,7 +12,7 @@ from decoding.settings import DecodingSettings
 from decoding.steering import dynatemp, edt, solve_temperature, steered_temperature
 from oracle import TEXTS, entropy_at, reference_temperature
 
-checked = settings(derandomize=True, deadline=None, max_examples=100)
+checked = settings(derandomize=True, max_examples=100)
 
 
 def rows_of_entropy(*entropies):

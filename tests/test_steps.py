@@ -13,7 +13,7 @@ from decoding.steps import apply_settings
 from decoding.truncation import temperature
 from oracle import log_softmax, reference_log_q
 
-checked = settings(derandomize=True, deadline=None, max_examples=80)
+checked = settings(derandomize=True, max_examples=80)
 
 
 # --- temperature

@@ -28,7 +28,7 @@ from oracle import prefix_entropies, without_top_choices
 
 RULES = {"temperature": temperature, **CUTS}
 
-checked = settings(derandomize=True, deadline=None, max_examples=80)
+checked = settings(derandomize=True, max_examples=80)
 
 NEAR = 1e-6
 """A token may fall on either side where its threshold quantity is this close to the cut."""
