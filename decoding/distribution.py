@@ -82,11 +82,10 @@ class Distribution:
         return self._long_weights[..., : self.vocab]
 
     def divided(self, temperature: float | Tensor) -> Distribution:
-        """The rows of `z / T`.
+        """The rows of `(z - max z) / T`.
 
         Args:
-            temperature: T, or `(…, 1)` in the dtype of the logits; the largest logit may not
-                overflow.
+            temperature: T, or `(…, 1)` in the dtype of the logits.
         """
         return _Divided(self, temperature)
 
@@ -172,7 +171,7 @@ class Distribution:
         Args:
             tokens: `(…)`, integer ids.
         """
-        return double(self._logit(tokens) - self.top[..., 0]) - self.log_total
+        return double(self._log_weight(as_array(tokens))) - self.log_total
 
     def rank(self, tokens: Tensor | Array) -> Array:
         """`(…)`, number of tokens that come before the given ones by logit alone.
@@ -180,7 +179,7 @@ class Distribution:
         Args:
             tokens: `(…)`, integer ids.
         """
-        return count(self.z > self._logit(tokens)[..., None])
+        return count(self.z > at(self.z, as_array(tokens))[..., None])
 
     def mass_of(self, part: Distribution) -> Array | None:
         """`(…)`, mass that a restriction of these rows kept, float64; None where it is none."""
@@ -213,8 +212,8 @@ class Distribution:
         # A look whether there is 0·∞ would make the host wait.
         return total(weights * values.where(weights > 0, 0.0)) / self.total
 
-    def _logit(self, tokens: Tensor | Array) -> Array:
-        return at(self.z, as_array(tokens))
+    def _log_weight(self, tokens: Array) -> Array:
+        return at(self.log_weights, tokens)
 
 
 def _filled(like: Array, beyond: float, write: Callable[[Array | None], Array]) -> Array:
@@ -248,40 +247,33 @@ def _sums(weights: Values, values: Values) -> Array:
 
 
 class _Divided(Distribution):
-    """Rows of z/T, of which a step needs no more than the differences to the largest."""
+    """Rows of z/T, less the largest of each: the differences are divided, which rounds less."""
 
     def __init__(self, whole: Distribution, temperature: float | Tensor) -> None:
         self.whole, self.vocab = whole, whole.vocab
         self.temperature = temperature
-        self.divisor = as_array(temperature)
-        # Rounding keeps the order, so the largest logit is still that.
-        self.top = whole.top / self.divisor
 
     @cached_property
     def logits(self) -> Tensor:  # type: ignore[override]
         if self.whole.logits.requires_grad:
-            return self.whole.logits / self.temperature
-        with np.errstate(over="ignore"):  # by logits that mask
-            return as_tensor(self.whole.z / self.divisor)
+            return (self.whole.logits - as_tensor(self.whole.top)) / self.temperature
+        return as_tensor(self.log_weights).clone(memory_format=torch.contiguous_format)
+
+    @cached_property
+    def top(self) -> Array:
+        """`(…, 1)`, 0."""
+        return library(self.whole.top).zeros_like(self.whole.top)
 
     @cached_property
     def _long_log_weights(self) -> Array:
-        z, divisor, top = self.whole.z, self.divisor, self.top
-
-        def write(out: Array | None) -> Array:
-            differences = library(z).divide(z, divisor, out=out)
-            differences -= top
-            return differences
-
-        return _filled(z, _NOTHING, write)
+        depths, divisor = self.whole.log_weights, as_array(self.temperature)
+        return _filled(
+            depths, _NOTHING, lambda out: library(depths).divide(depths, divisor, out=out)
+        )
 
     @cached_property
     def support(self) -> Array:
-        # Of what is computed anyway: the quotients of a vocabulary would be one pass more.
         return self.log_weights > -np.inf
-
-    def _logit(self, tokens: Tensor | Array) -> Array:
-        return (self.whole._logit(tokens)[..., None] / self.divisor)[..., 0]
 
 
 class _Restricted(Distribution):
@@ -316,7 +308,6 @@ class _Restricted(Distribution):
     def restricted(self, kept: Array) -> Distribution:
         return _Restricted(self.whole, self._mask & kept)
 
-    def _logit(self, tokens: Tensor | Array) -> Array:
-        tokens = as_array(tokens)
+    def _log_weight(self, tokens: Array) -> Array:
         kept = at(self._mask, tokens)
-        return library(kept).where(kept, self.whole._logit(tokens), -np.inf)
+        return library(kept).where(kept, self.whole._log_weight(tokens), -np.inf)

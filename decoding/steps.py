@@ -75,7 +75,7 @@ def apply(settings: DecodingSettings, raw: Distribution, history: History | None
         if name == "mirostat_tau":
             assert history is not None
             most = looking_back.most_surprisal(settings, history, as_tensor(rows.log_total))
-            rows = rows.restricted(truncation.up_to_surprisal.kept(rows, as_array(most)))
+            rows = rows.restricted(truncation.up_to_surprisal(rows, as_array(most)))
         elif name == "typical_p":  # may leave out the first token
             rows = Distribution(truncation.typical_p(rows, value))
         elif name == "xtc_probability":

@@ -54,14 +54,17 @@ class Cut:
 
 
 def temperature(logits: Rows, value: float | Tensor) -> Tensor:
-    """Divide logits by the temperature: `q ∝ p^(1/T)`; 0 keeps the first token alone.
+    """Divide by the temperature: `q ∝ p^(1/T)`; 0 keeps the first token alone.
+
+    What is divided is `z - max z`: far from zero, z/T alone would be rounded more coarsely than
+    the differences between tokens, which are all that matters.
 
     Args:
         logits: `(…, vocab)`.
         value: T >= 0; below 1 sharpens, above 1 flattens. Or `(…, 1)`, T > 0 of each row.
 
     Returns:
-        `(…, vocab)` logits.
+        `(…, vocab)` logits, the largest of each row 0.
 
     Source: Hinton et al. 2015, arXiv:1503.02531.
     """
@@ -76,28 +79,15 @@ def tempered(rows: Distribution, value: float | Tensor) -> Distribution:
         value: as in `temperature`.
 
     Returns:
-        `(…, vocab)` rows of z/T.
+        `(…, vocab)` rows of (z - max z)/T.
     """
-    if not isinstance(value, Tensor):
-        if value == 0:
-            return rows.restricted(top_k.kept(rows, 1))
-        if _moderate(rows.top, value):
-            return rows.divided(value)
-    # Beyond these bounds the result is the limit already, and z or T would overflow.
-    largest = torch.finfo(rows.logits.dtype).max
-    if not isinstance(value, Tensor):
-        value = torch.full_like(as_tensor(rows.top), min(max(value, 1e-30), largest))
-    coldest = as_tensor(rows.top).abs() / largest * (1 + 1e-6)
-    return rows.divided(torch.maximum(value.clamp(max=largest).to(rows.logits.dtype), coldest))
-
-
-def _moderate(top: Array, value: float) -> bool:
-    """Whether T and z/T are known to lie within float32."""
-    if value >= 1:
-        return value < 1e38
-    # On an accelerator a look would make the host wait.
-    tops = top.ravel().tolist() if on_host(top) else [math.inf]
-    return value > 1e-30 and max(map(abs, tops), default=0) < 1e30 * value
+    if not isinstance(value, Tensor) and value == 0:
+        return rows.restricted(top_k.kept(rows, 1))
+    # Beyond these bounds the result is the limit already, and T would leave float32.
+    least, most = 1e-30, torch.finfo(rows.logits.dtype).max
+    if isinstance(value, Tensor):
+        return rows.divided(value.clamp(least, most).to(rows.logits.dtype))
+    return rows.divided(min(max(value, least), most))
 
 
 @Cut
@@ -148,7 +138,8 @@ def top_h(rows: Distribution, value: float) -> Array:
     limit = value * rows.entropy
 
     def goes_on(mass: Array, moment: Array, limit: Array) -> Array:
-        return library(mass).log(mass) + moment / mass <= limit
+        # Where rounding leaves H(p) nothing, no more than the first token can have H(q) = 0.
+        return (library(mass).log(mass) + moment / mass <= limit) & (limit > 0)
 
     return shortest(rows, goes_on, limit[..., None], reaching=False)
 
@@ -246,7 +237,7 @@ def epsilon_cutoff(rows: Distribution, value: float) -> Array:
 
     Source: Hewitt et al. 2022, arXiv:2210.15191.
     """
-    return _up_to_surprisal(rows, -math.log(value))
+    return up_to_surprisal(rows, -math.log(value))
 
 
 @Cut
@@ -262,7 +253,7 @@ def eta_cutoff(rows: Distribution, value: float) -> Array:
 
     Source: Hewitt et al. 2022, arXiv:2210.15191 (η-sampling).
     """
-    return _up_to_surprisal(rows, (rows.entropy - math.log(value) / 2).clip(-math.log(value)))
+    return up_to_surprisal(rows, (rows.entropy - math.log(value) / 2).clip(-math.log(value)))
 
 
 @Cut
@@ -283,7 +274,7 @@ def p_less(rows: Distribution, value: float) -> Array:
     xp = library(rows.z)
     # The first token's surprisal is never beyond, but its rounded number may be.
     most = -(xp.log(rows.collision) + math.log(value))
-    return _up_to_surprisal(rows, xp.maximum(most, rows.log_total))
+    return up_to_surprisal(rows, xp.maximum(most, rows.log_total))
 
 
 @Cut
@@ -342,21 +333,16 @@ def xtc(logits: Rows, probability: float, threshold: float) -> Tensor:
     return torch.where(left < 1, log_probs + factor, log_probs).to(rows.logits.dtype)
 
 
-@Cut
-def up_to_surprisal(rows: Distribution, most: Array) -> Array:
-    """Keep tokens with `-log p_i <= μ`, or the first token where none has (mirostat's cut).
+def up_to_surprisal(rows: Distribution, most: float | Array) -> Array:
+    """Tokens with `-log p_i <= μ`, or the first token where none has (mirostat's cut).
 
     Args:
         rows: `(…, vocab)`.
-        most: `(…)`, μ of each row, nats.
+        most: μ, nats, or `(…)` of each row.
 
     Returns:
-        `(…, vocab)` logits.
+        `(…, vocab)`, bool.
     """
-    return _up_to_surprisal(rows, most)
-
-
-def _up_to_surprisal(rows: Distribution, most: float | Array) -> Array:
     least = (rows.log_total - most)[..., None]
     kept = rows.log_weights >= least
     if on_host(kept) and (least <= 0).all():

@@ -191,6 +191,18 @@ def test_tokens_masked_by_a_large_number_do_not_hide_the_solution(target, masked
         assert entropy_at(z, temperature.item()) == pytest.approx(target, abs=1e-5)
 
 
+@pytest.mark.parametrize("offset", [0.0, -100.0, 1e3, -1e4, 1e5])
+@pytest.mark.parametrize("spread", [0.05, 3.0])
+def test_target_is_reached_however_far_from_zero_the_logits_are(offset, spread):
+    logits = offset + spread * torch.randn(20, 2048, generator=torch.Generator().manual_seed(0))
+    for target in (1.5, 4.0):
+        attained = solve_temperature(logits, target).attained
+        assert attained.any()
+        log_q = DecodingSettings(target_entropy=target).log_probs(logits).double()[attained]
+        entropy = -(log_q.exp() * log_q.clamp(min=-1000)).sum(-1)
+        assert (entropy - target).abs().max() < 1e-3
+
+
 def hostile_rows(scale):
     """Rows of 300 tokens that are far from straight in any variable, each kind a few times."""
     generator = torch.Generator().manual_seed(0)

@@ -229,6 +229,13 @@ def test_top_h_by_hand():
     assert kept_ids(probs, "top_h", 0.62) == [0, 1]  # 0.62 H = 0.6446
 
 
+@pytest.mark.parametrize("value", [0.4, 0.99])
+def test_top_h_keeps_one_token_where_the_others_weigh_nothing(value):
+    # e^-104 is nothing in float32, so H(p) is rounded to 0, as is that of every prefix.
+    logits = torch.cat([torch.zeros(1), torch.full((255,), -105.0)])[torch.randperm(256)]
+    assert finite(RULES["top_h"](logits, value)).tolist() == (logits == 0).tolist()
+
+
 def top_h_warper(value):
     if not hasattr(logits_process, "TopHLogitsWarper"):
         pytest.skip("this transformers has no top_h")
