@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 from itertools import product
 
@@ -49,7 +50,7 @@ def _values(name: str, text: str) -> list[str]:
         start, stop, step = (Decimal(bound.strip()) for bound in bounds)
         if not step.is_finite():
             raise ValueError
-        count = int((stop - start) / step) + 1 if step > 0 else 0
+        count = math.floor((stop - start) / step) + 1 if step > 0 else 0
     except (ValueError, ArithmeticError):
         raise ValueError(f"{name} takes start:stop:step, got {text!r}") from None
     if count < 1:

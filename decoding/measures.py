@@ -11,6 +11,7 @@ from torch import Tensor
 from decoding.arrays import Array, as_tensor, joined, library, side_by_side
 from decoding.distribution import Distribution
 from decoding.steps import Applied, kept_mass
+from decoding.truncation import top_k
 
 # Columns. Counts and ids stay below 2^24, so float32 holds them exactly.
 ENTROPY, RAW_ENTROPY, KEPT, KEPT_MASS, KL = range(5)
@@ -22,13 +23,14 @@ class Measures(NamedTuple):
     """What a monitor writes down of a step."""
 
     columns: Array
-    """`(rows, 5)`, and `(rows, 8)` where the tokens are known, float32."""
+    """`(rows, 5)`: entropy, raw entropy, kept, kept mass, KL; and where the tokens are known
+    `(rows, 8)`, with log q, log p and rank of each; float32."""
     temperature: Tensor | None
     """`(rows)`, where the entropy of each row sets it."""
     best: Tensor | None
-    """`(rows, alternatives + 1, 3)`."""
+    """`(rows, alternatives + 1, 3)`: id, log q and log p of the first tokens of p."""
     candidates: Tensor | None
-    """`(rows, candidates, 4)`, of beams."""
+    """`(rows, candidates, 4)`, for beams: id, log q, log p and rank of the first tokens of q."""
 
     @classmethod
     def of(cls, portions: Sequence[Measures]) -> Measures:
@@ -65,9 +67,9 @@ def measured(
     if applied.temperature is not None:
         temperature = applied.temperature.squeeze(-1)
     if alternatives:
-        best = _best(raw, final, raw.logits, alternatives + 1)
+        best = _best(raw, final, raw, alternatives + 1)
     if candidates:
-        best_of_q = _best(raw, final, final.logits, candidates)
+        best_of_q = _best(raw, final, final, candidates)
         ranks = _ranks(raw.logits, best_of_q[..., 0].long()).float().unsqueeze(-1)
         best_of_q = torch.cat([best_of_q, ranks], dim=-1)
     return Measures(side_by_side(columns), temperature, best, best_of_q)
@@ -84,14 +86,23 @@ def of_tokens(raw: Distribution, final: Distribution, tokens: Tensor | Array) ->
     return [final.log_prob(tokens), raw.log_prob(tokens), raw.rank(tokens)]
 
 
-def _best(raw: Distribution, final: Distribution, scores: Tensor, count: int) -> Tensor:
-    """Id, log q and log p of the `count` tokens with the largest scores, `(rows, count, 3)`."""
-    ids = scores.topk(min(count, scores.shape[-1]), dim=-1).indices
+def _best(raw: Distribution, final: Distribution, ranking: Distribution, count: int) -> Tensor:
+    """Id, log q and log p of the `count` first tokens of `ranking`, `(rows, count, 3)`."""
+    ids = _first_ids(ranking, count)
     log_q, log_p = (
         of.logits.gather(-1, ids) - as_tensor(of.top) - as_tensor(of.log_total).unsqueeze(-1)
         for of in (final, raw)
     )
     return torch.stack([ids.double(), log_q, log_p], dim=-1).float()
+
+
+def _first_ids(rows: Distribution, count: int) -> Tensor:
+    """The first tokens in their order, `(rows, count)`; `topk` takes any of those that are tied."""
+    count = min(count, rows.vocab)
+    scores = rows.logits.clamp(min=torch.finfo(rows.logits.dtype).min)
+    kept = as_tensor(top_k.kept(rows, count))
+    ids = scores.masked_fill(~kept, -torch.inf).topk(count, dim=-1).indices.sort(-1).values
+    return ids.gather(-1, scores.gather(-1, ids).argsort(dim=-1, descending=True, stable=True))
 
 
 def _ranks(logits: Tensor, ids: Tensor) -> Tensor:

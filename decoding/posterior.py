@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import log_softmax, logsumexp  # type: ignore[import-untyped]
+from scipy.special import log_softmax  # type: ignore[import-untyped]
 
 FloatArray = NDArray[np.float64]
 
@@ -93,14 +93,14 @@ def log_odds(log_probs: ArrayLike) -> FloatArray:
         `(…, candidates)`, nats; +∞ where the others are ruled out, NaN where all are.
     """
     values = np.asarray(log_probs, dtype=np.float64)
-    odds = np.empty_like(values)
-    for index in range(values.shape[-1]):
-        others = np.delete(values, index, axis=-1)
-        rest = (
-            logsumexp(others, axis=-1) if others.shape[-1] else np.full(values.shape[:-1], -np.inf)
+    none = np.full((*values.shape[:-1], 1), -np.inf)
+    with np.errstate(invalid="ignore"):  # NaN where all are ruled out
+        before = np.logaddexp.accumulate(values, axis=-1)[..., :-1]
+        after = np.logaddexp.accumulate(values[..., :0:-1], axis=-1)[..., ::-1]
+        rest = np.logaddexp(
+            np.concatenate([none, before], axis=-1), np.concatenate([after, none], axis=-1)
         )
-        odds[..., index] = values[..., index] - rest
-    return odds
+        return values - rest  # type: ignore[no-any-return]
 
 
 def log_bayes_factors(log_likelihoods: ArrayLike, candidate: int) -> FloatArray:

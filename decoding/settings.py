@@ -213,12 +213,15 @@ class DecodingSettings:
                 …) or differs from the field of its name (`top_h`), or a value outside a field's
                 range.
         """
+        for name in ("penalty_alpha", "dola_layers"):
+            if getattr(config, name, None):
+                raise ValueError(f"transformers' {name}={getattr(config, name)!r} is no field here")
         if not config.do_sample:
             return cls(temperature=0)
-        for name in ("top_h", "penalty_alpha", "dola_layers"):
-            if getattr(config, name, None):
-                why = "keeps other sets than the field" if name == "top_h" else "is no field"
-                raise ValueError(f"transformers' {name}={getattr(config, name)!r} {why} here")
+        if getattr(config, "top_h", None):
+            raise ValueError(
+                f"transformers' top_h={config.top_h!r} keeps other sets than the field"
+            )
         values: dict[str, Any] = {"top_k": 50}
         for name in SHARED:
             value = getattr(config, name, None)

@@ -101,6 +101,7 @@ def test_any_text_is_a_grid_or_refused_in_one_line(text):
         ("temperature=0.5:1.5:0", "start <= stop and step > 0 are needed"),
         ("temperature=0.5:1.5:-0.1", "start <= stop and step > 0 are needed"),
         ("temperature=1.5:0.5:0.1", "temperature=1.5:0.5:0.1 holds no value"),
+        ("temperature=1:0.9:0.2", "temperature=1:0.9:0.2 holds no value"),
         ("temperature=0.5:1.5", "temperature takes start:stop:step, got '0.5:1.5'"),
         ("temperature=0.5:1.5:0.1:2", "temperature takes start:stop:step"),
         ("temperature=a:b:c", "temperature takes start:stop:step, got 'a:b:c'"),

@@ -9,6 +9,8 @@ import torch
 from transformers import StoppingCriteria
 
 from decoding import DecodingSettings, EntropyMonitor, NonFiniteLogitsError
+from decoding.distribution import Distribution
+from decoding.measures import measured
 from oracle import (
     TEXTS,
     TOLERANCE,
@@ -185,6 +187,16 @@ def test_alternatives_are_the_best_other_tokens(toy_gpt2, num_beams, count, entr
                 (trace.alternatives.raw_probability[step], log_softmax(z)),
             ]:
                 np.testing.assert_allclose(got, np.exp(log_probs)[others], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("count", [1, 3, 30, 300])
+def test_runners_up_that_are_tied_come_by_id(count):
+    logits = -(torch.arange(300) % 7).float().expand(2, -1)  # of 300, 43 share the first place
+    raw = Distribution(logits)
+    applied = DecodingSettings(top_p=0.9).apply(raw)
+    best = measured(raw, applied, torch.tensor([0, 7]), alternatives=count).best
+    order = np.argsort(-logits[0].numpy(), kind="stable")[: count + 1]
+    assert best[..., 0].long().tolist() == [order.tolist()] * 2
 
 
 def test_entropy_of_the_latest_step_is_at_hand(toy_gpt2):

@@ -518,6 +518,12 @@ def test_a_configuration_that_names_one_field_keeps_the_hidden_one():
 def test_a_step_that_is_no_field_is_refused_by_name(name, value):
     with pytest.raises(ValueError, match=name):
         DecodingSettings.from_generation_config(config(do_sample=True, **{name: value}))
+    plain = config(do_sample=False, **{name: value})
+    if name == "top_h":  # has no effect without sampling, where the others are
+        assert DecodingSettings.from_generation_config(plain).greedy
+    else:
+        with pytest.raises(ValueError, match=name):
+            DecodingSettings.from_generation_config(plain)
 
 
 def test_a_bad_value_in_a_configuration_is_refused():
