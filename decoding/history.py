@@ -143,7 +143,8 @@ def dry_penalties(settings: DecodingSettings, history: History, vocab: int) -> T
         matched += going_on
     # Beyond any logit's reach, and within float32's.
     most = math.log(1e30) / math.log(settings.dry_base) if settings.dry_base > 1 else math.inf
-    beyond = (matched - settings.dry_allowed_length).double()
+    # No match is longer than the longest, so a larger length allows them all.
+    beyond = (matched - min(settings.dry_allowed_length, LONGEST_MATCH + 1)).double()
     size = settings.dry_multiplier * settings.dry_base ** beyond.clamp(max=most)
     size = torch.where((beyond >= 0) & ~barred[:, 1:], size.clamp(max=1e30), 0.0).float()
     return penalties.scatter_reduce_(-1, ids[:, 1:], size, "amax")

@@ -386,12 +386,15 @@ class _Last(LogitsProcessor):  # type: ignore[misc]
         return scores
 
 
-def without_faults(raw: Distribution, step: int) -> tuple[Distribution, Array | None]:
+def without_faults(
+    raw: Distribution, step: int, first: int = 0
+) -> tuple[Distribution, Array | None]:
     """Rows without those that are no distribution.
 
     Args:
         raw: the model's own rows.
         step: for the error.
+        first: for the error, the number of the first row.
 
     Returns:
         The rows, and of an accelerator which they are, `(rows)`, bool.
@@ -402,7 +405,7 @@ def without_faults(raw: Distribution, step: int) -> tuple[Distribution, Array | 
     if not on_host(raw.top):
         fault = ~raw.top[:, 0].isfinite()
         return Distribution(raw.logits.masked_fill(fault.unsqueeze(-1), 0.0)), fault
-    for row, top in enumerate(raw.top.ravel().tolist()):
+    for row, top in enumerate(raw.top.ravel().tolist(), first):
         if not math.isfinite(top):
             raise NonFiniteLogitsError(f"step {step}, row {row}")
     return raw, None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
@@ -76,12 +77,14 @@ class EntropyPolicy:
     def __post_init__(self) -> None:
         for name in ("entropy_above", "varentropy_above"):
             value = getattr(self, name)
-            if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
+            # A whole number may be too large for a float.
+            number = isinstance(value, Real) and not isinstance(value, bool)
+            if not number or not 0 <= value <= sys.float_info.max:
                 raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
             object.__setattr__(self, name, float(value))
         if not isinstance(self.settings, DecodingSettings):
             raise ValueError(f"settings must be a DecodingSettings, got {self.settings!r}")
-        known = isinstance(self.then, DecodingSettings) or callable(self.then)
+        known = isinstance(self.then, DecodingSettings) or _is_function(self.then)
         if not known and self.then not in ENDINGS:
             raise ValueError(
                 f"then must be a setting, a function, or one of {', '.join(ENDINGS)}, "
@@ -174,8 +177,15 @@ class EntropyPolicy:
             history: what came before each row, for a setting that looks back.
             decisions: what `decide` said of each row, where `then` is a function.
             raw: the model's own rows, where `rows` are not.
+
+        Raises:
+            ValueError: `then` is no setting and there are no decisions, so that what the policy
+                does would be left out.
         """
         import torch
+
+        if decisions is None and not isinstance(self.then, DecodingSettings):
+            raise ValueError(f"'{self}' decides while text is generated, and has nothing decided")
 
         applied = self.settings.apply(rows, history)
         if isinstance(self.then, DecodingSettings):
@@ -219,6 +229,10 @@ class EntropyPolicy:
                 _refuse_mirostat(then)
                 decisions[row] = then
         return decisions
+
+
+def _is_function(then: object) -> bool:
+    return callable(then) and not isinstance(then, type)
 
 
 def _refuse_mirostat(settings: object) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -62,7 +63,8 @@ class Sampler:
             callables.
 
     Raises:
-        ValueError: neither or both of `seed` and `points`, or one of them outside its range.
+        ValueError: neither or both of `seed` and `points`, or an argument is of another type or
+            outside its range.
     """
 
     def __init__(
@@ -75,11 +77,22 @@ class Sampler:
         listener: Callable[[Tensor], None] | None = None,
         streamer: BaseStreamer | None = None,
     ) -> None:
-        if (seed is None) == (points is None):
+        if not isinstance(settings, DecodingSettings | EntropyPolicy):
+            raise ValueError(
+                f"settings must be a DecodingSettings or an EntropyPolicy, got {settings!r}"
+            )
+        if seed is None and points is None:
+            raise ValueError("a Sampler needs a seed, as in seed=0, or points")
+        if seed is not None and points is not None:
             raise ValueError("a Sampler takes a seed or points, and not both")
-        if seed is not None and not 0 <= seed < 2**64:
-            raise ValueError(f"seed must be in [0, 2^64), got {seed}")
+        if seed is not None:
+            if not isinstance(seed, Integral) or isinstance(seed, bool):
+                raise ValueError(f"seed must be a whole number, got {seed!r}")
+            if not 0 <= seed < 2**64:
+                raise ValueError(f"seed must be in [0, 2^64), got {seed}")
         if points is not None:
+            if not isinstance(points, Tensor):
+                raise ValueError(f"points must be a tensor, got {type(points).__name__}")
             if points.ndim != 2 or points.dtype != torch.float64:
                 raise ValueError(
                     "points must be (rows, steps) in float64, got "
@@ -123,7 +136,9 @@ class Sampler:
                 "to model.generate, which leaves the setting alone in charge"
             )
         rows, length = input_ids.shape
-        mask = kwargs.get("attention_mask")
+        # The other mask of such a model is of what its encoder reads.
+        of_decoder = model.config.is_encoder_decoder
+        mask = kwargs.get("decoder_attention_mask" if of_decoder else "attention_mask")
         starts = None
         if mask is not None and mask.shape == input_ids.shape:
             starts = mask.long().argmax(-1)
@@ -137,13 +152,13 @@ class Sampler:
             raise ValueError(
                 f"points are for {points.shape[1]} steps, and the call may take {steps}"
             )
-        self.endings, self.ended_at = [None] * rows, [0] * rows
         step = _Step(
             self,
             points.to(input_ids.device),
             starts,
             keeps_scores=generation_config.output_scores or generation_config.output_logits,
         )
+        self.endings, self.ended_at = step.endings, step.ended_at
         # Alone it is called as it is: a list looks up signatures at each step.
         processors: Any = step
         if logits_processor:
@@ -151,7 +166,7 @@ class Sampler:
         generation_config.do_sample = False
         policy = self.settings
         if isinstance(policy, EntropyPolicy) and not isinstance(policy.then, DecodingSettings):
-            stopping_criteria = step.over = _Over(stopping_criteria, self)
+            stopping_criteria = step.over = _Over(stopping_criteria, step)
         if self.streamer is not None:
             self.streamer.put(input_ids.cpu())
         # Inference mode spares some bookkeeping. What leaves it cannot be written to elsewhere, so
@@ -252,6 +267,9 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         self.sampler = sampler
         self.points = as_array(points)
         self.starts = starts
+        # Of this call: the same sampler may serve another one at the same time.
+        self.endings: list[str | None] = [None] * len(points)
+        self.ended_at = [0] * len(points)
         self.step = 0
         self.before: Tensor | None = None
         self.most_surprisal: Tensor | None = None
@@ -272,7 +290,11 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         if self.replay is not None:
             outcome: _Outcome = self.replay(*rows._replace(ids=None))
         elif isinstance(sampler.settings, DecodingSettings):
-            outcome = _Outcome.of([self._outcome(portion) for portion in rows.portions()])
+            first, outcomes = 0, []
+            for portion in rows.portions():
+                outcomes.append(self._outcome(portion, first))
+                first += len(portion.scores)
+            outcome = _Outcome.of(outcomes)
         else:
             outcome = self._outcome(rows)
         self.most_surprisal = outcome.most_surprisal
@@ -296,12 +318,13 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
             step, row = found[0].tolist()
             raise NonFiniteLogitsError(f"step {step}, row {row}")
 
-    def _outcome(self, rows: _Rows) -> _Outcome:
+    def _outcome(self, rows: _Rows, first: int = 0) -> _Outcome:
+        """What comes of rows, of which the first has that number."""
         sampler, settings = self.sampler, self.sampler.settings
-        given, fault = without_faults(Distribution(rows.scores), self.step)
+        given, fault = without_faults(Distribution(rows.scores), self.step, first)
         raw = given
         if rows.before is not None:
-            raw, fault_before = without_faults(Distribution(rows.before), self.step)
+            raw, fault_before = without_faults(Distribution(rows.before), self.step, first)
             fault = None if fault is None else fault | fault_before
         history = History(rows.ids, rows.starts, rows.most_surprisal)
         if isinstance(settings, EntropyPolicy):
@@ -322,8 +345,8 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
     def _end(self, decisions: list[Any]) -> None:
         for row, then in enumerate(decisions):
             if isinstance(then, str) and then in ENDINGS:
-                self.sampler.endings[row] = then
-                self.sampler.ended_at[row] = self.step
+                self.endings[row] = then
+                self.ended_at[row] = self.step
 
     def _only(self, tokens: Tensor, scores: Tensor) -> Tensor | Drawn:
         """What leaves one token a row."""
@@ -364,13 +387,13 @@ class Drawn:
 class _Over(StoppingCriteriaList):  # type: ignore[misc]
     """The criteria of a call and the endings of a policy, which is not asked about rows behind."""
 
-    def __init__(self, criteria: StoppingCriteriaList, sampler: Sampler) -> None:
+    def __init__(self, criteria: StoppingCriteriaList, step: _Step) -> None:
         super().__init__(criteria)
-        self.sampler = sampler
+        self.step = step
         self.rows: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        ended = torch.tensor([ending is not None for ending in self.sampler.endings])
+        ended = torch.tensor([ending is not None for ending in self.step.endings])
         over: Tensor = super().__call__(input_ids, scores, **kwargs) | ended.to(input_ids.device)
         self.rows = over if self.rows is None else self.rows | over
         return self.rows

@@ -351,7 +351,7 @@ RULES: dict[str, _Check] = {
     "dry_multiplier": _NOT_NEGATIVE,
     "dry_base": ("a finite number >= 1", lambda v: 1 <= v < math.inf),
     "dry_allowed_length": (">= 1", lambda v: v >= 1),
-    "dry_breakers": ("ids >= 0", lambda v: all(id_ >= 0 for id_ in v)),
+    "dry_breakers": ("ids in [0, 2^63)", lambda v: all(0 <= id_ < 2**63 for id_ in v)),
     "temperature": _NOT_NEGATIVE,
     "edt_theta": _NOT_NEGATIVE,
     "edt_base": ("in (0, 1)", lambda v: 0 < v < 1),

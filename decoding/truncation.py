@@ -317,7 +317,8 @@ def xtc(logits: Rows, probability: float, threshold: float) -> Tensor:
     log_probs = rows.logits.double().log_softmax(-1)
     reaching = log_probs >= math.log(threshold)
     # Fewer than 1/t tokens can reach t, so the last of them is among these.
-    window = min(math.ceil(1 / threshold) + 1, log_probs.shape[-1])
+    vocab = log_probs.shape[-1]
+    window = min(math.ceil(min(1 / threshold, vocab)) + 1, vocab)
     largest = log_probs.topk(window, dim=-1).values
     last = ((largest >= math.log(threshold)).sum(-1, keepdim=True) - 1).clamp(min=0)
     boundary = largest.gather(-1, last)

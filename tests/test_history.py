@@ -339,7 +339,12 @@ def test_the_processor_follows_what_was_appended():
         (DryProcessor, -1, {}, "dry_multiplier must be a finite number >= 0, got -1"),
         (DryProcessor, 1, {"dry_base": 0.5}, "dry_base must be a finite number >= 1, got 0.5"),
         (DryProcessor, 1, {"dry_allowed_length": 0}, "dry_allowed_length must be >= 1, got 0"),
-        (DryProcessor, 1, {"dry_breakers": (-1,)}, r"dry_breakers must be ids >= 0, got \(-1,\)"),
+        (
+            DryProcessor,
+            1,
+            {"dry_breakers": (-1,)},
+            r"dry_breakers must be ids in .* got \(-1,\)",
+        ),
         (MirostatProcessor, -1, {}, "mirostat_tau must be a finite number >= 0, got -1"),
         (MirostatProcessor, 1, {"mirostat_eta": 0}, r"mirostat_eta must be in \(0, 1\], got 0"),
     ],
@@ -347,3 +352,8 @@ def test_the_processor_follows_what_was_appended():
 def test_processors_refuse_bad_parameters_by_name(processor, value, parameters, words):
     with pytest.raises(ValueError, match=words):
         processor(value, **parameters)
+
+
+def test_a_length_that_no_match_reaches_penalises_nothing():
+    settings = DecodingSettings(dry_multiplier=1, dry_allowed_length=10**30)
+    assert not dry_penalties(settings, History(torch.tensor([[1, 2, 1, 2, 1]])), 5).any()

@@ -8,6 +8,7 @@ import torch
 from transformers import LogitsProcessor
 
 from decoding import DecodingSettings, EntropyMonitor, EntropyPolicy, Sampler, generate
+from decoding.comparison import compare_rows
 from decoding.distribution import Distribution
 from decoding.policy import Crossing, parse_setting
 from oracle import (
@@ -452,6 +453,9 @@ def test_other_forms_are_refused_in_one_line(text, message):
     [
         ({"entropy_above": "2"}, r"entropy_above must be a finite number >= 0, got '2'"),
         ({"entropy_above": None}, r"entropy_above must be a finite number >= 0, got None"),
+        ({"entropy_above": 10**400}, r"entropy_above must be a finite number"),
+        ({"entropy_above": True}, r"entropy_above must be .* got True"),
+        ({"then": DecodingSettings}, "then must be a setting, a function"),
         ({"varentropy_above": float("nan")}, r"varentropy_above must be .* got nan"),
         ({"settings": "raw"}, r"settings must be a DecodingSettings, got 'raw'"),
         ({"then": "halt"}, r"then must be a setting, a function, or one of .* got 'halt'"),
@@ -470,3 +474,11 @@ def test_beams_are_refused(stories):
     with pytest.raises(ValueError, match="a policy follows single sequences"):
         generate(stories.model, stories.tokenizer, "a", policy, num_beams=2)
     assert policy.generate_kwargs() == RAW.generate_kwargs()
+
+
+@pytest.mark.parametrize("then", ["stop", "abstain", "branch", lambda crossing: None])
+def test_what_a_policy_decides_is_not_left_out_in_silence(then):
+    policy = EntropyPolicy(entropy_above=0.5, then=then)
+    rows = torch.zeros(2, 5)
+    with pytest.raises(ValueError, match="decides while text is generated"):
+        compare_rows(rows, torch.zeros(2).long(), [DecodingSettings(), policy])

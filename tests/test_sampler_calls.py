@@ -1,6 +1,8 @@
 """What a call of `model.generate` may ask for beside a `Sampler`, and what it may not."""
 
 import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -8,14 +10,17 @@ import pytest
 import torch
 import transformers
 from transformers import (
+    LogitsProcessor,
     StoppingCriteria,
     StopStringCriteria,
+    T5Config,
+    T5ForConditionalGeneration,
     TextIteratorStreamer,
 )
 from transformers.generation.streamers import BaseStreamer
 
 import decoding.sampler
-from decoding import DecodingSettings, EntropyMonitor, NonFiniteLogitsError, Sampler
+from decoding import DecodingSettings, EntropyMonitor, EntropyPolicy, NonFiniteLogitsError, Sampler
 from decoding.sampling import DrawProcessor
 from drawing import (
     GREEDY,
@@ -323,8 +328,12 @@ def test_points_that_do_not_fit_the_call_are_refused(toy_gpt2, shape, message):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({}, "takes a seed or points, and not both"),
+        ({}, "needs a seed, as in seed=0, or points"),
         ({"seed": 0, "points": torch.zeros(1, 1, dtype=torch.float64)}, "and not both"),
+        ({"settings": "temperature=0.5", "seed": 1}, "settings must be a DecodingSettings or"),
+        ({"seed": 3.0}, "seed must be a whole number, got 3.0"),
+        ({"seed": True}, "seed must be a whole number, got True"),
+        ({"points": np.zeros((1, 1))}, "points must be a tensor, got ndarray"),
         ({"seed": -1}, r"seed must be in \[0, 2\^64\), got -1"),
         ({"seed": 2**64}, rf"seed must be in \[0, 2\^64\), got {2**64}"),
         ({"points": torch.zeros(1, 1)}, r"float64, got \(1, 1\) in torch.float32"),
@@ -336,7 +345,7 @@ def test_points_that_do_not_fit_the_call_are_refused(toy_gpt2, shape, message):
 )
 def test_arguments_out_of_range_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        Sampler(RAW, **kwargs)
+        Sampler(**{"settings": RAW} | kwargs)
 
 
 @pytest.mark.parametrize("monitor", [False, True])
@@ -362,3 +371,64 @@ def test_a_processor_that_leaves_no_token_is_named_by_step_and_row(toy_gpt2):
     sampler = Sampler(RAW, seed=0, monitor=EntropyMonitor())
     with pytest.raises(NonFiniteLogitsError, match=r"step 0, row 2\b"):
         sample(toy_gpt2, left_padded(TOY_PROMPTS, 0), sampler, logits_processor=[leave_none])
+
+
+def test_a_fault_in_a_later_portion_has_its_own_row_number(toy_llama, monkeypatch):
+    monkeypatch.setattr("decoding.sampler._PORTION", 17)
+
+    class Spoil(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            scores[2, 3] = float("nan")
+            return scores
+
+    with pytest.raises(NonFiniteLogitsError, match="step 0, row 2"):
+        sample(
+            toy_llama, left_padded(TOY_PROMPTS, 0), Sampler(RAW, seed=0),
+            logits_processor=[Spoil()],
+        )  # fmt: skip
+
+
+def test_two_calls_at_once_end_their_own_rows_alone(stories):
+    """A policy's endings belong to a call, also where the sampler is shared by threads."""
+    policy = EntropyPolicy(entropy_above=2.5, then="stop")
+    prompts = [stories.tokenizer(t, return_tensors="pt").input_ids for t in TEXTS[::2]]
+    shared, barrier = Sampler(policy, seed=3), threading.Barrier(2)
+
+    def run(sampler, ids):
+        return stories.model.generate(
+            ids, custom_generate=sampler, max_new_tokens=30, **policy.generate_kwargs()
+        )
+
+    def repeat(ids):
+        barrier.wait()
+        return [run(shared, ids) for _ in range(10)]
+
+    want = [run(Sampler(policy, seed=3), ids) for ids in prompts]
+    assert len(want[0][0]) - len(prompts[0][0]) != len(want[1][0]) - len(prompts[1][0])
+    with ThreadPoolExecutor(2) as pool:
+        for alone, got in zip(want, pool.map(repeat, prompts), strict=True):
+            assert all(torch.equal(alone, ids) for ids in got)
+
+
+def test_the_mask_of_an_encoder_is_not_that_of_the_decoder():
+    """DRY looks back at all that the decoder has read, whatever the encoder's padding."""
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=17, d_model=16, d_ff=16, num_layers=1, num_heads=2, d_kv=8,
+            decoder_start_token_id=0,
+        )
+    ).eval()  # fmt: skip
+    decoder_ids = torch.tensor([[0, 5, 6, 7, 8, 5, 6]] * 2)
+    mask = torch.ones_like(decoder_ids)
+    mask[1, :3] = 0
+    settings = DecodingSettings(dry_multiplier=50, dry_allowed_length=1)
+    monitor = EntropyMonitor()
+    outputs = model.generate(
+        input_ids=torch.full_like(decoder_ids, 4), attention_mask=mask,
+        decoder_input_ids=decoder_ids, max_new_tokens=1, eos_token_id=None, pad_token_id=0,
+        custom_generate=Sampler(settings, points=points_for(2, 1), monitor=monitor),
+        **settings.generate_kwargs(),
+    )  # fmt: skip
+    for trace in monitor.traces(outputs, eos_token_id=None):
+        assert trace.kl_nats[0] > 1e-3 and trace.ids[0] != 7

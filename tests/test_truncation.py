@@ -556,3 +556,8 @@ def test_leading_axes_of_any_number(name, value):
         for j in range(3):
             assert torch.equal(result[i, j], RULES[name](logits[i, j], value))
     assert RULES[name](logits[:, :0], value).shape == (2, 0, 40)
+
+
+def test_a_threshold_of_xtc_that_has_no_inverse_in_float64_excludes_all_but_the_last():
+    logits = torch.tensor([2.0, 0.0, 1.0])
+    assert finite(xtc(logits, 1.0, 1e-310)).tolist() == [False, True, False]
