@@ -46,6 +46,12 @@ class Branch:
         """What the stretch adds."""
         return "".join(self.texts)
 
+    def go_on(self, stretch: Branch) -> None:
+        """Add the tokens of another stretch."""
+        self.ids += stretch.ids
+        self.texts += stretch.texts
+        self.entropy_nats += stretch.entropy_nats
+
     def leaves(self) -> Iterator[tuple[str, float]]:
         """Each whole text below here, and the product of its probabilities at the forks."""
         if not self.children:
@@ -116,8 +122,10 @@ def branch(
 ) -> Tree:
     """Continue a prompt, and fork wherever the model hesitates.
 
-    Forks are taken in the order of their depth, as long as they leave at most `max_leaves` ends;
-    from then on text is drawn without forks.
+    A fork is into the most probable tokens under the setting, and each goes on by draws. Forks are
+    taken in the order of their depth, until there are `max_leaves` ends; from then on text is drawn
+    without forks. Where the setting keeps one token alone there is nothing to choose from, and no
+    fork.
 
     Args:
         model: a Hugging Face causal language model.
@@ -125,7 +133,8 @@ def branch(
         prompt: the prompt.
         settings: what tokens are drawn under, and what ranks the alternatives; default `raw`.
         entropy_above: nats; it forks where H(p) exceeds this.
-        branches: >= 2, alternatives at a fork; fewer where the setting keeps fewer.
+        branches: >= 2, alternatives at a fork; fewer where the setting keeps fewer, or where there
+            would be too many ends.
         max_leaves: >= 1.
         max_new_tokens: >= 1, of each whole text.
         seed: 0 <= seed < 2^64; None picks one, which the tree reports.
@@ -139,10 +148,13 @@ def branch(
     Raises:
         ValueError: an argument is out of its range, or as in `decoding.generate`.
     """
-    if branches < 2:
-        raise ValueError(f"branches must be >= 2, got {branches}")
-    if max_leaves < 1:
-        raise ValueError(f"max_leaves must be >= 1, got {max_leaves}")
+    for name, value, least in (
+        ("branches", branches, 2),
+        ("max_leaves", max_leaves, 1),
+        ("max_new_tokens", max_new_tokens, 1),
+    ):
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
     settings = settings or DecodingSettings()
     policy = EntropyPolicy(settings=settings, entropy_above=entropy_above, then="branch")
     run = Run(
@@ -167,14 +179,19 @@ def branch(
     leaves = 1
     while open_ends:
         node, path = open_ends.popleft()
-        may_fork = leaves + branches - 1 <= max_leaves
-        growing.grow(node, path, policy if may_fork else settings)
+        most = min(branches, max_leaves - leaves + 1)
+        growing.grow(node, path, policy if most > 1 else settings)
         if node.finish_reason is not None:
             continue
-        path = [*path, *node.ids]
-        node.children, node.hesitation_nats = growing.fork(path, settings, branches)
-        leaves += len(node.children) - 1
-        open_ends.extend((child, path) for child in node.children)
+        before = [*path, *node.ids]
+        children, hesitation = growing.fork(before, settings, most)
+        if len(children) == 1:
+            node.go_on(children[0])
+            open_ends.appendleft((node, path))
+            continue
+        node.children, node.hesitation_nats = children, hesitation
+        leaves += len(children) - 1
+        open_ends.extend((child, before) for child in children)
     return Tree(
         prompt=prompt,
         prompt_ids=tuple(prompt_ids),

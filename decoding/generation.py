@@ -382,8 +382,11 @@ class Run:
             reason = "entropy" if ending == "stop" else ending
         elif ids[-1] in end:
             reason = "eos"
-        elif any(stop in text for stop in self.stop):
-            reason = "stop"
+        elif self.stop:
+            # A stop string may begin in what was written before.
+            begin = len(job.ids) - job.written
+            written = "".join(token_texts(self.tokenizer, job.ids[begin:] + ids, job.ids[:begin]))
+            reason = "stop" if any(stop in written for stop in self.stop) else "length"
         runners_up = None
         if trace.alternatives is not None:
             runners_up = tuple(

@@ -82,12 +82,13 @@ def test_the_same_seed_grows_the_same_tree_and_another_one_another(stories):
     assert grown(stories, seed=None).seed != grown(stories, seed=None).seed
 
 
-@pytest.mark.parametrize(("branches", "most"), [(2, 2), (3, 3), (3, 4), (4, 1)])
+@pytest.mark.parametrize(("branches", "most"), [(2, 2), (3, 3), (3, 4), (4, 1), (50, 9)])
 def test_leaves_are_limited(stories, branches, most):
     tree = grown(stories, branches=branches, max_leaves=most)
-    leaves = len(list(tree.root.leaves()))
-    # A fork adds branches - 1 ends, and is taken as a whole or not at all.
-    assert leaves == 1 + (most - 1) // (branches - 1) * (branches - 1)
+    assert len(list(tree.root.leaves())) == most
+    sizes = [len(node.children) for node, _ in nodes(tree.root) if node.children]
+    # All forks but the last have as many as asked for.
+    assert sorted(sizes)[1:] == [branches] * len(sizes[1:])
 
 
 def test_a_setting_that_keeps_one_token_has_one_alternative(stories):
@@ -107,20 +108,37 @@ def test_a_sure_model_never_forks(stories):
 
 
 def test_a_stop_string_ends_a_text_also_across_a_fork(stories):
-    tree = grown(stories, stop=[" a"], max_new_tokens=30, max_leaves=30)
-    for node, path in nodes(tree.root):
-        if not node.children:
+    options = {"max_new_tokens": 30, "max_leaves": 30}
+    # The first two tokens behind a fork, of which the first one was given and the second drawn.
+    forks = [node for node, _ in nodes(grown(stories, **options).root) if node.children]
+    across = {"".join(fork.children[0].texts[:2]) for fork in forks}
+    assert len(across) >= 3
+    for stop in [" a", *sorted(across)]:
+        ended = []
+        for node, path in nodes(grown(stories, stop=[stop], **options).root):
             text = stories.tokenizer.decode([*path, *node.ids])
-            assert (" a" in text) == (node.finish_reason == "stop")
-        else:
-            assert " a" not in stories.tokenizer.decode([*path, *node.ids])
+            assert (stop in text) == (node.finish_reason == "stop")
+            ended.append(stop in text)
+        assert any(ended)
+
+
+def test_what_one_token_leaves_no_choice_of_is_no_fork(stories):
+    """So a tree is no deeper than it has ends, and its record can be written."""
+    tree = grown(stories, "top_k=1", entropy_above=0.0, max_new_tokens=12)
+    assert not tree.root.children and len(tree.root.ids) == 12
+    greedy = grown(stories, "greedy", entropy_above=100.0, max_new_tokens=12)
+    assert tree.root.ids == greedy.root.ids and tree.root.texts == greedy.root.texts
+    assert tree.root.entropy_nats == [0.0] * 12 and tree.root.finish_reason == "length"
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"branches": 1}, "branches must be >= 2"),
-        ({"max_leaves": 0}, "max_leaves must be >= 1"),
+        ({"branches": 1}, "branches must be a whole number >= 2, got 1"),
+        ({"branches": 2.5}, "branches must be a whole number >= 2, got 2.5"),
+        ({"max_leaves": 0}, "max_leaves must be a whole number >= 1, got 0"),
+        ({"max_leaves": float("nan")}, "max_leaves must be a whole number >= 1, got nan"),
+        ({"max_new_tokens": -3}, "max_new_tokens must be a whole number >= 1, got -3"),
         ({"entropy_above": -1.0}, "entropy_above"),
         ({"entropy_above": float("nan")}, "entropy_above"),
         ({"seed": -1}, "seed"),
@@ -153,10 +171,17 @@ def test_the_tree_at_the_shell(run, stories):
     "arguments",
     [("--num-samples", "2"), ("--num-beams", "2"), ("--alternatives", "1"),
      ("--setting", "mirostat_tau=2"), ("--setting", "raw while entropy<=2 else stop"),
-     ("--branches", "1"), ("--max-leaves", "0"), ("--branch-at-entropy", "-1")],
+     ("--branches", "1"), ("--max-leaves", "0"), ("--branch-at-entropy", "-1"),
+     ("--branch-at-entropy", "nan"), ("--branch-at-entropy", "inf")],
 )  # fmt: skip
 def test_what_a_tree_has_no_place_for_is_refused_before_a_model_is_loaded(run, arguments):
     code, out, err = run(
         "generate", "x", "--model", "./none", "--branch-at-entropy", "2", *arguments
     )
     assert code == 2 and out == "" and "none" not in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("option", ["--branches", "--max-leaves"])
+def test_options_of_a_tree_need_one(run, option):
+    code, out, err = run("generate", "x", "--model", "./none", option, "3")
+    assert (code, out, err) == (2, "", f"Error: {option} needs --branch-at-entropy\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import Counter
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from decoding.policy import EntropyPolicy, Setting
 from decoding.settings import DecodingSettings
@@ -68,7 +70,8 @@ if TYPE_CHECKING:
     "--branch-at-entropy",
     type=click.FloatRange(min=0),
     metavar="H",
-    help="Fork into alternatives where the model's own entropy exceeds H nats; shows a tree.",
+    help="Fork where the model's own entropy exceeds H nats: into the setting's most probable "
+    "tokens, each of which goes on by draws. Shows a tree with the probability of each branch.",
 )
 @click.option(
     "--branches",
@@ -76,7 +79,7 @@ if TYPE_CHECKING:
     default=3,
     show_default=True,
     metavar="N",
-    help="Alternatives at a fork.",
+    help="Alternatives at a fork, at most.",
 )
 @click.option(
     "--max-leaves",
@@ -125,7 +128,12 @@ def generate(
         raise click.UsageError(f"--num-samples {num_samples} needs at least as many --num-beams")
     check_stop(stop)
     if branch_at_entropy is not None:
-        _check_branching(settings, num_samples, num_beams, alternatives)
+        _check_branching(settings, branch_at_entropy, num_samples, num_beams, alternatives)
+    else:
+        for name in ("branches", "max_leaves"):
+            if click.get_current_context().get_parameter_source(name) != ParameterSource.DEFAULT:
+                option = "--" + name.replace("_", "-")
+                raise click.UsageError(f"{option} needs --branch-at-entropy")
     texts = read_prompts(prompts, prompts_file, column)
     if color is None:
         from decoding_evals.terminal import wants_color
@@ -211,7 +219,9 @@ def generate(
 ENDED_BY_POLICY = {"entropy": "stopped at a hesitation", "abstain": "abstained"}
 
 
-def _check_branching(settings: Setting, samples: int, beams: int, alternatives: int) -> None:
+def _check_branching(
+    settings: Setting, bound: float, samples: int, beams: int, alternatives: int
+) -> None:
     """Refuse what a tree has no place for."""
     for name, given in (
         ("--num-samples", samples > 1),
@@ -221,6 +231,8 @@ def _check_branching(settings: Setting, samples: int, beams: int, alternatives: 
     ):
         if given:
             raise click.UsageError(f"--branch-at-entropy cannot be used with {name}")
+    if not math.isfinite(bound):
+        raise click.UsageError(f"--branch-at-entropy takes a finite number, got {bound}")
     if isinstance(settings, DecodingSettings) and settings.mirostat_tau:
         raise click.UsageError("--branch-at-entropy cannot be used with mirostat_tau")
 

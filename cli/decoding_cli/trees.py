@@ -53,7 +53,7 @@ def grow_trees(
         advance = bar.enter_context(
             progress_bar(len(prompts), "trees", shown=len(prompts) > 1 and file is not None)
         )
-        ends = done = 0
+        ends = done = full = 0
         try:
             for index, prompt in enumerate(prompts):
                 tree = branch(
@@ -64,7 +64,9 @@ def grow_trees(
                     index=index,
                     **arguments | {"seed": seed},
                 )
-                done, ends = done + 1, ends + sum(1 for _ in tree.root.leaves())
+                leaves = sum(1 for _ in tree.root.leaves())
+                done, ends = done + 1, ends + leaves
+                full += leaves == arguments["max_leaves"]
                 advance()
                 if file is not None:
                     file.write(tree.record())
@@ -86,8 +88,9 @@ def grow_trees(
             if on_screen and color:
                 err.print()
                 err.print(legend())
+            limit = ", the most that --max-leaves allows" if full else ""
             err.print(
-                f"{ends} ends · forks where H(p) > {arguments['entropy_above']:g} nats · "
+                f"{ends} ends{limit} · forks where H(p) > {arguments['entropy_above']:g} nats · "
                 f"seed {seed}"
             )
 
