@@ -1,8 +1,10 @@
 """What members, phrasings and contexts change, against plain float64 loops."""
 
+import copy
 import itertools
 import json
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -312,6 +314,25 @@ def test_gain_against_a_plain_loop(request, name, batch_size):
         tokens = record["tokens"]
         assert math.fsum(t["gain_nats"] for t in tokens) == pytest.approx(record["gain_nats"])
         assert "".join(token["text"] for token in tokens) == text
+
+
+def test_gain_in_a_chat_is_that_after_the_rendered_prompts(stories):
+    tokenizer = copy.deepcopy(stories.tokenizer)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    row = ContextRow("The dog was called", "The dog Max ran.", "Max")
+    [gain] = context_gain(replace(stories, tokenizer=tokenizer), [row], chat=True)
+    assert list(gain.ids) == tokenizer("Max", add_special_tokens=False)["input_ids"]
+    for said, got in (
+        (row.prompt, gain.log_prob_nats),
+        (f"{row.context}\n{row.prompt}", gain.context_log_prob_nats),
+    ):
+        context = tokenizer(f"<user>{said}\n<assistant>")["input_ids"]
+        rows = rows_of(stories.model, context, gain.ids)
+        want = [log_softmax(z)[id_] for z, id_ in zip(rows, gain.ids, strict=True)]
+        np.testing.assert_allclose(got, want, atol=NATS)
 
 
 def test_a_token_across_prompt_and_answer_belongs_to_the_answer(stories):

@@ -12,6 +12,7 @@ from decoding import DecodingSettings, generate
 from decoding_evals.answers import rouge_l
 from decoding_evals.epistemic import checkpoint_members, dropout_members
 from decoding_evals.estimators import answer
+from decoding_evals.prompts import read_prompt_rows
 from decoding_evals.uncertainty import PromptRow, evaluate, uncertainty
 from oracle import TOLERANCE, log_softmax, plogp, teacher_forced
 
@@ -170,6 +171,7 @@ def test_a_context_stands_before_the_prompt(stories):
     [
         ({"num_samples": 1}, "num_samples must be >= 2, got 1"),
         ({"batch_size": 0}, "batch_size must be >= 1"),
+        ({"chat": True, "correctness": "likelihood"}, "likelihood .* leave out chat"),
         ({"correctness": "luck"}, "correctness must be one of exact"),
         ({"settings": DecodingSettings(temperature=0)}, "greedy"),
         ({"max_new_tokens": 2000}, "prompt 0 has"),
@@ -255,6 +257,19 @@ def test_truthfulqa_style_csv(run, tmp_path):
     assert code == 0
     assert first["references"] == ["time", "day"] and first["correct"] is True
     assert second["references"] == ["dog"] and second["correct"] is None
+
+
+def test_what_looks_like_a_list_is_a_text_where_a_file_has_lists_of_its_own(tmp_path):
+    """Only .csv writes lists as JSON, and a context is no list anywhere."""
+    columns = {"context": None, "references": None}
+    row = {"prompt": "a", "context": "[1, 2]", "references": "[2020]"}
+    file = write(tmp_path / "rows.jsonl", row, row | {"context": "[]", "references": ["b", "c"]})
+    first, second = read_prompt_rows((), file, None, columns, None)
+    assert first == {"prompt": "a", "context": "[1, 2]", "references": ("[2020]",)}
+    assert second == {"prompt": "a", "context": "[]", "references": ("b", "c")}
+    (tmp_path / "rows.csv").write_text('prompt,context,references\na,[],"[""b"", ""c""]"\n')
+    [row] = read_prompt_rows((), tmp_path / "rows.csv", None, columns, None)
+    assert row == {"prompt": "a", "context": "[]", "references": ("b", "c")}
 
 
 def test_members_answer_and_disagree(run, with_dropout):

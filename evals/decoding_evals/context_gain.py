@@ -69,7 +69,11 @@ class ContextGain:
 
 
 def context_gain(
-    language_model: LanguageModel, rows: Iterable[ContextRow], *, batch_size: int = 8
+    language_model: LanguageModel,
+    rows: Iterable[ContextRow],
+    *,
+    batch_size: int = 8,
+    chat: bool = False,
 ) -> Iterator[ContextGain]:
     """How much a context before a prompt raises the log-probability of an answer.
 
@@ -82,6 +86,8 @@ def context_gain(
         language_model: from `load_model`.
         rows: taken lazily.
         batch_size: readings that run together, >= 1; a row takes two.
+        chat: put what stands before the answer into the tokenizer's chat template; the answer's
+            tokens are then those that it has alone.
 
     Returns:
         One result per row, in their order.
@@ -103,10 +109,14 @@ def context_gain(
     def documents() -> Iterator[TokenDocument]:
         for number, row in enumerate(rows):
             try:
-                begin, ids = _answer(tokenizer, row)
-                before = row.prompt[:begin]
-                plain = encode_prompt(tokenizer, before)
-                informed = encode_prompt(tokenizer, f"{row.context}\n{before}")
+                before = row.prompt
+                if chat:
+                    _, ids = _answer(tokenizer, row._replace(prompt=""))
+                else:
+                    begin, ids = _answer(tokenizer, row)
+                    before = before[:begin]
+                plain = encode_prompt(tokenizer, before, chat=chat)
+                informed = encode_prompt(tokenizer, f"{row.context}\n{before}", chat=chat)
                 length = len(informed) + len(ids) - 1
                 if limit is not None and length > limit:
                     raise ValueError(

@@ -125,6 +125,7 @@ def read_prompt_rows(
         raise click.UsageError("give prompts as arguments or with --prompts-file, not both")
     wanted = "prompt" if column is None else column
     source = file_rows(file)
+    as_json = file.suffix.lower() == ".csv"
     rows = []
     seen: dict[str, None] = {}
     for number, values in source.read(None):
@@ -141,7 +142,7 @@ def read_prompt_rows(
             if not is_utf8(json.dumps(values, ensure_ascii=False)):
                 raise TypeError("a text is not valid UTF-8")
             found = {name: values.get(given or name) for name, given in columns.items()}
-            rows.append(_row(prompt, found, columns, separator))
+            rows.append(_row(prompt, found, columns, separator, lists_as_json=as_json))
         except TypeError as error:
             raise click.ClickException(f"{place}: {error}") from None
     if not rows:
@@ -155,20 +156,27 @@ def read_prompt_rows(
 
 
 def _row(
-    prompt: str, values: Row, columns: Mapping[str, str | None], separator: str | None = None
+    prompt: str,
+    values: Row,
+    columns: Mapping[str, str | None],
+    separator: str | None = None,
+    *,
+    lists_as_json: bool = False,
 ) -> Row:
+    """What a row holds; only a file that has no lists of its own writes them as JSON."""
     row: Row = {"prompt": prompt}
     for name in columns:
-        texts = _texts(name, values.get(name), None if name == "context" else separator)
+        value = values.get(name)
+        if lists_as_json and name != "context" and isinstance(value, str) and value[:1] == "[":
+            with suppress(ValueError):
+                value = json.loads(value)
+        texts = _texts(name, value, None if name == "context" else separator)
         row[name] = texts if name != "context" else "\n".join(texts) or None
     return row
 
 
 def _texts(name: str, value: object, separator: str | None) -> tuple[str, ...]:
     """The texts of a cell."""
-    if isinstance(value, str) and value.startswith("["):  # a list in a CSV file
-        with suppress(ValueError):
-            value = json.loads(value)
     if isinstance(value, str):
         pieces = [value] if separator is None else [part.strip() for part in value.split(separator)]
     elif value is None:

@@ -170,7 +170,7 @@ def uncertainty(
         correctness: of the greedy answer. `exact`: it equals a reference, both normalised; `f1`:
             at least 0.5 with one of them; `rouge-l`: at least 0.3; `likelihood`: the likeliest
             reference is likelier than every incorrect answer (its quality is the references' share
-            of the probability of all).
+            of the probability of all; not with `chat`).
 
     Returns:
         One result per prompt, in their order.
@@ -185,6 +185,8 @@ def uncertainty(
         raise ValueError("samples of a greedy setting are all the same: use temperature > 0")
     if correctness not in CORRECTNESS:
         raise ValueError(f"correctness must be one of {', '.join(CORRECTNESS)}, got {correctness}")
+    if chat and correctness == "likelihood":
+        raise ValueError("likelihood compares answers to the plain prompt: leave out chat")
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
     rows = [PromptRow(row) if isinstance(row, str) else row for row in prompts]
@@ -335,8 +337,10 @@ class _Run:
         known = (*row.references, text)[0]
         if row.context is None or not known.strip():
             return None
-        asked = ContextRow(row.prompt, row.context, continuing(row.prompt, known))
-        [found] = context_gain(self.language_model, [asked])
+        chat = self.options["chat"]
+        following = known if chat else continuing(row.prompt, known)
+        asked = ContextRow(row.prompt, row.context, following)
+        [found] = context_gain(self.language_model, [asked], chat=chat)
         return found
 
     def judged(self, row: PromptRow, text: str) -> tuple[float | None, bool | None]:

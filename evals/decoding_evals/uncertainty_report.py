@@ -133,10 +133,6 @@ def show_evaluation(summary: dict[str, Any], *, stderr: bool = False) -> None:
         console(False, stderr=stderr).print(note)
 
 
-def _with_error(value: float, error: float) -> str:
-    return f"{number(value)} ± {number(error)}"
-
-
 def _interval(ends: list[float] | None) -> str:
     return "-" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
 
