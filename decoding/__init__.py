@@ -5,9 +5,10 @@ Module map, each name importable from here and loaded on first use:
     settings          DecodingSettings: a decoding setting as a value
     information       entropy, KL and their kin on log-probabilities
     statistics        one pass over rows of logits
+    arrays            NumPy's arrays on a CPU, torch's elsewhere
     distribution      rows of logits with what follows from them, each computed once
     truncation        kept sets as pure functions
-    prefix            how far a prefix of the order goes, without sorting
+    prefix            how far a prefix of the order goes; on a CPU without sorting
     steering          temperatures that follow the entropy of each row
     history           settings that look back: DRY and mirostat
     steps             a setting applied to rows: penalties, temperature, cuts
@@ -21,9 +22,11 @@ Module map, each name importable from here and loaded on first use:
     sampler           Sampler: scale, cut, draw and trace in one step of model.generate
     replay            kernels recorded once and launched as one on a CUDA device
     generation        generate: prompts in, text and trace out
+    branching         trees of alternatives at the places where the model hesitated
     encoding          texts of any length into token ids
     windows           which tokens are read together, and which of them are scored
     head              a model in two halves, so that logits come a few rows at a time
+    teacher           what settings make of each position of a given text
     scoring           teacher forcing, every token scored exactly once
     sequence_entropy  entropy of whole sequences, from samples
     ensemble          mixtures of models, and what their members disagree about
@@ -40,6 +43,7 @@ Module map, each name importable from here and loaded on first use:
 """
 
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -64,34 +68,6 @@ _HOME = {
     "row_statistics": "statistics",
 }
 
-_MODULES = {
-    *_HOME.values(),
-    "attention",
-    "comparison",
-    "detokenize",
-    "distribution",
-    "encoding",
-    "ensemble",
-    "grid",
-    "head",
-    "history",
-    "information",
-    "intervals",
-    "measures",
-    "posterior",
-    "prefix",
-    "processors",
-    "quadrature",
-    "replay",
-    "sampling",
-    "sequence_entropy",
-    "sorted_cuts",
-    "steering",
-    "steps",
-    "truncation",
-    "windows",
-}
-
 __all__ = [*sorted(_HOME), "__version__"]
 
 if TYPE_CHECKING:
@@ -111,10 +87,14 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(f"decoding.{_HOME[name]}"), name)
-    if name in _MODULES:
+    if name in _modules():
         return import_module(f"decoding.{name}")
     raise AttributeError(f"module 'decoding' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*__all__, *sorted(_MODULES)]
+    return [*__all__, *_modules()]
+
+
+def _modules() -> list[str]:
+    return [module.name for module in iter_modules(__path__)]

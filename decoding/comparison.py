@@ -9,9 +9,9 @@ summed over a few hundred nodes that stand for the whole row, within 1e-8 nats (
 
 That holds where q is a power of p on one or two intervals of the order. Settings for which it does
 not (temperatures steered by each row's entropy, xtc's mixture, those that look back, policies) are
-compared token by token, which takes longer.
+compared token by token in the precision of the logits, which takes longer.
 
-Everything is float64 NumPy. Tokens are named by their place in the order (logit descending, then
+The rest is float64 NumPy. Tokens are named by their place in the order (logit descending, then
 id ascending) and by their depth `x = max z - z >= 0`, so `q(x) = e^{-βx} / Z` on the kept set. In
 places that is one or two intervals (see `decoding.sorted_cuts`): a prefix is `[0, k)`, and a
 typical set is one interval, or two where it holds a part of some tied tokens.
@@ -50,7 +50,7 @@ class RowComparison(NamedTuple):
     """`(rows, S)`, size of the support of q."""
     kept_mass: FloatArray
     """`(rows, S)`, mass of the support of q at the setting's temperature before truncation, in
-    (0, 1]; for greedy the raw probability of the first token."""
+    (0, 1]; for greedy the probability of its token before the cut, at temperature 1."""
     surprisal: FloatArray
     """`(rows, S)`, -log q(target), nats; infinite where the target is cut off."""
     kl: FloatArray
@@ -112,7 +112,8 @@ def compare_rows(
 
     Args:
         logits: `(rows, vocab)`, any floating dtype and device; `-inf` marks excluded tokens. Half
-            precision is raised to float32, float64 stays; all arithmetic is float64.
+            precision is raised to float32, float64 stays; all arithmetic is float64
+            but that of settings which are compared token by token.
         targets: `(rows,)` integer ids.
         settings: S >= 1 settings.
         apply_row: gives what each setting makes of a row, `(1, vocab)`, where the logits do not say

@@ -1,4 +1,4 @@
-"""How far a prefix of the order goes, without sorting a vocabulary."""
+"""How far a prefix of the order goes; on a CPU without sorting a vocabulary."""
 
 from __future__ import annotations
 

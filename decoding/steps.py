@@ -37,7 +37,7 @@ class Applied(NamedTuple):
     """What a setting makes of rows of logits."""
 
     scaled: Distribution
-    """After penalties and temperature, before anything is cut; of greedy, the rows as they were."""
+    """After penalties and temperature, before anything is cut; of greedy, after penalties."""
     final: Distribution
     """q."""
     temperature: Tensor | None

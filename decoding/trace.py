@@ -48,8 +48,8 @@ class Trace:
     kept: Integers
     """Number of tokens in the support of q, >= 1."""
     kept_mass: Floats
-    """Mass of that support after temperature and before truncation, in (0, 1]; for greedy, the raw
-    probability of the token."""
+    """Mass of that support after temperature and before truncation, in (0, 1]; for greedy, the
+    token's probability before the cut, at temperature 1."""
     rank: Integers
     """Number of tokens that the model prefers to this one; 0 is its favourite."""
     kl_nats: Floats

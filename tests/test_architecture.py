@@ -1,6 +1,7 @@
 """Which module may import which, and what start-up must not pay for."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -120,7 +121,10 @@ def test_the_command_answers_without_torch(arguments):
 def test_every_public_name_resolves():
     import decoding
 
-    for name in decoding.__all__:
-        assert getattr(decoding, name) is not None
+    modules = [path.stem for path in (ROOT / "decoding").glob("*.py") if path.stem != "__init__"]
+    for name in (*decoding.__all__, *modules):
+        assert getattr(decoding, name) is not None and name in dir(decoding)
+    listed = re.findall(r"^    (\w+) {2,}\S", decoding.__doc__, re.MULTILINE)
+    assert sorted(listed) == sorted(modules)
     with pytest.raises(AttributeError, match="nonsense"):
         _ = decoding.nonsense
