@@ -164,5 +164,5 @@ def test_a_setting_that_looks_back_needs_a_history():
         DecodingSettings(dry_multiplier=1).log_probs(logits)
     with pytest.raises(ValueError, match="history"):
         EntropyPolicy(
-            settings=DecodingSettings(dry_multiplier=1), entropy_above=1, then="stop"
+            settings=DecodingSettings(dry_multiplier=1), entropy_above=1, then=DecodingSettings()
         ).apply(Distribution(logits))
