@@ -46,11 +46,11 @@ class Branch:
         """What the stretch adds."""
         return "".join(self.texts)
 
-    def go_on(self, stretch: Branch) -> None:
-        """Add the tokens of another stretch."""
-        self.ids += stretch.ids
-        self.texts += stretch.texts
-        self.entropy_nats += stretch.entropy_nats
+    def go_on(self, ids: list[int], texts: Sequence[str], entropy_nats: list[float]) -> None:
+        """Add tokens, their texts, and H(q) at each, nats."""
+        self.ids += ids
+        self.texts += texts
+        self.entropy_nats += entropy_nats
 
     def leaves(self) -> Iterator[tuple[str, float]]:
         """Each whole text below here, and the product of its probabilities at the forks."""
@@ -186,7 +186,8 @@ def branch(
         before = [*path, *node.ids]
         children, hesitation = growing.fork(before, settings, most)
         if len(children) == 1:
-            node.go_on(children[0])
+            only = children[0]
+            node.go_on(only.ids, only.texts, only.entropy_nats)
             open_ends.appendleft((node, path))
             continue
         node.children, node.hesitation_nats = children, hesitation
@@ -230,9 +231,8 @@ class _Growing:
         left = self.run.max_new_tokens - len(written)
         run = replace(self.run, settings=settings, max_new_tokens=left)
         [generation] = run.batch([job])
-        node.ids += generation.trace.ids.tolist()
-        node.texts += generation.trace.texts or ()
-        node.entropy_nats += generation.trace.entropy_nats.tolist()
+        trace = generation.trace
+        node.go_on(trace.ids.tolist(), trace.texts or (), trace.entropy_nats.tolist())
         if generation.finish_reason != "branch":
             node.finish_reason = generation.finish_reason
 

@@ -37,6 +37,7 @@ from decoding.quadrature import Nodes
 from decoding.settings import STEERING, DecodingSettings
 from decoding.sorted_cuts import SORTED_CUTS, FloatArray, IntArray, ScaledRow, sum_over
 from decoding.steps import Applied, kept_mass
+from decoding.truncation import COLDEST
 
 BLOCK_BYTES = 32 << 20
 
@@ -289,7 +290,9 @@ class _Plan:
         self.size = len(settings)
         # Beyond these bounds the result is the limit already. Greedy is a prefix of one token,
         # whatever the temperature; at 1 its kept mass is the raw probability.
-        betas = [1 / min(max(s.temperature, 1e-30), 1e38) if not s.greedy else 1 for s in settings]
+        betas = [
+            1 / min(max(s.temperature, COLDEST), 1e38) if not s.greedy else 1 for s in settings
+        ]
         self.betas, self.scale = np.unique(betas, return_inverse=True)
         self.beta = self.betas[self.scale]
         steps = [[("top_k", 1)] if s.greedy else s.steps() for s in settings]

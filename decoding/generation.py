@@ -145,7 +145,8 @@ def generate(
         chat: put each prompt into the tokenizer's chat template as the user's message.
         on_token: called with every token as it is drawn; not with beams.
         on_generation: called with every generation, in the order of the result, while later ones
-            still wait; on Ctrl-C, with what is finished, before `KeyboardInterrupt` is raised.
+            still wait; on Ctrl-C, with those of the batches that are finished, before
+            `KeyboardInterrupt` is raised.
 
     Returns:
         The generations, ordered by prompt, then sample.

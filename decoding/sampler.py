@@ -8,6 +8,7 @@ computed once and shared (see `decoding.distribution`).
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -124,7 +125,7 @@ class Sampler:
 
         Raises:
             ValueError: the configuration would change the distribution, asks for beams, or the
-                points do not fit the call.
+                points do not fit the call; or no row can have the setting's target entropy.
             NonFiniteLogitsError: the model returned a row that is no distribution.
         """
         if generation_config.num_beams > 1:
@@ -285,6 +286,8 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         sampler, monitor = self.sampler, self.sampler.monitor
         if monitor is not None:
             monitor.begin(input_ids)
+        if self.step == 0:
+            _refuse_unattainable(sampler.settings, scores.shape[-1])
         points = self.points[:, self.step]
         rows = _Rows(scores, self.before, points, input_ids, self.starts, self.most_surprisal)
         if self.replay is not None:
@@ -353,6 +356,19 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         if not self.keeps_scores:
             return Drawn(tokens)
         return torch.full_like(scores, -torch.inf).scatter_(-1, tokens.unsqueeze(-1), 0.0)
+
+
+def _refuse_unattainable(settings: DecodingSettings | EntropyPolicy, vocab: int) -> None:
+    """Refuse a target that no row of so many tokens attains: all would be drawn alike."""
+    some: list[object] = [settings]
+    if isinstance(settings, EntropyPolicy):
+        some = [settings.settings, settings.then]
+    for one in some:
+        if isinstance(one, DecodingSettings) and one.target_entropy > math.log(vocab):
+            raise ValueError(
+                f"target_entropy={one.target_entropy:g} is above ln {vocab} = "
+                f"{math.log(vocab):.4g} nats, the most that {vocab} tokens can have"
+            )
 
 
 def _replays(settings: DecodingSettings | EntropyPolicy, points: Tensor) -> bool:

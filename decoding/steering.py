@@ -14,12 +14,11 @@ from torch import Tensor
 
 from decoding.arrays import as_tensor, on_host
 from decoding.distribution import Distribution
-from decoding.truncation import Rows
+from decoding.truncation import COLDEST, Rows
 
 if TYPE_CHECKING:
     from decoding.settings import DecodingSettings
 
-COLDEST = 1e-30  # at which q is its limit already, and no float32 logit overflows
 TOLERANCE = 1e-6  # nats
 _MOST_STEPS = 30  # 17 were the most that any of 100,000 hostile rows took
 _DEEPEST = 1000.0  # e^-1000 is zero even in float64

@@ -26,6 +26,7 @@ from decoding.distribution import Distribution
 from decoding.prefix import shortest
 
 Rows = Tensor | Distribution
+COLDEST = 1e-30  # a temperature at which q is its limit already, well within float32
 _BLOCK = 1 << 20  # logits at a time, so that what is made of them stays in the cache
 
 
@@ -83,11 +84,11 @@ def tempered(rows: Distribution, value: float | Tensor) -> Distribution:
     """
     if not isinstance(value, Tensor) and value == 0:
         return rows.restricted(top_k.kept(rows, 1))
-    # Beyond these bounds the result is the limit already, and T would leave float32.
-    least, most = 1e-30, torch.finfo(rows.logits.dtype).max
+    # Beyond these bounds the result is the limit already.
+    most = torch.finfo(rows.logits.dtype).max
     if isinstance(value, Tensor):
-        return rows.divided(value.clamp(least, most).to(rows.logits.dtype))
-    return rows.divided(min(max(value, least), most))
+        return rows.divided(value.clamp(COLDEST, most).to(rows.logits.dtype))
+    return rows.divided(min(max(value, COLDEST), most))
 
 
 @Cut

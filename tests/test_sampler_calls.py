@@ -21,6 +21,7 @@ from transformers.generation.streamers import BaseStreamer
 
 import decoding.sampler
 from decoding import DecodingSettings, EntropyMonitor, EntropyPolicy, NonFiniteLogitsError, Sampler
+from decoding.policy import parse_setting
 from decoding.sampling import DrawProcessor
 from drawing import (
     GREEDY,
@@ -301,6 +302,16 @@ def test_forgotten_keyword_arguments_are_refused(toy_gpt2):
             max_new_tokens=2,
         )
     assert calls == []
+
+
+@pytest.mark.parametrize(
+    "spec", ["target_entropy=2.9", "raw while entropy<=1 else target_entropy=5bits"]
+)
+def test_a_target_above_that_of_equal_tokens_is_refused(toy_gpt2, spec):
+    with pytest.raises(ValueError, match=r"is above ln 17 = 2\.833 nats, the most that 17 tokens"):
+        sample(toy_gpt2, left_padded(TOY_PROMPTS, 0), Sampler(parse_setting(spec), seed=0))
+    just_below = DecodingSettings(target_entropy=2.83)
+    sample(toy_gpt2, left_padded(TOY_PROMPTS, 0), Sampler(just_below, seed=0))
 
 
 def test_beams_are_refused(toy_gpt2):
