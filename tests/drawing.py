@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from scipy.stats import chisquare
 from transformers import LogitsProcessor
 
 from decoding import DecodingSettings, EntropyMonitor, Sampler
@@ -120,3 +121,24 @@ def assert_inverse_cdf(rows, tokens, points, settings, prompt=()):
         if settings.mirostat_tau:
             before = 2 * settings.mirostat_tau if most is None else most
             most = before - settings.mirostat_eta * (-np.log(q[token]) - settings.mirostat_tau)
+
+
+def assert_follows(tokens, q):
+    """χ² of drawn ids, over runs of ids that are expected five times or more."""
+    assert (q[tokens] > 0).all(), "a token of probability zero was drawn"
+    cells = np.minimum(np.cumsum(q) * len(tokens) // 5, len(tokens) // 5 - 1).astype(int)
+    # A cell that a token has jumped over is empty; the token's own holds its mass.
+    expected = np.bincount(cells, q) * len(tokens)
+    observed = np.bincount(cells[tokens], minlength=len(expected))
+    merged, counts = [0.0], [0]
+    for e, o in zip(expected, observed, strict=True):
+        if merged[-1] >= 5:
+            merged.append(0.0)
+            counts.append(0)
+        merged[-1] += e
+        counts[-1] += o
+    if merged[-1] < 5:
+        merged[-2:], counts[-2:] = [sum(merged[-2:])], [sum(counts[-2:])]
+    assert len(merged) > 2
+    assert sum(counts) == len(tokens)
+    assert chisquare(counts, np.array(merged) * len(tokens) / sum(merged)).pvalue > 1e-3

@@ -5,7 +5,6 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare
 
 from decoding import DecodingSettings, EntropyMonitor, Sampler
 from decoding.policy import parse_setting
@@ -16,6 +15,7 @@ from drawing import (
     RAW,
     SETTINGS,
     Ban,
+    assert_follows,
     assert_inverse_cdf,
     chained,
     points_for,
@@ -126,27 +126,6 @@ def test_alternatives_are_those_of_the_chain(toy_gpt2, setting):
 
 
 # Draws follow the setting.
-
-
-def assert_follows(tokens, q):
-    """χ² of drawn ids, over runs of ids that are expected five times or more."""
-    assert (q[tokens] > 0).all(), "a token of probability zero was drawn"
-    cells = np.minimum(np.cumsum(q) * len(tokens) // 5, len(tokens) // 5 - 1).astype(int)
-    # A cell that a token has jumped over is empty; the token's own holds its mass.
-    expected = np.bincount(cells, q) * len(tokens)
-    observed = np.bincount(cells[tokens], minlength=len(expected))
-    merged, counts = [0.0], [0]
-    for e, o in zip(expected, observed, strict=True):
-        if merged[-1] >= 5:
-            merged.append(0.0)
-            counts.append(0)
-        merged[-1] += e
-        counts[-1] += o
-    if merged[-1] < 5:
-        merged[-2:], counts[-2:] = [sum(merged[-2:])], [sum(counts[-2:])]
-    assert len(merged) > 2
-    assert sum(counts) == len(tokens)
-    assert chisquare(counts, np.array(merged) * len(tokens) / sum(merged)).pvalue > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Draws of `generate`: they follow the setting, and are a function of seed, prompt and sample."""
 
 import itertools
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from scipy.stats import chisquare
 
 from decoding import DecodingSettings, generate
 from decoding.sampling import DrawProcessor, draw, uniforms
+from drawing import assert_follows
 from oracle import (
     TEXTS,
     TOLERANCE,
@@ -21,23 +21,6 @@ from oracle import (
 # Draws.
 
 
-def assert_follows(counts, probabilities):
-    """Counts are a plausible sample: χ² over cells with expectation 5 or more, the rest pooled."""
-    total = sum(counts.values())
-    assert not set(counts) - set(probabilities), "a token of probability zero was drawn"
-    cells = {key: total * q for key, q in probabilities.items()}
-    large = [key for key, expected in cells.items() if expected >= 5]
-    observed = [counts[key] for key in large]
-    expected = [cells[key] for key in large]
-    rest = total - sum(expected)
-    if rest >= 5:
-        observed.append(total - sum(observed))
-        expected.append(rest)
-    expected = np.array(expected) * sum(observed) / sum(expected)
-    assert len(expected) > 2
-    assert chisquare(observed, expected).pvalue > 1e-3
-
-
 @pytest.mark.parametrize("setting", ["raw", "temperature=0.7,top_k=8", "top_p=0.8", "min_p=0.1"])
 def test_draws_follow_the_setting(setting):
     settings = DecodingSettings.parse(setting)
@@ -45,7 +28,7 @@ def test_draws_follow_the_setting(setting):
     points = torch.from_numpy(np.random.default_rng(0).random(20_000))
     tokens = draw(settings.log_probs(logits).expand(20_000, 17), points)
     q = np.exp(reference_log_q(logits.numpy(), settings))
-    assert_follows(Counter(tokens.tolist()), {i: q[i] for i in range(17) if q[i] > 0})
+    assert_follows(tokens.numpy(), q)
 
 
 @pytest.mark.parametrize("setting", ["raw", "temperature=1.5,top_k=5", "min_p=0.1"])
@@ -57,8 +40,7 @@ def test_generated_tokens_follow_the_setting(toy, setting):
         batch_size=500, seed=0,
     )  # fmt: skip
     q = np.exp(reference_log_q(teacher_forced(model, prompt, [0])[0], settings))
-    counts = Counter(int(g.trace.ids[0]) for g in generations)
-    assert_follows(counts, {i: q[i] for i in range(17) if q[i] > 0})
+    assert_follows(np.array([g.trace.ids[0] for g in generations]), q)
 
 
 def test_generated_pairs_follow_the_chain_rule(toy):
@@ -79,7 +61,9 @@ def test_generated_pairs_follow_the_chain_rule(toy):
         model, tokenizer, "c j g", settings, max_new_tokens=2, num_return_sequences=2000,
         batch_size=500, seed=0,
     )  # fmt: skip
-    assert_follows(Counter(tuple(g.trace.ids.tolist()) for g in generations), pairs)
+    places = {pair: place for place, pair in enumerate(pairs)}
+    drawn = [places[tuple(g.trace.ids.tolist())] for g in generations]
+    assert_follows(np.array(drawn), np.array([*pairs.values()]))
 
 
 @pytest.mark.usefixtures("arrays")
