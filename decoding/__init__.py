@@ -22,6 +22,7 @@ Module map, each name importable from here and loaded on first use:
     sampler           Sampler: scale, cut, draw and trace in one step of model.generate
     replay            kernels recorded once and launched as one on a CUDA device
     generation        generate: prompts in, text and trace out
+    stopping          where a sequence ends
     branching         trees of alternatives at the places where the model hesitated
     encoding          texts of any length into token ids
     windows           which tokens are read together, and which of them are scored

@@ -18,10 +18,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from decoding.arrays import as_tensor
 from decoding.detokenize import token_texts
 from decoding.distribution import Distribution
-from decoding.generation import Job, Run, eos_ids, evaluating
+from decoding.generation import Job, Run, evaluating
 from decoding.history import History
 from decoding.policy import EntropyPolicy
 from decoding.settings import DecodingSettings
+from decoding.stopping import eos_ids
 
 
 @dataclass

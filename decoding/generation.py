@@ -20,7 +20,6 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    StoppingCriteria,
     StoppingCriteriaList,
 )
 
@@ -31,6 +30,7 @@ from decoding.policy import EntropyPolicy
 from decoding.sampler import Sampler
 from decoding.sampling import uniforms
 from decoding.settings import DecodingSettings
+from decoding.stopping import Finished, eos_ids
 from decoding.trace import Trace
 
 # Rows are sorted by length within so many batches at a time; results come in order after each.
@@ -145,8 +145,8 @@ def generate(
         chat: put each prompt into the tokenizer's chat template as the user's message.
         on_token: called with every token as it is drawn; not with beams.
         on_generation: called with every generation, in the order of the result, while later ones
-            still wait; on Ctrl-C, with those of the batches that are finished, before
-            `KeyboardInterrupt` is raised.
+            still wait; on Ctrl-C, with those that are finished, before `KeyboardInterrupt` is
+            raised.
 
     Returns:
         The generations, ordered by prompt, then sample.
@@ -184,7 +184,8 @@ def generate(
         done: list[Generation] = []
         try:
             for batch in _chunks(by_length, per_batch):
-                done += run.batch(batch)
+                for generation in run.batch(batch):
+                    done.append(generation)
         finally:
             done.sort(key=lambda generation: (generation.index, generation.sample))
             generations += done
@@ -305,8 +306,11 @@ class Run:
             chat=self.chat, name=f"prompt {index}",
         )  # fmt: skip
 
-    def batch(self, jobs: list[Job]) -> list[Generation]:
-        """Run one batch; a batch gives one generation per job, with beams `samples` of them."""
+    def batch(self, jobs: list[Job]) -> Iterator[Generation]:
+        """Run one batch; a batch gives one generation per job, with beams `samples` of them.
+
+        On Ctrl-C it gives those that have ended, and raises `KeyboardInterrupt` after them.
+        """
         device = self.model.device
         end = eos_ids(self.model, self.tokenizer)
         pad = next((i for i in (self.tokenizer.pad_token_id, *end) if i is not None), 0)
@@ -317,46 +321,50 @@ class Run:
         monitor = EntropyMonitor(alternatives=self.alternatives, num_beams=self.num_beams)
         ends = torch.tensor(end, dtype=torch.long, device=device)
         texts_begin = [width - job.written for job in jobs]
-        finished = _Finished(ends, self.stop, self.tokenizer, texts_begin)
+        finished = Finished(ends, self.stop, self.tokenizer, texts_begin)
         sampler = self.sampler(jobs, monitor, finished)
-        with evaluating(self.model), torch.no_grad():
-            outputs = self.model.generate(
-                input_ids=torch.tensor(padded, device=device),
-                attention_mask=torch.tensor(mask, device=device),
-                custom_generate=sampler,
-                logits_processor=self.chain(monitor) if sampler is None else None,
-                stopping_criteria=StoppingCriteriaList([finished]),
-                max_new_tokens=self.max_new_tokens,
-                eos_token_id=end or None,
-                pad_token_id=pad,
-                num_return_sequences=self.samples if self.num_beams > 1 else 1,
-                return_dict_in_generate=sampler is None,
-                # A sequence ends at EOS, at a stop string of this call, or at its length.
-                stop_strings=None,
-                max_time=None,
-                **self.settings.generate_kwargs(self.num_beams),
-            )
+        interrupt = None
+        try:
+            with evaluating(self.model), torch.no_grad():
+                outputs = self.model.generate(
+                    input_ids=torch.tensor(padded, device=device),
+                    attention_mask=torch.tensor(mask, device=device),
+                    custom_generate=sampler,
+                    logits_processor=self.chain(monitor) if sampler is None else None,
+                    stopping_criteria=StoppingCriteriaList([finished]),
+                    max_new_tokens=self.max_new_tokens,
+                    eos_token_id=end or None,
+                    pad_token_id=pad,
+                    num_return_sequences=self.samples if self.num_beams > 1 else 1,
+                    return_dict_in_generate=sampler is None,
+                    # A sequence ends at EOS, at a stop string of this call, or at its length.
+                    stop_strings=None,
+                    max_time=None,
+                    **self.settings.generate_kwargs(self.num_beams),
+                )
+        except KeyboardInterrupt as error:
+            # Beams have no end before the last step.
+            if sampler is None or finished.ids is None:
+                raise
+            outputs, interrupt = finished.ids, error
+        endings = [None] * len(jobs) if sampler is None else sampler.endings
         lengths = None
         if sampler is not None:
             lengths = finished.lengths(outputs.shape[1] - width)
-            for row, ending in enumerate(sampler.endings):
+            for row, ending in enumerate(endings):
                 if ending is not None:
                     lengths[row] = min(lengths[row], sampler.ended_at[row])
         traces = monitor.traces(outputs, eos_token_id=end or None, lengths=lengths)
         per_job = len(traces) // len(jobs)
-        return [
-            self.generation(
-                jobs[i // per_job],
-                i % per_job,
-                trace,
-                end,
-                None if sampler is None else sampler.endings[i],
-            )
-            for i, trace in enumerate(traces)
-        ]
+        for i, trace in enumerate(traces):
+            job, ending = jobs[i // per_job], endings[i // per_job]
+            if interrupt is None or ending is not None or finished.row(i):
+                yield self.generation(job, i % per_job, trace, end, ending)
+        if interrupt is not None:
+            raise interrupt
 
     def sampler(
-        self, jobs: list[Job], monitor: EntropyMonitor, finished: _Finished
+        self, jobs: list[Job], monitor: EntropyMonitor, finished: Finished
     ) -> Sampler | None:
         """What draws the tokens of a batch; beam search draws none."""
         if self.num_beams > 1:
@@ -413,7 +421,7 @@ class Run:
         )
 
     def listener(
-        self, jobs: list[Job], monitor: EntropyMonitor, finished: _Finished, sampler: Sampler
+        self, jobs: list[Job], monitor: EntropyMonitor, finished: Finished, sampler: Sampler
     ) -> Callable[[Tensor], None] | None:
         """What passes drawn tokens on to `on_token`, for rows that are not finished yet."""
         on_token = self.on_token
@@ -433,60 +441,6 @@ class Run:
         return listen
 
 
-class _Finished(StoppingCriteria):  # type: ignore[misc]
-    """Stops rows at EOS or a stop string and remembers at which length each one stopped.
-
-    Under beam search rows change places, so nothing but the lengths may be remembered.
-    """
-
-    def __init__(
-        self,
-        end: Tensor,
-        stop: list[str],
-        tokenizer: PreTrainedTokenizerBase,
-        texts_begin: list[int],
-    ) -> None:
-        self.end = end
-        self.stop = stop
-        self.tokenizer = tokenizer
-        self.texts_begin = texts_begin
-        # A token that has text has at least one byte of it.
-        self.window = max((len(text.encode()) for text in stop), default=0) + 1
-        self.steps = 0
-        self.ended_at: Tensor | None = None  # (rows), tokens generated; 0 while it goes on
-
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        self.steps += 1
-        over: Tensor = torch.isin(input_ids[:, -1], self.end)
-        if self.stop:
-            per_job = len(input_ids) // len(self.texts_begin)
-            begins = (begin for begin in self.texts_begin for _ in range(per_job))
-            stopped = [
-                self._stops(ids, begin)
-                for ids, begin in zip(input_ids.tolist(), begins, strict=True)
-            ]
-            over = over | torch.tensor(stopped, device=over.device)
-        if self.ended_at is None or len(self.ended_at) != len(over):
-            self.ended_at = torch.zeros_like(over, dtype=torch.long)
-        self.ended_at = torch.where(over & (self.ended_at == 0), self.steps, self.ended_at)
-        return over
-
-    def _stops(self, ids: list[int], begin: int) -> bool:
-        """Whether a stop string lies in the newest tokens, and not partly in the prompt."""
-        start = max(begin, len(ids) - self.window)
-        text = "".join(token_texts(self.tokenizer, ids[start:], ids[:start]))
-        return any(stop in text for stop in self.stop)
-
-    def row(self, row: int) -> bool:
-        """Whether a row has stopped."""
-        return self.ended_at is not None and bool(self.ended_at[row] > 0)
-
-    def lengths(self, generated: int) -> list[int]:
-        """Tokens per row, up to and including the one that stopped it."""
-        assert self.ended_at is not None
-        return [length or generated for length in self.ended_at.tolist()]
-
-
 @contextmanager
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
     """Dropout off for the time of a call."""
@@ -496,16 +450,6 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.train(training)
-
-
-def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids that end a sequence: the generation configuration's, else the tokenizer's."""
-    end = model.generation_config.eos_token_id
-    if end is None:
-        end = tokenizer.eos_token_id
-    if end is None:
-        return []
-    return [end] if isinstance(end, int) else list(end)
 
 
 def _chunks(jobs: list[Job], size: int) -> Iterator[list[Job]]:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from decoding import DecodingSettings, NonFiniteLogitsError, generate
+from decoding import DecodingSettings, EntropyMonitor, NonFiniteLogitsError, generate
+from decoding.policy import parse_setting
 from oracle import (
     HOSTILE,
     TEXTS,
@@ -322,6 +323,43 @@ def test_what_is_finished_is_handed_over_when_interrupted(toy):
     want = generate(*toy, TOY_TEXTS * 2, max_new_tokens=1, seed=0)
     # Shortest first: both copies of the first prompt and one of the second were done.
     assert [generation.text for generation in seen] == [want[i].text for i in (0, 1, 3)]
+
+
+@pytest.mark.parametrize("where", ["pass", "step"])
+def test_rows_that_have_ended_are_handed_over_when_their_batch_is_interrupted(
+    stories, monkeypatch, where
+):
+    """Rows end at EOS, at a stop string, by a policy, and not at all."""
+    model, tokenizer = stories.model, stories.tokenizer
+    end, dog = model.generation_config.eos_token_id, tokenizer(" dog")["input_ids"]
+
+    def interrupt(step, logits):
+        if where == "pass" and step == 3:
+            raise KeyboardInterrupt
+        if step == 2:
+            logits[2] = 0  # an entropy that ends the row
+        return logits
+
+    def record(self, measures):
+        if where == "step" and self.steps == 3:
+            raise KeyboardInterrupt
+        return recording(self, measures)
+
+    recording = EntropyMonitor.record
+    monkeypatch.setattr(EntropyMonitor, "record", record)
+    written = [[7, end], [7, *dog], [7, 8, 9], [7, 8, 9]]
+    policy = parse_setting("raw while entropy<=3 else stop")
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        generate(
+            editing(scripted(model, *written), interrupt), tokenizer, ["Once"] * 4, policy,
+            stop="dog", seed=0, max_new_tokens=9, on_generation=seen.append,
+        )  # fmt: skip
+    assert [(one.index, one.finish_reason) for one in seen] == [
+        (0, "eos"), (1, "stop"), (2, "entropy"),
+    ]  # fmt: skip
+    assert [one.trace.ids.tolist() for one in seen] == [*written[:2], [7, 8]]
+    assert all(len(one.trace.raw_entropy_nats) == len(one.trace.ids) for one in seen)
 
 
 def test_chat_puts_the_prompt_into_the_template(stories):
