@@ -62,31 +62,27 @@ class RowComparison(NamedTuple):
     """`(rows, S, S)`, `½ Σ |q_i - q_j|`, in [0, 1]; symmetric."""
 
 
-class CellSums(NamedTuple):
-    """Sums of `RowComparison` over the rows of each cell, in the order of the C labels."""
+class RowSums(NamedTuple):
+    """Sums of `RowComparison` over rows."""
 
-    cells: IntArray
-    """`(C,)`, the labels that occur, ascending."""
-    rows: IntArray
-    """`(C,)`, number of rows."""
     entropy: FloatArray
-    """`(C, S)`, nats."""
+    """`(S,)`, nats."""
     kept: IntArray
-    """`(C, S)`."""
+    """`(S,)`."""
     kept_mass: FloatArray
-    """`(C, S)`."""
+    """`(S,)`."""
     surprisal: FloatArray
-    """`(C, S)`, nats, over the covered rows."""
+    """`(S,)`, nats, over the covered rows."""
     covered: IntArray
-    """`(C, S)`, number of rows whose target is kept."""
+    """`(S,)`, number of rows whose target is kept."""
     kl: FloatArray
-    """`(C, S, S)`, nats, over the rows where it is finite."""
+    """`(S, S)`, nats, over the rows where it is finite."""
     kl_finite: IntArray
-    """`(C, S, S)`, number of rows where KL is finite."""
+    """`(S, S)`, number of rows where KL is finite."""
     js: FloatArray
-    """`(C, S, S)`, nats."""
+    """`(S, S)`, nats."""
     total_variation: FloatArray
-    """`(C, S, S)`."""
+    """`(S, S)`."""
 
 
 ApplyRow = Callable[[int], Sequence[Applied]]
@@ -107,7 +103,7 @@ def compare_rows(
 ) -> RowComparison:
     """Compare any number of settings on each row of logits.
 
-    The result takes about `24·S²` bytes a row; `sum_by_cell` does not keep it. One row at a time is
+    The result takes about `24·S²` bytes a row; `sum_rows` does not keep it. One row at a time is
     worked on, in about `8·vocab` bytes for each distinct temperature, `50·vocab` besides, and
     100 kB for each setting.
 
@@ -205,63 +201,56 @@ def _compare_densely(
         result.kl[row, i, i] = 0
 
 
-def sum_by_cell(
+def sum_rows(
     logits: Tensor,
     targets: Tensor,
-    cells: IntArray,
     settings: Sequence[Setting],
     apply_row: ApplyRow | None = None,
-) -> CellSums:
-    """Compare settings and sum over the rows of each cell, in blocks of about `BLOCK_BYTES`.
+) -> RowSums:
+    """Compare settings and sum over the rows, in blocks of about `BLOCK_BYTES`.
 
-    The result takes about `32·C·S²` bytes, however many rows there are.
+    The result takes about `32·S²` bytes, however many rows there are.
 
     Args:
         logits: `(rows, vocab)`, as in `compare_rows`.
         targets: `(rows,)` integer ids.
-        cells: `(rows,)` integer labels, such as the number of the row's document.
         settings: S >= 1 settings.
         apply_row: as in `compare_rows`.
 
     Returns:
-        `CellSums` of the C labels that occur. Infinite values are counted, not summed.
+        `RowSums`. Infinite values are counted, not summed.
 
     Raises:
-        ValueError: as in `compare_rows`, or `cells` has not the shape of the rows.
+        ValueError: as in `compare_rows`.
     """
     _check(logits, targets, settings)
-    if cells.shape != targets.shape:
-        raise ValueError(f"cells must have shape {tuple(targets.shape)}, got {cells.shape}")
-    labels, which, counts = np.unique(cells, return_inverse=True, return_counts=True)
     size = len(settings)
-    one, pair = (len(labels), size), (len(labels), size, size)
-    sums = CellSums(
-        cells=labels.astype(np.int64),
-        rows=counts.astype(np.int64),
-        entropy=np.zeros(one),
-        kept=np.zeros(one, np.int64),
-        kept_mass=np.zeros(one),
-        surprisal=np.zeros(one),
-        covered=np.zeros(one, np.int64),
-        kl=np.zeros(pair),
-        kl_finite=np.zeros(pair, np.int64),
-        js=np.zeros(pair),
-        total_variation=np.zeros(pair),
+    sums = RowSums(
+        entropy=np.zeros(size),
+        kept=np.zeros(size, np.int64),
+        kept_mass=np.zeros(size),
+        surprisal=np.zeros(size),
+        covered=np.zeros(size, np.int64),
+        kl=np.zeros((size, size)),
+        kl_finite=np.zeros((size, size), np.int64),
+        js=np.zeros((size, size)),
+        total_variation=np.zeros((size, size)),
     )
     block = max(1, BLOCK_BYTES // (24 * size * size))
-    for start in range(0, len(which), block):
+    for start in range(0, len(targets), block):
         part = slice(start, start + block)
         shifted = None if apply_row is None else partial(_shifted, apply_row, start)
         compared = compare_rows(logits[part], targets[part], settings, shifted)
-        for cell in np.unique(which[part]):
-            mine = which[part] == cell
-            for name in ("entropy", "kept", "kept_mass", "js", "total_variation"):
-                getattr(sums, name)[cell] += getattr(compared, name)[mine].sum(0)
-            for name, count in (("surprisal", "covered"), ("kl", "kl_finite")):
-                values = getattr(compared, name)[mine]
-                finite = np.isfinite(values)
-                getattr(sums, name)[cell] += values.sum(0, where=finite)
-                getattr(sums, count)[cell] += finite.sum(0)
+        for name in ("entropy", "kept", "kept_mass", "js", "total_variation"):
+            total = getattr(sums, name)
+            total += getattr(compared, name).sum(0)
+        for name, count in (("surprisal", "covered"), ("kl", "kl_finite")):
+            values, total, finite_rows = (
+                getattr(compared, name), getattr(sums, name), getattr(sums, count),
+            )  # fmt: skip
+            finite = np.isfinite(values)
+            total += values.sum(0, where=finite)
+            finite_rows += finite.sum(0)
     return sums
 
 

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from decoding.information import as_float
+from decoding.intervals import resampled
 from decoding.statistics import BLOCK_BYTES, row_statistics
 from decoding.truncation import temperature as scaled
 
@@ -36,7 +37,6 @@ TOLERANCE = 1e-4  # a Newton step of this size leaves an error of about its squa
 MOST_STEPS = 60
 NORMAL_95 = 1.959963984540054
 REPLICATES = 1000
-DRAWN_TOGETHER = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -292,16 +292,9 @@ def resampled_sums(sums: Floats, replicates: int = REPLICATES, seed: int = 0) ->
 
     Source: Efron & Tibshirani 1993, *An Introduction to the Bootstrap*, chapter 6.
     """
-    generator = np.random.default_rng(seed)
     units = len(sums)
     flat = sums.reshape(units, -1)
-    parts = []
-    together = max(1, DRAWN_TOGETHER // units)
-    for start in range(0, replicates, together):
-        rows = np.arange(min(together, replicates - start))
-        drawn = generator.integers(units, size=(len(rows), units)) + units * rows[:, None]
-        times = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
-        parts.append(times @ flat)
+    parts = [times @ flat for times in resampled(units, replicates, seed)]
     return np.concatenate(parts).reshape(replicates, *sums.shape[1:])
 
 

@@ -7,12 +7,14 @@ error.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 MAX_BLOCKS = 32
+RESAMPLED_TOGETHER = 1 << 20  # replicates × units
 
 FloatArray = NDArray[np.float64]
 
@@ -63,6 +65,27 @@ def ratio_of_sums(sums: ArrayLike, counts: ArrayLike) -> MeanError:
         mean = x.sum(0) / total
         spread = ((x - mean * n) ** 2).sum(0) * (units / (units - 1) if units > 1 else np.nan)
         return MeanError(mean, np.sqrt(spread) / total, units)
+
+
+def resampled(units: int, replicates: int, seed: int = 0) -> Iterator[NDArray[np.int64]]:
+    """How often each unit comes when as many as there are get drawn with replacement.
+
+    Args:
+        units: >= 1.
+        replicates: how often to draw them all, >= 1.
+        seed: of the draws.
+
+    Yields:
+        `(some replicates, units)`, few enough to be held at a time.
+
+    Source: Efron 1979, *Bootstrap Methods: Another Look at the Jackknife*.
+    """
+    generator = np.random.default_rng(seed)
+    together = max(1, RESAMPLED_TOGETHER // units)
+    for start in range(0, replicates, together):
+        rows = np.arange(min(together, replicates - start))
+        drawn = generator.integers(units, size=(len(rows), units)) + units * rows[:, None]
+        yield np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
 
 
 class BlockSums:

@@ -118,6 +118,31 @@ def load_generation_config(
         raise ModelLoadError(_explain(name_or_path, error)) from error
 
 
+def check_vocabularies(a: LanguageModel, b: LanguageModel) -> None:
+    """Refuse two models whose ids do not mean the same.
+
+    Raises:
+        ValueError: naming the first ids that differ.
+    """
+    of_a, of_b = (
+        {index: token for token, index in model.tokenizer.get_vocab().items()} for model in (a, b)
+    )
+    different = sorted(i for i in of_a.keys() | of_b.keys() if of_a.get(i) != of_b.get(i))
+    if different:
+        shown = ", ".join(
+            f"{i} ({of_a.get(i, 'none')!r}, {of_b.get(i, 'none')!r})" for i in different[:3]
+        )
+        raise ValueError(
+            f"the vocabularies of {a.name!r} and {b.name!r} differ at {len(different):,} ids: "
+            f"{shown}{', …' if len(different) > 3 else ''}"
+        )
+    sizes = [model.model.config.get_text_config().vocab_size for model in (a, b)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"{a.name!r} has logits for ids 0 to {sizes[0] - 1}, {b.name!r} for 0 to {sizes[1] - 1}"
+        )
+
+
 def _check(
     name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, report: dict[str, Any]
 ) -> None:

@@ -151,6 +151,15 @@ class TeacherForcing:
         self.full_logits: str | None = None
         """Why the model's logits were computed in full, or None."""
 
+    @property
+    def bos_token(self) -> str | None:
+        """The text of the token in front of each document, or None."""
+        return None if self.bos_id is None else self.tokenizer.convert_ids_to_tokens(self.bos_id)
+
+    def begins_with_bos(self, ids: Ids) -> bool:
+        """Whether a document has BOS in front already, so that none is put there."""
+        return self.bos == "auto" and ids[:1].tolist() == [self.bos_id]
+
     def scan(
         self,
         documents: Iterable[Document | TokenDocument],
@@ -276,7 +285,7 @@ class TeacherForcing:
             wrong = ids[(ids < 0) | (ids >= vocab)][0]
             raise ValueError(f"token ids must be in [0, {vocab}), got {wrong} in document {index}")
         has_bos = self.bos_id is not None and (self.bos == "always" or not document.context)
-        if has_bos and self.bos == "auto" and ids[0] == self.bos_id:
+        if has_bos and self.begins_with_bos(ids):
             ids = ids[1:]
         self.account.bos_tokens += has_bos
         self.account.tokens += len(ids)
@@ -301,8 +310,7 @@ class TeacherForcing:
         if opening is None:
             return
         has_bos = self.bos_id is not None
-        there_already = self.bos == "auto" and opening.ids[:1].tolist() == [self.bos_id]
-        if there_already:
+        if self.begins_with_bos(opening.ids):
             opening = Segment(
                 opening.ids[1:],
                 opening.ends[1:],

@@ -15,9 +15,9 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from decoding import NonFiniteLogitsError
-from decoding.models import LanguageModel
+from decoding.models import LanguageModel, check_vocabularies
 from decoding.scoring import Document
-from decoding_evals.compare_models import PERCENTILES, check_vocabularies, compare_models
+from decoding_evals.compare_models import PERCENTILES, compare_models
 from oracle import log_softmax
 
 NATS = 2e-5  # float32 passes and float32 divergences

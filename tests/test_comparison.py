@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decoding import comparison, information
-from decoding.comparison import RowComparison, compare_rows, sum_by_cell
-from decoding.distribution import Distribution
+from decoding.comparison import RowComparison, compare_rows, sum_rows
 from decoding.policy import parse_setting
 from decoding.settings import DecodingSettings
-from oracle import CUT, log_softmax, reference_log_q
+from oracle import CUT, entropy_at, log_softmax, reference_log_q
 
 checked = settings(derandomize=True, max_examples=150)
 
@@ -265,8 +264,13 @@ def test_what_has_no_closed_form_is_compared_token_by_token():
     assert [comparison.is_dense(setting) for setting in chosen] == [False, *[True] * 6, False]
     compared = compare_rows(logits, targets, chosen)
     for row in range(6):
-        final = [setting.apply(Distribution(logits[row : row + 1])).final for setting in chosen]
-        log_q = torch.cat([one.logits.log_softmax(-1) for one in final])
+        z = logits[row].numpy()
+        acting = [
+            setting if isinstance(setting, DecodingSettings)
+            else setting.then if entropy_at(z, 1) > setting.entropy_above else setting.settings
+            for setting in chosen
+        ]  # fmt: skip
+        log_q = torch.tensor(np.stack([reference_log_q(z, setting) for setting in acting]))
         for i, p in enumerate(log_q):
             assert compared.entropy[row, i] == pytest.approx(
                 float(information.entropy(p)), abs=NATS
@@ -383,25 +387,22 @@ def test_no_rows():
 
 
 @pytest.mark.parametrize("block_bytes", [1, 1 << 20])
-def test_sums_are_those_of_the_rows_of_each_cell(block_bytes, monkeypatch):
+def test_sums_are_those_of_the_rows(block_bytes, monkeypatch):
     monkeypatch.setattr(comparison, "BLOCK_BYTES", block_bytes)
     logits = torch.randn(11, 200, generator=torch.Generator().manual_seed(0)) * 3
     targets = torch.randint(200, (11,), generator=torch.Generator().manual_seed(1))
-    cells = np.array([4, 4, 7, 4, -2, -2, -2, -2, 7, 7, 4])
-    sums = sum_by_cell(logits, targets, cells, THIRTY)
+    sums = sum_rows(logits, targets, THIRTY)
     rows = compare_rows(logits, targets, THIRTY)
-    assert sums.cells.tolist() == [-2, 4, 7] and sums.rows.tolist() == [4, 4, 3]
-    for place, cell in enumerate(sums.cells):
-        mine = cells == cell
-        for name in ("entropy", "kept", "kept_mass", "js", "total_variation"):
-            expected = getattr(rows, name)[mine].sum(0)
-            np.testing.assert_allclose(getattr(sums, name)[place], expected, rtol=1e-12)
-        for name, count in {"surprisal": "covered", "kl": "kl_finite"}.items():
-            values = getattr(rows, name)[mine]
-            finite = np.isfinite(values)
-            np.testing.assert_array_equal(getattr(sums, count)[place], finite.sum(0))
-            expected = np.where(finite, values, 0).sum(0)
-            np.testing.assert_allclose(getattr(sums, name)[place], expected, rtol=1e-12)
+    for name in ("entropy", "kept", "kept_mass", "js", "total_variation"):
+        expected = getattr(rows, name).sum(0)
+        np.testing.assert_allclose(getattr(sums, name), expected, rtol=1e-12)
+    for name, count in {"surprisal": "covered", "kl": "kl_finite"}.items():
+        values = getattr(rows, name)
+        finite = np.isfinite(values)
+        assert 0 < finite.sum() < finite.size
+        np.testing.assert_array_equal(getattr(sums, count), finite.sum(0))
+        expected = np.where(finite, values, 0).sum(0)
+        np.testing.assert_allclose(getattr(sums, name), expected, rtol=1e-12)
     assert not any(np.isnan(values).any() for values in sums)
     assert sums.kl_finite.dtype == sums.covered.dtype == sums.kept.dtype == np.int64
 
@@ -418,8 +419,6 @@ def test_wrong_arguments_are_named():
         compare_rows(logits, torch.tensor([-1, 5]), raw)
     with pytest.raises(ValueError, match="settings must not be empty"):
         compare_rows(logits, targets, [])
-    with pytest.raises(ValueError, match=r"cells must have shape \(2,\), got \(3,\)"):
-        sum_by_cell(logits, targets, np.array([1, 2, 3]), raw)
     for bad in (math.nan, math.inf):
         broken = logits.clone()
         broken[1, 3] = bad

@@ -154,19 +154,15 @@ class Vocabulary(NamedTuple):
 
 
 def test_different_vocabularies_are_refused(members, stories, random_gpt2):
-    with pytest.raises(ValueError, match=r"2048 and 50257 tokens in 'builtin:stories' and 'random"):
+    with pytest.raises(ValueError, match=r"'builtin:stories' and 'random.*' differ at 50"):
         checkpoint_members([stories, random_gpt2])
     ids = stories.tokenizer.get_vocab()
-    others = {
-        "token 'Ġthe' as .* and none": {"unseen" if t == "Ġthe" else t: i for t, i in ids.items()},
-        "token 'Ġa' as .* and": ids | {"Ġthe": ids["Ġa"], "Ġa": ids["Ġthe"]},
-    }
-    for message, vocabulary in others.items():
-        other = LanguageModel(stories.model, Vocabulary(vocabulary), "other")
-        with pytest.raises(ValueError, match=f"{message}.* in 'small-0' and 'other'"):
-            checkpoint_members([members[0], other])
+    swapped = ids | {"Ġthe": ids["Ġa"], "Ġa": ids["Ġthe"]}
+    other = LanguageModel(stories.model, Vocabulary(swapped), "other")
+    with pytest.raises(ValueError, match=r"'small-0' and 'other' differ at 2 ids: .*'Ġa', 'Ġthe'"):
+        checkpoint_members([*members, other])
     wider = LanguageModel(small(0, range(2100)).model, stories.tokenizer, "wider")
-    with pytest.raises(ValueError, match="2048 and 2100 rows of logits"):
+    with pytest.raises(ValueError, match="logits for ids 0 to 2047, 'wider' for 0 to 2099"):
         checkpoint_members([stories, wider])
 
 

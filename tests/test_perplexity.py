@@ -272,6 +272,13 @@ def test_one_document_or_one_token_has_no_error(toy):
     assert got.naive_standard_error is None
 
 
+def test_an_interval_of_few_tokens_does_not_go_below_one(stories):
+    got = perplexity(stories, ["Once upon"])
+    low, high = got.confidence_interval
+    assert got.nll_nats < 12 * got.standard_error  # Student's t of two blocks reaches below 0
+    assert low == 1 and high > math.exp(got.nll_nats)
+
+
 # Models whose truth is known.
 
 

@@ -355,4 +355,4 @@ def test_members_with_another_vocabulary_are_refused(run, tmp_path, random_gpt2)
     random_gpt2.model.save_pretrained(tmp_path / "gpt2")
     random_gpt2.tokenizer.save_pretrained(tmp_path / "gpt2")
     code, _, err = run("uncertainty", "a", "--members", "builtin:stories", "--members", "gpt2")
-    assert code == 1 and "one vocabulary" in err
+    assert code == 1 and "the vocabularies of 'builtin:stories' and 'gpt2' differ" in err

@@ -15,6 +15,7 @@ from decoding.attention import LayerAttention, attention_implementation, head_en
 from decoding.encoding import encode
 from decoding.models import LanguageModel
 from decoding.scoring import TeacherForcing
+from decoding_evals.output import finite
 
 Floats = NDArray[np.float64]
 
@@ -78,9 +79,9 @@ class DocumentAttention:
             )
         tokens = zip(
             self.texts,
-            _plain(self.token_entropy_nats),
-            _plain(self.token_normalized_entropy),
-            _plain(self.token_sink_weight),
+            finite(self.token_entropy_nats),
+            finite(self.token_normalized_entropy),
+            finite(self.token_sink_weight),
             strict=True,
         )
         names = ("text", "entropy_nats", "normalized_entropy", "sink_weight")
@@ -94,15 +95,11 @@ class DocumentAttention:
             "positions": self.positions,
             "excluded_positions": self.excluded_positions,
             "excluded_positions_without_sink": self.excluded_positions_without_sink,
-            "entropy_nats": [_plain(heads) for heads in self.entropy_nats],
-            "normalized_entropy": [_plain(heads) for heads in self.normalized_entropy],
-            "without_sink_entropy_nats": [
-                _plain(heads) for heads in self.without_sink_entropy_nats
-            ],
-            "without_sink_normalized_entropy": [
-                _plain(heads) for heads in self.without_sink_normalized_entropy
-            ],
-            "sink_weight": [_plain(heads) for heads in self.sink_weight],
+            "entropy_nats": finite(self.entropy_nats),
+            "normalized_entropy": finite(self.normalized_entropy),
+            "without_sink_entropy_nats": finite(self.without_sink_entropy_nats),
+            "without_sink_normalized_entropy": finite(self.without_sink_normalized_entropy),
+            "sink_weight": finite(self.sink_weight),
             "collapse_threshold": COLLAPSED,
             "collapsed_share": len(collapsed) / measured if measured else None,
             "collapsed_heads": [list(head) for head in collapsed],
@@ -148,8 +145,8 @@ def attention(
         empty = np.empty(0, dtype=np.int64)
         ids = np.concatenate([empty, *(segment.ids for segment in segments)])
         ends = np.concatenate([empty, *(segment.ends for segment in segments)]).tolist()
-        there = bos == "auto" and ids[:1].tolist() == [forcing.bos_id]
-        front = [forcing.bos_id] if forcing.bos_id is not None and len(ids) and not there else []
+        needed = forcing.bos_id is not None and len(ids) and not forcing.begins_with_bos(ids)
+        front = [forcing.bos_id] if needed else []
         sequence = np.concatenate([np.array(front, dtype=np.int64), ids])
         sums = _Sums()
         for begin in range(0, len(sequence), length):
@@ -216,10 +213,6 @@ class _Sums:
         with np.errstate(invalid="ignore"):
             layers = [sums / counts for sums, counts in self.heads]
         return {name: [layer[i] for layer in layers] for i, name in enumerate(self.NAMES)}
-
-
-def _plain(values: Floats) -> list[float | None]:
-    return [None if np.isnan(value) else value for value in values.tolist()]
 
 
 if __name__ == "__main__":

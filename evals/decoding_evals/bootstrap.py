@@ -8,12 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from decoding.intervals import resampled
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Statistic = Callable[[Integers], Floats]
-
-_CELLS = 1 << 21
-"""Resamples × units that are held at a time."""
 
 
 class Interval(NamedTuple):
@@ -52,16 +51,7 @@ def bootstrap(
             raise ValueError(f"{name} must be >= 1, got {value}")
     if not 0 < level < 1:
         raise ValueError(f"level must be in (0, 1), got {level}")
-    generator = np.random.default_rng(seed)
-    together = max(1, _CELLS // units)
-    values: list[Floats] = []
-    for start in range(0, resamples, together):
-        rows = min(together, resamples - start)
-        drawn = generator.integers(units, size=(rows, units))
-        places = drawn + units * np.arange(rows)[:, None]
-        counts = np.bincount(places.ravel(), minlength=rows * units).reshape(rows, units)
-        values.append(statistic(counts))
-    found = np.concatenate(values)
+    found = np.concatenate([statistic(counts) for counts in resampled(units, resamples, seed)])
     found = found[~np.isnan(found)]
     if not len(found):
         return Interval(None, None, resamples)

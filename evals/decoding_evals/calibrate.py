@@ -205,7 +205,7 @@ def calibrate(
         documents_skipped=skipped,
         context=run.context_length,
         stride=run.stride,
-        bos=None if run.bos_id is None else run.tokenizer.convert_ids_to_tokens(run.bos_id),
+        bos=run.bos_token,
         full_logits=run.full_logits,
         complete=complete,
     )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from decoding.comparison import ApplyRow, CellSums, sum_by_cell
+from decoding.comparison import ApplyRow, sum_rows
 from decoding.grid import MOST_SETTINGS
 from decoding.intervals import BlockSums, MeanError, ratio_of_sums
 from decoding.models import LanguageModel
@@ -20,6 +20,7 @@ from decoding.policy import Setting
 from decoding.scoring import Account, Document, LogitBlock, TeacherForcing, as_document
 from decoding.steps import Applied
 from decoding.teacher import Follower
+from decoding_evals.output import finite
 
 Floats = NDArray[np.float64]
 
@@ -82,29 +83,29 @@ class SettingsComparison:
         return {
             "model": self.model,
             "settings": [str(setting) for setting in self.settings],
-            "entropy_nats": _plain(self.entropy.mean),
-            "effective_choices": _plain(np.exp(self.entropy.mean)),
-            "kept": _plain(self.kept.mean),
-            "kept_mass": _plain(self.kept_mass.mean),
-            "coverage": _plain(self.coverage.mean),
-            "cross_entropy_nats": _plain(self.cross_entropy()),
-            "covered_cross_entropy_nats": _plain(self.covered_cross_entropy.mean),
-            "entropy_standard_error": _plain(self.entropy.standard_error),
-            "kept_mass_standard_error": _plain(self.kept_mass.standard_error),
-            "coverage_standard_error": _plain(self.coverage.standard_error),
-            "covered_cross_entropy_standard_error": _plain(
+            "entropy_nats": finite(self.entropy.mean),
+            "effective_choices": finite(np.exp(self.entropy.mean)),
+            "kept": finite(self.kept.mean),
+            "kept_mass": finite(self.kept_mass.mean),
+            "coverage": finite(self.coverage.mean),
+            "cross_entropy_nats": finite(self.cross_entropy()),
+            "covered_cross_entropy_nats": finite(self.covered_cross_entropy.mean),
+            "entropy_standard_error": finite(self.entropy.standard_error),
+            "kept_mass_standard_error": finite(self.kept_mass.standard_error),
+            "coverage_standard_error": finite(self.coverage.standard_error),
+            "covered_cross_entropy_standard_error": finite(
                 self.covered_cross_entropy.standard_error
             ),
-            "kl_nats": _plain(np.where(everywhere, self.kl.mean, math.nan)),
-            "kl_finite_share": _plain(self.kl_finite_share),
-            "kl_where_finite_nats": _plain(self.kl.mean),
-            "kl_where_finite_standard_error": _plain(self.kl.standard_error),
-            "js_nats": _plain(self.js.mean),
-            "js_standard_error": _plain(self.js.standard_error),
-            "total_variation": _plain(self.total_variation.mean),
-            "total_variation_standard_error": _plain(self.total_variation.standard_error),
-            "cross_entropy_difference_nats": _plain(self.cross_entropy_difference.mean),
-            "cross_entropy_difference_standard_error": _plain(
+            "kl_nats": finite(np.where(everywhere, self.kl.mean, math.nan)),
+            "kl_finite_share": finite(self.kl_finite_share),
+            "kl_where_finite_nats": finite(self.kl.mean),
+            "kl_where_finite_standard_error": finite(self.kl.standard_error),
+            "js_nats": finite(self.js.mean),
+            "js_standard_error": finite(self.js.standard_error),
+            "total_variation": finite(self.total_variation.mean),
+            "total_variation_standard_error": finite(self.total_variation.standard_error),
+            "cross_entropy_difference_nats": finite(self.cross_entropy_difference.mean),
+            "cross_entropy_difference_standard_error": finite(
                 self.cross_entropy_difference.standard_error
             ),
             "error_unit": "blocks",
@@ -201,7 +202,7 @@ def compare(
         settings=chosen,
         context=run.context_length,
         stride=run.stride,
-        bos=None if run.bos_id is None else run.tokenizer.convert_ids_to_tokens(run.bos_id),
+        bos=run.bos_token,
         entropy=ratio_of_sums(by_name["entropy"], counts),
         kept=ratio_of_sums(by_name["kept"], counts),
         kept_mass=ratio_of_sums(by_name["kept_mass"], counts),
@@ -231,9 +232,8 @@ def _sums(
     apply_row: ApplyRow,
 ) -> Floats:
     """All sums over the rows, one after the other; the first is the first setting's entropy."""
-    cells = np.zeros(len(targets), dtype=np.int64)
-    sums: CellSums = sum_by_cell(logits, targets, cells, settings, apply_row)
-    parts = [np.ravel(getattr(sums, name)[0]) for name in (*_BY_SETTING, *_BY_PAIR)]
+    sums = sum_rows(logits, targets, settings, apply_row)
+    parts = [np.ravel(getattr(sums, name)) for name in (*_BY_SETTING, *_BY_PAIR)]
     return np.concatenate(parts).astype(np.float64)
 
 
@@ -243,13 +243,6 @@ def _named(flat: Floats, size: int) -> dict[str, Floats]:
     ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
     parts = zip((*_BY_SETTING, *_BY_PAIR), np.split(flat, ends, axis=1), shapes, strict=True)
     return {name: part.reshape(-1, *shape) for name, part, shape in parts}
-
-
-def _plain(values: Floats) -> Any:
-    """Nested lists, with None for what is not finite."""
-    if values.ndim:
-        return [_plain(value) for value in values]
-    return float(values) if np.isfinite(values) else None
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from decoding.information import as_float, kl_divergence, surprisal
 from decoding.intervals import BlockSums, MeanError, ratio_of_sums
-from decoding.models import LanguageModel
+from decoding.models import LanguageModel, check_vocabularies
 from decoding.monitor import NonFiniteLogitsError
 from decoding.scoring import (
     Account,
@@ -26,6 +26,7 @@ from decoding.scoring import (
     logit_blocks,
     positions,
 )
+from decoding_evals.output import finite
 
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
 _COLUMNS = ("nll_a", "nll_b", "kl_ab", "kl_ba", "delta_p", "delta_p_squared", "same_top")
@@ -70,27 +71,27 @@ class ModelsComparison:
         return {
             "models": [self.model_a, self.model_b],
             "perplexity": [_exp(self.nll_a.mean), _exp(self.nll_b.mean)],
-            "nll_nats": [_finite(self.nll_a.mean), _finite(self.nll_b.mean)],
+            "nll_nats": [finite(self.nll_a.mean), finite(self.nll_b.mean)],
             "nll_standard_error": [
-                _finite(self.nll_a.standard_error),
-                _finite(self.nll_b.standard_error),
+                finite(self.nll_a.standard_error),
+                finite(self.nll_b.standard_error),
             ],
-            "nll_difference_nats": _finite(self.nll_difference.mean),
-            "nll_difference_standard_error": _finite(self.nll_difference.standard_error),
+            "nll_difference_nats": finite(self.nll_difference.mean),
+            "nll_difference_standard_error": finite(self.nll_difference.standard_error),
             "perplexity_ratio": _exp(self.nll_difference.mean),
             "perplexity_ratio_confidence_interval": None if None in interval else interval,
-            "kl_nats": [_finite(self.kl_ab.mean), _finite(self.kl_ba.mean)],
+            "kl_nats": [finite(self.kl_ab.mean), finite(self.kl_ba.mean)],
             "kl_standard_error": [
-                _finite(self.kl_ab.standard_error),
-                _finite(self.kl_ba.standard_error),
+                finite(self.kl_ab.standard_error),
+                finite(self.kl_ba.standard_error),
             ],
-            "kl_percentiles_nats": {q: _finite(kl) for q, kl in self.kl_percentiles.items()},
+            "kl_percentiles_nats": {q: finite(kl) for q, kl in self.kl_percentiles.items()},
             "delta_p": float(self.delta_p.mean),
-            "delta_p_standard_error": _finite(self.delta_p.standard_error),
+            "delta_p_standard_error": finite(self.delta_p.standard_error),
             "delta_p_rms": self.delta_p_rms,
             "delta_p_percentiles": self.delta_p_percentiles,
             "same_top_share": float(self.same_top.mean),
-            "same_top_standard_error": _finite(self.same_top.standard_error),
+            "same_top_standard_error": finite(self.same_top.standard_error),
             "error_unit": "blocks",
             "units": self.nll_a.units,
             "block_length": self.block_length,
@@ -186,7 +187,7 @@ def compare_models(
         model_b=model_b.name,
         context=run.context_length,
         stride=run.stride,
-        bos=None if run.bos_id is None else run.tokenizer.convert_ids_to_tokens(run.bos_id),
+        bos=run.bos_token,
         nll_a=by_name["nll_a"],
         nll_b=by_name["nll_b"],
         nll_difference=difference,
@@ -201,31 +202,6 @@ def compare_models(
         account=run.account,
         complete=complete,
     )
-
-
-def check_vocabularies(a: LanguageModel, b: LanguageModel) -> None:
-    """Refuse two models whose ids do not mean the same.
-
-    Raises:
-        ValueError: naming the first ids that differ.
-    """
-    of_a, of_b = (
-        {index: token for token, index in model.tokenizer.get_vocab().items()} for model in (a, b)
-    )
-    different = sorted(i for i in of_a.keys() | of_b.keys() if of_a.get(i) != of_b.get(i))
-    if different:
-        shown = ", ".join(
-            f"{i} ({of_a.get(i, 'none')!r}, {of_b.get(i, 'none')!r})" for i in different[:3]
-        )
-        raise ValueError(
-            f"the vocabularies of {a.name!r} and {b.name!r} differ at {len(different):,} ids: "
-            f"{shown}{', …' if len(different) > 3 else ''}"
-        )
-    sizes = [model.model.config.get_text_config().vocab_size for model in (a, b)]
-    if sizes[0] != sizes[1]:
-        raise ValueError(
-            f"{a.name!r} has logits for ids 0 to {sizes[0] - 1}, {b.name!r} for 0 to {sizes[1] - 1}"
-        )
 
 
 def _columns(a: Tensor, b: Tensor, targets: Tensor) -> NDArray[np.float64]:
@@ -253,10 +229,6 @@ def _percentiles(values: array[float]) -> dict[str, float]:
         figures = np.percentile(np.array(values, dtype=np.float64), PERCENTILES)
     named = {f"{q:g}": float(value) for q, value in zip(PERCENTILES, figures, strict=True)}
     return {"min": min(values), **named, "max": max(values)}
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def _exp(value: Any) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +14,7 @@ from decoding.encoding import encode, encode_prompt
 from decoding.models import LanguageModel
 from decoding.scoring import LogitBlock, TeacherForcing, TokenDocument, positions
 from decoding.statistics import row_statistics
+from decoding_evals.output import finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,10 +57,10 @@ class ContextGain:
             "context_log_prob_nats": self.context_log_prob_nats,
             "gain_nats": self.gain_nats,
         }
-        totals = {name: _finite(float(column.sum())) for name, column in columns.items()}
+        totals = {name: finite(float(column.sum())) for name, column in columns.items()}
         tokens = [
             {"id": id_, "text": text}
-            | {name: _finite(value) for name, value in zip(columns, values, strict=True)}
+            | {name: finite(value) for name, value in zip(columns, values, strict=True)}
             for id_, text, *values in zip(
                 self.ids, self.texts, *(c.tolist() for c in columns.values()), strict=True
             )
@@ -159,7 +159,3 @@ def _log_prob(block: LogitBlock) -> dict[str, Tensor]:
     log_prob = row_statistics(block.logits, block.targets).target_log_prob
     assert log_prob is not None
     return {"log_prob": log_prob}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from decoding.ensemble import Mixture
-from decoding.models import LanguageModel
+from decoding.models import LanguageModel, check_vocabularies
 from decoding.scoring import positions
 
 if TYPE_CHECKING:
@@ -132,18 +132,8 @@ def checkpoint_members(language_models: Sequence[LanguageModel]) -> list[Member]
     if len(language_models) < 2:
         raise ValueError(f"members must be at least 2, got {len(language_models)}")
     first, *others = language_models
-    vocabulary = first.tokenizer.get_vocab()
     for other in others:
-        difference = _difference(vocabulary, other.tokenizer.get_vocab())
-        sizes = [m.model.config.get_text_config().vocab_size for m in (first, other)]
-        if difference is None and sizes[0] != sizes[1]:
-            difference = f"{sizes[0]} and {sizes[1]} rows of logits"
-        if difference is not None:
-            raise ValueError(
-                f"members must have one vocabulary, got {difference} in {first.name!r} and "
-                f"{other.name!r}"
-            )
-
+        check_vocabularies(first, other)
     return [partial(_evaluated, each.model) for each in language_models]
 
 
@@ -238,16 +228,6 @@ def _mixed(logits: Iterable[Tensor], ids: Ids) -> EpistemicUncertainty:
         mixture.add(rows)
     columns = [column.cpu().numpy() for column in mixture.uncertainty()]
     return EpistemicUncertainty(mixture.members, tuple(map(int, ids)), *columns)
-
-
-def _difference(vocabulary: dict[str, int], other: dict[str, int]) -> str | None:
-    """Where two vocabularies differ, at the lowest id of the first; None where they do not."""
-    if vocabulary == other:
-        return None
-    if len(vocabulary) != len(other):
-        return f"{len(vocabulary)} and {len(other)} tokens"
-    _, token = min((id_, token) for token, id_ in vocabulary.items() if other.get(token) != id_)
-    return f"token {token!r} as {vocabulary[token]} and {other.get(token, 'none')}"
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decoding.grid import MOST_SETTINGS
-from decoding.models import LanguageModel
+from decoding.models import LanguageModel, check_vocabularies
 from decoding.policy import Setting
 from decoding.posterior import (
     log_bayes_factors,
@@ -23,8 +23,8 @@ from decoding.posterior import (
     running_log_posterior,
 )
 from decoding.scoring import Document, TokenDocument, as_document
-from decoding_evals.compare_models import check_vocabularies
 from decoding_evals.likelihoods import Likelihoods, RuledOut, likelihoods
+from decoding_evals.output import finite
 
 Floats = NDArray[np.float64]
 
@@ -155,25 +155,25 @@ class Identification:
             "settings": [str(candidate.setting) for candidate in self.candidates],
             "models": [candidate.model for candidate in self.candidates],
             "prior": self._prior().tolist(),
-            "posterior": _finite(np.exp(self.log_posterior())),
+            "posterior": finite(np.exp(self.log_posterior())),
             "model_posterior": self._by_model(),
-            "log_likelihood_nats": _finite(self._log_likelihoods()),
-            "log_bayes_factors_nats": _finite(factors),
-            "coverage": _finite([candidate.coverage for candidate in self.candidates]),
-            "z": _finite([candidate.z for candidate in self.candidates]),
+            "log_likelihood_nats": finite(self._log_likelihoods()),
+            "log_bayes_factors_nats": finite(factors),
+            "coverage": finite([candidate.coverage for candidate in self.candidates]),
+            "z": finite([candidate.z for candidate in self.candidates]),
             "ruled_out": [
                 {
                     "candidate": k,
                     "setting": str(candidate.setting),
                     **asdict(candidate.ruled_out),
-                    "others_log_prob_nats": _finite([candidate.ruled_out.others_log_prob_nats])[0],
+                    "others_log_prob_nats": finite(candidate.ruled_out.others_log_prob_nats),
                 }
                 for k, candidate in enumerate(self.candidates)
                 if candidate.ruled_out is not None
             ],
             "best": ranking[0] if ranking else None,
             "runner_up": ranking[1] if len(ranking) > 1 else None,
-            "log_odds_nats": _finite([self.log_odds_nats()])[0],
+            "log_odds_nats": finite(self.log_odds_nats()),
             "min_odds": self.min_odds,
             "decided": None if decided is None else str(self.candidates[decided].setting),
             "decided_model": None if decided is None else self.candidates[decided].model,
@@ -204,7 +204,7 @@ class Identification:
         sums: dict[str, float] = {}
         for candidate, share in zip(self.candidates, np.exp(self.log_posterior()), strict=True):
             sums[candidate.model] = sums.get(candidate.model, 0.0) + float(share)
-        return dict(zip(sums, _finite(sums.values()), strict=True))
+        return dict(zip(sums, finite(sums.values()), strict=True))
 
     def _prior(self) -> Floats:
         return np.array([candidate.prior for candidate in self.candidates])
@@ -342,10 +342,6 @@ def _identification(
         tokens_skipped=parts[0].tokens_skipped,
         min_odds=min_odds,
     )
-
-
-def _finite(values: Iterable[float]) -> list[float | None]:
-    return [float(value) if math.isfinite(value) else None for value in values]
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import NoneType, TracebackType
@@ -19,6 +20,14 @@ BATCH_CHARACTERS = 1 << 22
 def to_json(record: dict[str, Any]) -> str:
     """One line of JSON: ASCII, so that no terminal or line reader trips over it, and no NaN."""
     return json.dumps(record, allow_nan=False)
+
+
+def finite(values: Any) -> Any:
+    """Plain numbers for JSON: arrays as nested lists, and None for what is not finite."""
+    plain = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(plain, Iterable):
+        return [finite(value) for value in plain]
+    return plain if math.isfinite(plain) else None
 
 
 class Unfinished(click.ClickException):
@@ -96,10 +105,7 @@ class RecordFile:
                 if convert is not None:
                     finished = self._temporary()
                     convert(self.spool, finished)
-                umask = os.umask(0)
-                os.umask(umask)
-                finished.chmod(0o666 & ~umask)
-                finished.replace(self.path)
+                publish(finished, self.path)
         except OSError as failure:
             raise self._failure(failure) from failure
         finally:
@@ -117,6 +123,14 @@ class RecordFile:
 
     def _failure(self, error: OSError) -> click.ClickException:
         return click.ClickException(f"cannot write {str(self.path)!r}: {error.strerror or error}")
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Put a finished temporary file in its place, with the rights of a new file."""
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(0o666 & ~umask)
+    temporary.replace(path)
 
 
 def _write_json(spool: Path, target: Path) -> None:

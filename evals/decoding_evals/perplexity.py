@@ -17,6 +17,7 @@ from decoding.models import LanguageModel
 from decoding.scoring import Account, Document, LogitBlock, as_document
 from decoding.statistics import row_statistics
 from decoding.windows import Window
+from decoding_evals.output import finite
 from decoding_evals.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -75,9 +76,9 @@ class PerplexityResult:
             ratio = self.standard_error / self.naive_standard_error
         return {
             "perplexity": _exp(nll),
-            "nll_nats": _finite(nll),
-            "bits_per_token": _finite(nll / math.log(2)),
-            "bits_per_byte": _finite(per_byte / math.log(2)),
+            "nll_nats": finite(nll),
+            "bits_per_token": finite(nll / math.log(2)),
+            "bits_per_byte": finite(per_byte / math.log(2)),
             "word_perplexity": _exp(per_word),
             "byte_perplexity": _exp(per_byte),
             **values,
@@ -187,17 +188,18 @@ def perplexity(
         headline=rules.headline,
         context=run.context_length + (protocol == "huggingface"),
         stride=run.stride,
-        bos=None if run.bos_id is None else run.tokenizer.convert_ids_to_tokens(run.bos_id),
+        bos=run.bos_token,
         nll_nats=nll,
         mean_entropy_nats=float(entropy / tokens),
         words=run.words,
         bytes=run.bytes,
-        standard_error=_finite(float(error.standard_error)),
+        standard_error=finite(float(error.standard_error)),
         naive_standard_error=naive,
         error_unit="documents" if by_document else "blocks",
         units=error.units,
         block_length=None if by_document else blocks.length,
-        confidence_interval=None if math.isnan(low) else (_exp(low), _exp(high)),
+        # No perplexity is below 1, however few tokens there are.
+        confidence_interval=None if math.isnan(low) else (_exp(max(0.0, low)), _exp(high)),
         account=run.account,
         full_logits=run.full_logits,
         complete=complete,
@@ -244,10 +246,6 @@ def _measured(block: LogitBlock) -> dict[str, Tensor]:
     statistics = row_statistics(block.logits, block.targets)
     assert statistics.target_log_prob is not None
     return {"surprisal": -statistics.target_log_prob, "entropy": statistics.entropy}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _exp(value: float) -> float | None:

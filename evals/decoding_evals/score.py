@@ -17,6 +17,7 @@ from decoding.scoring import Columns, Document, LogitBlock, TeacherForcing, as_d
 from decoding.statistics import row_statistics
 from decoding.teacher import Follower
 from decoding.windows import Window
+from decoding_evals.output import finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,7 +82,7 @@ class DocumentScores:
         """Σ(surprisal - entropy) / √Σvarentropy: N(0, 1) for a text that the model wrote."""
         total = math.fsum(self.varentropy_nats2)
         excess = math.fsum(self.surprisal_nats) - math.fsum(self.entropy_nats)
-        return _number(excess / math.sqrt(total)) if total > 0 else None
+        return finite(excess / math.sqrt(total)) if total > 0 else None
 
     def texts(self) -> list[str]:
         """The text of each token."""
@@ -96,10 +97,10 @@ class DocumentScores:
         totals = {
             "tokens_scored": tokens,
             "tokens_not_scored": self.tokens - tokens,
-            "surprisal_nats": _number(surprisal),
-            "nll_nats": None if nll is None else _number(nll),
+            "surprisal_nats": finite(surprisal),
+            "nll_nats": None if nll is None else finite(nll),
             "perplexity": math.exp(nll) if nll is not None and nll < 709 else None,
-            "bits_per_byte": _number(surprisal / size / math.log(2)) if size else None,
+            "bits_per_byte": finite(surprisal / size / math.log(2)) if size else None,
             "mean_entropy_nats": math.fsum(self.entropy_nats) / tokens if tokens else None,
             "z": self.z(),
         }
@@ -123,17 +124,17 @@ class DocumentScores:
             "text": self.texts(),
             "start": self.starts.tolist(),
             "end": self.ends.tolist(),
-            "surprisal_nats": _finite(self.surprisal_nats),
+            "surprisal_nats": finite(self.surprisal_nats),
             "entropy_nats": self.entropy_nats.tolist(),
             "varentropy_nats2": self.varentropy_nats2.tolist(),
             "rank": self.rank.tolist(),
-            "residual": _finite(self.residual),
+            "residual": finite(self.residual),
         }
         q = self.under_setting
         if q is None:
             return columns
         return columns | {
-            "q_surprisal_nats": _finite(q.surprisal_nats),
+            "q_surprisal_nats": finite(q.surprisal_nats),
             "q_entropy_nats": q.entropy_nats.tolist(),
             "q_varentropy_nats2": q.varentropy_nats2.tolist(),
             "kept": q.kept.tolist(),
@@ -242,8 +243,8 @@ class ChoiceScores:
             record = choice.record()
             del record["index"]
             figures = {
-                "log_prob_nats": _number(log_probs[index]),
-                "log_prob_nats_per_byte": _number(per_byte[index]),
+                "log_prob_nats": finite(log_probs[index]),
+                "log_prob_nats_per_byte": finite(per_byte[index]),
             }
             choices.append({"text": choice.text, **figures, **record})
         rankings = {
@@ -368,14 +369,6 @@ class _Pending:
 
 def _joined(parts: Iterable[Integers]) -> Integers:
     return np.concatenate([np.empty(0, dtype=np.int64), *parts])
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _finite(values: Floats) -> list[float | None]:
-    return [value if math.isfinite(value) else None for value in values.tolist()]
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from decoding_evals.bootstrap import Interval, bootstrap
+from decoding_evals.output import finite
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -42,7 +43,8 @@ def auroc(uncertainty: ArrayLike, correct: ArrayLike) -> float | None:
         as its target.
     """
     right = _judgements(correct)
-    return _number(_Ties(uncertainty, right).auroc(_once(right))[0])
+    value: float | None = finite(_Ties(uncertainty, right).auroc(_once(right))[0])
+    return value
 
 
 class RiskCoverage(NamedTuple):
@@ -137,7 +139,8 @@ def prediction_rejection_ratio(
     if rejected < 2:  # the first of them rejects nothing
         return None
     chance = None if orders is None else _random_area(good, rejected, orders, seed)
-    return _number(_prr(ties, perfect, _once(good), rejected, chance)[0])
+    value: float | None = finite(_prr(ties, perfect, _once(good), rejected, chance)[0])
+    return value
 
 
 def evaluate_estimators(
@@ -369,7 +372,3 @@ def _same_length(name: str, values: Any, other: str, others: Any) -> None:
 
 def _mean(values: Floats) -> float | None:
     return float(values.mean()) if len(values) else None
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

@@ -72,6 +72,18 @@ def wants_color() -> bool:
     return sys.stdout.isatty() and not plain
 
 
+def titled(title: str | None = None, *, show_header: bool = True) -> Table:
+    """An empty table under a title, whose control characters are spelt out."""
+    return Table(
+        box=None,
+        pad_edge=False,
+        show_header=show_header,
+        title=None if title is None else harmless(title),
+        title_justify="left",
+        title_style="bold",
+    )
+
+
 def print_table(table: Table, *, stderr: bool = False) -> None:
     """Write a table: within a terminal, or as wide as it is in a pipe.
 
@@ -86,9 +98,10 @@ def print_table(table: Table, *, stderr: bool = False) -> None:
 
 
 def number(value: float | None) -> str:
-    """A figure for a table: whole numbers with separators, others with five digits."""
+    """A figure for a table: counts as they are, others with five digits or four decimals."""
     if value is None:
         return "-"
     if isinstance(value, int) or abs(value) >= 100_000:
         return f"{value:,.0f}" if abs(value) < 1e15 else f"{value:.3g}"
-    return f"{value:.5g}" if abs(value) >= 1 or value == 0 else f"{value:.4f}"
+    # Trailing zeros stay, so that columns line up; what rounds to -0 is 0.
+    return f"{value:#.5g}".rstrip(".") if abs(value) >= 1 else f"{value:z.4f}"

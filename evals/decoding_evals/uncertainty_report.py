@@ -6,10 +6,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
-from decoding_evals.terminal import console, harmless, number, print_table, wants_color
+from decoding_evals.terminal import console, harmless, number, print_table, titled, wants_color
 
 PARTS = {
     "phrasing": "phrasings",
@@ -103,11 +102,11 @@ def show_evaluation(summary: dict[str, Any], *, stderr: bool = False) -> None:
     """Write one line per estimator, the best first."""
     evaluation = summary["evaluation"]
     accuracy = evaluation["accuracy"]
-    title = f"{harmless(summary['model'])} · {evaluation['prompts']} prompts with references"
+    title = f"{summary['model']} · {evaluation['prompts']} prompts with references"
     if evaluation["prompts_left_out"]:
         title += f", {evaluation['prompts_left_out']} without"
     title += f" · {accuracy:.3f} of the answers correct by {summary['correct_by']}"
-    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    table = titled(title)
     table.add_column("estimator")
     for label in ("AUROC", "95 %", "PRR", "95 %", "AURC", "undefined"):
         table.add_column(label, justify="right")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from decoding.encoding import encode_prompt
+from decoding.estimation import fit_temperature
 from decoding.generation import generate
 from decoding.monitor import NonFiniteLogitsError
 from decoding.scoring import LogitBlock, TeacherForcing, TokenDocument, positions
@@ -154,18 +155,13 @@ def round_trip(patient: Patient) -> Finding:
 
 
 def best_temperature(patient: Patient) -> float | None:
-    """The temperature of the largest likelihood of the reference text, where that means something.
-
-    With β = 1/T the likelihood is concave: its gradient is z_y - E_β[z], its curvature -Var_β[z].
-    """
+    """The temperature of the largest likelihood of the reference text, where that means something:
+    where the model tells tokens apart, and the text is not its favourite at every step."""
     logits = patient.reference[:-1].double()
     targets = torch.tensor(patient.sequence[1:], device=logits.device)
     if not logits.isfinite().all() or not _beats_uniform(patient, _nll(logits, patient.ids)):
         return None
-    beta = 1.0
-    for _ in range(20):
-        row = row_statistics(beta * logits)
-        gradient = float((logits.gather(-1, targets[:, None])[:, 0] - row.mean / beta).sum())
-        step = gradient * beta**2 / max(float(row.variance.sum()), 1e-12)
-        beta = min(2 * beta, max(beta / 2, beta + step))
-    return 1 / beta
+    try:
+        return fit_temperature(logits, targets).temperature or None
+    except ValueError:
+        return None

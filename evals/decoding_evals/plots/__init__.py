@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from decoding_evals.output import publish
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -67,10 +69,7 @@ def write_plot(figure: Figure, path: Path) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content.getvalue())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path.resolve())
+        publish(Path(name), path.resolve())
     finally:
         Path(name).unlink(missing_ok=True)
 
