@@ -36,6 +36,7 @@ class Crossing(NamedTuple):
     """A step at which a row's entropy lies above the bound."""
 
     row: int
+    """Its place in the batch, from 0."""
     step: int
     """Tokens generated so far."""
     entropy_nats: float
@@ -105,14 +106,14 @@ class EntropyPolicy:
             raise ValueError(
                 f"a policy is like 'raw while entropy<=2.5 else temperature=0.5', got {text!r}"
             )
-        then: Then = match["then"].strip()
-        if then not in ENDINGS:
-            then = DecodingSettings.parse(str(then))
+        then = match["then"].strip()
+        if " while " in then:
+            raise ValueError(f"a policy cannot hold another one, got {text!r}")
         return cls(
             settings=DecodingSettings.parse(match["settings"]),
             entropy_above=_bound(match["entropy"], 1),
             varentropy_above=_bound(match["varentropy"] or "0", 2),
-            then=then,
+            then=then if then in ENDINGS else DecodingSettings.parse(then),
         )
 
     def __str__(self) -> str:

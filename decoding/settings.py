@@ -398,7 +398,10 @@ def _read(name: str, text: str, kind: type) -> Any:
 
 def _nearest(name: str) -> str:
     known = ["raw", "greedy", *NEUTRAL]
-    close = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
+    asked = name.lower().replace("-", "_")
+    close = difflib.get_close_matches(asked, known, n=1)
+    # A family's name, as in xtc=0.5, is short of its fields' names.
+    close = close or [one for one in known if one.partition("_")[0] == asked]
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
 
 

@@ -285,7 +285,7 @@ def test_on_a_terminal_text_is_shaded_with_legend_and_summary(stories):
     assert (
         f"30 tokens · mean entropy {summary['mean_entropy_nats']:.2f} nats "
         f"({summary['effective_choices']:.1f} effective choices) · "
-        f"perplexity {summary['raw_perplexity']:.2f} · " in plain
+        f"raw perplexity {summary['raw_perplexity']:.2f} · " in plain
     )
     assert plain.rstrip().endswith("tokens/s · seed 1")
 
@@ -419,6 +419,10 @@ def test_settings_explains_a_policy(run):
     _, out, _ = run("settings", "temperature=0.5,edt_theta=0.3,mirostat_tau=2bits,top_k=3")
     assert "1. edt_theta: divide logits by 0.5 · 0.8^(0.3/H)" in out
     assert "2. top_k" in out and "1.38629 nats (2 bits)" in out
+    _, out, _ = run("settings", "temperature=0.5,dynatemp_range=2,dynatemp_exponent=3")
+    assert "divide logits by 0 + 2.5 · (H/ln n)^3" in out
+    _, out, _ = run("settings", "dry_multiplier=0.8,dry_breakers=13/198")
+    assert "lower by 0.8 · 1.75^(n - 2)" in out and "ids 13/198 break" in out
 
 
 def test_settings_explains_in_order(run):
@@ -431,7 +435,7 @@ def test_settings_explains_in_order(run):
     ]  # fmt: skip
     assert "temperature 1, nothing removed" in run("settings", "raw")[1]
     _, listed, _ = run("settings")
-    names = [line.split()[0] for line in listed.splitlines()[1:-2]]
+    names = [line.split()[0] for line in listed.splitlines()[1:-4]]
     assert names == [field.name for field in dataclasses.fields(DecodingSettings)]
     assert "lowest id" in run("settings", "greedy")[1]
     code, _, err = run("settings", "top_q=1")

@@ -1,7 +1,9 @@
 """The command `compare`: what it prints and writes, and how it fails."""
 
 import csv
+import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -52,14 +54,44 @@ def test_the_table_shows_every_setting_and_pair(run, stories):
     ).record()  # fmt: skip
     lines = out.splitlines()
     for i, spec in enumerate(record["settings"]):
-        [row] = [line for line in lines if line.startswith(f"{spec} ")]
-        assert f"{record['entropy_nats'][i]:.4f} ± {record['entropy_standard_error'][i]:.4f}" in row
-        assert ("infinite" in row) == (record["cross_entropy_nats"][i] is None)
-        kl, variation, js = [line.split()[2:] for line in lines if line.startswith(f"[{i + 1}] ")]
-        for cells, name in ((kl, "kl_nats"), (variation, "total_variation"), (js, "js_nats")):
-            want = ["infinite" if x is None else f"{x:.4f}" for x in record[name][i]]
-            assert cells == want
+        own, of_text = [line for line in lines if line.startswith(f"[{i + 1}]")][:2]
+        error = record["entropy_standard_error"][i]
+        assert own.split()[1] == spec
+        assert f"{record['entropy_nats'][i]:.4f} ± {error:.4f}" in own
+        assert f"{record['coverage'][i]:.4f} ± " in of_text
+        assert ("infinite" in of_text) == (record["cross_entropy_nats"][i] is None)
+    pairs = [line.split() for line in lines if re.match(r"\[\d\]\s+\[\d\]", line)]
+    assert [cells[:2] for cells in pairs] == [
+        [f"[{i}]", f"[{j}]"] for i, j in itertools.combinations(range(1, 7), 2)
+    ]
+    for cells in pairs:
+        i, j = (int(cell[1:-1]) - 1 for cell in cells[:2])
+        want = [record["kl_nats"][i][j], record["kl_nats"][j][i]]
+        want += [record["js_nats"][i][j], record["total_variation"][i][j]]
+        for cell, value in zip(cells[2:], want, strict=True):
+            assert (
+                cell == "infinite"
+                if value is None
+                else float(cell) == pytest.approx(value, abs=5e-5)
+            )
     assert "nats" in out and f"{record['tokens_scored']} tokens scored" in out
+
+
+def test_pairs_of_many_settings_are_said_to_be_left_out(run):
+    code, out, err = run("compare", "--grid", "top_k=1:13:1", stdin=TEXT.encode())
+    assert (code, err) == (
+        0, "78 pairs of 13 settings: --json, --output or --plot shows them\n",
+    )  # fmt: skip
+    assert "KL(" not in out and "top_k=13" in out
+
+
+def test_tables_fit_a_terminal_of_80_columns(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    code, out, _ = run("compare", stdin=TEXT.encode())
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", out).splitlines()
+    assert code == 0 and max(map(len, lines)) <= 80 and "…" not in out
+    assert sum("temperature=0.7" in line for line in lines) == 1
 
 
 def read(path):

@@ -438,6 +438,7 @@ def test_a_function_shows_its_name():
         ("raw while entropy<=1 or varentropy<=-2 else stop", r"varentropy_above must be .* -2"),
         ("raw while entropy<=2 else halt", r"unknown setting 'halt'"),
         ("tmperature=1 while entropy<=2 else stop", r"did you mean 'temperature'"),
+        ("raw while entropy<=1 else raw while entropy<=2 else stop", "cannot hold another"),
         ("raw while entropy<=2 else mirostat_tau=3", r"mirostat_tau .* not in a policy"),
         ("mirostat_tau=3 while entropy<=2 else stop", r"mirostat_tau .* not in a policy"),
     ],

@@ -417,6 +417,10 @@ def test_parse_minds_neither_order_nor_spaces(text):
         ("xtc_prob=0.5", "xtc_probability"),
         ("mirostat=3", "mirostat_tau"),
         ("pless=1", "p_less"),
+        ("xtc=0.5", "xtc_probability"),
+        ("dry=0.8", "dry_multiplier"),
+        ("edt=0.5", "edt_theta"),
+        ("dynatemp=1", "dynatemp_range"),
     ],
 )
 def test_an_unknown_name_suggests_the_nearest(text, nearest):

@@ -335,6 +335,6 @@ class _Progress:
         perplexity = math.exp(min(709.0, self.raw_surprisal_nats / self.tokens))
         err.print(
             f"{self.tokens} tokens · mean entropy {mean:.2f} nats "
-            f"({math.exp(mean):.1f} effective choices) · perplexity {perplexity:.2f} · "
+            f"({math.exp(mean):.1f} effective choices) · raw perplexity {perplexity:.2f} · "
             f"{self.tokens / elapsed:.0f} tokens/s · seed {self.seed}"
         )

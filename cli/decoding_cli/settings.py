@@ -7,7 +7,15 @@ import math
 import click
 
 from decoding.policy import EntropyPolicy, Setting
-from decoding.settings import NEUTRAL, PARAMETERS, RULES, STEERING, DecodingSettings
+from decoding.settings import (
+    IN_NATS,
+    NEUTRAL,
+    PARAMETERS,
+    RULES,
+    STEERING,
+    DecodingSettings,
+    format_value,
+)
 from decoding_evals.options import quiet_transformers, read_setting, trust_option
 
 _MEANING = {
@@ -15,8 +23,8 @@ _MEANING = {
     "token that would repeat the last n >= {dry_allowed_length} tokens",
     "temperature": "divide logits by {value}",
     "edt_theta": "divide logits by {temperature} · {edt_base}^({value}/H), H being their entropy",
-    "dynatemp_range": "divide logits by {temperature} - {value} where the model is sure, up to "
-    "{temperature} + {value} where it is not",
+    "dynatemp_range": "divide logits by {low} + {span} · (H/ln n)^{dynatemp_exponent}, H being the "
+    "entropy of n tokens: {low} where the model is sure, up to {high} where it is not",
     "target_entropy": "divide logits by the temperature that makes the entropy {value} nats "
     "({bits} bits)",
     "top_n_sigma": "keep tokens at most {value} standard deviations below the largest logit",
@@ -30,7 +38,7 @@ _MEANING = {
     "p_less": "keep tokens with probability >= {value} × Σ p²",
     "kl_budget": "keep the shortest prefix that costs at most {value} nats ({bits} bits)",
     "mirostat_tau": "keep tokens below a surprisal that moves by {mirostat_eta} × the error, so "
-    "that the mean comes to {value} nats ({bits} bits)",
+    "that the mean comes down to {value} nats ({bits} bits)",
     "xtc_probability": "with probability {value}, exclude all tokens of probability >= "
     "{xtc_threshold} but the last",
 }
@@ -105,23 +113,33 @@ def _steps(setting: DecodingSettings) -> None:
         if name == "temperature" and setting.greedy:
             click.echo(f"  {number}. the most probable token, always (lowest id on ties)")
             return
-        named = {"value": value, "bits": value / math.log(2), "temperature": setting.temperature}
-        named |= {key: of for key, of in setting.parameters(name).items() if key != "dry_breakers"}
+        low, high = max(0.0, setting.temperature - value), setting.temperature + value
+        named = {
+            "value": value, "bits": value / math.log(2), "temperature": setting.temperature,
+            "low": low, "high": high, "span": high - low, **setting.parameters(name),
+        }  # fmt: skip
+        breakers = named.pop("dry_breakers", ())
         text = _MEANING[name].format(**{key: f"{of:.6g}" for key, of in named.items()})
+        if breakers:
+            text += f"; ids {format_value(breakers)} break a repetition off"
         click.echo(f"  {number}. {name}: {text}")
 
 
 def _list_fields() -> None:
     """Every field with its default and its range, in the order in which they are applied."""
-    from rich.table import Table
+    from decoding_evals.terminal import print_table, titled
 
-    from decoding_evals.terminal import print_table
-
-    table = Table(box=None, pad_edge=False)
+    table = titled()
     for column in ("field", "default", "range", "of"):
         table.add_column(column)
     for name, default in NEUTRAL.items():
-        value = "/".join(map(str, default)) if isinstance(default, tuple) else f"{default:g}"
-        table.add_row(name, value or "none", RULES[name][0], PARAMETERS.get(name, ""))
+        rule = RULES[name][0]
+        if name in IN_NATS:
+            rule = rule.replace("number", "number of nats")
+        table.add_row(name, format_value(default) or "none", rule, PARAMETERS.get(name, ""))
     print_table(table)
-    click.echo('\nAs in: decoding settings "temperature=0.7,top_p=0.9"')
+    click.echo(
+        "\nA field at its default does nothing; those 'of' another are its parameters.\n"
+        "Nats may be given in bits, as in target_entropy=2bits.\n"
+        'As in: decoding settings "temperature=0.7,top_p=0.9"'
+    )

@@ -89,11 +89,9 @@ def _show(record: dict[str, Any]) -> None:
 
 def _layers(record: dict[str, Any]) -> Table:
     """One line per layer: its heads' mean, narrowest and broadest."""
-    from rich.table import Table
+    from decoding_evals.terminal import number, titled
 
-    from decoding_evals.terminal import harmless, number
-
-    title = f"{harmless(record['name'])}: {record['tokens']:,} tokens"
+    title = f"{record['name']}: {record['tokens']:,} tokens"
     if record["windows"] > 1:
         title += f" in {record['windows']:,} windows"
     if record["collapsed_share"] is not None:
@@ -102,7 +100,7 @@ def _layers(record: dict[str, Any]) -> Table:
             f" · {len(record['collapsed_heads'])} of {measured} heads collapsed "
             f"(normalised entropy below {record['collapse_threshold']:g})"
         )
-    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    table = titled(title)
     for label in (
         "layer", "entropy\n(nats)", "normalised:\nmean", "\nnarrowest", "\nbroadest",
         "without\nsink", "sink\nweight", "\ncollapsed",
@@ -141,9 +139,7 @@ def _layers(record: dict[str, Any]) -> Table:
 
 def _heads(record: dict[str, Any]) -> Table:
     """The narrowest and the broadest heads."""
-    from rich.table import Table
-
-    from decoding_evals.terminal import number
+    from decoding_evals.terminal import number, titled
 
     order = sorted(
         (value, layer, head)
@@ -153,7 +149,7 @@ def _heads(record: dict[str, Any]) -> Table:
     )
     few = len(order) <= 2 * EXTREME_HEADS
     title = "\nheads, narrowest first" if few else "\nnarrowest and broadest heads"
-    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    table = titled(title)
     for label in (
         "layer",
         "head",

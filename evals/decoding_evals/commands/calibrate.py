@@ -154,16 +154,13 @@ def _document(
 
 def _fit(record: dict[str, Any]) -> Table:
     """What was found."""
-    from rich.table import Table
+    from decoding_evals.terminal import number, titled
 
-    from decoding_evals.terminal import number
-
-    table = Table(box=None, show_header=False, pad_edge=False, title_justify="left")
-    table.title = (
+    table = titled(
         f"{record['model']} · fitted to {_counted(record['tokens'], 'token')} of "
-        f"{_counted(record['documents'], 'document')}"
+        f"{_counted(record['documents'], 'document')}",
+        show_header=False,
     )
-    table.title_style = "bold"
     table.add_row(
         "temperature",
         number(record["temperature"]),
@@ -183,13 +180,10 @@ def _fit(record: dict[str, Any]) -> Table:
 
 def _quality(record: dict[str, Any]) -> Table:
     """Predictions before and after."""
-    from rich.table import Table
-
-    from decoding_evals.terminal import number
+    from decoding_evals.terminal import number, titled
 
     of = "held-out document" if record["held_out"] else "fitted document"
-    table = Table(box=None, pad_edge=False, title_justify="left", title_style="bold")
-    table.title = (
+    table = titled(
         f"\nmeasured on {_counted(record['held_out_tokens'], 'token')} of "
         f"{_counted(record['held_out_documents'], of)}"
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +26,9 @@ from decoding_evals.plots import check_plot, plot_option
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+MOST_PAIRED = 12
+"""Settings of which a table shows every pair."""
 
 
 @click.command(short_help="Decoding settings, or two models, on the same text.")
@@ -97,6 +103,13 @@ def compare(
 
             for table in _models(record) if models is not None else _report(record):
                 print_table(table)
+            count = len(record.get("settings", ()))
+            if count > MOST_PAIRED:
+                click.echo(
+                    f"{math.comb(count, 2):,} pairs of {count:,} settings: --json, --output or "
+                    "--plot shows them",
+                    err=True,
+                )
         for note in inputs.notes():
             click.echo(note, err=True)
         if record.get("full_logits"):
@@ -106,76 +119,66 @@ def compare(
             raise Interrupted(f"the figures are of the {scored} tokens scored until then")
 
 
-def _report(record: dict[str, Any]) -> list[Table]:
-    """One line per setting; and, for few settings, one table of KL between them."""
-    from rich.table import Table
+def _report(record: dict[str, Any]) -> Iterator[Table]:
+    """What each setting does to the model, how it fits the text, and each pair of few settings."""
+    from decoding_evals.terminal import number, titled
 
-    from decoding_evals.terminal import number
+    def with_error(value: float, error: float | None) -> str:
+        return number(value) if error is None else f"{value:.4f} ± {error:.4f}"
 
-    title = (
+    own = titled(
         f"{record['model']} · {record['tokens_scored']:,} tokens scored"
         f" · ± from {record['units']} blocks of {record['block_length']:,} tokens"
     )
-    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
-    table.add_column("setting")
-    for label in (
-        "entropy\n(nats)", "effective\nchoices", "kept\ntokens", "kept\nmass", "coverage",
-        "cross-entropy\n(nats)", "of covered\n(nats)",
-    ):  # fmt: skip
-        table.add_column(label, justify="right")
+    own.add_column("", justify="right")
+    own.add_column("setting", overflow="fold")
+    for label in ("entropy\n(nats)", "effective\nchoices", "kept\ntokens", "kept\nmass"):
+        own.add_column(label, justify="right")
+    of_text = titled("\nthe text's tokens")
+    for label in ("", "covered", "cross-entropy\n(nats)", "of those covered\n(nats)"):
+        of_text.add_column(label, justify="right")
     for index, setting in enumerate(record["settings"]):
-
-        def with_error(name: str, error: str, index: int = index) -> str:
-            value, spread = record[name][index], record[error][index]
-            return number(value) if spread is None else f"{value:.4f} ± {spread:.4f}"
-
-        exact = record["cross_entropy_nats"][index]
-        table.add_row(
+        of = {name: values[index] for name, values in record.items() if isinstance(values, list)}
+        exact = of["cross_entropy_nats"]
+        own.add_row(
+            f"[{index + 1}]",
             setting,
-            with_error("entropy_nats", "entropy_standard_error"),
-            number(record["effective_choices"][index]),
-            number(record["kept"][index]),
-            number(record["kept_mass"][index]),
-            with_error("coverage", "coverage_standard_error"),
+            with_error(of["entropy_nats"], of["entropy_standard_error"]),
+            number(of["effective_choices"]),
+            number(of["kept"]),
+            number(of["kept_mass"]),
+        )
+        of_text.add_row(
+            f"[{index + 1}]",
+            with_error(of["coverage"], of["coverage_standard_error"]),
             "infinite" if exact is None else number(exact),
-            number(record["covered_cross_entropy_nats"][index]),
+            number(of["covered_cross_entropy_nats"]),
         )
-    tables = [table]
-    if len(record["settings"]) > 12:
-        return tables
-    for title, name in (
-        ("\nKL(row‖column), nats", "kl_nats"),
-        ("\ntotal variation, row and column", "total_variation"),
-        ("\nJensen–Shannon divergence, nats", "js_nats"),
-    ):
-        pairs = Table(
-            box=None, pad_edge=False, title=title, title_justify="left", title_style="bold"
-        )
-        pairs.add_column("")
-        for index in range(len(record["settings"])):
-            pairs.add_column(f"[{index + 1}]", justify="right")
-        for index, (setting, row) in enumerate(zip(record["settings"], record[name], strict=True)):
-            cells = ["infinite" if value is None else f"{value:.4f}" for value in row]
-            pairs.add_row(f"[{index + 1}] {setting}", *cells)
-        tables.append(pairs)
-    return tables
+    yield own
+    yield of_text
+    count = len(record["settings"])
+    if not 1 < count <= MOST_PAIRED:
+        return
+    pairs = titled("\npairs: KL both ways and Jensen-Shannon divergence in nats, total variation")
+    for label in ("i", "j", "KL(i‖j)", "KL(j‖i)", "JS", "TV"):
+        pairs.add_column(label, justify="right")
+    kl, js, variation = (record[name] for name in ("kl_nats", "js_nats", "total_variation"))
+    for i, j in combinations(range(count), 2):
+        ways = ("infinite" if value is None else number(value) for value in (kl[i][j], kl[j][i]))
+        pairs.add_row(f"[{i + 1}]", f"[{j + 1}]", *ways, number(js[i][j]), number(variation[i][j]))
+    yield pairs
 
 
-def _models(record: dict[str, Any]) -> list[Table]:
+def _models(record: dict[str, Any]) -> Iterator[Table]:
     """One line per measure."""
-    from rich.table import Table
-
-    from decoding_evals.terminal import number
+    from decoding_evals.terminal import number, titled
 
     a, b = record["models"]
     title = (
         f"A {a} · B {b} · {record['tokens_scored']:,} tokens scored"
         f" · ± from {record['units']} blocks of {record['block_length']:,} tokens"
     )
-    table = Table(
-        box=None, pad_edge=False, show_header=False, title=title, title_justify="left",
-        title_style="bold",
-    )  # fmt: skip
+    table = titled(title, show_header=False)
 
     def plus_minus(value: float | None, error: float | None) -> str:
         return number(value) if error is None else f"{number(value)} ± {number(error)}"
@@ -209,4 +212,4 @@ def _models(record: dict[str, Any]) -> list[Table]:
         "same favourite token",
         plus_minus(record["same_top_share"], record["same_top_standard_error"]),
     )
-    return [table]
+    yield table

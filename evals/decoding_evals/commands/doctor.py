@@ -84,17 +84,13 @@ class _Progress:
 
 def _checks(record: dict[str, Any]) -> Table:
     """One line per check."""
-    from rich.table import Table
     from rich.text import Text
 
-    from decoding_evals.terminal import harmless
+    from decoding_evals.terminal import harmless, titled
 
     counts = [sum(check["status"] == status for check in record["checks"]) for status in MARKS]
-    title = (
-        f"{harmless(record['model'])}: {counts[0]} checks passed, {counts[1]} failed, "
-        f"{counts[2]} skipped"
-    )
-    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    title = f"{record['model']}: {counts[0]} checks passed, {counts[1]} failed, {counts[2]} skipped"
+    table = titled(title)
     table.add_column("check")
     table.add_column("result")
     table.add_column("figure", justify="right")

@@ -161,9 +161,7 @@ def _show(record: dict[str, Any]) -> None:
 
 def _tables(record: dict[str, Any]) -> Iterator[Table]:
     """The verdict with one line per candidate, the best first; and the tokens that decided."""
-    from rich.table import Table
-
-    from decoding_evals.terminal import harmless, number
+    from decoding_evals.terminal import harmless, number, titled
 
     several = len(set(record["models"])) > 1
     labels = [
@@ -179,8 +177,8 @@ def _tables(record: dict[str, Any]) -> Iterator[Table]:
         value = record[name][k]
         return "-" if value is None else f"{value:{form}}"
 
-    title = f"{harmless(record['name'])}: {record['tokens']:,} tokens · {_verdict(record, labels)}"
-    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    title = f"{record['name']}: {record['tokens']:,} tokens · {_verdict(record, labels)}"
+    table = titled(title)
     table.add_column("candidate", overflow="fold")
     for label in ("posterior", "log q\n(nats)", "log Bayes\nfactor\n(nats)", "coverage", "z"):
         table.add_column(label, justify="right")
@@ -209,10 +207,7 @@ def _tables(record: dict[str, Any]) -> Iterator[Table]:
     if not record["deciding_tokens"]:
         return
     best, runner_up = labels[record["best"]], labels[record["runner_up"]]
-    table = Table(
-        box=None, pad_edge=False, title=f"\nWhat moved the odds of {best} : {runner_up} most",
-        title_justify="left", title_style="bold",
-    )  # fmt: skip
+    table = titled(f"\nWhat moved the odds of {best} : {runner_up} most")
     table.add_column("token", justify="right")
     table.add_column("text")
     table.add_column("log ratio (nats)", justify="right")

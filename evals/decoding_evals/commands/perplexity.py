@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +97,8 @@ def perplexity(protocol: str, as_json: bool, output: Path | None, **options: Any
         if file is None and not as_json:
             from decoding_evals.terminal import print_table
 
-            print_table(_protocols(results) if protocol == "all" else _report(results[0]))
+            for table in _protocols(results) if protocol == "all" else _report(results[0]):
+                print_table(table)
         for note in inputs.notes():
             click.echo(note, err=True)
         if results[-1].full_logits is not None:
@@ -108,16 +110,15 @@ def perplexity(protocol: str, as_json: bool, output: Path | None, **options: Any
 _PASSED = ("context", "stride", "bos", "batch_size", "errors")
 
 
-def _report(result: PerplexityResult) -> Table:
+def _report(result: PerplexityResult) -> Iterator[Table]:
     """One result, a line for each measure."""
-    from rich.table import Table
-
-    from decoding_evals.terminal import number
+    from decoding_evals.terminal import harmless, number, titled
 
     record = result.record()
     account = result.account
-    table = Table(box=None, show_header=False, pad_edge=False, title_justify="left")
-    table.title = f"{result.model} · protocol {result.protocol}: {result.rules}"
+    table = titled(
+        f"{result.model} · protocol {result.protocol}: {result.rules}", show_header=False
+    )
     interval = result.confidence_interval
     if interval is None:
         table.add_row("perplexity", number(record["perplexity"]), "too few tokens for an error")
@@ -157,34 +158,35 @@ def _report(result: PerplexityResult) -> Table:
         f"and {account.tokens_context_only:,} context only, {account.tokens_skipped:,} skipped, "
         f"of {account.documents:,} documents ({account.documents_skipped:,} skipped)",
     )
-    bos = "no BOS" if result.bos is None else f"{result.bos} in front"
+    bos = "no BOS" if result.bos is None else f"{harmless(result.bos)} in front"
     table.add_row(
         "windows",
         f"{account.windows:,}",
         f"of up to {result.context:,} tokens, {result.stride:,} apart, {bos}",
     )
-    return table
+    yield table
 
 
-def _protocols(results: list[PerplexityResult]) -> Table:
-    """One line for each protocol; what its tool reports is marked."""
-    from rich.table import Table
+def _protocols(results: list[PerplexityResult]) -> Iterator[Table]:
+    """Figures of each protocol, of which what its tool reports is marked; and what it scores."""
+    from decoding_evals.terminal import number, titled
 
-    from decoding_evals.terminal import number
-
-    table = Table(box=None, pad_edge=False, title_justify="left")
-    table.title = f"{results[0].model}; * is what the protocol's tool reports"
-    for name in ("protocol", "perplexity", "word perplexity", "byte perplexity", "bits per byte"):
-        table.add_column(name, justify="left" if name == "protocol" else "right")
-    for name in ("scored", "context only", "skipped"):
-        table.add_column(name, justify="right")
-    table.add_column("rules")
+    names = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")
+    figures = titled(f"{results[0].model}; * is what the protocol's tool reports")
+    figures.add_column("protocol")
+    for name in names:
+        figures.add_column(name.replace("_", " "), justify="right")
+    tokens = titled("\ntokens")
+    tokens.add_column("protocol")
+    for label in ("scored", "context\nonly", "skipped"):
+        tokens.add_column(label, justify="right")
+    tokens.add_column("rules")
     for result in results:
         record, account = result.record(), result.account
-        figures = [
-            number(record[name]) + ("*" if name == result.headline else " ")
-            for name in ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")
-        ]
+        marks = ("*" if name == result.headline else " " for name in names)
+        shown = (number(record[name]) + mark for name, mark in zip(names, marks, strict=True))
+        figures.add_row(result.protocol, *shown)
         counts = (account.tokens_scored, account.tokens_context_only, account.tokens_skipped)
-        table.add_row(result.protocol, *figures, *(f"{count:,}" for count in counts), result.rules)
-    return table
+        tokens.add_row(result.protocol, *(f"{count:,}" for count in counts), result.rules)
+    yield figures
+    yield tokens

@@ -112,11 +112,9 @@ def _show(record: dict[str, Any]) -> None:
 
 def _tokens(record: dict[str, Any]) -> Table:
     """One line per token."""
-    from rich.table import Table
+    from decoding_evals.terminal import number, shaded, titled
 
-    from decoding_evals.terminal import harmless, number, shaded
-
-    title = f"{harmless(record['name'])}: {record['tokens_scored']:,} tokens scored"
+    title = f"{record['name']}: {record['tokens_scored']:,} tokens scored"
     if record["tokens_not_scored"]:
         title += f", {record['tokens_not_scored']:,} not"
     if record["perplexity"] is not None:
@@ -126,7 +124,7 @@ def _tokens(record: dict[str, Any]) -> Table:
         )
     if record["z"] is not None:
         title += f" · z {record['z']:+.2f}"
-    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    table = titled(title)
     table.add_column("token")
     measures = ["surprisal_nats", "entropy_nats", "varentropy_nats2", "residual", "rank"]
     if "setting" in record:
@@ -146,12 +144,10 @@ def _tokens(record: dict[str, Any]) -> Table:
 
 def _choices(record: dict[str, Any]) -> Table:
     """One line per choice, best first."""
-    from rich.table import Table
+    from decoding_evals.terminal import harmless, number, titled
 
-    from decoding_evals.terminal import harmless, number
-
-    title = f"{harmless(record['name'])}: {harmless(record['prompt'])}"
-    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    title = f"{record['name']}: {record['prompt']}"
+    table = titled(title)
     for name in ("rank", "by byte", "log p (nats)", "per byte", "tokens"):
         table.add_column(name, justify="right")
     table.add_column("choice", overflow="fold")
