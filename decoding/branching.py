@@ -6,7 +6,6 @@ There it forks into the tokens that the setting thinks most probable, and each g
 
 from __future__ import annotations
 
-import secrets
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from decoding.distribution import Distribution
 from decoding.generation import Job, Run, evaluating
 from decoding.history import History
 from decoding.policy import EntropyPolicy
+from decoding.sampling import chosen_seed
 from decoding.settings import DecodingSettings
 from decoding.stopping import eos_ids
 
@@ -165,7 +165,7 @@ def branch(
         max_new_tokens=max_new_tokens,
         samples=1,
         num_beams=1,
-        seed=secrets.randbits(32) if seed is None else seed,
+        seed=chosen_seed(seed),
         stop=[stop] if isinstance(stop, str) else list(stop),
         alternatives=0,
         chat=chat,

@@ -7,7 +7,6 @@ of processors instead.
 
 from __future__ import annotations
 
-import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from decoding.encoding import encode_prompt
 from decoding.monitor import EntropyMonitor
 from decoding.policy import EntropyPolicy
 from decoding.sampler import Sampler
-from decoding.sampling import uniforms
+from decoding.sampling import chosen_seed, uniforms
 from decoding.settings import DecodingSettings
 from decoding.stopping import Finished, eos_ids
 from decoding.trace import Trace
@@ -164,7 +163,7 @@ def generate(
         max_new_tokens=_at_least_one("max_new_tokens", max_new_tokens),
         samples=_at_least_one("num_return_sequences", num_return_sequences),
         num_beams=_at_least_one("num_beams", num_beams),
-        seed=secrets.randbits(32) if seed is None else seed,
+        seed=chosen_seed(seed),
         stop=[stop] if isinstance(stop, str) else list(stop),
         alternatives=alternatives,
         chat=chat,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import secrets
 from collections.abc import Callable
 
 import numpy as np
@@ -17,6 +18,11 @@ from decoding.distribution import BLOCK, Distribution
 from decoding.truncation import Rows
 
 _BELOW_ONE = math.nextafter(1, 0)  # times a number: the next one towards 0
+
+
+def chosen_seed(seed: int | None) -> int:
+    """The seed of a run: the given one, or one in [0, 2^32) that nobody can foresee."""
+    return secrets.randbits(32) if seed is None else seed
 
 
 def uniforms(seed: int, prompt: str, sample: int, steps: int) -> Tensor:

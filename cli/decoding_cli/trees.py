@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -41,11 +40,11 @@ def grow_trees(
         output: records into a file.
         color: shade tokens by entropy.
     """
-    seed = secrets.randbits(32) if arguments["seed"] is None else arguments["seed"]
     with ExitStack() as stack:
         file = stack.enter_context(RecordFile(output)) if output is not None else None
         language_model = read_model(options)
         from decoding.branching import branch
+        from decoding.sampling import chosen_seed
         from decoding_evals.progress import progress_bar
         from decoding_evals.terminal import console, legend
 
@@ -53,6 +52,7 @@ def grow_trees(
         advance = bar.enter_context(
             progress_bar(len(prompts), "trees", shown=len(prompts) > 1 and file is not None)
         )
+        seed = chosen_seed(arguments["seed"])
         ends = done = full = 0
         try:
             for index, prompt in enumerate(prompts):

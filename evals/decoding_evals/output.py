@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -116,6 +115,8 @@ class RecordFile:
                 path.unlink(missing_ok=True)
 
     def _temporary(self) -> Path:
+        import tempfile
+
         handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
         os.close(handle)
         self.temporary.append(Path(name))

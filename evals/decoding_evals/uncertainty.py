@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 from decoding.generation import Generation, generate, prompt_ids
 from decoding.models import LanguageModel
+from decoding.sampling import chosen_seed
 from decoding.sequence_entropy import SequenceEntropy, sequence_entropy
 from decoding.settings import DecodingSettings
 from decoding_evals.answers import distinct
@@ -201,7 +201,7 @@ def uncertainty(
         language_model=language_model,
         settings=settings,
         num_samples=num_samples,
-        seed=secrets.randbits(32) if seed is None else seed,
+        seed=chosen_seed(seed),
         options={"max_new_tokens": max_new_tokens, "stop": stop, "chat": chat},
         batch_size=batch_size,
         members=members,

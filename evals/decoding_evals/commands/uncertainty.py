@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -167,13 +166,14 @@ def uncertainty(
         language_model = (
             loaded[0] if loaded and source is ParameterSource.DEFAULT else read_model(options)
         )
+        from decoding.sampling import chosen_seed
         from decoding_evals import uncertainty as evaluations
         from decoding_evals.entailment import EntailmentModel
         from decoding_evals.epistemic import checkpoint_members, dropout_members
         from decoding_evals.progress import progress_bar
         from decoding_evals.uncertainty_report import show, show_evaluation
 
-        seed = secrets.randbits(32) if seed is None else seed
+        seed = chosen_seed(seed)
         if loaded:
             # The one that answers has to share the members' vocabulary.
             checkpoint_members([language_model, *loaded])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -63,6 +62,8 @@ def check_plot(path: Path | None) -> None:
 
 def write_plot(figure: Figure, path: Path) -> None:
     """Write a figure whole or not at all."""
+    import tempfile
+
     content = io.BytesIO()
     figure.savefig(content, format=path.suffix[1:].lower(), dpi=160)
     handle, name = tempfile.mkstemp(dir=path.resolve().parent, prefix=f".{path.name}.")
