@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from decoding.arrays import as_tensor
-from decoding.detokenize import token_texts
+from decoding.detokenize import Detokenizer, text_of
 from decoding.distribution import Distribution
 from decoding.generation import Job, Run, evaluating
 from decoding.history import History
@@ -47,10 +47,9 @@ class Branch:
         """What the stretch adds."""
         return "".join(self.texts)
 
-    def go_on(self, ids: list[int], texts: Sequence[str], entropy_nats: list[float]) -> None:
-        """Add tokens, their texts, and H(q) at each, nats."""
+    def go_on(self, ids: list[int], entropy_nats: list[float]) -> None:
+        """Add tokens and H(q) at each, nats."""
         self.ids += ids
-        self.texts += texts
         self.entropy_nats += entropy_nats
 
     def leaves(self) -> Iterator[tuple[str, float]]:
@@ -188,12 +187,13 @@ def branch(
         children, hesitation = growing.fork(before, settings, most)
         if len(children) == 1:
             only = children[0]
-            node.go_on(only.ids, only.texts, only.entropy_nats)
+            node.go_on(only.ids, only.entropy_nats)
             open_ends.appendleft((node, path))
             continue
         node.children, node.hesitation_nats = children, hesitation
         leaves += len(children) - 1
         open_ends.extend((child, before) for child in children)
+    _add_texts(root, Detokenizer(tokenizer, prompt_ids))
     return Tree(
         prompt=prompt,
         prompt_ids=tuple(prompt_ids),
@@ -205,6 +205,17 @@ def branch(
         seed=run.seed,
         root=root,
     )
+
+
+def _add_texts(root: Branch, detokenizer: Detokenizer) -> None:
+    """Give each token its text, which a character that a fork parts has behind the fork."""
+    waiting = [(root, detokenizer)]
+    while waiting:
+        node, own = waiting.pop()
+        node.texts = [own.push(token) for token in node.ids]
+        if node.texts and not node.children:
+            node.texts[-1] += own.flush()
+        waiting += [(child, own.fork()) for child in node.children]
 
 
 class _Growing:
@@ -233,7 +244,7 @@ class _Growing:
         run = replace(self.run, settings=settings, max_new_tokens=left)
         [generation] = run.batch([job])
         trace = generation.trace
-        node.go_on(trace.ids.tolist(), trace.texts or (), trace.entropy_nats.tolist())
+        node.go_on(trace.ids.tolist(), trace.entropy_nats.tolist())
         if generation.finish_reason != "branch":
             node.finish_reason = generation.finish_reason
 
@@ -253,9 +264,8 @@ class _Growing:
         children = []
         for token, probability in zip(order.tolist(), probabilities.tolist(), strict=True):
             if probability > 0:
-                [text] = token_texts(self.run.tokenizer, [token], ids[0].tolist())
-                entropy = float(final.entropy[0])
-                children.append(Branch(probability, [token], [text], [entropy]))
+                entropy = [float(final.entropy[0])]
+                children.append(Branch(probability, [token], entropy_nats=entropy))
         return children, float(raw.entropy[0])
 
     def _ended(self, written: list[int]) -> str | None:
@@ -264,7 +274,7 @@ class _Growing:
             return None
         if written[-1] in self.end:
             return "eos"
-        text = "".join(token_texts(self.run.tokenizer, written, self.prompt_ids))
+        text = text_of(self.run.tokenizer, written, self.prompt_ids)
         if any(stop in text for stop in self.run.stop):
             return "stop"
         return "length" if len(written) >= self.run.max_new_tokens else None

@@ -39,6 +39,12 @@ class Detokenizer:
         self._done = len(self._ids)
         return text
 
+    def fork(self) -> Detokenizer:
+        """One that goes on from here by itself."""
+        other = Detokenizer(self._tokenizer)
+        other._ids, other._done = list(self._ids), self._done
+        return other
+
     def flush(self) -> str:
         """What is left when the stream ends: replacement characters for an incomplete one."""
         text = self._pending()
@@ -46,14 +52,19 @@ class Detokenizer:
         return text
 
     def _pending(self) -> str:
-        before = self._decode(self._ids[: self._done])
-        return self._decode(self._ids)[len(before) :]
+        return text_of(self._tokenizer, self._ids[self._done :], self._ids[: self._done])
 
-    def _decode(self, ids: list[int]) -> str:
-        text: str = self._tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return text
+
+def text_of(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], prompt_ids: Sequence[int] = ()
+) -> str:
+    """What tokens add to the text of a prompt."""
+    before, whole = (
+        tokenizer.decode(list(some), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        for some in (prompt_ids, [*prompt_ids, *ids])
+    )
+    text: str = whole[len(before) :]
+    return text
 
 
 def token_texts(

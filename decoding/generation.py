@@ -22,12 +22,12 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from decoding.detokenize import Detokenizer, token_texts
+from decoding.detokenize import Detokenizer, text_of, token_texts
 from decoding.encoding import encode_prompt
 from decoding.monitor import EntropyMonitor
 from decoding.policy import EntropyPolicy
 from decoding.sampler import Sampler
-from decoding.sampling import chosen_seed, uniforms
+from decoding.sampling import check_seed, chosen_seed, uniforms
 from decoding.settings import DecodingSettings
 from decoding.stopping import Finished, eos_ids
 from decoding.trace import Trace
@@ -263,8 +263,7 @@ class Run:
 
     def check(self) -> None:
         """Refuse what cannot work before any work is done."""
-        if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed must be in [0, 2^64), got {self.seed}")
+        check_seed(self.seed)
         if "" in self.stop:
             raise ValueError("a stop string must not be empty")
         self.settings.generate_kwargs(self.num_beams)
@@ -343,7 +342,7 @@ class Run:
                 )
         except KeyboardInterrupt as error:
             # Beams have no end before the last step.
-            if sampler is None or finished.ids is None:
+            if sampler is None or finished.ids is None or finished.ended_at is None:
                 raise
             outputs, interrupt = finished.ids, error
         endings = [None] * len(jobs) if sampler is None else sampler.endings
@@ -393,7 +392,7 @@ class Run:
         elif self.stop:
             # A stop string may begin in what was written before.
             begin = len(job.ids) - job.written
-            written = "".join(token_texts(self.tokenizer, job.ids[begin:] + ids, job.ids[:begin]))
+            written = text_of(self.tokenizer, job.ids[begin:] + ids, job.ids[:begin])
             reason = "stop" if any(stop in written for stop in self.stop) else "length"
         runners_up = None
         if trace.alternatives is not None:
@@ -426,6 +425,7 @@ class Run:
         on_token = self.on_token
         if on_token is None:
             return None
+        end = finished.end.tolist()
         detokenizers = [Detokenizer(self.tokenizer, job.ids) for job in jobs]
 
         def listen(tokens: Tensor) -> None:
@@ -433,7 +433,7 @@ class Run:
             for row, (job, token) in enumerate(zip(jobs, tokens.tolist(), strict=True)):
                 if not finished.row(row) and sampler.endings[row] is None:
                     text = detokenizers[row].push(token)
-                    if monitor.steps == self.max_new_tokens:
+                    if monitor.steps == self.max_new_tokens or token in end:
                         text += detokenizers[row].flush()
                     on_token(StreamedToken(job.index, job.sample, token, text, entropies[row]))
 
@@ -443,12 +443,14 @@ class Run:
 @contextmanager
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
     """Dropout off for the time of a call."""
-    training = model.training
-    model.eval()
+    trained = [module for module in model.modules() if module.training]
+    for module in trained:
+        module.training = False
     try:
         yield
     finally:
-        model.train(training)
+        for module in trained:
+            module.training = True
 
 
 def _chunks(jobs: list[Job], size: int) -> Iterator[list[Job]]:

@@ -125,9 +125,9 @@ class EntropyPolicy:
 
     @property
     def greedy(self) -> bool:
-        """Whether every step is greedy."""
+        """Whether every step is sure to be greedy."""
         other = self.then if isinstance(self.then, DecodingSettings) else self.settings
-        return self.settings.greedy and other.greedy
+        return self.settings.greedy and other.greedy and not callable(self.then)
 
     @property
     def looks_back(self) -> bool:
@@ -143,7 +143,7 @@ class EntropyPolicy:
         """
         if num_beams > 1:
             raise ValueError("a policy follows single sequences, and beams change places")
-        return self.settings.generate_kwargs()
+        return DecodingSettings(temperature=0 if self.greedy else 1).generate_kwargs()
 
     def crossed(self, raw: Distribution) -> Tensor:
         """Which rows lie above the bounds.

@@ -12,7 +12,6 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -35,7 +34,7 @@ from decoding.monitor import EntropyMonitor, NonFiniteLogitsError, without_fault
 from decoding.policy import ENDINGS, EntropyPolicy
 from decoding.processors import not_neutral
 from decoding.replay import Replay
-from decoding.sampling import draw, uniforms
+from decoding.sampling import check_seed, draw, uniforms
 from decoding.settings import DecodingSettings
 from decoding.steps import apply
 
@@ -87,10 +86,7 @@ class Sampler:
         if seed is not None and points is not None:
             raise ValueError("a Sampler takes a seed or points, and not both")
         if seed is not None:
-            if not isinstance(seed, Integral) or isinstance(seed, bool):
-                raise ValueError(f"seed must be a whole number, got {seed!r}")
-            if not 0 <= seed < 2**64:
-                raise ValueError(f"seed must be in [0, 2^64), got {seed}")
+            check_seed(seed)
         if points is not None:
             if not isinstance(points, Tensor):
                 raise ValueError(f"points must be a tensor, got {type(points).__name__}")

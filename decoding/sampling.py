@@ -6,6 +6,7 @@ import hashlib
 import math
 import secrets
 from collections.abc import Callable
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -23,6 +24,18 @@ _BELOW_ONE = math.nextafter(1, 0)  # times a number: the next one towards 0
 def chosen_seed(seed: int | None) -> int:
     """The seed of a run: the given one, or one in [0, 2^32) that nobody can foresee."""
     return secrets.randbits(32) if seed is None else seed
+
+
+def check_seed(seed: object) -> None:
+    """Refuse what is no seed.
+
+    Raises:
+        ValueError: it is no whole number in [0, 2^64).
+    """
+    if not isinstance(seed, Integral) or isinstance(seed, bool):
+        raise ValueError(f"seed must be a whole number, got {seed!r}")
+    if not 0 <= int(seed) < 2**64:
+        raise ValueError(f"seed must be in [0, 2^64), got {seed}")
 
 
 def uniforms(seed: int, prompt: str, sample: int, steps: int) -> Tensor:

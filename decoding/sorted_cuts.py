@@ -76,7 +76,8 @@ def _top_h(scaled: ScaledRow, bounds: IntArray, value: FloatArray) -> IntArray:
     end = bounds[:, 1]
     # Rounding aside, the entropy of a prefix grows with it.
     running = np.maximum.accumulate(entropy)
-    return _cut(bounds, np.searchsorted(running, value * entropy[end - 1] + 1e-12, "right"))
+    limit = value * entropy[end - 1] * (1 + 1e-12)
+    return _cut(bounds, np.where(limit > 0, np.searchsorted(running, limit, "right"), 1))
 
 
 def _p_less(scaled: ScaledRow, bounds: IntArray, value: FloatArray) -> IntArray:

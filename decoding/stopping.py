@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
-from decoding.detokenize import token_texts
+from decoding.detokenize import text_of
 
 
 class Finished(StoppingCriteria):  # type: ignore[misc]
@@ -28,8 +28,6 @@ class Finished(StoppingCriteria):  # type: ignore[misc]
         self.stop = stop
         self.tokenizer = tokenizer
         self.texts_begin = texts_begin
-        # A token that has text has at least one byte of it.
-        self.window = max((len(text.encode()) for text in stop), default=0) + 1
         self.steps = 0
         self.ended_at: Tensor | None = None  # (rows), tokens generated; 0 while it goes on
         self.ids: Tensor | None = None  # (rows, seq), all until now
@@ -37,7 +35,6 @@ class Finished(StoppingCriteria):  # type: ignore[misc]
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         """`(rows)`, bool: which rows end with their last token."""
         self.steps += 1
-        self.ids = input_ids
         over: Tensor = torch.isin(input_ids[:, -1], self.end)
         if self.stop:
             per_job = len(input_ids) // len(self.texts_begin)
@@ -47,15 +44,18 @@ class Finished(StoppingCriteria):  # type: ignore[misc]
                 for ids, begin in zip(input_ids.tolist(), begins, strict=True)
             ]
             over = over | torch.tensor(stopped, device=over.device)
-        if self.ended_at is None or len(self.ended_at) != len(over):
-            self.ended_at = torch.zeros_like(over, dtype=torch.long)
-        self.ended_at = torch.where(over & (self.ended_at == 0), self.steps, self.ended_at)
+        ended_at = self.ended_at
+        if ended_at is None or len(ended_at) != len(over):
+            ended_at = torch.zeros_like(over, dtype=torch.long)
+        # In this order, so that no row has ended behind the ids, whenever Ctrl-C comes.
+        self.ids = input_ids
+        self.ended_at = torch.where(over & (ended_at == 0), self.steps, ended_at)
         return over
 
     def _stops(self, ids: list[int], begin: int) -> bool:
-        """Whether a stop string lies in the newest tokens, and not partly in the prompt."""
-        start = max(begin, len(ids) - self.window)
-        text = "".join(token_texts(self.tokenizer, ids[start:], ids[:start]))
+        """Whether a stop string lies in the text, and not partly in the prompt."""
+        # All of it is decoded: part of a character, or special tokens, may lie anywhere.
+        text = text_of(self.tokenizer, ids[begin:], ids[:begin])
         return any(stop in text for stop in self.stop)
 
     def row(self, row: int) -> bool:

@@ -1,5 +1,7 @@
 """Trees of alternatives, against the model's own distributions along every path."""
 
+import copy
+import functools
 import json
 
 import numpy as np
@@ -120,6 +122,34 @@ def test_a_stop_string_ends_a_text_also_across_a_fork(stories):
             assert (stop in text) == (node.finish_reason == "stop")
             ended.append(stop in text)
         assert any(ended)
+
+
+def test_a_fork_within_a_character_belongs_to_both_of_its_branches(stories260k):
+    model, tokenizer = stories260k.model, stories260k.tokenizer
+    prompt, script = (
+        tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("Once", "a 🎈 and é.")
+    )
+    fork = len(tokenizer("a 🎈", add_special_tokens=False)["input_ids"]) - 1
+    first = 1 + len(prompt)  # BOS
+    twin = copy.copy(model)
+
+    @functools.wraps(model.forward)
+    def forward(*args, **kwargs):
+        output = model.forward(*args, **kwargs)
+        places = kwargs.get("position_ids")
+        read = kwargs["input_ids"].shape[1] if places is None else int(places[0, -1]) + 1
+        logits = torch.full_like(output.logits, -50.0)
+        logits[:, -1, script[read - first]] = 0.0
+        if read - first == fork:
+            logits[:, -1, script[fork] + 1] = -0.1
+        output.logits = logits
+        return output
+
+    twin.forward = forward
+    tree = branch(
+        twin, tokenizer, "Once", entropy_above=0.5, max_new_tokens=len(script), branches=2, seed=1
+    )
+    assert {text for text, _ in tree.root.leaves()} == {" a 🎈 and é.", " a 🎉 and é."}
 
 
 def test_what_one_token_leaves_no_choice_of_is_no_fork(stories):

@@ -235,6 +235,16 @@ def test_further_prefixes_are_compared_in_closed_form(spread):
     assert_naive(logits, torch.randint(2000, 3000, (4,), generator=generator), PREFIXES)
 
 
+@pytest.mark.parametrize("gap", [20, 25, 30, 40, 100, 800])
+def test_top_h_of_sure_rows(gap):
+    """The entropy of all is far below the rounding of 1; only the favourite is below half of it."""
+    logits = torch.tensor([[0.0, -gap, -gap - 1]], dtype=torch.float64)
+    setting = DecodingSettings(top_h=0.5)
+    compared = compare_rows(logits, torch.tensor([1]), [setting])
+    assert setting.log_probs(logits)[0].isfinite().tolist() == [True, False, False]
+    assert compared.kept[0, 0] == 1 and compared.surprisal[0, 0] == math.inf
+
+
 @pytest.mark.parametrize("cut", ["kl_budget=0.3", "p_less=0.5"])
 def test_cuts_behind_a_typical_set(cut):
     """The set before may be an interval in the middle of the order, or have a hole."""

@@ -155,6 +155,10 @@ def test_dropout_is_off_and_the_mode_is_left_as_it_was(toy):
     assert [g.record() for g in got] == [g.record() for g in want]
     assert all(module.training for module in trained.modules())
     assert not evaluated.training
+    trained.transformer.h[0].eval()
+    modes = [module.training for module in trained.modules()]
+    generate(trained, tokenizer, TOY_TEXTS, max_new_tokens=1, seed=0)
+    assert [module.training for module in trained.modules()] == modes
 
 
 def test_mode_is_restored_after_an_error(toy):
@@ -182,6 +186,25 @@ def test_stop_strings_end_the_text_and_stay_in_it(name, stop, request):
     assert generation.text == wanted
     assert generation.finish_reason == "stop"
     assert generation.text == "".join(generation.trace.texts)
+
+
+@pytest.mark.parametrize("name", ["stories", "stories260k"])
+def test_a_stop_string_right_behind_a_character_of_several_tokens(name, request):
+    model, tokenizer = pair(request.getfixturevalue(name))
+    _, generation = spoken(model, tokenizer, "Once", " a 🎈. Then he ran.", stop=".")
+    assert (generation.text, generation.finish_reason) == (" a 🎈.", "stop")
+
+
+def test_a_stop_string_with_tokens_between_that_have_no_text(stories260k):
+    model, tokenizer = pair(stories260k)
+    begin, end = (tokenizer.convert_tokens_to_ids(letter) for letter in "en")
+    silent = [tokenizer.bos_token_id] * 5
+    (generation,) = generate(
+        scripted(model, [begin, *silent, end, begin]), tokenizer, "Once", GREEDY, stop="en",
+        max_new_tokens=9, seed=0,
+    )  # fmt: skip
+    assert (generation.text, generation.finish_reason) == ("en", "stop")
+    assert len(generation.trace) == 7
 
 
 def test_the_first_of_several_stop_strings_ends_the_text(stories):
@@ -362,6 +385,15 @@ def test_rows_that_have_ended_are_handed_over_when_their_batch_is_interrupted(
     assert all(len(one.trace.raw_entropy_nats) == len(one.trace.ids) for one in seen)
 
 
+def test_an_interrupt_of_the_first_look_for_a_stop_string_is_one(toy, monkeypatch):
+    def interrupted(self, ids, begin):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("decoding.stopping.Finished._stops", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        generate(*toy, TOY_TEXTS, max_new_tokens=5, seed=0, stop="x")
+
+
 def test_chat_puts_the_prompt_into_the_template(stories):
     model, tokenizer = stories.model, copy.deepcopy(stories.tokenizer)
     tokenizer.chat_template = (
@@ -419,6 +451,18 @@ def test_streamed_pieces_join_where_the_text_ends_within_a_character(name, reque
     assert "".join(pieces) == generation.text
 
 
+def test_streamed_pieces_join_where_eos_comes_within_a_character(stories260k):
+    model, tokenizer = pair(stories260k)
+    cut_off = tokenizer(" 😀", add_special_tokens=False)["input_ids"][:-1]
+    pieces = []
+    (generation,) = generate(
+        scripted(model, [*cut_off, tokenizer.eos_token_id]), tokenizer, "Once", GREEDY, seed=0,
+        max_new_tokens=20, on_token=lambda token: pieces.append(token.text),
+    )  # fmt: skip
+    assert generation.finish_reason == "eos" and generation.text.endswith("\ufffd")
+    assert "".join(pieces) == generation.text
+
+
 # Records.
 
 
@@ -471,6 +515,8 @@ def test_records_hold_no_nan_or_infinity(toy, setting):
         ({"alternatives": -1}, r"alternatives must be >= 0, got -1"),
         ({"seed": -1}, r"seed must be in \[0, 2\^64\), got -1"),
         ({"seed": 2**64}, rf"seed must be in \[0, 2\^64\), got {2**64}"),
+        ({"seed": True}, "seed must be a whole number, got True"),
+        ({"seed": 1.0}, r"seed must be a whole number, got 1\.0"),
         ({"stop": ["a", ""]}, r"stop string must not be empty"),
         ({"num_beams": 2, "num_return_sequences": 3}, r"num_return_sequences .* 3 > 2"),
         ({"num_beams": 2, "settings": GREEDY}, r"temperature=0 .* num_beams=2"),

@@ -477,6 +477,18 @@ def test_beams_are_refused(stories):
     assert policy.generate_kwargs() == RAW.generate_kwargs()
 
 
+@pytest.mark.parametrize("then", [RAW, lambda crossing: RAW])
+def test_a_greedy_setting_that_may_hand_over_draws_several_sequences(stories, then):
+    policy = EntropyPolicy(settings=DecodingSettings(temperature=0), entropy_above=0.5, then=then)
+    assert not policy.greedy
+    inputs = stories.tokenizer("Once upon a", return_tensors="pt")
+    outputs = stories.model.generate(
+        **inputs, custom_generate=Sampler(policy, seed=1), num_return_sequences=8,
+        max_new_tokens=12, **policy.generate_kwargs(),
+    )  # fmt: skip
+    assert len({tuple(row) for row in outputs.tolist()}) > 1
+
+
 @pytest.mark.parametrize("then", ["stop", "abstain", "branch", lambda crossing: None])
 def test_what_a_policy_decides_is_not_left_out_in_silence(then):
     policy = EntropyPolicy(entropy_above=0.5, then=then)
