@@ -412,6 +412,11 @@ def test_uncertainty_takes_no_policy(run):
     assert (code, out) == (2, "") and "not a policy" in err
 
 
+def test_alternatives_need_records(run):
+    code, out, err = run("generate", "x", "--alternatives", 2)
+    assert (code, out) == (2, "") and "give --json or --output too" in err
+
+
 def test_settings_explains_a_policy(run):
     code, out, _ = run("settings", "raw while entropy<=2bits or varentropy<=1 else greedy")
     assert code == 0

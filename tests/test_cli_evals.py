@@ -284,7 +284,7 @@ SCORE = [
     wrong("a.txt", "--setting", "top_q=1", code=2, files=A, says="did you mean 'top_p'"),
     wrong("a.txt", "--prompt-column", "q", code=2, files=A, says="--prompt-column needs rows"),
     wrong("a.jsonl", "--prompt-column", "q", files={"a.jsonl": b'{"q": "Once", "text": ["a", ""]}'},
-          says="row 0: choice 1 has no token to score"),
+          says="'a.jsonl', line 1: 'text' is empty, or holds an empty choice"),
     wrong("a.jsonl", "--prompt-column", "q", files={"a.jsonl": b'{"q": "Once", "text": []}'},
           says="'text' is an empty list"),
     wrong("a.jsonl", "--prompt-column", "text", files={"a.jsonl": b"{}"}, code=2,

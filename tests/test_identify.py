@@ -435,11 +435,28 @@ def test_the_table_says_who_wrote_it_and_what_ruled_the_others_out(run):
     assert re.search(
         r"top_k=2 +0\.0000 +- +infinite +0\.\d+ +- +\d+ '.+' \(rank [\d,]+, 2 kept\)", row
     )
-    assert any(line.startswith("What moved the odds of raw : temperature=0.9") for line in lines)
+    assert any(line.startswith("what moved the odds of raw to temperature=0.9") for line in lines)
     code, out, _ = run(
         "identify", "--setting", "greedy", "--setting", "top_k=2", stdin=WIKI.encode()
     )
     assert code == 0 and "every candidate is ruled out" in out.splitlines()[0]
+
+
+def test_pieces_that_two_tokenizers_share_are_not_called_tokens(run, stories, stories260k):
+    text = "Once upon a zebra"
+    arguments = ["identify", "--setting", "raw", "--models", "builtin:stories", stories260k.name]
+    _, out, _ = run(*arguments, "--json", stdin=text.encode())
+    record = json.loads(out)
+    counts = [
+        len(each.tokenizer(text, add_special_tokens=False)["input_ids"])
+        for each in (stories, stories260k)
+    ]
+    assert record["pieces"] and record["tokens"] <= min(counts)
+    _, out, _ = run(*arguments, stdin=text.encode())
+    assert out.startswith(f"-: {record['tokens']} shared pieces · ")
+    assert "\npiece " in out and "a piece ends where all of them end a token" in out
+    _, out, _ = run("identify", "--json", stdin=text.encode())
+    assert not json.loads(out)["pieces"]
 
 
 def test_the_default_candidates_leave_foreign_text_alone(run, tmp_path):

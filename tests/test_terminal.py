@@ -1,13 +1,25 @@
 """Shades and the escaping of what must not reach a terminal."""
 
 import json
+import re
 import unicodedata
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decoding_evals.output import to_json
-from decoding_evals.terminal import SHADES, console, harmless, legend, shaded
+from decoding_evals.terminal import (
+    SHADES,
+    console,
+    counted,
+    harmless,
+    legend,
+    number,
+    print_table,
+    shaded,
+    titled,
+)
 
 
 def test_escapes_are_spelt_out():
@@ -63,3 +75,52 @@ def test_a_console_writes_markup_and_long_lines_as_they_are(capsys):
 
 def test_legend_names_every_shade():
     assert legend().plain == "entropy in nats  0–1  1–2  2–3  3–4  4+ "
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80])
+def test_no_table_is_cut(columns, capsys, monkeypatch):
+    """Text folds, figures stay whole, and a line may be longer than the terminal."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    table = titled("a title")
+    name, figures = (
+        "temperature=0.7,top_p=0.9,min_p=0.05",
+        ["12.345", "infinite", "0.0012 ± 0.0001"],
+    )
+    table.add_column("setting")
+    for label in ("varentropy", "KL", "entropy"):
+        table.add_column(label, justify="right")
+    table.add_row(name, *figures)
+    print_table(table)
+    out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    lines = out.splitlines()
+    assert all(figure in lines[2] for figure in figures) and "varentropy" in lines[1]
+    folded = "".join(line[: line.find("  ")] if "  " in line else line for line in lines[2:])
+    assert folded.replace(" ", "") == name
+    assert "…" not in out and max(map(len, lines)) <= max(columns, 60)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (3, "3"),
+        (12_345, "12,345"),
+        (1.0, "1.0000"),
+        (12.5, "12.500"),
+        (12_345.6, "12346"),
+        (123_456.7, "123,457"),
+        (1e20, "1e+20"),
+        (0.0, "0.0000"),
+        (-0.0, "0.0000"),
+        (-1e-9, "0.0000"),
+        (0.99999, "1.0000"),
+        (-2.5, "-2.5000"),
+    ],
+)
+def test_figures_of_a_column_line_up(value, text):
+    assert number(value) == text
+
+
+def test_counts_agree_with_their_nouns():
+    assert [counted(n, "token") for n in (0, 1, 2000)] == ["0 tokens", "1 token", "2,000 tokens"]

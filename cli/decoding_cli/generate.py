@@ -127,6 +127,8 @@ def generate(
     if num_beams > 1 and num_samples > num_beams:
         raise click.UsageError(f"--num-samples {num_samples} needs at least as many --num-beams")
     check_stop(stop)
+    if alternatives and not as_json and output is None:
+        raise click.UsageError("--alternatives adds to records: give --json or --output too")
     if branch_at_entropy is not None:
         _check_branching(settings, branch_at_entropy, num_samples, num_beams, alternatives)
     else:

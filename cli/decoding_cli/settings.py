@@ -131,7 +131,7 @@ def _list_fields() -> None:
 
     table = titled()
     for column in ("field", "default", "range", "of"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=column == "field")
     for name, default in NEUTRAL.items():
         rule = RULES[name][0]
         if name in IN_NATS:

@@ -64,7 +64,7 @@ def sample_estimates(samples: Sequence[Generation], entropy: SequenceEntropy) ->
         "MonteCarloNormalizedSequenceEntropy": (
             math.fsum(per_token) / len(per_token) if per_token else None
         ),
-        "LexicalSimilarity_rougeL": None if similarity is None else -similarity,
+        "LexicalSimilarity_rougeL": None if similarity is None else 0.0 - similarity,
     }
 
 

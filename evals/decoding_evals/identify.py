@@ -68,6 +68,8 @@ class Identification:
     stretches at whose ends all of them have a token end."""
     log_q_nats: Floats
     """`(n, K)`, log q(token) under each candidate; -∞ outside its kept set."""
+    pieces: bool
+    """Whether `tokens` are such stretches."""
     tokens_skipped: int
     """Tokens of the text that could not be scored: the first one, without BOS."""
     min_odds: float
@@ -183,6 +185,7 @@ class Identification:
                 for index, ratio in self.deciding_tokens()
             ],
             "tokens": len(self.tokens),
+            "pieces": self.pieces,
             "tokens_skipped": self.tokens_skipped,
         }
 
@@ -291,7 +294,7 @@ def identify(
             for model, copy in zip(models, tee(whole(), len(models)), strict=True)
         ]
         for index, parts in enumerate(zip(*streams, strict=True)):
-            yield _identification(index, aligned(parts), pairs, weights, min_odds)
+            yield _identification(index, parts, pairs, weights, min_odds)
 
     return results()
 
@@ -314,11 +317,12 @@ def aligned(parts: Sequence[Likelihoods]) -> list[Likelihoods]:
 
 def _identification(
     index: int,
-    parts: list[Likelihoods],
+    streams: Sequence[Likelihoods],
     pairs: list[tuple[str, Setting]],
     prior: Floats,
     min_odds: float,
 ) -> Identification:
+    parts = aligned(streams)
     log_q = np.concatenate([part.log_q_nats for part in parts], axis=1)
     totals = [math.fsum(column) for column in log_q.T]
     expected = np.concatenate([part.entropy_nats.sum(0) for part in parts])
@@ -339,6 +343,7 @@ def _identification(
         candidates=tuple(candidates),
         tokens=parts[0].texts,
         log_q_nats=log_q,
+        pieces=parts[0] is not streams[0],
         tokens_skipped=parts[0].tokens_skipped,
         min_odds=min_odds,
     )

@@ -267,6 +267,8 @@ class Inputs:
         problems += [_problem(self.column, choice, " or a list of strings") for choice in choices]
         if not choices:
             problems.append(f"{self.column!r} is an empty list")
+        if "" in choices:
+            problems.append(f"{self.column!r} is empty, or holds an empty choice")
         return next(filter(None, problems), None) or Prompted(name, prompt, tuple(choices))
 
 

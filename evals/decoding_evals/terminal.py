@@ -7,6 +7,7 @@ import re
 import sys
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +21,9 @@ SHADES: tuple[tuple[float, Style | None], ...] = (
     (4.0, Style(color="#000000", bgcolor="#fe9929")),
     (float("inf"), Style(color="#ffffff", bgcolor="#b84a08")),
 )
+
+NARROWEST = 12
+"""What a column of text may fold to."""
 
 # C0 and C1 controls but tab and newline, and the marks that reorder or hide what follows.
 _HARMFUL = re.compile(
@@ -87,14 +91,30 @@ def titled(title: str | None = None, *, show_header: bool = True) -> Table:
 def print_table(table: Table, *, stderr: bool = False) -> None:
     """Write a table: within a terminal, or as wide as it is in a pipe.
 
+    Nothing is cut: text folds, figures do not, and where that is still too wide for a terminal,
+    lines run over its edge.
+
     Args:
         table: the table.
         stderr: to standard error, plain, instead of standard output.
     """
     screen = console(wants_color() and not stderr, stderr=stderr)
-    if not screen.is_terminal:
-        screen.width = 10_000
+    wide = screen.options.update(width=10_000)
+    least = Measurement.get(screen, wide, table).maximum
+    for column in table.columns:
+        if column.justify == "right":
+            column.no_wrap = True
+        elif not column.no_wrap:
+            column.overflow = "fold"
+            widths = [Measurement.get(screen, wide, cell).maximum for cell in column.cells]
+            least -= max(0, max(widths) - NARROWEST)
+    screen.width = max(screen.width, least) if screen.is_terminal else wide.max_width
     screen.print(table)
+
+
+def counted(count: int, name: str) -> str:
+    """`1 token`, `2,000 tokens`."""
+    return f"{count:,} {name}" + "s" * (count != 1)
 
 
 def number(value: float | None) -> str:

@@ -108,7 +108,7 @@ def show_evaluation(summary: dict[str, Any], *, stderr: bool = False) -> None:
     title += f" · {accuracy:.3f} of the answers correct by {summary['correct_by']}"
     table = titled(title)
     table.add_column("estimator")
-    for label in ("AUROC", "95 %", "PRR", "95 %", "AURC", "undefined"):
+    for label in ("AUROC", "95 %", "PRR", "95 %", "AURC", "un-\ndefined"):
         table.add_column(label, justify="right")
     found = sorted(
         evaluation["estimators"].items(),

@@ -89,9 +89,9 @@ def _show(record: dict[str, Any]) -> None:
 
 def _layers(record: dict[str, Any]) -> Table:
     """One line per layer: its heads' mean, narrowest and broadest."""
-    from decoding_evals.terminal import number, titled
+    from decoding_evals.terminal import counted, number, titled
 
-    title = f"{record['name']}: {record['tokens']:,} tokens"
+    title = f"{record['name']}: {counted(record['tokens'], 'token')}"
     if record["windows"] > 1:
         title += f" in {record['windows']:,} windows"
     if record["collapsed_share"] is not None:

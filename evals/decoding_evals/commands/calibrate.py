@@ -138,7 +138,9 @@ def calibrate(
         if measured and not result.split and held_out:
             click.echo("a single document: measured on the text that was fitted", err=True)
         if not result.complete:
-            raise Interrupted(f"the temperature is that of {_counted(result.fit.tokens, 'token')}")
+            from decoding_evals.terminal import counted
+
+            raise Interrupted(f"the temperature is that of {counted(result.fit.tokens, 'token')}")
 
 
 def _document(
@@ -154,11 +156,11 @@ def _document(
 
 def _fit(record: dict[str, Any]) -> Table:
     """What was found."""
-    from decoding_evals.terminal import number, titled
+    from decoding_evals.terminal import counted, number, titled
 
     table = titled(
-        f"{record['model']} · fitted to {_counted(record['tokens'], 'token')} of "
-        f"{_counted(record['documents'], 'document')}",
+        f"{record['model']} · fitted to {counted(record['tokens'], 'token')} of "
+        f"{counted(record['documents'], 'document')}",
         show_header=False,
     )
     table.add_row(
@@ -180,12 +182,12 @@ def _fit(record: dict[str, Any]) -> Table:
 
 def _quality(record: dict[str, Any]) -> Table:
     """Predictions before and after."""
-    from decoding_evals.terminal import number, titled
+    from decoding_evals.terminal import counted, number, titled
 
     of = "held-out document" if record["held_out"] else "fitted document"
     table = titled(
-        f"\nmeasured on {_counted(record['held_out_tokens'], 'token')} of "
-        f"{_counted(record['held_out_documents'], of)}"
+        f"\nmeasured on {counted(record['held_out_tokens'], 'token')} of "
+        f"{counted(record['held_out_documents'], of)}"
     )
     table.add_column("")
     table.add_column("before", justify="right")
@@ -207,10 +209,6 @@ def _quality(record: dict[str, Any]) -> Table:
     if record["coverage"] is not None:
         table.add_row("covered by the setting", "", number(record["held_out_coverage"]))
     return table
-
-
-def _counted(count: int, name: str) -> str:
-    return f"{count:,} {name}" + "s" * (count != 1)
 
 
 def _interval(interval: list[float | None] | None) -> str:

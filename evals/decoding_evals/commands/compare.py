@@ -126,10 +126,7 @@ def _report(record: dict[str, Any]) -> Iterator[Table]:
     def with_error(value: float, error: float | None) -> str:
         return number(value) if error is None else f"{value:.4f} ± {error:.4f}"
 
-    own = titled(
-        f"{record['model']} · {record['tokens_scored']:,} tokens scored"
-        f" · ± from {record['units']} blocks of {record['block_length']:,} tokens"
-    )
+    own = titled(f"{record['model']} · {_scored(record)}")
     own.add_column("", justify="right")
     own.add_column("setting", overflow="fold")
     for label in ("entropy\n(nats)", "effective\nchoices", "kept\ntokens", "kept\nmass"):
@@ -169,16 +166,22 @@ def _report(record: dict[str, Any]) -> Iterator[Table]:
     yield pairs
 
 
+def _scored(record: dict[str, Any]) -> str:
+    from decoding_evals.terminal import counted
+
+    scored = f"{counted(record['tokens_scored'], 'token')} scored · "
+    if record["units"] < 2:
+        return scored + "too few for an error"
+    length = counted(record["block_length"], "token")
+    return scored + f"± from {record['units']} blocks of {length}"
+
+
 def _models(record: dict[str, Any]) -> Iterator[Table]:
     """One line per measure."""
     from decoding_evals.terminal import number, titled
 
     a, b = record["models"]
-    title = (
-        f"A {a} · B {b} · {record['tokens_scored']:,} tokens scored"
-        f" · ± from {record['units']} blocks of {record['block_length']:,} tokens"
-    )
-    table = titled(title, show_header=False)
+    table = titled(f"A {a} · B {b} · {_scored(record)}", show_header=False)
 
     def plus_minus(value: float | None, error: float | None) -> str:
         return number(value) if error is None else f"{number(value)} ± {number(error)}"

@@ -161,7 +161,7 @@ def _show(record: dict[str, Any]) -> None:
 
 def _tables(record: dict[str, Any]) -> Iterator[Table]:
     """The verdict with one line per candidate, the best first; and the tokens that decided."""
-    from decoding_evals.terminal import harmless, number, titled
+    from decoding_evals.terminal import counted, harmless, number, titled
 
     several = len(set(record["models"])) > 1
     labels = [
@@ -177,18 +177,19 @@ def _tables(record: dict[str, Any]) -> Iterator[Table]:
         value = record[name][k]
         return "-" if value is None else f"{value:{form}}"
 
-    title = f"{record['name']}: {record['tokens']:,} tokens · {_verdict(record, labels)}"
+    unit = "shared piece" if record["pieces"] else "token"
+    title = f"{record['name']}: {counted(record['tokens'], unit)} · {_verdict(record, labels)}"
     table = titled(title)
-    table.add_column("candidate", overflow="fold")
+    table.add_column("candidate")
     for label in ("posterior", "log q\n(nats)", "log Bayes\nfactor\n(nats)", "coverage", "z"):
         table.add_column(label, justify="right")
-    table.add_column("ruled out at token", overflow="fold")
+    table.add_column("ruled out at token (from 0)")
     for k in sorted(range(len(labels)), key=places):
         entry = ruled_out.get(k)
         at = ""
         if entry is not None:
             text = harmless(repr(entry["text"]))
-            at = f"{entry['token'] + 1} {text} (rank {entry['rank']:,}, {entry['kept']:,} kept)"
+            at = f"{entry['token']} {text} (rank {entry['rank']:,}, {entry['kept']:,} kept)"
             at += " *" if entry["retokenisation"] else ""
         table.add_row(
             labels[k],
@@ -200,21 +201,28 @@ def _tables(record: dict[str, Any]) -> Iterator[Table]:
             cell("z", k, "+.2f"),
             at,
         )  # fmt: skip
+    captions = []
     if any(entry["retokenisation"] for entry in record["ruled_out"]):
-        table.caption = "* unless the text was written with other tokens than it is cut into"
-        table.caption_justify = "left"
+        captions.append("* unless the text was written with other tokens than it is cut into")
+    if record["pieces"]:
+        captions.append(
+            "The models cut the text differently: a piece ends where all of them end a token. A "
+            "token that rules out is counted, from 0, among those of its own model."
+        )
+    if captions:
+        table.caption, table.caption_justify = "\n".join(captions), "left"
     yield table
     if not record["deciding_tokens"]:
         return
     best, runner_up = labels[record["best"]], labels[record["runner_up"]]
-    table = titled(f"\nWhat moved the odds of {best} : {runner_up} most")
-    table.add_column("token", justify="right")
+    table = titled(f"\nwhat moved the odds of {best} to {runner_up} most")
+    table.add_column("piece" if record["pieces"] else "token", justify="right")
     table.add_column("text")
     table.add_column("log ratio (nats)", justify="right")
     for token in record["deciding_tokens"]:
         ratio = token["log_ratio_nats"]
         table.add_row(
-            str(token["token"] + 1),
+            str(token["token"]),
             harmless(repr(token["text"])),
             ("+" if ratio > 0 else "") + number(ratio),
         )

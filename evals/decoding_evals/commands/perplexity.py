@@ -112,7 +112,7 @@ _PASSED = ("context", "stride", "bos", "batch_size", "errors")
 
 def _report(result: PerplexityResult) -> Iterator[Table]:
     """One result, a line for each measure."""
-    from decoding_evals.terminal import harmless, number, titled
+    from decoding_evals.terminal import counted, harmless, number, titled
 
     record = result.record()
     account = result.account
@@ -123,11 +123,9 @@ def _report(result: PerplexityResult) -> Iterator[Table]:
     if interval is None:
         table.add_row("perplexity", number(record["perplexity"]), "too few tokens for an error")
     else:
-        unit = (
-            result.error_unit
-            if result.block_length is None
-            else (f"blocks of {result.block_length:,} tokens")
-        )
+        unit = result.error_unit
+        if result.block_length is not None:
+            unit += f" of {counted(result.block_length, 'token')}"
         table.add_row(
             "perplexity",
             number(record["perplexity"]),
@@ -150,19 +148,19 @@ def _report(result: PerplexityResult) -> Iterator[Table]:
         if record[name] is not None:
             label = name.replace("_", " ")
             count = record[f"{per}s"]
-            table.add_row(label, number(record[name]), f"{count:,} {per}s")
+            table.add_row(label, number(record[name]), counted(count, per))
     table.add_row("mean entropy", f"{result.mean_entropy_nats:.4f}", "nats per token")
     table.add_row(
         "tokens scored",
         f"{account.tokens_scored:,}",
         f"and {account.tokens_context_only:,} context only, {account.tokens_skipped:,} skipped, "
-        f"of {account.documents:,} documents ({account.documents_skipped:,} skipped)",
+        f"of {counted(account.documents, 'document')} ({account.documents_skipped:,} skipped)",
     )
     bos = "no BOS" if result.bos is None else f"{harmless(result.bos)} in front"
     table.add_row(
         "windows",
         f"{account.windows:,}",
-        f"of up to {result.context:,} tokens, {result.stride:,} apart, {bos}",
+        f"of up to {counted(result.context, 'token')}, {result.stride:,} apart, {bos}",
     )
     yield table
 

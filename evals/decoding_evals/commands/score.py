@@ -112,9 +112,9 @@ def _show(record: dict[str, Any]) -> None:
 
 def _tokens(record: dict[str, Any]) -> Table:
     """One line per token."""
-    from decoding_evals.terminal import number, shaded, titled
+    from decoding_evals.terminal import counted, number, shaded, titled
 
-    title = f"{record['name']}: {record['tokens_scored']:,} tokens scored"
+    title = f"{record['name']}: {counted(record['tokens_scored'], 'token')} scored"
     if record["tokens_not_scored"]:
         title += f", {record['tokens_not_scored']:,} not"
     if record["perplexity"] is not None:
@@ -130,7 +130,9 @@ def _tokens(record: dict[str, Any]) -> Table:
     if "setting" in record:
         measures += ["q_surprisal_nats", "q_entropy_nats", "kept"]
     for name in measures:
-        label = name.replace("_nats2", "\n(nats²)").replace("_nats", "\n(nats)").replace("_", " ")
+        label = name.replace("_nats2", "\n(nats²)").replace("_nats", "\n(nats)").replace("_", "\n")
+        label = label.replace("q\nsurp", "q surp").replace("surp", "sur-\np")
+        label = label.replace("varent", "var-\nent")
         table.add_column(label, justify="right")
     for token in record["tokens"]:
         cells = [number(token[name]) for name in measures]
