@@ -412,6 +412,22 @@ def test_uncertainty_takes_no_policy(run):
     assert (code, out) == (2, "") and "not a policy" in err
 
 
+def test_a_mistyped_command_is_told_the_nearest(run):
+    code, out, err = run("perplxity")
+    assert (code, out) == (2, "")
+    assert err == "Error: No such command 'perplxity'. Did you mean 'perplexity'?\n"
+    assert run("xyzzy")[2] == "Error: No such command 'xyzzy'.\n"
+
+
+def test_every_command_of_the_list_is_there(run):
+    _, listed, _ = run("--help")
+    names = re.findall(r"^  (\w+)  +\S", listed.split("Commands:")[1], re.MULTILINE)
+    assert len(names) == 10
+    for name in names:
+        code, out, _ = run(name, "--help")
+        assert code == 0 and out.startswith(f"Usage: decoding {name} ")
+
+
 def test_alternatives_need_records(run):
     code, out, err = run("generate", "x", "--alternatives", 2)
     assert (code, out) == (2, "") and "give --json or --output too" in err

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from decoding.generation import Generation, StreamedToken
 
 
-@click.command(short_help="Continue prompts and show where the model hesitated.")
+@click.command()
 @prompt_options
 @model_options
 @setting_options

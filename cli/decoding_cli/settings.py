@@ -44,7 +44,7 @@ _MEANING = {
 }
 
 
-@click.command(short_help="Explain a setting, and what a model's own would be.")
+@click.command()
 @click.argument("spec", required=False)
 @click.option(
     "--model",

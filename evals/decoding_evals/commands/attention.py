@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EXTREME_HEADS = 5
 
 
-@click.command(short_help="Where the heads look, and how broadly.")
+@click.command()
 @input_options
 @model_options
 @click.option(

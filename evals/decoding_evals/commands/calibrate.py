@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
-@click.command(short_help="The temperature that fits a text, and what it mends.")
+@click.command()
 @input_options
 @click.option(
     "--held-out",

@@ -31,7 +31,7 @@ MOST_PAIRED = 12
 """Settings of which a table shows every pair."""
 
 
-@click.command(short_help="Decoding settings, or two models, on the same text.")
+@click.command()
 @input_options
 @candidate_options
 @click.option(

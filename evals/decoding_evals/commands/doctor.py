@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MARKS = {"pass": ("pass", None), "fail": ("FAIL", "bold red"), "skipped": ("skipped", "dim")}
 
 
-@click.command(short_help="Whether a model and set-up give right numbers.")
+@click.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="JSON, one object.")

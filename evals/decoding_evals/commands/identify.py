@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-@click.command(short_help="Which setting, or which model, wrote a text.")
+@click.command()
 @input_options
 @candidate_options
 @click.option(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PROTOCOLS = ("default", "huggingface", "lm-eval", "llama.cpp", "gpt2-paper")
 
 
-@click.command(short_help="Perplexity of a corpus, with error bars that hold.")
+@click.command()
 @input_options
 @model_options
 @scoring_options

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-@click.command(short_help="Surprisal, entropy and rank of every token of a text.")
+@click.command()
 @input_options
 @click.option(
     "--prompt-column",

@@ -45,7 +45,7 @@ column_options = stacked(
 )
 
 
-@click.command(short_help="How sure the model is of its answers to prompts.")
+@click.command()
 @prompt_options
 @column_options
 @model_options
