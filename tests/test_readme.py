@@ -61,3 +61,13 @@ def test_links_lead_somewhere():
     text = (ROOT / "README.md").read_text()
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
         assert (ROOT / target).is_file(), target
+
+
+def test_every_benchmark_has_its_section():
+    """The README and the docstrings refer to figures that are there."""
+    folder = ROOT / "benchmarks"
+    scripts = "".join(path.read_text() for path in folder.glob("*.py"))
+    titles = re.findall(r'write_section\(\s*"([^"]+)"', scripts)
+    titles += re.findall(r'"(Sampling: [^"]+)"', scripts)
+    sections = re.findall(r"^## (.+)$", (folder / "RESULTS.md").read_text(), re.MULTILINE)
+    assert len(titles) > 15 and sorted(titles) == sorted(sections)
