@@ -14,7 +14,8 @@ from decoding.detokenize import text_of
 class Finished(StoppingCriteria):  # type: ignore[misc]
     """Stops rows at EOS or a stop string and remembers at which length each one stopped.
 
-    Under beam search rows change places, so nothing but the lengths may be remembered.
+    Under beam search rows change places, so each look is at the ids alone, and lengths mean
+    nothing there.
     """
 
     def __init__(

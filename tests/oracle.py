@@ -1,4 +1,4 @@
-"""Oracles and model doubles that several test modules share; nothing here uses our arithmetic."""
+"""Oracles and model doubles that several test modules share; no oracle uses our arithmetic."""
 
 import copy
 import functools
@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import WatermarkingConfig
 
-from decoding import EntropyMonitor
+from decoding import DecodingSettings, EntropyMonitor, generate
 from decoding.settings import STEERING
 
 TOLERANCE = 1e-4
@@ -18,6 +18,7 @@ LOGIT_NOISE = 2e-5  # between two float32 passes; tokens this near each other ha
 
 TEXTS = ["Once upon a time, there was a little girl named", "The", "Tom and his dog"]
 TOY_TEXTS = ["e", "c j g b", "a b c d e f g h"]
+GREEDY = DecodingSettings(temperature=0)
 TOY_PROMPTS = [[5], [3, 0, 7, 2], [1, 2, 3, 4, 5, 6, 7, 8]]
 
 # setting, num_beams, num_return_sequences
@@ -341,3 +342,24 @@ def with_config(model, **values):
     for name, value in values.items():
         setattr(twin.generation_config, name, value)
     return twin
+
+
+# Texts.
+
+
+def pair(language_model):
+    return language_model.model, language_model.tokenizer
+
+
+def spoken(model, tokenizer, prompt, continuation, **kwargs):
+    """The generation of a model that is made to say one continuation of one prompt."""
+    start = list(tokenizer(prompt)["input_ids"])
+    ids = list(tokenizer(prompt + continuation)["input_ids"])
+    assert ids[: len(start)] == start
+    ids = ids[len(start) :]
+    kwargs = {"max_new_tokens": len(ids)} | kwargs
+    return ids, generate(scripted(model, ids), tokenizer, prompt, GREEDY, seed=0, **kwargs)[0]
+
+
+def decode(tokenizer, ids):
+    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

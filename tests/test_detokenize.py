@@ -5,6 +5,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from decoding.detokenize import Detokenizer, token_texts
+from oracle import decode
 
 ODD = [
     "日本語",
@@ -29,10 +30,6 @@ examples = settings(max_examples=60, derandomize=True)
 def tokenizer(request):
     """Byte-level BPE of our own, byte fallback as sentencepiece has it, and GPT-2's."""
     return request.getfixturevalue(request.param).tokenizer
-
-
-def decode(tokenizer, ids):
-    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def assert_pieces_join(tokenizer, ids, prompt):
