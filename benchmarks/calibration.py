@@ -15,8 +15,8 @@ import torch
 from results import write_section
 
 from decoding import DecodingSettings, LanguageModel, generate, load_model
-from decoding.scoring import TokenDocument
-from decoding_evals.calibrate import calibrate
+from decoding.scoring.teacher_forcing import TokenDocument
+from decoding_evals.calibrate.evaluation import calibrate
 
 TEMPERATURES = (0.5, 0.7, 1.0, 1.5)
 MODELS = {

@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from decoding import DecodingSettings, row_statistics
-from decoding.comparison import compare_rows
-from decoding.information import js_divergence, kl_divergence, total_variation
+from decoding.information.comparison import compare_rows
+from decoding.information.measures import js_divergence, kl_divergence, total_variation
 
 VOCAB = 50257
 SETTINGS = [

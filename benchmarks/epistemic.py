@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from results import write_section
 
 from decoding import LanguageModel, load_model
-from decoding.intervals import ratio_of_sums
-from decoding_evals.context_gain import ContextRow, context_gain
-from decoding_evals.epistemic import (
+from decoding.inference.intervals import ratio_of_sums
+from decoding_evals.uncertainty.context_gain import ContextRow, context_gain
+from decoding_evals.uncertainty.epistemic import (
     NAMES,
     Member,
     checkpoint_members,

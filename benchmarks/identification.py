@@ -18,13 +18,13 @@ from results import write_section
 from scipy.stats import rankdata
 
 from decoding import DecodingSettings, generate, load_model
-from decoding.encoding import encode_prompt
-from decoding.models import LanguageModel
-from decoding.posterior import running_log_posterior
-from decoding.scoring import TokenDocument
-from decoding_evals.compare import compare
-from decoding_evals.identify import Identification, identify
-from decoding_evals.options import USUAL
+from decoding.inference.posterior import running_log_posterior
+from decoding.models.encoding import encode_prompt
+from decoding.models.loading import LanguageModel
+from decoding.scoring.teacher_forcing import TokenDocument
+from decoding_evals.compare.evaluation import compare
+from decoding_evals.identify.evaluation import Identification, identify
+from decoding_evals.shell.options import USUAL
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 APART = (

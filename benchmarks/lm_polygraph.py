@@ -19,11 +19,11 @@ from peers import read_texts
 from results import write_section
 
 from decoding import DecodingSettings, generate, load_model
-from decoding.sequence_entropy import sequence_entropy
-from decoding_evals import estimators
-from decoding_evals.answers import rouge_l
-from decoding_evals.entailment import entailment_clusters
-from decoding_evals.selective import aurc, auroc, prediction_rejection_ratio
+from decoding.inference.sequences import sequence_entropy
+from decoding_evals.judging.answers import rouge_l
+from decoding_evals.judging.entailment import entailment_clusters
+from decoding_evals.judging.selective import aurc, auroc, prediction_rejection_ratio
+from decoding_evals.uncertainty import estimators
 
 # Ours by LM-Polygraph's names. Where it has none for a sequence, its name for a claim.
 GREEDY = {

@@ -64,13 +64,13 @@ class Worker:
 def ours(
     language_model: Any, documents: list[str], batch_size: int = BATCH, **arguments: Any
 ) -> dict[str, Any]:
-    from decoding_evals.perplexity import perplexity
+    from decoding_evals.perplexity.evaluation import perplexity
 
     return perplexity(language_model, documents, batch_size=batch_size, **arguments).record()
 
 
 def our_surprisals(language_model: Any, documents: list[str]) -> list[list[float]]:
-    from decoding_evals.score import score
+    from decoding_evals.score.evaluation import score
 
     scored = score(language_model, documents, context=CONTEXT, batch_size=BATCH)
     return [document.surprisal_nats.tolist() for document in scored]

@@ -22,7 +22,7 @@ import numpy as np
 from results import write_section
 
 from decoding import generate, load_model
-from decoding.policy import parse_setting
+from decoding.settings.policy import parse_setting
 
 STRENGTHS = {
     "raw": ["raw"],
@@ -108,7 +108,7 @@ def held_out(loaded, path, length):
     encoded = [loaded.tokenizer(text, add_special_tokens=False)["input_ids"] for text in stories]
     encoded = [ids[:length] for ids in encoded]
     texts = [loaded.tokenizer.decode(ids) for ids in encoded]
-    from decoding_evals.perplexity import perplexity
+    from decoding_evals.perplexity.evaluation import perplexity
 
     result = perplexity(loaded, texts)
     return [math.exp(result.nll_nats), distinct(texts), repetition(texts), overlap(texts), 0.0]

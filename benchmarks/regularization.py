@@ -1,4 +1,4 @@
-"""What the training losses of `decoding.regularization` do to calibration, over seeds.
+"""What the training losses of `decoding.information.regularization` do to calibration, over seeds.
 
 `builtin:stories` is fine-tuned on a little Shakespeare for several epochs, so that it becomes too
 sure. A seed picks the training rows and their order; every loss sees the same ones. Read are the
@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel, Trainer, TrainingArguments
 
 from decoding import load_model, row_statistics
-from decoding.regularization import entropy_regularized_loss
+from decoding.information.regularization import entropy_regularized_loss
 
 SHAKESPEARE = Path(__file__).resolve().parents[2] / "shared/data/shakespeare/tinyshakespeare.txt"
 CONTEXT = 128

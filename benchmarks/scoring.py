@@ -35,7 +35,7 @@ def kernel_ways():
     """Entropy, surprisal and rank of a block of logits, by the kernel and in whole-block steps."""
     import torch
 
-    from decoding.statistics import row_statistics
+    from decoding.information.statistics import row_statistics
 
     torch.manual_seed(0)
     logits = torch.randn(ROWS, VOCAB).mul_(3)
@@ -58,9 +58,9 @@ def document_ways():
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from decoding.scoring import logit_blocks
-    from decoding.statistics import row_statistics
-    from decoding.windows import Window
+    from decoding.information.statistics import row_statistics
+    from decoding.scoring.teacher_forcing import logit_blocks
+    from decoding.scoring.windows import Window
 
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(n_layer=6)).eval()
@@ -92,10 +92,10 @@ def corpus(megabytes: int) -> tuple[float, float, int]:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from decoding.models import LanguageModel, load_model
-    from decoding.scoring import Document
-    from decoding_evals.inputs import Inputs
-    from decoding_evals.perplexity import perplexity
+    from decoding.models.loading import LanguageModel, load_model
+    from decoding.scoring.teacher_forcing import Document
+    from decoding_evals.perplexity.evaluation import perplexity
+    from decoding_evals.reading.texts import Inputs
 
     tokenizer = load_model().tokenizer
     config = GPT2Config(

@@ -65,11 +65,11 @@ for name in of_modules:
     with contextlib.suppress(ImportError):
         importlib.import_module(name)
 stage("what they import later")
-import decoding.models, decoding.generation
+import decoding.models.loading, decoding.generation.run
 stage("the rest of `decoding`")
-language_model = decoding.models.load_model()
+language_model = decoding.models.loading.load_model()
 stage("loading the model")
-decoding.generation.generate(
+decoding.generation.run.generate(
     language_model.model, language_model.tokenizer, "Once upon a time", max_new_tokens=1, seed=1
 )
 stage("a token")
@@ -109,7 +109,8 @@ def run(*arguments: str) -> Cost:
 
 def named_imports() -> str:
     """The import statements for transformers in the modules of `decoding` that generate."""
-    show = "import decoding.models, decoding.generation, json, sys; print(json.dumps([m.__file__ "
+    show = "import decoding.models.loading, decoding.generation.run, json, sys; "
+    show += "print(json.dumps([m.__file__ "
     show += "for n, m in sys.modules.items() if n.startswith('decoding.')]), file=sys.stderr)"
     statements = []
     for file in json.loads(run("-c", show).stderr):

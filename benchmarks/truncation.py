@@ -1,7 +1,7 @@
 """Cutting rows of logits: our rules beside transformers' warpers, and whether they keep the same.
 
 Both get the same float32 rows in one process, one for each number of threads. Importing `decoding`
-makes the C library keep freed memory (see `decoding.distribution`), which is good for both.
+makes the C library keep freed memory (see `decoding.rows.distribution`), which is good for both.
 """
 
 import json
@@ -19,7 +19,7 @@ from results import write_section
 from torch import Tensor
 from transformers import MinPLogitsWarper, TopPLogitsWarper, TypicalLogitsWarper
 
-from decoding import truncation
+from decoding.rules import truncation
 
 VOCABS = (50_257, 151_936, 262_144)
 BATCHES = (1, 8, 32)

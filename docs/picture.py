@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.text import Text
 
 from decoding import DecodingSettings, LanguageModel, generate, load_model
-from decoding.branching import branch
+from decoding.generation.branching import branch
 from decoding_cli.trees import picture
-from decoding_evals.terminal import legend, shaded
+from decoding_evals.showing.terminal import legend, shaded
 
 PROMPT = "Once upon a time"
 SETTINGS = DecodingSettings(temperature=0.8, top_p=0.95)

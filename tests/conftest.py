@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from decoding.models import LanguageModel, load_model
+from decoding.models.loading import LanguageModel, load_model
 from decoding_cli.app import main
 
 
@@ -143,5 +143,5 @@ def run(request, monkeypatch, capsys, elsewhere):
 def arrays(request, monkeypatch):
     """Once as on a CPU, and once as on an accelerator, though in this one's memory."""
     if request.param == "of torch":
-        monkeypatch.setattr("decoding.arrays.numpy_sees", lambda _: False)
+        monkeypatch.setattr("decoding.rows.arrays.numpy_sees", lambda _: False)
     return request.param

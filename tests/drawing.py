@@ -1,12 +1,15 @@
 """Calls of `model.generate` that a `Sampler` draws, or the chain that ends with the draw."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from scipy.stats import chisquare
+from torch import Tensor
 from transformers import LogitsProcessor
 
 from decoding import DecodingSettings, EntropyMonitor, Sampler
-from decoding.sampling import DrawProcessor
+from decoding.rows.draw import draw
 from oracle import TOLERANCE, editing, left_padded, reference_log_q
 
 RAW, GREEDY = DecodingSettings(), DecodingSettings(temperature=0)
@@ -142,3 +145,26 @@ def assert_follows(tokens, q):
     assert len(merged) > 2
     assert sum(counts) == len(tokens)
     assert chisquare(counts, np.array(merged) * len(tokens) / sum(merged)).pvalue > 1e-3
+
+
+class DrawProcessor(LogitsProcessor):
+    """Draws each row's token and leaves no other, so that greedy search takes it.
+
+    Args:
+        points: `(rows, steps)`, uniform in [0, 1), float64; one column is used up per call.
+        listener: told the drawn ids, `(rows)`, before the model's loop sees them.
+    """
+
+    def __init__(self, points: Tensor, listener: Callable[[Tensor], None] | None = None) -> None:
+        self.points = points
+        self.listener = listener
+        self.step = 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Turn `(rows, vocab)` log q into 0 at the drawn token and -inf elsewhere."""
+        self.points = self.points.to(scores.device)
+        tokens = draw(scores, self.points[:, self.step])
+        self.step += 1
+        if self.listener is not None:
+            self.listener(tokens)
+        return torch.full_like(scores, -torch.inf).scatter_(-1, tokens.unsqueeze(-1), 0.0)

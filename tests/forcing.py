@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 from decoding import row_statistics
 from oracle import LOGIT_NOISE
 
-NATS = 1e-5
+NATS = 5e-5  # between float32 passes over other batches, on any CPU
 
 
 def measure(block):

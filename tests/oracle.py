@@ -10,7 +10,7 @@ import torch
 from transformers import WatermarkingConfig
 
 from decoding import DecodingSettings, EntropyMonitor, generate
-from decoding.settings import STEERING
+from decoding.settings.settings import STEERING
 
 TOLERANCE = 1e-4
 CUT = 1e-6  # a threshold quantity this near its cut may fall on either side

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import decoding
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {
     "decoding": ROOT / "decoding",
@@ -20,30 +22,25 @@ ALLOWED = {
     "decoding_cli": {"decoding", "decoding_evals", "decoding_cli"},
 }
 HEAVY = {"torch", "transformers", "rich", "numpy", "pyarrow", "scipy", "matplotlib", "datasets"}
-PURE = [
-    "settings",
-    "grid",
-    "information",
-    "statistics",
-    "truncation",
-    "distribution",
-    "prefix",
-    "steering",
-    "history",
-    "steps",
-    "measures",
-    "policy",
-    "comparison",
-    "sorted_cuts",
-    "intervals",
-    "quadrature",
-    "trace",
-    "ensemble",
-    "estimation",
-    "posterior",
-    "regularization",
-    "sequence_entropy",
-]
+FOLDERS = {
+    "decoding": [
+        "rows",
+        "rules",
+        "models",
+        "settings",
+        "scoring",
+        "tracing",
+        "information",
+        "inference",
+        "generation",
+    ],
+}
+PURE = sorted(
+    f"decoding.{folder}.{path.stem}"
+    for folder in ("rows", "rules", "information")
+    for path in (ROOT / "decoding" / folder).glob("*.py")
+    if path.stem != "__init__"
+)
 
 
 def imports(path, *, typing_too=True):
@@ -74,14 +71,14 @@ def test_dependencies_point_one_way(package):
 
 @pytest.mark.parametrize("module", PURE)
 def test_pure_mathematics_knows_nothing_of_transformers(module):
-    script = f"import sys, decoding.{module}; print('transformers' in sys.modules)"
+    script = f"import sys, {module}; print('transformers' in sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert result.stdout == "False\n"
 
 
-@pytest.mark.parametrize("statement", ["import decoding", "import decoding.settings"])
+@pytest.mark.parametrize("statement", ["import decoding", "import decoding.settings.policy"])
 def test_importing_the_surface_does_not_import_torch(statement):
     script = f"import sys; {statement}; print('torch' in sys.modules)"
     result = subprocess.run(
@@ -119,12 +116,14 @@ def test_the_command_answers_without_torch(arguments):
 
 
 def test_every_public_name_resolves():
-    import decoding
-
-    modules = [path.stem for path in (ROOT / "decoding").glob("*.py") if path.stem != "__init__"]
-    for name in (*decoding.__all__, *modules):
-        assert getattr(decoding, name) is not None and name in dir(decoding)
+    folders = [path.parent.name for path in (ROOT / "decoding").glob("*/__init__.py")]
+    for name in (*decoding.__all__, *folders):
+        assert getattr(decoding, name) is not None
+    assert {*decoding.__all__, *folders} <= {*dir(decoding), "__version__"}
     listed = re.findall(r"^    (\w+) {2,}\S", decoding.__doc__, re.MULTILINE)
-    assert sorted(listed) == sorted(modules)
-    with pytest.raises(AttributeError, match="nonsense"):
-        _ = decoding.nonsense
+    assert sorted(listed) == sorted([*folders, "stories"])
+    for package in (decoding, *(getattr(decoding, folder) for folder in folders)):
+        for name in dir(package):
+            assert getattr(package, name) is not None
+        with pytest.raises(AttributeError, match="nonsense"):
+            _ = package.nonsense

@@ -11,7 +11,7 @@ from train_stories import HELD_OUT, read_stories
 
 import decoding
 from decoding import DecodingSettings, generate, load_model
-from decoding.models import BUILTIN
+from decoding.models.loading import BUILTIN
 
 SETTINGS = DecodingSettings(temperature=0.8, top_p=0.95)
 SEED = 1

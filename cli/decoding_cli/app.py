@@ -8,7 +8,7 @@ from typing import NoReturn
 import click
 
 import decoding
-from decoding_evals.command import run
+from decoding_evals.shell.running import run
 
 COMMANDS = {
     "generate": "Continue prompts and show where the model hesitated.",
@@ -37,7 +37,7 @@ class Commands(click.Group):
         """A command by its name, or None."""
         if name not in COMMANDS:
             return None
-        module = f"decoding_cli.{name}" if name in OWN else f"decoding_evals.commands.{name}"
+        module = f"decoding_cli.{name}" if name in OWN else f"decoding_evals.{name}.command"
         command: click.Command = getattr(import_module(module), name)
         return command
 

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from decoding.policy import EntropyPolicy, Setting
-from decoding.settings import DecodingSettings
-from decoding_evals.options import (
+from decoding.settings.policy import EntropyPolicy, Setting
+from decoding.settings.settings import DecodingSettings
+from decoding_evals.reading.prompts import answer_options, check_stop, prompt_options, read_prompts
+from decoding_evals.shell.options import (
     model_options,
     output_options,
     read_model,
     read_setting,
     setting_options,
 )
-from decoding_evals.output import Interrupted, RecordFile, to_json
-from decoding_evals.prompts import answer_options, check_stop, prompt_options, read_prompts
+from decoding_evals.shell.output import Interrupted, RecordFile, to_json
 
 if TYPE_CHECKING:
-    from decoding.generation import Generation, StreamedToken
+    from decoding.generation.run import Generation, StreamedToken
 
 
 @click.command()
@@ -138,7 +138,7 @@ def generate(
                 raise click.UsageError(f"{option} needs --branch-at-entropy")
     texts = read_prompts(prompts, prompts_file, column)
     if color is None:
-        from decoding_evals.terminal import wants_color
+        from decoding_evals.showing.terminal import wants_color
 
         color = wants_color()
     on_screen = (sys.stdout.isatty() or color) and not as_json and output is None
@@ -169,8 +169,8 @@ def generate(
     with ExitStack() as stack:
         file = stack.enter_context(RecordFile(output)) if output is not None else None
         language_model = read_model(options)
-        from decoding.generation import generate as generate_texts
-        from decoding_evals.progress import progress_bar
+        from decoding.generation.run import generate as generate_texts
+        from decoding_evals.shell.progress import progress_bar
 
         screen = _Screen(texts, color, streaming) if on_screen else None
         progress = _Progress(len(texts) * num_samples)
@@ -243,7 +243,7 @@ class _Screen:
     """Prompts and shaded tokens on standard output."""
 
     def __init__(self, prompts: list[str], color: bool, streaming: bool) -> None:
-        from decoding_evals.terminal import console
+        from decoding_evals.showing.terminal import console
 
         self.console = console(color)
         self.prompts = prompts
@@ -253,7 +253,7 @@ class _Screen:
 
     def begin(self, index: int, sample: int) -> None:
         """Write the prompt of a sequence, once."""
-        from decoding_evals.terminal import harmless
+        from decoding_evals.showing.terminal import harmless
 
         if self.current == (index, sample):
             return
@@ -270,7 +270,7 @@ class _Screen:
         self.console.file.flush()
 
     def piece(self, text: str, entropy_nats: float) -> None:
-        from decoding_evals.terminal import shaded
+        from decoding_evals.showing.terminal import shaded
 
         self.console.print(shaded(text, entropy_nats), end="")
         self.shown += len(text)
@@ -324,7 +324,7 @@ class _Progress:
         """One line on stderr, after the legend where tokens are shaded."""
         import math
 
-        from decoding_evals.terminal import console, legend
+        from decoding_evals.showing.terminal import console, legend
 
         if not self.tokens:
             return

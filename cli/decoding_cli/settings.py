@@ -6,8 +6,8 @@ import math
 
 import click
 
-from decoding.policy import EntropyPolicy, Setting
-from decoding.settings import (
+from decoding.settings.policy import EntropyPolicy, Setting
+from decoding.settings.settings import (
     IN_NATS,
     NEUTRAL,
     PARAMETERS,
@@ -16,7 +16,7 @@ from decoding.settings import (
     DecodingSettings,
     format_value,
 )
-from decoding_evals.options import quiet_transformers, read_setting, trust_option
+from decoding_evals.shell.options import quiet_transformers, read_setting, trust_option
 
 _MEANING = {
     "dry_multiplier": "lower by {value} · {dry_base}^(n - {dry_allowed_length}) the logit of a "
@@ -67,8 +67,8 @@ def settings(spec: str | None, model: str | None, trust_remote_code: bool) -> No
         _explain(setting)
         return
     quiet_transformers()
-    from decoding.models import load_generation_config
-    from decoding.processors import applied_before_chain
+    from decoding.models.loading import load_generation_config
+    from decoding.settings.processor import applied_before_chain
 
     config = load_generation_config(model, trust_remote_code=trust_remote_code)
     own = DecodingSettings.from_generation_config(config)
@@ -127,7 +127,7 @@ def _steps(setting: DecodingSettings) -> None:
 
 def _list_fields() -> None:
     """Every field with its default and its range, in the order in which they are applied."""
-    from decoding_evals.terminal import print_table, titled
+    from decoding_evals.showing.terminal import print_table, titled
 
     table = titled()
     for column in ("field", "default", "range", "of"):

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from decoding_evals.options import read_model
-from decoding_evals.output import Interrupted, RecordFile, to_json
+from decoding_evals.shell.options import read_model
+from decoding_evals.shell.output import Interrupted, RecordFile, to_json
 
 if TYPE_CHECKING:
     from rich.text import Text
     from rich.tree import Tree as Picture
 
-    from decoding.branching import Branch, Tree
+    from decoding.generation.branching import Branch, Tree
 
 
 def grow_trees(
@@ -35,7 +35,7 @@ def grow_trees(
         options: those of `model_options`.
         prompts: the prompts.
         settings: the setting.
-        arguments: further ones of `decoding.branching.branch`.
+        arguments: further ones of `decoding.generation.branching.branch`.
         as_json: records on standard output.
         output: records into a file.
         color: shade tokens by entropy.
@@ -43,10 +43,10 @@ def grow_trees(
     with ExitStack() as stack:
         file = stack.enter_context(RecordFile(output)) if output is not None else None
         language_model = read_model(options)
-        from decoding.branching import branch
-        from decoding.sampling import chosen_seed
-        from decoding_evals.progress import progress_bar
-        from decoding_evals.terminal import console, legend
+        from decoding.generation.branching import branch
+        from decoding.generation.seeds import chosen_seed
+        from decoding_evals.shell.progress import progress_bar
+        from decoding_evals.showing.terminal import console, legend
 
         bar = stack.enter_context(ExitStack())
         advance = bar.enter_context(
@@ -100,7 +100,7 @@ def picture(tree: Tree) -> Picture:
     from rich.text import Text
     from rich.tree import Tree as Picture
 
-    from decoding_evals.terminal import harmless
+    from decoding_evals.showing.terminal import harmless
 
     label = Text.assemble((harmless(tree.prompt), "bold"))
     label.append_text(_stretch(tree.root))
@@ -122,7 +122,7 @@ def _stretch(node: Branch) -> Text:
     """The tokens in their shades, and what came behind them. Line breaks are spelt out."""
     from rich.text import Text
 
-    from decoding_evals.terminal import shaded
+    from decoding_evals.showing.terminal import shaded
 
     line = Text()
     for text, entropy in zip(node.texts, node.entropy_nats, strict=True):

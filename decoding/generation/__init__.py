@@ -1,0 +1,16 @@
+"""Prompts in, text and traces out."""
+
+from decoding.exports import exported
+
+__getattr__, __dir__ = exported(
+    __name__,
+    {
+        "Branch": "branching",
+        "Generation": "run",
+        "Sampler": "sampler",
+        "StreamedToken": "run",
+        "Tree": "branching",
+        "branch": "branching",
+        "generate": "run",
+    },
+)

@@ -1,0 +1,280 @@
+"""`branch`: a tree of alternatives, one fork at each point where the model hesitated.
+
+Text is drawn under a setting until the entropy of the model's own distribution crosses a bound.
+There it forks into the tokens that the setting thinks most probable, and each goes on by itself.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from decoding.generation.run import Job, Run, evaluating
+from decoding.generation.seeds import chosen_seed
+from decoding.generation.stopping import eos_ids
+from decoding.models.detokenizing import Detokenizer, text_of
+from decoding.rows.arrays import as_tensor
+from decoding.rows.distribution import Distribution
+from decoding.rules.history import History
+from decoding.settings.policy import EntropyPolicy
+from decoding.settings.settings import DecodingSettings
+
+
+@dataclass
+class Branch:
+    """A stretch of text between two forks, or from a fork to an end."""
+
+    probability: float
+    """Of its first token under the setting, at the fork; 1 at the root."""
+    ids: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    """Text of each token."""
+    entropy_nats: list[float] = field(default_factory=list)
+    """H(q) at each token, nats; at the first one of a branch that of the fork."""
+    hesitation_nats: float | None = None
+    """H(p) of the model's own distribution at the fork behind it, or None at an end."""
+    finish_reason: str | None = None
+    """`eos`, `stop` or `length` at an end."""
+    children: list[Branch] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """What the stretch adds."""
+        return "".join(self.texts)
+
+    def go_on(self, ids: list[int], entropy_nats: list[float]) -> None:
+        """Add tokens and H(q) at each, nats."""
+        self.ids += ids
+        self.entropy_nats += entropy_nats
+
+    def leaves(self) -> Iterator[tuple[str, float]]:
+        """Each whole text below here, and the product of its probabilities at the forks."""
+        if not self.children:
+            yield self.text, self.probability
+        for child in self.children:
+            for text, probability in child.leaves():
+                yield self.text + text, self.probability * probability
+
+    def record(self) -> dict[str, Any]:
+        """Plain Python values, ready for JSON."""
+        tokens = zip(self.ids, self.texts, self.entropy_nats, strict=True)
+        return {
+            "probability": self.probability,
+            "text": self.text,
+            "tokens": [{"id": i, "text": t, "entropy_nats": h} for i, t, h in tokens],
+            "hesitation_nats": self.hesitation_nats,
+            "finish_reason": self.finish_reason,
+            "children": [child.record() for child in self.children],
+        }
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The alternatives that one prompt has."""
+
+    prompt: str
+    prompt_ids: tuple[int, ...]
+    index: int
+    """Position of the prompt in the input, from 0."""
+    model: str
+    settings: DecodingSettings
+    entropy_above: float
+    """The bound, nats."""
+    branches: int
+    seed: int
+    root: Branch
+
+    def record(self) -> dict[str, Any]:
+        """Plain Python values, ready for JSON."""
+        return {
+            "prompt": self.prompt,
+            "prompt_ids": list(self.prompt_ids),
+            "index": self.index,
+            "model": self.model,
+            "settings": str(self.settings),
+            "entropy_above_nats": self.entropy_above,
+            "branches": self.branches,
+            "seed": self.seed,
+            "tree": self.root.record(),
+            "leaves": [{"text": text, "probability": p} for text, p in self.root.leaves()],
+        }
+
+
+def branch(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    settings: DecodingSettings | None = None,
+    *,
+    entropy_above: float,
+    branches: int = 3,
+    max_leaves: int = 9,
+    max_new_tokens: int = 100,
+    seed: int | None = None,
+    stop: str | Sequence[str] = (),
+    chat: bool = False,
+    index: int = 0,
+) -> Tree:
+    """Continue a prompt, and fork wherever the model hesitates.
+
+    A fork is into the most probable tokens under the setting, and each goes on by draws. Forks are
+    taken in the order of their depth, until there are `max_leaves` ends; from then on text is drawn
+    without forks. Where the setting keeps one token alone there is nothing to choose from, and no
+    fork.
+
+    Args:
+        model: a Hugging Face causal language model.
+        tokenizer: its tokenizer.
+        prompt: the prompt.
+        settings: what tokens are drawn under, and what ranks the alternatives; default `raw`.
+        entropy_above: nats; it forks where H(p) exceeds this.
+        branches: >= 2, alternatives at a fork; fewer where the setting keeps fewer, or where there
+            would be too many ends.
+        max_leaves: >= 1.
+        max_new_tokens: >= 1, of each whole text.
+        seed: 0 <= seed < 2^64; None picks one, which the tree reports.
+        stop: strings that end a text when they appear in it.
+        chat: put the prompt into the tokenizer's chat template as the user's message.
+        index: what the tree reports as its position.
+
+    Returns:
+        The tree.
+
+    Raises:
+        ValueError: an argument is out of its range, or as in `decoding.generate`.
+    """
+    for name, value, least in (
+        ("branches", branches, 2),
+        ("max_leaves", max_leaves, 1),
+        ("max_new_tokens", max_new_tokens, 1),
+    ):
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
+    settings = settings or DecodingSettings()
+    policy = EntropyPolicy(settings=settings, entropy_above=entropy_above, then="branch")
+    run = Run(
+        model=model,
+        tokenizer=tokenizer,
+        settings=policy,
+        max_new_tokens=max_new_tokens,
+        samples=1,
+        num_beams=1,
+        seed=chosen_seed(seed),
+        stop=[stop] if isinstance(stop, str) else list(stop),
+        alternatives=0,
+        chat=chat,
+        name=model.name_or_path,
+        on_token=None,
+    )
+    run.check()
+    prompt_ids = run.encode(prompt, index)
+    root = Branch(1.0)
+    growing = _Growing(run, prompt, prompt_ids)
+    open_ends: deque[tuple[Branch, list[int]]] = deque([(root, [])])
+    leaves = 1
+    while open_ends:
+        node, path = open_ends.popleft()
+        most = min(branches, max_leaves - leaves + 1)
+        growing.grow(node, path, policy if most > 1 else settings)
+        if node.finish_reason is not None:
+            continue
+        before = [*path, *node.ids]
+        children, hesitation = growing.fork(before, settings, most)
+        if len(children) == 1:
+            only = children[0]
+            node.go_on(only.ids, only.entropy_nats)
+            open_ends.appendleft((node, path))
+            continue
+        node.children, node.hesitation_nats = children, hesitation
+        leaves += len(children) - 1
+        open_ends.extend((child, before) for child in children)
+    _add_texts(root, Detokenizer(tokenizer, prompt_ids))
+    return Tree(
+        prompt=prompt,
+        prompt_ids=tuple(prompt_ids),
+        index=index,
+        model=run.name,
+        settings=settings,
+        entropy_above=entropy_above,
+        branches=branches,
+        seed=run.seed,
+        root=root,
+    )
+
+
+def _add_texts(root: Branch, detokenizer: Detokenizer) -> None:
+    """Give each token its text, which a character that a fork parts has behind the fork."""
+    waiting = [(root, detokenizer)]
+    while waiting:
+        node, own = waiting.pop()
+        node.texts = [own.push(token) for token in node.ids]
+        if node.texts and not node.children:
+            node.texts[-1] += own.flush()
+        waiting += [(child, own.fork()) for child in node.children]
+
+
+class _Growing:
+    """Draws the stretches of one tree."""
+
+    def __init__(self, run: Run, prompt: str, prompt_ids: list[int]) -> None:
+        self.run = run
+        self.prompt = prompt
+        self.prompt_ids = prompt_ids
+        self.end = eos_ids(run.model, run.tokenizer)
+        self.stretches = 0
+
+    def grow(
+        self, node: Branch, path: list[int], settings: DecodingSettings | EntropyPolicy
+    ) -> None:
+        """Draw on behind a node's first token, to the next fork or the end."""
+        written = [*path, *node.ids]
+        node.finish_reason = self._ended(written)
+        if node.finish_reason is not None:
+            return
+        ids = [*self.prompt_ids, *written]
+        # Its own stream of uniforms, by how many stretches came before it.
+        job = Job(0, self.stretches, self.prompt, ids, written=len(written))
+        self.stretches += 1
+        left = self.run.max_new_tokens - len(written)
+        run = replace(self.run, settings=settings, max_new_tokens=left)
+        [generation] = run.batch([job])
+        trace = generation.trace
+        node.go_on(trace.ids.tolist(), trace.entropy_nats.tolist())
+        if generation.finish_reason != "branch":
+            node.finish_reason = generation.finish_reason
+
+    def fork(
+        self, path: list[int], settings: DecodingSettings, branches: int
+    ) -> tuple[list[Branch], float]:
+        """The alternatives behind a path, most probable first, and H(p) there."""
+        ids = torch.tensor([[*self.prompt_ids, *path]], device=self.run.model.device)
+        with evaluating(self.run.model), torch.no_grad():
+            logits = self.run.model(input_ids=ids).logits[:, -1]
+        raw = Distribution(logits)
+        final = settings.apply(raw, History(ids)).final
+        log_weights = as_tensor(final.log_weights[0])
+        order = log_weights.argsort(descending=True, stable=True)[:branches]
+        probabilities = (log_weights[order].double() - as_tensor(final.log_total)).exp()
+        probabilities = probabilities * (final.logits[0, order] > -torch.inf)
+        children = []
+        for token, probability in zip(order.tolist(), probabilities.tolist(), strict=True):
+            if probability > 0:
+                entropy = [float(final.entropy[0])]
+                children.append(Branch(probability, [token], entropy_nats=entropy))
+        return children, float(raw.entropy[0])
+
+    def _ended(self, written: list[int]) -> str | None:
+        """Why a text that has just got a token from a fork ends there."""
+        if not written:
+            return None
+        if written[-1] in self.end:
+            return "eos"
+        text = text_of(self.run.tokenizer, written, self.prompt_ids)
+        if any(stop in text for stop in self.run.stop):
+            return "stop"
+        return "length" if len(written) >= self.run.max_new_tokens else None

@@ -1,0 +1,463 @@
+"""`generate`: prompts in, text and a `Trace` for each sequence out.
+
+Every sequence is a row of its own, with its own uniforms, so what it says does not depend on the
+rows beside it. Tokens are drawn by a `Sampler` inside `model.generate`; beam search runs the chain
+of processors instead.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+)
+
+from decoding.generation.sampler import Sampler
+from decoding.generation.seeds import check_seed, chosen_seed, uniforms
+from decoding.generation.stopping import Finished, eos_ids
+from decoding.models.detokenizing import Detokenizer, text_of, token_texts
+from decoding.models.encoding import encode_prompt
+from decoding.settings.policy import EntropyPolicy
+from decoding.settings.settings import DecodingSettings
+from decoding.tracing.monitor import EntropyMonitor
+from decoding.tracing.trace import Trace
+
+# Rows are sorted by length within so many batches at a time; results come in order after each.
+_BATCHES_TOGETHER = 8
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One generated sequence."""
+
+    prompt: str
+    prompt_ids: tuple[int, ...]
+    """What the model read of it."""
+    index: int
+    """Position of the prompt in the input, from 0."""
+    sample: int
+    """How many samples of this prompt text came before it in the run."""
+    text: str
+    """The continuation; the prompt is not part of it."""
+    model: str
+    settings: DecodingSettings | EntropyPolicy
+    num_beams: int
+    seed: int
+    finish_reason: str
+    """`eos`, `stop` (a stop string, which stays in the text) or `length`; where a policy ended the
+    sequence, `entropy`, `abstain` or `branch`, and the token that it ended at was not drawn."""
+    trace: Trace
+    alternative_texts: tuple[tuple[str, ...], ...] | None = None
+    """Text of each token's runners-up, where they were asked for."""
+
+    def record(self) -> dict[str, Any]:
+        """Plain Python values, ready for JSON; see the README for the keys."""
+        tokens = self.trace.records()
+        if self.trace.alternatives is not None and self.alternative_texts is not None:
+            runners_up = self.trace.alternatives
+            for i, token in enumerate(tokens):
+                token["alternatives"] = [
+                    {"id": id_, "text": text, "probability": q, "raw_probability": p}
+                    for id_, text, q, p in zip(
+                        runners_up.ids[i].tolist(),
+                        self.alternative_texts[i],
+                        runners_up.probability[i].tolist(),
+                        runners_up.raw_probability[i].tolist(),
+                        strict=True,
+                    )
+                ]
+        return {
+            "prompt": self.prompt,
+            "prompt_ids": list(self.prompt_ids),
+            "index": self.index,
+            "sample": self.sample,
+            "text": self.text,
+            "model": self.model,
+            "settings": str(self.settings),
+            "num_beams": self.num_beams,
+            "seed": self.seed,
+            "finish_reason": self.finish_reason,
+            "tokens": tokens,
+            "summary": self.trace.summary(),
+        }
+
+
+@dataclass(frozen=True)
+class StreamedToken:
+    """A token at the moment it is drawn."""
+
+    index: int
+    sample: int
+    id: int
+    text: str
+    """What the token adds to the text; empty while a character is incomplete."""
+    entropy_nats: float
+    """H(q) of the step, in [0, ln vocab]."""
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: str | Iterable[str],
+    settings: DecodingSettings | EntropyPolicy | None = None,
+    *,
+    max_new_tokens: int = 200,
+    num_return_sequences: int = 1,
+    num_beams: int = 1,
+    seed: int | None = None,
+    stop: str | Sequence[str] = (),
+    batch_size: int = 8,
+    alternatives: int = 0,
+    chat: bool = False,
+    on_token: Callable[[StreamedToken], None] | None = None,
+    on_generation: Callable[[Generation], None] | None = None,
+) -> list[Generation]:
+    """Continue prompts with a model under a decoding setting, and trace every token.
+
+    Args:
+        model: a Hugging Face causal language model, on any device, in any floating dtype.
+        tokenizer: its tokenizer; a prompt is encoded with the tokenizer's own special tokens, and
+            an empty prompt becomes BOS.
+        prompts: one prompt or many, of any lengths.
+        settings: the decoding setting, or a policy that wraps one; default `raw`. With beams, the
+            setting that scores them.
+        max_new_tokens: >= 1; prompt and new tokens together must fit the model's context.
+        num_return_sequences: sequences per prompt, >= 1; with beams, at most `num_beams`.
+        num_beams: 1 draws; above 1 is beam search.
+        seed: 0 <= seed < 2^64; None picks one, which every `Generation` reports. A sequence is a
+            function of (seed, prompt, sample): the same alone, in a batch, and in any order
+            (promised for float32 on a CPU). A prompt that occurs again goes on counting its
+            samples.
+        stop: strings that end a sequence when they appear in it.
+        batch_size: sequences (with beams: beams) that run together, >= 1.
+        alternatives: K >= 0, runners-up to record at each step.
+        chat: put each prompt into the tokenizer's chat template as the user's message.
+        on_token: called with every token as it is drawn; not with beams.
+        on_generation: called with every generation, in the order of the result, while later ones
+            still wait; on Ctrl-C, with those that are finished, before `KeyboardInterrupt` is
+            raised.
+
+    Returns:
+        The generations, ordered by prompt, then sample.
+
+    Raises:
+        ValueError: an argument is out of its range, a prompt is empty and the tokenizer has no
+            BOS, a prompt does not fit, the tokenizer has no chat template, or the model's
+            generation configuration asks for assisted decoding or a paged cache.
+        NonFiniteLogitsError: the model returned NaN.
+    """
+    run = Run(
+        model=model,
+        tokenizer=tokenizer,
+        settings=settings or DecodingSettings(),
+        max_new_tokens=_at_least_one("max_new_tokens", max_new_tokens),
+        samples=_at_least_one("num_return_sequences", num_return_sequences),
+        num_beams=_at_least_one("num_beams", num_beams),
+        seed=chosen_seed(seed),
+        stop=[stop] if isinstance(stop, str) else list(stop),
+        alternatives=alternatives,
+        chat=chat,
+        name=model.name_or_path,
+        on_token=on_token,
+    )
+    _at_least_one("batch_size", batch_size)
+    run.check()
+    per_batch = max(1, batch_size // num_beams)
+    # All prompts are encoded first, so that a bad one is refused before any work is done.
+    jobs = list(run.jobs([prompts] if isinstance(prompts, str) else prompts))
+    generations: list[Generation] = []
+    # Who listens to tokens wants one sequence after the other.
+    batches_together = 1 if on_token is not None else _BATCHES_TOGETHER
+    for together in _chunks(jobs, per_batch * batches_together):
+        by_length = sorted(together, key=lambda job: len(job.ids))
+        done: list[Generation] = []
+        try:
+            for batch in _chunks(by_length, per_batch):
+                for generation in run.batch(batch):
+                    done.append(generation)
+        finally:
+            done.sort(key=lambda generation: (generation.index, generation.sample))
+            generations += done
+            if on_generation is not None:
+                for generation in done:
+                    on_generation(generation)
+    return generations
+
+
+def prompt_ids(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    max_new_tokens: int,
+    *,
+    chat: bool = False,
+    name: str = "the prompt",
+) -> list[int]:
+    """What a model reads of a prompt that it is to continue.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        prompt: the prompt.
+        max_new_tokens: room to leave in the model's context.
+        chat: put the prompt into the tokenizer's chat template.
+        name: what to call it in an error.
+
+    Returns:
+        One id or more; see `encode_prompt`.
+
+    Raises:
+        ValueError: an empty prompt without BOS, or one that does not fit.
+    """
+    ids = encode_prompt(tokenizer, prompt, chat=chat, name=name)
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and len(ids) + max_new_tokens > context:
+        room = context - len(ids)
+        mend = f"set max_new_tokens to at most {room}" if room > 0 else "shorten the prompt"
+        raise ValueError(
+            f"{name} has {len(ids)} tokens; with max_new_tokens={max_new_tokens} "
+            f"it exceeds the model's context of {context}: {mend}"
+        )
+    return ids
+
+
+@dataclass(frozen=True)
+class Job:
+    """One sequence to be written; with beams, one prompt."""
+
+    index: int
+    sample: int
+    prompt: str
+    ids: list[int]
+    """What the model reads first."""
+    written: int = 0
+    """How many of them are continuation already, at the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What is common to all sequences of one call."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    settings: DecodingSettings | EntropyPolicy
+    max_new_tokens: int
+    samples: int
+    num_beams: int
+    seed: int
+    stop: list[str]
+    alternatives: int
+    chat: bool
+    name: str
+    on_token: Callable[[StreamedToken], None] | None
+
+    def check(self) -> None:
+        """Refuse what cannot work before any work is done."""
+        check_seed(self.seed)
+        if "" in self.stop:
+            raise ValueError("a stop string must not be empty")
+        self.settings.generate_kwargs(self.num_beams)
+        if self.num_beams > 1 and self.samples > self.num_beams:
+            raise ValueError(
+                f"num_return_sequences must be <= num_beams, got {self.samples} > {self.num_beams}"
+            )
+        if self.num_beams > 1 and self.on_token is not None:
+            raise ValueError("on_token cannot follow beam search: beams change until the end")
+        if self.chat and not self.tokenizer.chat_template:
+            raise ValueError("chat needs a tokenizer with a chat template, and this one has none")
+        config = self.model.generation_config
+        for name in ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp"):
+            if getattr(config, name, None):
+                raise ValueError(
+                    f"the model's generation configuration asks for assisted decoding "
+                    f"({name}={getattr(config, name)!r}), which cannot be traced; unset it"
+                )
+        if config.cache_implementation == "paged":
+            raise ValueError(
+                "the model's generation configuration asks for a paged cache, which ignores "
+                "logits processors; unset cache_implementation"
+            )
+
+    def jobs(self, prompts: Iterable[str]) -> Iterator[Job]:
+        """One job per sequence; with beams, one per prompt."""
+        counts: Counter[str] = Counter()
+        for index, prompt in enumerate(prompts):
+            ids = self.encode(prompt, index)
+            for _ in range(1 if self.num_beams > 1 else self.samples):
+                yield Job(index, counts[prompt], prompt, ids)
+                counts[prompt] += self.samples if self.num_beams > 1 else 1
+
+    def encode(self, prompt: str, index: int) -> list[int]:
+        """What the model reads of a prompt."""
+        return prompt_ids(
+            self.model, self.tokenizer, prompt, self.max_new_tokens,
+            chat=self.chat, name=f"prompt {index}",
+        )  # fmt: skip
+
+    def batch(self, jobs: list[Job]) -> Iterator[Generation]:
+        """Run one batch; a batch gives one generation per job, with beams `samples` of them.
+
+        On Ctrl-C it gives those that have ended, and raises `KeyboardInterrupt` after them.
+        """
+        device = self.model.device
+        end = eos_ids(self.model, self.tokenizer)
+        pad = next((i for i in (self.tokenizer.pad_token_id, *end) if i is not None), 0)
+        width = max(len(job.ids) for job in jobs)
+        padded = [[pad] * (width - len(job.ids)) + job.ids for job in jobs]
+        mask = [[0] * (width - len(job.ids)) + [1] * len(job.ids) for job in jobs]
+
+        monitor = EntropyMonitor(alternatives=self.alternatives, num_beams=self.num_beams)
+        ends = torch.tensor(end, dtype=torch.long, device=device)
+        texts_begin = [width - job.written for job in jobs]
+        finished = Finished(ends, self.stop, self.tokenizer, texts_begin)
+        sampler = self.sampler(jobs, monitor, finished)
+        interrupt = None
+        try:
+            with evaluating(self.model), torch.no_grad():
+                outputs = self.model.generate(
+                    input_ids=torch.tensor(padded, device=device),
+                    attention_mask=torch.tensor(mask, device=device),
+                    custom_generate=sampler,
+                    logits_processor=self.chain(monitor) if sampler is None else None,
+                    stopping_criteria=StoppingCriteriaList([finished]),
+                    max_new_tokens=self.max_new_tokens,
+                    eos_token_id=end or None,
+                    pad_token_id=pad,
+                    num_return_sequences=self.samples if self.num_beams > 1 else 1,
+                    return_dict_in_generate=sampler is None,
+                    # A sequence ends at EOS, at a stop string of this call, or at its length.
+                    stop_strings=None,
+                    max_time=None,
+                    **self.settings.generate_kwargs(self.num_beams),
+                )
+        except KeyboardInterrupt as error:
+            # Beams have no end before the last step.
+            if sampler is None or finished.ids is None or finished.ended_at is None:
+                raise
+            outputs, interrupt = finished.ids, error
+        endings = [None] * len(jobs) if sampler is None else sampler.endings
+        lengths = None
+        if sampler is not None:
+            lengths = finished.lengths(outputs.shape[1] - width)
+            for row, ending in enumerate(endings):
+                if ending is not None:
+                    lengths[row] = min(lengths[row], sampler.ended_at[row])
+        traces = monitor.traces(outputs, eos_token_id=end or None, lengths=lengths)
+        per_job = len(traces) // len(jobs)
+        for i, trace in enumerate(traces):
+            job, ending = jobs[i // per_job], endings[i // per_job]
+            if interrupt is None or ending is not None or finished.row(i):
+                yield self.generation(job, i % per_job, trace, end, ending)
+        if interrupt is not None:
+            raise interrupt
+
+    def sampler(
+        self, jobs: list[Job], monitor: EntropyMonitor, finished: Finished
+    ) -> Sampler | None:
+        """What draws the tokens of a batch; beam search draws none."""
+        if self.num_beams > 1:
+            return None
+        streams = [uniforms(self.seed, job.prompt, job.sample, self.max_new_tokens) for job in jobs]
+        sampler = Sampler(self.settings, points=torch.stack(streams), monitor=monitor)
+        sampler.listener = self.listener(jobs, monitor, finished, sampler)
+        return sampler
+
+    def chain(self, monitor: EntropyMonitor) -> LogitsProcessorList:
+        """What scores the beams."""
+        assert isinstance(self.settings, DecodingSettings)
+        return self.settings.processors(monitor)
+
+    def generation(
+        self, job: Job, beam: int, trace: Trace, end: list[int], ending: str | None
+    ) -> Generation:
+        """A finished sequence; `ending` is how a policy ended it."""
+        ids = trace.ids.tolist()
+        texts = token_texts(self.tokenizer, ids, job.ids)
+        text = "".join(texts)
+        reason = "length"
+        if ending is not None:
+            reason = "entropy" if ending == "stop" else ending
+        elif ids[-1] in end:
+            reason = "eos"
+        elif self.stop:
+            # A stop string may begin in what was written before.
+            begin = len(job.ids) - job.written
+            written = text_of(self.tokenizer, job.ids[begin:] + ids, job.ids[:begin])
+            reason = "stop" if any(stop in written for stop in self.stop) else "length"
+        runners_up = None
+        if trace.alternatives is not None:
+            runners_up = tuple(
+                tuple(
+                    token_texts(self.tokenizer, [other], [*job.ids, *ids[:i]])[0]
+                    for other in trace.alternatives.ids[i].tolist()
+                )
+                for i in range(len(ids))
+            )
+        return Generation(
+            prompt=job.prompt,
+            prompt_ids=tuple(job.ids),
+            index=job.index,
+            sample=job.sample + beam,
+            text=text,
+            model=self.name,
+            settings=self.settings,
+            num_beams=self.num_beams,
+            seed=self.seed,
+            finish_reason=reason,
+            trace=replace(trace, texts=texts),
+            alternative_texts=runners_up,
+        )
+
+    def listener(
+        self, jobs: list[Job], monitor: EntropyMonitor, finished: Finished, sampler: Sampler
+    ) -> Callable[[Tensor], None] | None:
+        """What passes drawn tokens on to `on_token`, for rows that are not finished yet."""
+        on_token = self.on_token
+        if on_token is None:
+            return None
+        end = finished.end.tolist()
+        detokenizers = [Detokenizer(self.tokenizer, job.ids) for job in jobs]
+
+        def listen(tokens: Tensor) -> None:
+            entropies = monitor.entropy_nats.tolist()
+            for row, (job, token) in enumerate(zip(jobs, tokens.tolist(), strict=True)):
+                if not finished.row(row) and sampler.endings[row] is None:
+                    text = detokenizers[row].push(token)
+                    if monitor.steps == self.max_new_tokens or token in end:
+                        text += detokenizers[row].flush()
+                    on_token(StreamedToken(job.index, job.sample, token, text, entropies[row]))
+
+        return listen
+
+
+@contextmanager
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Dropout off for the time of a call."""
+    trained = [module for module in model.modules() if module.training]
+    for module in trained:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in trained:
+            module.training = True
+
+
+def _chunks(jobs: list[Job], size: int) -> Iterator[list[Job]]:
+    return (jobs[start : start + size] for start in range(0, len(jobs), size))
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if value < 1:
+        raise ValueError(f"{name} must be >= 1, got {value}")
+    return value

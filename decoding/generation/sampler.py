@@ -1,0 +1,412 @@
+"""`Sampler`: one step for scaling, cutting, drawing and tracing, inside `model.generate`.
+
+Passed as `custom_generate=`, it runs transformers' own loop with greedy search, and puts itself at
+the end of the logits processors. What it draws is the only token that it leaves. So caches,
+stopping criteria and processors work as they always do, and softmax, entropies and kept sets are
+computed once and shared (see `decoding.rows.distribution`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteriaList,
+)
+from transformers.generation.streamers import BaseStreamer
+
+from decoding.generation.replay import Replay
+from decoding.generation.seeds import check_seed, uniforms
+from decoding.rows.arrays import Array, as_array, joined, on_host
+from decoding.rows.distribution import Distribution
+from decoding.rows.draw import draw
+from decoding.rules.history import History, next_most_surprisal
+from decoding.settings.applying import apply
+from decoding.settings.policy import ENDINGS, EntropyPolicy
+from decoding.settings.processor import not_neutral
+from decoding.settings.settings import DecodingSettings
+from decoding.tracing.monitor import EntropyMonitor, NonFiniteLogitsError, without_faults
+from decoding.tracing.step import Measures
+
+_PORTION = 1 << 20  # logits of a step at a time
+
+
+class Sampler:
+    """Draws under a setting in one call of `model.generate`.
+
+    `model.generate(**inputs, custom_generate=sampler, **settings.generate_kwargs())`. Tokens follow
+    the setting's q exactly.
+    Transformers keeps `streamer`, `stop_strings` and `tokenizer` from callables: give the streamer
+    to the sampler, and pass `stopping_criteria=[StopStringCriteria(tokenizer, strings)]`.
+
+    Args:
+        settings: the setting, or a policy that wraps one.
+        seed: 0 <= seed < 2^64. A row's tokens are a function of the seed, its prompt's ids and how
+            many rows with that prompt came before it in the call: the same alone and in a batch
+            (promised for float32 on a CPU, unless a point is within rounding of where two tokens
+            meet).
+        points: `(rows, steps)`, the uniforms in [0, 1) themselves, float64, instead of a seed; at
+            least as many steps as the call may take.
+        monitor: records each step; ask it for `traces(outputs, …)` afterwards.
+        listener: told the drawn ids, `(rows)`, at each step.
+        streamer: what would be `generate(streamer=…)`, which transformers does not hand to
+            callables.
+
+    Raises:
+        ValueError: neither or both of `seed` and `points`, or an argument is of another type or
+            outside its range.
+    """
+
+    def __init__(
+        self,
+        settings: DecodingSettings | EntropyPolicy,
+        *,
+        seed: int | None = None,
+        points: Tensor | None = None,
+        monitor: EntropyMonitor | None = None,
+        listener: Callable[[Tensor], None] | None = None,
+        streamer: BaseStreamer | None = None,
+    ) -> None:
+        if not isinstance(settings, DecodingSettings | EntropyPolicy):
+            raise ValueError(
+                f"settings must be a DecodingSettings or an EntropyPolicy, got {settings!r}"
+            )
+        if seed is None and points is None:
+            raise ValueError("a Sampler needs a seed, as in seed=0, or points")
+        if seed is not None and points is not None:
+            raise ValueError("a Sampler takes a seed or points, and not both")
+        if seed is not None:
+            check_seed(seed)
+        if points is not None:
+            if not isinstance(points, Tensor):
+                raise ValueError(f"points must be a tensor, got {type(points).__name__}")
+            if points.ndim != 2 or points.dtype != torch.float64:
+                raise ValueError(
+                    "points must be (rows, steps) in float64, got "
+                    f"{tuple(points.shape)} in {points.dtype}"
+                )
+            if not ((points >= 0) & (points < 1)).all():
+                raise ValueError("points must lie in [0, 1)")
+        self.settings = settings
+        self.seed = seed
+        self.points = points
+        self.monitor = monitor
+        self.listener = listener
+        self.streamer = streamer
+        self.endings: list[str | None] = []
+        """How a policy ended each row, or None."""
+        self.ended_at: list[int] = []
+        """Tokens that such a row has."""
+
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        **kwargs: Any,
+    ) -> Any:
+        """What `model.generate` calls.
+
+        Raises:
+            ValueError: the configuration would change the distribution, asks for beams, or the
+                points do not fit the call; or no row can have the setting's target entropy.
+            NonFiniteLogitsError: the model returned a row that is no distribution.
+        """
+        if generation_config.num_beams > 1:
+            raise ValueError("a Sampler draws single sequences: use num_beams=1")
+        if other := not_neutral(generation_config):
+            listed = ", ".join(f"{name}={value!r}" for name, value in other.items())
+            raise ValueError(
+                f"the generation configuration asks for {listed}; pass settings.generate_kwargs() "
+                "to model.generate, which leaves the setting alone in charge"
+            )
+        rows, length = input_ids.shape
+        # The other mask of such a model is of what its encoder reads.
+        of_decoder = model.config.is_encoder_decoder
+        mask = kwargs.get("decoder_attention_mask" if of_decoder else "attention_mask")
+        starts = None
+        if mask is not None and mask.shape == input_ids.shape:
+            starts = mask.long().argmax(-1)
+        points = self.points
+        steps = generation_config.max_length - length
+        if points is None:
+            points = self._points(input_ids, starts, steps)
+        if len(points) != rows:
+            raise ValueError(f"points are for {len(points)} rows, and the call has {rows}")
+        if points.shape[1] < steps:
+            raise ValueError(
+                f"points are for {points.shape[1]} steps, and the call may take {steps}"
+            )
+        step = _Step(
+            self,
+            points.to(input_ids.device),
+            starts,
+            keeps_scores=generation_config.output_scores or generation_config.output_logits,
+        )
+        self.endings, self.ended_at = step.endings, step.ended_at
+        # Alone it is called as it is: a list looks up signatures at each step.
+        processors: Any = step
+        if logits_processor:
+            processors = LogitsProcessorList([_Raw(step), *logits_processor, step])
+        generation_config.do_sample = False
+        policy = self.settings
+        if isinstance(policy, EntropyPolicy) and not isinstance(policy.then, DecodingSettings):
+            stopping_criteria = step.over = _Over(stopping_criteria, step)
+        if self.streamer is not None:
+            self.streamer.put(input_ids.cpu())
+        # Inference mode spares some bookkeeping. What leaves it cannot be written to elsewhere, so
+        # where more than the ids is returned, or the cache is of a kind that is written in place,
+        # this is left to the caller.
+        inside = not generation_config.return_dict_in_generate and isinstance(
+            kwargs.get("past_key_values"), DynamicCache | None
+        )
+        with torch.inference_mode() if inside else nullcontext():
+            outputs = type(model)._sample(
+                model,
+                input_ids,
+                logits_processor=processors,
+                stopping_criteria=stopping_criteria,
+                generation_config=generation_config,
+                streamer=self.streamer,
+                **kwargs,
+            )
+        step.check()
+        return outputs.clone() if inside else outputs
+
+    def _points(self, input_ids: Tensor, starts: Tensor | None, steps: int) -> Tensor:
+        """Uniforms of each row, by its prompt's ids."""
+        assert self.seed is not None
+        seen: Counter[str] = Counter()
+        streams = []
+        begins = [0] * len(input_ids) if starts is None else starts.tolist()
+        for ids, begin in zip(input_ids.tolist(), begins, strict=True):
+            prompt = " ".join(map(str, ids[begin:]))
+            streams.append(uniforms(self.seed, prompt, seen[prompt], steps))
+            seen[prompt] += 1
+        return torch.stack(streams)
+
+
+class _Raw(LogitsProcessor):  # type: ignore[misc]
+    """Keeps the model's own rows, which stand before every other processor."""
+
+    def __init__(self, step: _Step) -> None:
+        self.step = step
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.step.before = scores
+        # A processor may write into what it is given.
+        return scores.clone()
+
+
+class _Rows(NamedTuple):
+    """What the outcome of a step is a function of, row by row; None where there is none."""
+
+    scores: Tensor
+    """`(rows, vocab)`, to draw from."""
+    before: Tensor | None
+    """`(rows, vocab)`, the model's own, where other processors made the scores of them."""
+    points: Array
+    """`(rows)`, uniform in [0, 1), float64."""
+    ids: Tensor | None
+    """`(rows, seq)`; this and what follows as in `History`."""
+    starts: Tensor | None
+    """`(rows)`."""
+    most_surprisal: Tensor | None
+    """`(rows)`, nats."""
+
+    def portions(self) -> list[_Rows]:
+        """A few rows at a time, so that what is made of them stays in a CPU's cache."""
+        if self.scores.numel() <= _PORTION or not on_host(self.points):
+            return [self]
+        size = max(1, _PORTION // self.scores.shape[-1])
+        parts = (slice(begin, begin + size) for begin in range(0, len(self.scores), size))
+        return [_Rows._make(None if of is None else of[part] for of in self) for part in parts]
+
+
+class _Outcome(NamedTuple):
+    """What comes of the rows of a step."""
+
+    tokens: Tensor
+    """`(rows)`, drawn."""
+    fault: Array | None
+    """`(rows)`, which were no distribution: mended on an accelerator, and on a CPU an error."""
+    most_surprisal: Tensor | None
+    """`(rows)`, nats, for the next step."""
+    measures: Measures | None
+    """Where there is a monitor."""
+
+    @classmethod
+    def of(cls, portions: list[_Outcome]) -> _Outcome:
+        """Of all the rows."""
+        if len(portions) == 1:
+            return portions[0]
+        *of_rows, measures = zip(*portions, strict=True)
+        whole = None if measures[0] is None else Measures.of(measures)
+        return cls._make([*map(joined, of_rows), whole])
+
+
+class _Step(LogitsProcessor):  # type: ignore[misc]
+    def __init__(
+        self, sampler: Sampler, points: Tensor, starts: Tensor | None, *, keeps_scores: bool
+    ) -> None:
+        self.sampler = sampler
+        self.points = as_array(points)
+        self.starts = starts
+        # Of this call: the same sampler may serve another one at the same time.
+        self.endings: list[str | None] = [None] * len(points)
+        self.ended_at = [0] * len(points)
+        self.step = 0
+        self.before: Tensor | None = None
+        self.most_surprisal: Tensor | None = None
+        self.over: _Over | None = None
+        self.faults: list[Array] = []
+        self.keeps_scores = keeps_scores
+        self.replay = None
+        if _replays(sampler.settings, points):
+            self.replay = Replay(lambda *of: self._outcome(_Rows(*of)))
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor | Drawn:
+        """Draw; `(rows, vocab)`, 0 at each row's token and -inf elsewhere."""
+        sampler, monitor = self.sampler, self.sampler.monitor
+        if monitor is not None:
+            monitor.begin(input_ids)
+        if self.step == 0:
+            _refuse_unattainable(sampler.settings, scores.shape[-1])
+        points = self.points[:, self.step]
+        rows = _Rows(scores, self.before, points, input_ids, self.starts, self.most_surprisal)
+        if self.replay is not None:
+            outcome: _Outcome = self.replay(*rows._replace(ids=None))
+        elif isinstance(sampler.settings, DecodingSettings):
+            first, outcomes = 0, []
+            for portion in rows.portions():
+                outcomes.append(self._outcome(portion, first))
+                first += len(portion.scores)
+            outcome = _Outcome.of(outcomes)
+        else:
+            outcome = self._outcome(rows)
+        self.most_surprisal = outcome.most_surprisal
+        # What is replayed writes into the same memory at each step.
+        tokens = outcome.tokens if self.replay is None else outcome.tokens.clone()
+        if outcome.fault is not None:
+            self.faults.append(outcome.fault.clone())
+        if outcome.measures is not None and monitor is not None:
+            monitor.record(outcome.measures)
+        self.step += 1
+        if sampler.listener is not None:
+            sampler.listener(tokens)
+        return self._only(tokens, scores)
+
+    def check(self) -> None:
+        """Complain of rows that an accelerator had to mend."""
+        if not self.faults:
+            return
+        found = torch.stack(self.faults).nonzero()
+        if len(found):
+            step, row = found[0].tolist()
+            raise NonFiniteLogitsError(f"step {step}, row {row}")
+
+    def _outcome(self, rows: _Rows, first: int = 0) -> _Outcome:
+        """What comes of rows, of which the first has that number."""
+        sampler, settings = self.sampler, self.sampler.settings
+        given, fault = without_faults(Distribution(rows.scores), self.step, first)
+        raw = given
+        if rows.before is not None:
+            raw, fault_before = without_faults(Distribution(rows.before), self.step, first)
+            fault = None if fault is None else fault | fault_before
+        history = History(rows.ids, rows.starts, rows.most_surprisal)
+        if isinstance(settings, EntropyPolicy):
+            decisions = None
+            if self.over is not None:
+                decisions = settings.decide(raw, self.step, self.over.rows)
+                self._end(decisions)
+            applied = settings.apply(given, history, decisions, raw=raw)
+        else:
+            applied = apply(settings, given, history)
+        tokens = draw(applied.final, rows.points)
+        most_surprisal = next_most_surprisal(settings, rows.most_surprisal, applied.final, tokens)
+        measures = None
+        if sampler.monitor is not None:
+            measures = sampler.monitor.measure(raw, applied, tokens)
+        return _Outcome(tokens, fault, most_surprisal, measures)
+
+    def _end(self, decisions: list[Any]) -> None:
+        for row, then in enumerate(decisions):
+            if isinstance(then, str) and then in ENDINGS:
+                self.endings[row] = then
+                self.ended_at[row] = self.step
+
+    def _only(self, tokens: Tensor, scores: Tensor) -> Tensor | Drawn:
+        """What leaves one token a row."""
+        if not self.keeps_scores:
+            return Drawn(tokens)
+        return torch.full_like(scores, -torch.inf).scatter_(-1, tokens.unsqueeze(-1), 0.0)
+
+
+def _refuse_unattainable(settings: DecodingSettings | EntropyPolicy, vocab: int) -> None:
+    """Refuse a target that no row of so many tokens attains: all would be drawn alike."""
+    some: list[object] = [settings]
+    if isinstance(settings, EntropyPolicy):
+        some = [settings.settings, settings.then]
+    for one in some:
+        if isinstance(one, DecodingSettings) and one.target_entropy > math.log(vocab):
+            raise ValueError(
+                f"target_entropy={one.target_entropy:g} is above ln {vocab} = "
+                f"{math.log(vocab):.4g} nats, the most that {vocab} tokens can have"
+            )
+
+
+def _replays(settings: DecodingSettings | EntropyPolicy, points: Tensor) -> bool:
+    """Whether each step is the same computation on a CUDA device."""
+    # A policy looks at numbers, and DRY at ids that grow.
+    same = isinstance(settings, DecodingSettings) and not settings.dry_multiplier
+    return same and points.is_cuda
+
+
+class Drawn:
+    """In the place of scores of which nothing is asked but the largest of each row, a token's.
+
+    Greedy search asks for just that. Looking for it in the whole vocabulary would take as long as
+    drawing it; anything else that somebody asked of these scores would be an error, and is one.
+
+    Args:
+        tokens: `(rows)`.
+    """
+
+    def __init__(self, tokens: Tensor) -> None:
+        self.tokens = tokens
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.argmax:
+            return args[0].tokens
+        raise TypeError(f"a Sampler's step gives the drawn tokens alone, and {func} wants scores")
+
+
+class _Over(StoppingCriteriaList):  # type: ignore[misc]
+    """The criteria of a call and the endings of a policy, which is not asked about rows behind."""
+
+    def __init__(self, criteria: StoppingCriteriaList, step: _Step) -> None:
+        super().__init__(criteria)
+        self.step = step
+        self.rows: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        ended = torch.tensor([ending is not None for ending in self.step.endings])
+        over: Tensor = super().__call__(input_ids, scores, **kwargs) | ended.to(input_ids.device)
+        self.rows = over if self.rows is None else self.rows | over
+        return self.rows

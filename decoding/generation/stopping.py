@@ -1,0 +1,79 @@
+"""Where a sequence ends: at the model's EOS, or where a stop string appears."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+
+from decoding.models.detokenizing import text_of
+
+
+class Finished(StoppingCriteria):  # type: ignore[misc]
+    """Stops rows at EOS or a stop string and remembers at which length each one stopped.
+
+    Under beam search rows change places, so each look is at the ids alone, and lengths mean
+    nothing there.
+    """
+
+    def __init__(
+        self,
+        end: Tensor,
+        stop: list[str],
+        tokenizer: PreTrainedTokenizerBase,
+        texts_begin: list[int],
+    ) -> None:
+        self.end = end
+        self.stop = stop
+        self.tokenizer = tokenizer
+        self.texts_begin = texts_begin
+        self.steps = 0
+        self.ended_at: Tensor | None = None  # (rows), tokens generated; 0 while it goes on
+        self.ids: Tensor | None = None  # (rows, seq), all until now
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """`(rows)`, bool: which rows end with their last token."""
+        self.steps += 1
+        over: Tensor = torch.isin(input_ids[:, -1], self.end)
+        if self.stop:
+            per_job = len(input_ids) // len(self.texts_begin)
+            begins = (begin for begin in self.texts_begin for _ in range(per_job))
+            stopped = [
+                self._stops(ids, begin)
+                for ids, begin in zip(input_ids.tolist(), begins, strict=True)
+            ]
+            over = over | torch.tensor(stopped, device=over.device)
+        ended_at = self.ended_at
+        if ended_at is None or len(ended_at) != len(over):
+            ended_at = torch.zeros_like(over, dtype=torch.long)
+        # In this order, so that no row has ended behind the ids, whenever Ctrl-C comes.
+        self.ids = input_ids
+        self.ended_at = torch.where(over & (ended_at == 0), self.steps, ended_at)
+        return over
+
+    def _stops(self, ids: list[int], begin: int) -> bool:
+        """Whether a stop string lies in the text, and not partly in the prompt."""
+        # All of it is decoded: part of a character, or special tokens, may lie anywhere.
+        text = text_of(self.tokenizer, ids[begin:], ids[:begin])
+        return any(stop in text for stop in self.stop)
+
+    def row(self, row: int) -> bool:
+        """Whether a row has stopped."""
+        return self.ended_at is not None and bool(self.ended_at[row] > 0)
+
+    def lengths(self, generated: int) -> list[int]:
+        """Tokens per row, up to and including the one that stopped it."""
+        assert self.ended_at is not None
+        return [length or generated for length in self.ended_at.tolist()]
+
+
+def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that end a sequence: the generation configuration's, else the tokenizer's."""
+    end = model.generation_config.eos_token_id
+    if end is None:
+        end = tokenizer.eos_token_id
+    if end is None:
+        return []
+    return [end] if isinstance(end, int) else list(end)

@@ -1,0 +1,461 @@
+"""Many settings from one block of logits: what each costs, and how far each pair is apart.
+
+Temperature never changes the order of tokens, and every rule but `typical_p` keeps a prefix of it.
+So a row is sorted once, each temperature adds prefix sums of `e^{βz}` (β = 1/T), and kept sets,
+their masses and the total variation of a pair are look-ups. Entropy and KL need `E[z]` besides.
+That, and the Jensen–Shannon divergence, which has no closed form between two temperatures, are
+summed over a few hundred nodes that stand for the whole row, within 1e-8 nats (see
+`decoding.rows.quadrature`).
+
+That holds where q is a power of p on one or two intervals of the order. Settings for which it does
+not (temperatures steered by each row's entropy, xtc's mixture, those that look back, policies) are
+compared token by token in the precision of the logits, which takes longer.
+
+The rest is float64 NumPy. Tokens are named by their place in the order (logit descending, then
+id ascending) and by their depth `x = max z - z >= 0`, so `q(x) = e^{-βx} / Z` on the kept set. In
+places that is one or two intervals (see `decoding.rows.sorted`): a prefix is `[0, k)`, and a
+typical set is one interval, or two where it holds a part of some tied tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from decoding.information.measures import as_float
+from decoding.rows.arrays import as_tensor, double
+from decoding.rows.distribution import Distribution
+from decoding.rows.quadrature import Nodes
+from decoding.rows.sorted import SORTED_CUTS, FloatArray, IntArray, ScaledRow, sum_over
+from decoding.rules.truncation import COLDEST
+from decoding.settings.applying import Applied, kept_mass
+from decoding.settings.policy import EntropyPolicy, Setting
+from decoding.settings.settings import STEERING, DecodingSettings
+
+BLOCK_BYTES = 32 << 20
+
+
+class RowComparison(NamedTuple):
+    """Quantities of each row under S settings, q_i being the i-th setting's distribution."""
+
+    entropy: FloatArray
+    """`(rows, S)`, H(q), nats."""
+    kept: IntArray
+    """`(rows, S)`, size of the support of q."""
+    kept_mass: FloatArray
+    """`(rows, S)`, mass of the support of q at the setting's temperature before truncation, in
+    (0, 1]; for greedy the probability of its token before the cut, at temperature 1."""
+    surprisal: FloatArray
+    """`(rows, S)`, -log q(target), nats; infinite where the target is cut off."""
+    kl: FloatArray
+    """`(rows, S, S)`, `[i, j]` is KL(q_i‖q_j), nats; infinite unless j keeps all that i keeps."""
+    js: FloatArray
+    """`(rows, S, S)`, Jensen–Shannon divergence, nats, in [0, ln 2]; symmetric."""
+    total_variation: FloatArray
+    """`(rows, S, S)`, `½ Σ |q_i - q_j|`, in [0, 1]; symmetric."""
+
+
+class RowSums(NamedTuple):
+    """Sums of `RowComparison` over rows."""
+
+    entropy: FloatArray
+    """`(S,)`, nats."""
+    kept: IntArray
+    """`(S,)`."""
+    kept_mass: FloatArray
+    """`(S,)`."""
+    surprisal: FloatArray
+    """`(S,)`, nats, over the covered rows."""
+    covered: IntArray
+    """`(S,)`, number of rows whose target is kept."""
+    kl: FloatArray
+    """`(S, S)`, nats, over the rows where it is finite."""
+    kl_finite: IntArray
+    """`(S, S)`, number of rows where KL is finite."""
+    js: FloatArray
+    """`(S, S)`, nats."""
+    total_variation: FloatArray
+    """`(S, S)`."""
+
+
+ApplyRow = Callable[[int], Sequence[Applied]]
+
+
+def is_dense(setting: Setting) -> bool:
+    """Whether a setting must be compared token by token."""
+    if isinstance(setting, EntropyPolicy) or setting.looks_back or setting.xtc_probability:
+        return True
+    return any(getattr(setting, name) for name in STEERING)
+
+
+def compare_rows(
+    logits: Tensor,
+    targets: Tensor,
+    settings: Sequence[Setting],
+    apply_row: ApplyRow | None = None,
+) -> RowComparison:
+    """Compare any number of settings on each row of logits.
+
+    The result takes about `24·S²` bytes a row; `sum_rows` does not keep it. One row at a time is
+    worked on, in about `8·vocab` bytes for each distinct temperature, `50·vocab` besides, and
+    100 kB for each setting.
+
+    Args:
+        logits: `(rows, vocab)`, any floating dtype and device; `-inf` marks excluded tokens. Half
+            precision is raised to float32, float64 stays; all arithmetic is float64
+            but that of settings which are compared token by token.
+        targets: `(rows,)` integer ids.
+        settings: S >= 1 settings.
+        apply_row: gives what each setting makes of a row, `(1, vocab)`, where the logits do not say
+            it alone; see `decoding.scoring.following`.
+
+    Returns:
+        `RowComparison` of arrays `(rows, S)` and `(rows, S, S)`, never NaN.
+
+    Raises:
+        ValueError: shapes that do not fit, a target outside the vocabulary, no settings, a row
+            with NaN, with `+inf`, or without a finite logit, or a setting that looks back without
+            `apply_row`.
+    """
+    _check(logits, targets, settings)
+    dense = [i for i, setting in enumerate(settings) if is_dense(setting)]
+    ordered = [i for i in range(len(settings)) if i not in dense]
+    plan = _Plan([settings[i] for i in ordered]) if ordered else None  # type: ignore[misc]
+    rows, size = logits.shape[0], len(settings)
+    one, pair = (rows, size), (rows, size, size)
+    result = RowComparison(
+        entropy=np.empty(one),
+        kept=np.empty(one, np.int64),
+        kept_mass=np.empty(one),
+        surprisal=np.empty(one),
+        kl=np.empty(pair),
+        js=np.empty(pair),
+        total_variation=np.empty(pair),
+    )
+    # In one thread: a row is many short steps, and a second thread, waiting for the interpreter's
+    # lock, gained hardly any time for half as much work again.
+    for row, target in enumerate(targets.tolist()):
+        z = as_float(logits[row].detach()).cpu().numpy()
+        try:
+            _refuse_no_distribution(z)
+        except ValueError as error:
+            raise ValueError(f"row {row} of logits {error}") from None
+        if plan is not None:
+            for column, values in zip(result, _compare_row(z, target, plan), strict=True):
+                column[row][np.ix_(*[ordered] * values.ndim)] = values
+        if dense:
+            if apply_row is not None:
+                applied = apply_row(row)
+            else:
+                raw = Distribution(logits[row : row + 1].detach())
+                applied = [setting.apply(raw) for setting in settings]
+            _compare_densely(result, row, target, applied, dense)
+    return result
+
+
+def _compare_densely(
+    result: RowComparison,
+    row: int,
+    target: int,
+    applied: Sequence[Applied],
+    dense: Sequence[int],
+) -> None:
+    """Enter the dense settings of a row, and all pairs in which one of them stands."""
+    finals = [one.final for one in applied]
+    log_q = np.stack(
+        [
+            as_tensor(double(final.z - final.top)).squeeze(0).cpu().numpy() - final.log_total.item()
+            for final in finals
+        ]
+    )
+    q = np.exp(log_q)
+    support = np.isfinite(log_q)
+    own = np.where(support, log_q, 0)  # keeps 0·∞ out
+    negative_entropy = np.einsum("sv,sv->s", q, own)
+    for i in dense:
+        result.entropy[row, i] = max(0.0, -negative_entropy[i])
+        result.kept[row, i] = support[i].sum()
+        result.kept_mass[row, i] = kept_mass(applied[i]).item()
+        result.surprisal[row, i] = max(0.0, -log_q[i, target])
+        # Both ways at once: i against every j.
+        toward = np.maximum(negative_entropy[i] - own @ q[i], 0)
+        away = np.maximum(negative_entropy - q @ own[i], 0)
+        result.kl[row, i] = np.where((support[i] & ~support).any(1), math.inf, toward)
+        result.kl[row, :, i] = np.where((support & ~support[i]).any(1), math.inf, away)
+        middle = (q + q[i]) / 2
+        with np.errstate(divide="ignore"):
+            log_middle = np.where(middle > 0, np.log(middle), 0)
+        of_middle = np.einsum("sv,sv->s", middle, log_middle)
+        js = np.clip((negative_entropy + negative_entropy[i]) / 2 - of_middle, 0, math.log(2))
+        distance = np.minimum(np.abs(q - q[i]).sum(1) / 2, 1)
+        for values, to in ((js, result.js), (distance, result.total_variation)):
+            values[i] = 0
+            to[row, i] = to[row, :, i] = values
+        result.kl[row, i, i] = 0
+
+
+def sum_rows(
+    logits: Tensor,
+    targets: Tensor,
+    settings: Sequence[Setting],
+    apply_row: ApplyRow | None = None,
+) -> RowSums:
+    """Compare settings and sum over the rows, in blocks of about `BLOCK_BYTES`.
+
+    The result takes about `32·S²` bytes, however many rows there are.
+
+    Args:
+        logits: `(rows, vocab)`, as in `compare_rows`.
+        targets: `(rows,)` integer ids.
+        settings: S >= 1 settings.
+        apply_row: as in `compare_rows`.
+
+    Returns:
+        `RowSums`. Infinite values are counted, not summed.
+
+    Raises:
+        ValueError: as in `compare_rows`.
+    """
+    _check(logits, targets, settings)
+    size = len(settings)
+    sums = RowSums(
+        entropy=np.zeros(size),
+        kept=np.zeros(size, np.int64),
+        kept_mass=np.zeros(size),
+        surprisal=np.zeros(size),
+        covered=np.zeros(size, np.int64),
+        kl=np.zeros((size, size)),
+        kl_finite=np.zeros((size, size), np.int64),
+        js=np.zeros((size, size)),
+        total_variation=np.zeros((size, size)),
+    )
+    block = max(1, BLOCK_BYTES // (24 * size * size))
+    for start in range(0, len(targets), block):
+        part = slice(start, start + block)
+        shifted = None if apply_row is None else partial(_shifted, apply_row, start)
+        compared = compare_rows(logits[part], targets[part], settings, shifted)
+        for name in ("entropy", "kept", "kept_mass", "js", "total_variation"):
+            total = getattr(sums, name)
+            total += getattr(compared, name).sum(0)
+        for name, count in (("surprisal", "covered"), ("kl", "kl_finite")):
+            values, total, finite_rows = (
+                getattr(compared, name), getattr(sums, name), getattr(sums, count),
+            )  # fmt: skip
+            finite = np.isfinite(values)
+            total += values.sum(0, where=finite)
+            finite_rows += finite.sum(0)
+    return sums
+
+
+def _shifted(apply_row: ApplyRow, start: int, row: int) -> Sequence[Applied]:
+    return apply_row(start + row)
+
+
+def _check(logits: Tensor, targets: Tensor, settings: Sequence[Setting]) -> None:
+    if logits.dim() != 2:
+        raise ValueError(f"logits must be (rows, vocab), got shape {tuple(logits.shape)}")
+    if targets.shape != logits.shape[:1]:
+        shapes = f"{tuple(logits.shape[:1])}, got {tuple(targets.shape)}"
+        raise ValueError(f"targets must have shape {shapes}")
+    vocab = logits.shape[1]
+    outside = targets[(targets < 0) | (targets >= vocab)]
+    if len(outside):
+        raise ValueError(f"targets must be in [0, {vocab}), got {int(outside[0])}")
+    if not settings:
+        raise ValueError("settings must not be empty")
+
+
+class _Plan:
+    """What the settings alone decide: temperatures, steps of each, and pairs."""
+
+    def __init__(self, settings: Sequence[DecodingSettings]) -> None:
+        self.size = len(settings)
+        # Beyond these bounds the result is the limit already. Greedy is a prefix of one token,
+        # whatever the temperature; at 1 its kept mass is the raw probability.
+        betas = [
+            1 / min(max(s.temperature, COLDEST), 1e38) if not s.greedy else 1 for s in settings
+        ]
+        self.betas, self.scale = np.unique(betas, return_inverse=True)
+        self.beta = self.betas[self.scale]
+        steps = [[("top_k", 1)] if s.greedy else s.steps() for s in settings]
+        values = [dict(row) for row in steps]
+        self.typical = np.array(["typical_p" in row for row in values])
+        # For each temperature, in the order of the steps: name, settings, values.
+        self.steps: list[list[tuple[str, IntArray, FloatArray]]] = []
+        for scale in range(len(self.betas)):
+            members = np.flatnonzero(self.scale == scale)
+            self.steps.append([])
+            for name in (field.name for field in fields(DecodingSettings)):
+                chosen = [i for i in members if name in values[i]]
+                if chosen and name in SORTED_CUTS:
+                    numbers = np.array([values[i][name] for i in chosen], np.float64)
+                    self.steps[-1].append((name, np.array(chosen), numbers))
+        # In every pair the first is at least as sharp as the second.
+        by_sharpness = np.argsort(-self.beta, kind="stable")
+        self.upper = np.triu_indices(self.size, 1)
+        self.sharp, self.flat = by_sharpness[self.upper[0]], by_sharpness[self.upper[1]]
+
+
+def _compare_row(logits: NDArray[np.floating], target: int, plan: _Plan) -> RowComparison:
+    """`RowComparison` of one row, without the axis of rows."""
+    with np.errstate(over="ignore", under="ignore"):
+        depth = _depths(logits)
+        mass = np.empty((len(plan.betas), len(depth) + 1))
+        bounds = np.empty((plan.size, 4), np.int64)
+        z, kept_mass = np.empty((2, plan.size))
+        for scale, beta in enumerate(plan.betas):
+            scaled = ScaledRow.of(depth, beta, mass[scale])
+            members = plan.scale == scale
+            bounds[members] = 0, len(depth), len(depth), len(depth)
+            for name, chosen, values in plan.steps[scale]:
+                bounds[chosen] = SORTED_CUTS[name](scaled, bounds[chosen], values)
+            z[members] = sum_over(scaled.mass, bounds[members])
+            kept_mass[members] = z[members] / scaled.mass[-1]
+        sets = _Sets(bounds, z, np.log(z), bounds @ np.array([-1, 1, -1, 1]))
+        nodes = Nodes.of(depth, bounds, plan.betas)
+        # -ln q at the nodes; e^-1000 is zero already.
+        exponent = np.minimum(np.outer(plan.beta, nodes.points), 1000) + sets.log_z[:, None]
+        weights = sum_over(nodes.weights, nodes.row)
+        mean = np.einsum("sn,n->s", weights * np.exp(-exponent), nodes.points)
+        entropy = np.maximum(sets.log_z + plan.beta * mean, 0)
+        entropy[sets.kept == 1] = 0
+        surprisal = _surprisal(logits, target, sets, plan.beta)
+        kl, total_variation = _kl_and_total_variation(depth, mass, mean, sets, plan)
+        js = _js(nodes, exponent, sets, plan)
+    return RowComparison(
+        entropy, sets.kept, np.minimum(kept_mass, 1), surprisal, kl, js, total_variation
+    )
+
+
+class _Sets(NamedTuple):
+    """The kept sets of one row."""
+
+    bounds: IntArray  # (S, 4): a, b, c, d
+    z: FloatArray  # (S,), Σ e^{-βx}
+    log_z: FloatArray  # (S,)
+    kept: IntArray  # (S,)
+
+
+def _refuse_no_distribution(logits: NDArray[np.floating]) -> None:
+    top = logits.max()
+    if np.isnan(top) or top == math.inf:
+        raise ValueError("holds NaN or +inf")
+    if top == -math.inf:
+        raise ValueError("has no finite value")
+
+
+def _depths(logits: NDArray[np.floating]) -> FloatArray:
+    """`max z - z` of the tokens that are not excluded, ascending."""
+    top = logits.max()
+    ascending = _sort(-logits)
+    depth = ascending[: np.searchsorted(ascending, math.inf)].astype(np.float64)
+    depth += float(top)
+    # Only float64 logits can be further apart than a float64 can tell.
+    return np.minimum(depth, np.finfo(np.float64).max, out=depth)
+
+
+def _sort(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Values ascending; of a float32's two halves, by radix, in half the time of `np.sort`."""
+    if values.dtype != np.float32:
+        return np.sort(values)
+    bits = values.view(np.int32)
+    keys = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # whole numbers in the order of the floats
+    order = keys.astype(np.uint16).argsort(kind="stable")
+    order = order[(keys >> 16).astype(np.int16)[order].argsort(kind="stable")]
+    return values[order]
+
+
+def _surprisal(
+    logits: NDArray[np.floating], target: int, sets: _Sets, beta: FloatArray
+) -> FloatArray:
+    own = logits[target]
+    if own == -math.inf:
+        return np.full(len(beta), math.inf)
+    place = np.count_nonzero(logits > own) + np.count_nonzero(logits[:target] == own)
+    a, b, c, d = sets.bounds.T
+    inside = ((a <= place) & (place < b)) | ((c <= place) & (place < d))
+    depth = float(logits.max()) - float(own)
+    return np.where(inside, np.maximum(beta * depth + sets.log_z, 0), math.inf)
+
+
+def _overlaps(
+    bounds: IntArray, first: IntArray | np.int64, second: IntArray, plan: _Plan
+) -> Iterator[tuple[IntArray, IntArray]]:
+    """Disjoint intervals that make up what both sets of each pair keep; some are empty."""
+    starts = (0, 2) if plan.typical.any() else (0,)
+    for i in starts:
+        for j in starts:
+            low = np.maximum(bounds[first, i], bounds[second, j])
+            high = np.minimum(bounds[first, i + 1], bounds[second, j + 1])
+            yield low, np.maximum(low, high)
+
+
+def _kl_and_total_variation(
+    depth: FloatArray, mass: FloatArray, mean: FloatArray, sets: _Sets, plan: _Plan
+) -> tuple[FloatArray, FloatArray]:
+    """Both `(S, S)`.
+
+    KL is linear in the depth, so it needs E[x] alone. For the total variation, ln q_i/q_j is linear
+    too and changes sign once: with i the sharper one, q_i is the larger up to that depth.
+    """
+    first, second = plan.sharp, plan.flat
+    gap = sets.log_z[second] - sets.log_z[first]
+    crossing = np.where(gap > 0, math.inf, 0)
+    slope = plan.beta[first] - plan.beta[second]
+    np.divide(gap, slope, out=crossing, where=slope > 0)
+    place = np.searchsorted(depth, crossing)
+    i, j = plan.scale[first], plan.scale[second]
+    count, common, ahead_i, ahead_j = np.zeros((4, len(first)))
+    for low, high in _overlaps(sets.bounds, first, second, plan):
+        until = np.minimum(np.maximum(place, low), high)
+        count += high - low
+        common += mass[i, high] - mass[i, low]
+        ahead_i += mass[i, until] - mass[i, low]
+        ahead_j += mass[j, until] - mass[j, low]
+    # Where q_i is the larger: what only i keeps, and the common tokens before the crossing.
+    larger = 1 - common / sets.z[first] + ahead_i / sets.z[first] - ahead_j / sets.z[second]
+    total_variation = np.zeros((plan.size, plan.size))
+    total_variation[first, second] = total_variation[second, first] = np.clip(larger, 0, 1)
+
+    excess = (plan.beta - plan.beta[:, None]) * mean[:, None]
+    kl = np.maximum(excess + (sets.log_z - sets.log_z[:, None]), 0)
+    kl[first, second] = np.where(count < sets.kept[first], math.inf, kl[first, second])
+    kl[second, first] = np.where(count < sets.kept[second], math.inf, kl[second, first])
+    return kl, total_variation
+
+
+def _js(nodes: Nodes, exponent: FloatArray, sets: _Sets, plan: _Plan) -> FloatArray:
+    """`(S, S)`: `ln 2 - ½ Σ f` over the common tokens, `f = s·ln s - q_i·ln q_i - q_j·ln q_j`."""
+    # With the smaller sets first, a pair of prefixes has the first one's tokens in common.
+    order = np.argsort(sets.bounds[:, 3], kind="stable")
+    row, typical, exponent = nodes.row[order], plan.typical[order], exponent[order]
+    q = np.exp(-exponent) + np.finfo(np.float64).tiny  # the tiny number keeps 0·ln 0 out
+    q_log_q = -q * exponent
+    total = np.zeros((plan.size, plan.size))
+    for i in range(plan.size - 1):
+        end = row[i, 3]
+        until = nodes.reached[end]
+        f = q[i + 1 :, :until] + q[i, :until]
+        f *= np.log(f)
+        f -= q_log_q[i + 1 :, :until]
+        f -= q_log_q[i, :until]
+        # Not `@`: on a busy machine BLAS's threads took 40 times as long.
+        total[i, i + 1 :] = np.einsum("jn,n->j", f, nodes.weights[end, :until])
+        if typical.any():
+            several = np.flatnonzero(typical[i + 1 :] | typical[i])
+            weights = np.zeros((len(several), until))
+            for low, high in _overlaps(row, np.int64(i), several + i + 1, plan):
+                weights += nodes.weights[high, :until] - nodes.weights[low, :until]
+            total[i, several + i + 1] = np.einsum("jn,jn->j", f[several], weights)
+    values = np.clip(math.log(2) - total[plan.upper] / 2, 0, math.log(2))
+    js = np.zeros_like(total)
+    first, second = order[plan.upper[0]], order[plan.upper[1]]
+    js[first, second] = js[second, first] = values
+    return js

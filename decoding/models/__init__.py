@@ -1,0 +1,12 @@
+"""Models and their tokenizers: loading, the head, attention, encoding, detokenizing."""
+
+from decoding.exports import exported
+
+__getattr__, __dir__ = exported(
+    __name__,
+    {
+        "LanguageModel": "loading",
+        "ModelLoadError": "loading",
+        "load_model": "loading",
+    },
+)

@@ -1,0 +1,1 @@
+"""What a setting is made of: penalties, temperatures, cuts, and what they remember."""

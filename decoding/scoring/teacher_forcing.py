@@ -1,0 +1,425 @@
+"""Teacher forcing: what a model says of every token of given texts, each scored exactly once.
+
+Texts stream through: they are encoded piece by piece, cut into windows, read in batches of similar
+length, and the head is applied to a few of the scored positions at a time. So memory depends on the
+batch and the context, and neither on the texts' length nor on vocabulary × length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from decoding.models.encoding import Segment, encode
+from decoding.models.head import LogitHead
+from decoding.models.loading import LanguageModel
+from decoding.scoring.windows import Ids, Window, sliding_windows
+from decoding.tracing.monitor import NonFiniteLogitsError
+
+# A product with fewer rows at a time is slower: the head's weights are read for each block anew.
+LOGITS_BYTES = 128 << 20
+SORTED_BATCHES = 16
+DEFAULT_CONTEXT = 2048
+
+Columns = dict[str, NDArray[np.float64]]
+OnSegment = Callable[[int, Segment], None]
+
+
+class Document(NamedTuple):
+    """A text to score, and what stands before it as context alone."""
+
+    text: str | Iterable[str]
+    """The text, or its pieces in their order; pieces are taken once."""
+    prompt: str = ""
+
+
+class TokenDocument(NamedTuple):
+    """Token ids to score, and the ids that stand before them as context alone."""
+
+    ids: Sequence[int]
+    context: Sequence[int] = ()
+    """What the model read first, whole: nothing but a BOS that is always wanted goes before it."""
+
+
+def as_document(document: str | Document) -> Document:
+    """A bare text as a document."""
+    return Document(document) if isinstance(document, str) else document
+
+
+@dataclass
+class Account:
+    """Where every token went. BOS is counted apart, every other token in exactly one place."""
+
+    documents: int = 0
+    documents_skipped: int = 0
+    """Documents of which nothing can be scored, such as empty ones."""
+    windows: int = 0
+    bos_tokens: int = 0
+    tokens: int = 0
+    tokens_scored: int = 0
+    tokens_context_only: int = 0
+    tokens_skipped: int = 0
+    """Tokens that no window reads."""
+
+    def stop(self, scored: int) -> None:
+        """Enter what an interruption leaves unscored as skipped.
+
+        Args:
+            scored: tokens whose scores are kept.
+        """
+        self.tokens_scored = scored
+        self.tokens_skipped = self.tokens - scored - self.tokens_context_only
+
+    def check(self) -> None:
+        """Fail unless the places add up to the tokens that the tokenizer made.
+
+        Raises:
+            RuntimeError: they do not, so the numbers cannot be trusted.
+        """
+        placed = self.tokens_scored + self.tokens_context_only + self.tokens_skipped
+        if placed != self.tokens:
+            raise RuntimeError(
+                f"{self.tokens_scored} scored + {self.tokens_context_only} context-only + "
+                f"{self.tokens_skipped} skipped tokens are not the {self.tokens} encoded"
+            )
+
+
+class LogitBlock(NamedTuple):
+    """Some scored positions of a batch of windows, and the model's logits there."""
+
+    logits: Tensor
+    """`(rows, vocab)`, in the model's dtype."""
+    targets: Tensor
+    """`(rows,)`, int64, on the same device."""
+    windows: list[Window]
+    """The batch; rows go through the targets of its windows in this order."""
+    first: int
+    """Index of the first row among all the targets of the batch."""
+
+
+Measure = Callable[[LogitBlock], Mapping[str, Tensor]]
+
+
+class TeacherForcing:
+    """One run over documents: what is read how, and the account of it.
+
+    Args:
+        language_model: the model and its tokenizer.
+        context_length: tokens that a window reads; default the model's positions, at most 2,048.
+        stride: tokens between the starts of windows; default half of `context_length`.
+        bos: "auto" puts BOS in front of each document (EOS where the tokenizer has no BOS) unless
+            it is there already; "always" puts it there in any case; "never" adds nothing. Without
+            it, a document's first token is context only.
+        batch_size: windows that run together.
+
+    Raises:
+        ValueError: an argument is outside its range; the message names the limit.
+    """
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        *,
+        context_length: int | None = None,
+        stride: int | None = None,
+        bos: str = "auto",
+        batch_size: int = 8,
+    ) -> None:
+        self.model = language_model.model
+        self.tokenizer = language_model.tokenizer
+        self.context_length = _context_length(self.model, context_length)
+        self.stride = max(1, self.context_length // 2) if stride is None else stride
+        if not 1 <= self.stride <= self.context_length:
+            raise ValueError(
+                f"stride must be from 1 to the context of {self.context_length}, got {self.stride}"
+            )
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        self.batch_size = batch_size
+        self.bos = bos
+        self.bos_id = _bos_id(self.tokenizer, bos)
+        self.account = Account()
+        self.full_logits: str | None = None
+        """Why the model's logits were computed in full, or None."""
+
+    @property
+    def bos_token(self) -> str | None:
+        """The text of the token in front of each document, or None."""
+        return None if self.bos_id is None else self.tokenizer.convert_ids_to_tokens(self.bos_id)
+
+    def begins_with_bos(self, ids: Ids) -> bool:
+        """Whether a document has BOS in front already, so that none is put there."""
+        return self.bos == "auto" and ids[:1].tolist() == [self.bos_id]
+
+    def scan(
+        self,
+        documents: Iterable[Document | TokenDocument],
+        measure: Measure,
+        on_segment: OnSegment | None = None,
+    ) -> Iterator[tuple[Window, Columns]]:
+        """Measure every token that is to be scored, in the order of the documents.
+
+        Args:
+            documents: taken lazily.
+            measure: takes a block, returns named `(rows,)` values.
+            on_segment: is given each stretch of encoded text, without BOS, and the index of its
+                document, before any window of it; nothing of token documents.
+
+        Returns:
+            Windows with their columns, float64.
+
+        Raises:
+            NonFiniteLogitsError: a measurement is NaN.
+            ValueError: an id outside the vocabulary.
+            RuntimeError: the account does not add up.
+        """
+        order: list[Window] = []  # windows read and not yet returned
+        done: dict[int, Columns] = {}
+
+        def remembered() -> Iterator[Window]:
+            for window in self.windows(documents, on_segment):
+                order.append(window)
+                yield window
+
+        parts: list[Mapping[str, Tensor]] = []
+        for block in self.blocks(remembered()):
+            parts.append(measure(block))
+            batch, end = block.windows, block.first + len(block.targets)
+            del block  # before the next one is made
+            lengths = [len(window.targets) for window in batch]
+            if end < sum(lengths):
+                continue
+            columns = {
+                name: torch.cat([part[name] for part in parts]).cpu().double().numpy()
+                for name in parts[0]
+            }
+            parts = []
+            for window, end in zip(batch, np.cumsum(lengths), strict=True):
+                rows = slice(end - len(window.targets), end)
+                done[id(window)] = {name: values[rows] for name, values in columns.items()}
+            ready = 0
+            while ready < len(order) and id(order[ready]) in done:
+                window = order[ready]
+                columns = done.pop(id(window))
+                _refuse_nan(window, columns)
+                yield window, columns
+                ready += 1
+            del order[:ready]
+        self.account.check()
+
+    def blocks(self, windows: Iterable[Window]) -> Iterator[LogitBlock]:
+        """The logits at every target of every window, counted as scored; see `logit_blocks`."""
+
+        def on_head(head: LogitHead) -> None:
+            self.full_logits = head.full_logits
+
+        blocks = logit_blocks(self.model, windows, batch_size=self.batch_size, on_head=on_head)
+        for block in blocks:
+            self.account.tokens_scored += len(block.targets)
+            yield block
+            del block  # before the next one is made
+
+    def windows(
+        self,
+        documents: Iterable[Document | TokenDocument],
+        on_segment: OnSegment | None = None,
+    ) -> Iterator[Window]:
+        """The documents' windows, entered into the account as they pass.
+
+        Args:
+            documents: taken lazily.
+            on_segment: as for `scan`.
+        """
+        account = self.account
+        for index, document in enumerate(documents):
+            account.documents += 1
+            before = account.tokens
+            end = 0  # behind the last token that a window has read or scored
+            scored = False
+            cut = (
+                self._tokens(index, document)
+                if isinstance(document, TokenDocument)
+                else self._text(index, document, on_segment)
+            )
+            for window in cut:
+                if window.start < end:
+                    raise RuntimeError(f"document {index} would score token {window.start} twice")
+                seen = max(end, window.begin, 0)
+                account.tokens_skipped += seen - end
+                account.tokens_context_only += window.start - seen
+                account.windows += 1
+                end = window.end
+                scored = True
+                yield window
+            account.tokens_skipped += account.tokens - before - end
+            account.documents_skipped += not scored
+
+    def cut(
+        self, document: int, sequence: Iterable[Ids], *, bos: bool, first_target: int
+    ) -> Iterator[Window]:
+        """How a document's sequence becomes windows; a subclass may follow another rule."""
+        return sliding_windows(
+            document,
+            sequence,
+            self.context_length,
+            self.stride,
+            bos=bos,
+            first_target=first_target,
+        )
+
+    def _tokens(self, index: int, document: TokenDocument) -> Iterator[Window]:
+        ids = np.array([*document.context, *document.ids], dtype=np.int64)
+        if not len(ids):
+            return
+        vocab = self.model.config.get_text_config().vocab_size
+        if ids.min() < 0 or ids.max() >= vocab:
+            wrong = ids[(ids < 0) | (ids >= vocab)][0]
+            raise ValueError(f"token ids must be in [0, {vocab}), got {wrong} in document {index}")
+        has_bos = self.bos_id is not None and (self.bos == "always" or not document.context)
+        if has_bos and self.begins_with_bos(ids):
+            ids = ids[1:]
+        self.account.bos_tokens += has_bos
+        self.account.tokens += len(ids)
+        sequence = [np.array([self.bos_id], dtype=np.int64)] if has_bos else []
+        yield from self.cut(
+            index, [*sequence, ids], bos=has_bos, first_target=len(document.context)
+        )
+
+    def _text(
+        self, index: int, document: Document, on_segment: OnSegment | None
+    ) -> Iterator[Window]:
+        pieces = [document.text] if isinstance(document.text, str) else document.text
+        segments = encode(self.tokenizer, chain([document.prompt], pieces))
+        first_target = 0
+        if document.prompt:
+            whole = list(segments)
+            segments = iter(whole)
+            # A token that begins in the prompt and ends in the text belongs to the text.
+            reaches = np.concatenate([segment.reaches for segment in whole])
+            first_target = int((reaches <= len(document.prompt)).sum())
+        opening = next(segments, None)
+        if opening is None:
+            return
+        has_bos = self.bos_id is not None
+        if self.begins_with_bos(opening.ids):
+            opening = Segment(
+                opening.ids[1:],
+                opening.ends[1:],
+                int(opening.ends[0]),
+                opening.text[opening.ends[0] :],
+                opening.reaches[1:],
+            )
+            first_target = max(0, first_target - 1)
+        self.account.bos_tokens += has_bos
+
+        def sequence() -> Iterator[Ids]:
+            if has_bos:
+                yield np.array([self.bos_id], dtype=np.int64)
+            for segment in chain([opening], segments):
+                self.account.tokens += len(segment.ids)
+                if on_segment is not None:
+                    on_segment(index, segment)
+                yield segment.ids
+
+        yield from self.cut(index, sequence(), bos=has_bos, first_target=first_target)
+
+
+def logit_blocks(
+    model: PreTrainedModel,
+    windows: Iterable[Window],
+    *,
+    batch_size: int = 8,
+    on_head: Callable[[LogitHead], None] | None = None,
+) -> Iterator[LogitBlock]:
+    """The model's logits at every target of every window, a bounded block at a time.
+
+    Windows are taken in groups, sorted by length, and padded on the right, where a causal model
+    cannot see: nothing depends on the batch but rounding.
+
+    Args:
+        model: a causal language model in evaluation mode.
+        windows: taken lazily.
+        batch_size: windows that run together, >= 1.
+        on_head: told once which head is used, before the first block.
+
+    Returns:
+        Blocks; those of a batch follow each other. A consumer that lets go of one before it asks
+        for the next keeps memory at one block.
+    """
+    head: LogitHead | None = None
+    waiting = iter(windows)
+    while group := list(islice(waiting, batch_size * SORTED_BATCHES)):
+        if head is None:
+            head = LogitHead(model, torch.from_numpy(group[0].inputs).to(model.device))
+            if on_head is not None:
+                on_head(head)
+        group.sort(key=lambda window: -len(window.inputs))
+        for begin in range(0, len(group), batch_size):
+            yield from _batch(model, head, group[begin : begin + batch_size])
+
+
+def _batch(model: PreTrainedModel, head: LogitHead, windows: list[Window]) -> Iterator[LogitBlock]:
+    width = max(len(window.inputs) for window in windows)
+    ids = np.zeros((len(windows), width), dtype=np.int64)
+    mask = np.zeros((len(windows), width), dtype=np.int64)
+    places = []
+    for row, window in enumerate(windows):
+        length = len(window.inputs)
+        ids[row, :length] = window.inputs
+        mask[row, :length] = 1
+        places.append(row * width + np.arange(length - len(window.targets), length))
+    hidden = head.hidden(*(torch.from_numpy(array).to(model.device) for array in (ids, mask)))
+    rows = hidden.flatten(0, 1)
+    if sum(map(len, places)) < len(rows):
+        rows = rows[torch.from_numpy(np.concatenate(places)).to(rows.device)]
+    targets = torch.from_numpy(np.concatenate([window.targets for window in windows]))
+    targets = targets.to(rows.device)
+    most = max(1, LOGITS_BYTES // (4 * model.config.get_text_config().vocab_size))
+    step = math.ceil(len(rows) / math.ceil(len(rows) / most))
+    for begin in range(0, len(rows), step):
+        block = slice(begin, begin + step)
+        yield LogitBlock(head.logits(rows[block]), targets[block], windows, begin)
+
+
+def positions(model: PreTrainedModel) -> int | None:
+    """How many positions a model has, or None where its configuration sets no limit."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return None if limit is None else int(limit)
+
+
+def _context_length(model: PreTrainedModel, wanted: int | None) -> int:
+    limit = positions(model)
+    if wanted is None:
+        return min(limit or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+    if wanted < 1 or (limit is not None and wanted > limit):
+        most = "" if limit is None else f" and at most the model's {limit} positions"
+        raise ValueError(f"context must be at least 1{most}, got {wanted}")
+    return wanted
+
+
+def _bos_id(tokenizer: PreTrainedTokenizerBase, bos: str) -> int | None:
+    if bos not in ("auto", "always", "never"):
+        raise ValueError(f"bos must be auto, always or never, got {bos!r}")
+    if bos == "never":
+        return None
+    token = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if token is None and bos == "always":
+        raise ValueError("bos must be auto or never: the tokenizer has neither BOS nor EOS")
+    return None if token is None else int(token)
+
+
+def _refuse_nan(window: Window, columns: Columns) -> None:
+    for values in columns.values():
+        bad = np.isnan(values)
+        if bad.any():
+            token = window.start + int(bad.argmax())
+            raise NonFiniteLogitsError(f"document {window.document}, token {token}")

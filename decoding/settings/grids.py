@@ -1,0 +1,60 @@
+"""Grids of decoding settings, as in `temperature=0.5:1.5:0.1,top_p=0.8:1.0:0.05`."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+from itertools import product
+
+from decoding.settings.settings import DecodingSettings
+
+MOST_SETTINGS = 1000
+
+
+def parse_grid(text: str) -> list[DecodingSettings]:
+    """All settings of a grid: every value of each field with every value of the others.
+
+    A field's values are one number, `start:stop:step` with both ends included, or numbers
+    separated by `|`. The first field varies slowest.
+
+    Args:
+        text: fields separated by commas.
+
+    Returns:
+        The settings, 1 to 1,000 of them.
+
+    Raises:
+        ValueError: no field, a field that is unknown, repeated or outside its range, a range that
+            holds nothing, or more settings than 1,000.
+    """
+    axes: list[list[str]] = []
+    size = 1
+    for part in text.split(","):
+        name, separator, values = (piece.strip() for piece in part.partition("="))
+        if not separator or not name or not values:
+            raise ValueError(f"a grid is like temperature=0.5:1.5:0.1,top_p=0.9, got {text!r}")
+        numbers = [number for piece in values.split("|") for number in _values(name, piece)]
+        axes.append([f"{name}={number}" for number in numbers])
+        size *= len(numbers)
+        if size > MOST_SETTINGS:
+            raise ValueError(f"a grid holds at most {MOST_SETTINGS} settings; {text!r} holds more")
+    return [DecodingSettings.parse(",".join(point)) for point in product(*axes)]
+
+
+def _values(name: str, text: str) -> list[str]:
+    """The numbers of `start:stop:step`, in decimal arithmetic, so that 0.1 steps stay exact."""
+    bounds = text.split(":")
+    if len(bounds) == 1:
+        return [text.strip()]
+    try:
+        start, stop, step = (Decimal(bound.strip()) for bound in bounds)
+        if not step.is_finite():
+            raise ValueError
+        count = math.floor((stop - start) / step) + 1 if step > 0 else 0
+    except (ValueError, ArithmeticError):
+        raise ValueError(f"{name} takes start:stop:step, got {text!r}") from None
+    if count < 1:
+        raise ValueError(f"{name}={text} holds no value: start <= stop and step > 0 are needed")
+    if count > MOST_SETTINGS:
+        raise ValueError(f"a grid holds at most {MOST_SETTINGS} settings; {name}={text} holds more")
+    return [str(start + index * step) for index in range(count)]

@@ -1,0 +1,278 @@
+"""`EntropyPolicy`: what to do where the model hesitates.
+
+A policy wraps a setting. Where the entropy of the model's own distribution crosses a bound, it
+hands the step over to another setting, or ends the sequence before the uncertain token is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Real
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from decoding.settings.settings import DecodingSettings, format_value
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from decoding.rows.distribution import Distribution
+    from decoding.rules.history import History
+    from decoding.settings.applying import Applied
+
+RAW = DecodingSettings()
+ENDINGS = ("stop", "abstain", "branch")
+
+_FORM = re.compile(
+    r"(?P<settings>.+?)\s+while\s+entropy\s*<=\s*(?P<entropy>[^\s]+)"
+    r"(\s+or\s+varentropy\s*<=\s*(?P<varentropy>[^\s]+))?\s+else\s+(?P<then>.+)"
+)
+
+
+class Crossing(NamedTuple):
+    """A step at which a row's entropy lies above the bound."""
+
+    row: int
+    """Its place in the batch, from 0."""
+    step: int
+    """Tokens generated so far."""
+    entropy_nats: float
+    """H(p) of the model's own distribution, before any setting."""
+    varentropy_nats2: float
+    """Var of the surprisal under p."""
+
+
+Then = str | DecodingSettings
+Decide = Callable[[Crossing], Then | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntropyPolicy:
+    """A setting, and what happens where `H(p)` is above a bound.
+
+    p is the model's own distribution. The text form is `SETTING while entropy<=H else THEN`, or
+    `SETTING while entropy<=H or varentropy<=V else THEN`.
+
+    Args:
+        settings: what is applied elsewhere; not with mirostat, whose state belongs to one setting.
+        entropy_above: nats; the bound that H(p) must exceed.
+        varentropy_above: nats²; a bound that Var(-log p) must exceed as well. Above 0, a row of
+            many tokens that are all alike does not cross.
+        then: another `DecodingSettings` for that step; "stop" or "abstain", which end the sequence
+            before the token is drawn and differ in the finish reason; "branch", for
+            `decoding.generation.branching`; or a function of the `Crossing` that returns one of
+            these, or None to go on.
+
+    Raises:
+        ValueError: a bound is not a finite number >= 0, or `then` is none of these.
+    """
+
+    settings: DecodingSettings = RAW
+    entropy_above: float
+    varentropy_above: float = 0.0
+    then: Then | Decide
+
+    def __post_init__(self) -> None:
+        for name in ("entropy_above", "varentropy_above"):
+            value = getattr(self, name)
+            # A whole number may be too large for a float.
+            number = isinstance(value, Real) and not isinstance(value, bool)
+            if not number or not 0 <= value <= sys.float_info.max:
+                raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
+            object.__setattr__(self, name, float(value))
+        if not isinstance(self.settings, DecodingSettings):
+            raise ValueError(f"settings must be a DecodingSettings, got {self.settings!r}")
+        known = isinstance(self.then, DecodingSettings) or _is_function(self.then)
+        if not known and self.then not in ENDINGS:
+            raise ValueError(
+                f"then must be a setting, a function, or one of {', '.join(ENDINGS)}, "
+                f"got {self.then!r}"
+            )
+        for settings in (self.settings, self.then):
+            _refuse_mirostat(settings)
+
+    @classmethod
+    def parse(cls, text: str) -> EntropyPolicy:
+        """Read the text form; bounds may be given in bits (`entropy<=2bits`).
+
+        Raises:
+            ValueError: the text has another form, or a part of it is wrong.
+        """
+        match = _FORM.fullmatch(text.strip())
+        if match is None:
+            raise ValueError(
+                f"a policy is like 'raw while entropy<=2.5 else temperature=0.5', got {text!r}"
+            )
+        then = match["then"].strip()
+        if " while " in then:
+            raise ValueError(f"a policy cannot hold another one, got {text!r}")
+        return cls(
+            settings=DecodingSettings.parse(match["settings"]),
+            entropy_above=_bound(match["entropy"], 1),
+            varentropy_above=_bound(match["varentropy"] or "0", 2),
+            then=then if then in ENDINGS else DecodingSettings.parse(then),
+        )
+
+    def __str__(self) -> str:
+        bounds = f"entropy<={format_value(self.entropy_above)}"
+        if self.varentropy_above:
+            bounds += f" or varentropy<={format_value(self.varentropy_above)}"
+        then = getattr(self.then, "__name__", "function") if callable(self.then) else self.then
+        return f"{self.settings} while {bounds} else {then}"
+
+    @property
+    def greedy(self) -> bool:
+        """Whether every step is sure to be greedy."""
+        other = self.then if isinstance(self.then, DecodingSettings) else self.settings
+        return self.settings.greedy and other.greedy and not callable(self.then)
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether a step depends on earlier tokens."""
+        other = self.then if isinstance(self.then, DecodingSettings) else self.settings
+        return self.settings.looks_back or other.looks_back
+
+    def generate_kwargs(self, num_beams: int = 1) -> dict[str, Any]:
+        """As `DecodingSettings.generate_kwargs`; a policy follows single sequences.
+
+        Raises:
+            ValueError: with beams.
+        """
+        if num_beams > 1:
+            raise ValueError("a policy follows single sequences, and beams change places")
+        return DecodingSettings(temperature=0 if self.greedy else 1).generate_kwargs()
+
+    def crossed(self, raw: Distribution) -> Tensor:
+        """Which rows lie above the bounds.
+
+        Args:
+            raw: the model's own rows.
+
+        Returns:
+            `(…)`, bool.
+        """
+        from decoding.rows.arrays import as_tensor
+
+        crossed = raw.entropy > self.entropy_above
+        if self.varentropy_above:
+            crossed = crossed & (raw.varentropy > self.varentropy_above)
+        return as_tensor(crossed)
+
+    def apply(
+        self,
+        rows: Distribution,
+        history: History | None = None,
+        decisions: list[Then | None] | None = None,
+        *,
+        raw: Distribution | None = None,
+    ) -> Applied:
+        """What is drawn from: of rows above the bound, what the other setting makes of them.
+
+        Rows that a policy would end are those of the wrapped setting.
+
+        Args:
+            rows: the model's own rows, or what other processors made of them.
+            history: what came before each row, for a setting that looks back.
+            decisions: what `decide` said of each row, where `then` is a function.
+            raw: the model's own rows, where `rows` are not.
+
+        Raises:
+            ValueError: `then` is no setting and there are no decisions, so that what the policy
+                does would be left out.
+        """
+        import torch
+
+        if decisions is None and not isinstance(self.then, DecodingSettings):
+            raise ValueError(f"'{self}' decides while text is generated, and has nothing decided")
+
+        applied = self.settings.apply(rows, history)
+        if isinstance(self.then, DecodingSettings):
+            crossed = self.crossed(rows if raw is None else raw)
+            return _merged(applied, self.then.apply(rows, history), crossed)
+        if callable(self.then):
+            # Another setting may take over at any step, and then there is none to report.
+            applied = applied._replace(temperature=None)
+        handed_over = {then for then in decisions or () if isinstance(then, DecodingSettings)}
+        for settings in sorted(handed_over, key=str):
+            chosen = torch.tensor([then == settings for then in decisions or ()])
+            chosen = chosen.to(rows.logits.device)
+            applied = _merged(applied, settings.apply(rows, history), chosen)
+        return applied
+
+    def decide(self, raw: Distribution, step: int, over: Tensor | None = None) -> list[Then | None]:
+        """What becomes of each row at this step; None where it goes on under the wrapped setting.
+
+        Args:
+            raw: the model's own rows, `(rows, vocab)`.
+            step: tokens generated so far.
+            over: `(rows)`, bool, which have ended and are left alone.
+
+        Raises:
+            ValueError: a function returned something else than a setting, an ending or None.
+        """
+        crosses = self.crossed(raw)
+        crossed = (crosses if over is None else crosses & ~over).tolist()
+        if not callable(self.then):
+            return [self.then if yes else None for yes in crossed]
+        decisions: list[Then | None] = [None] * len(crossed)
+        if any(crossed):
+            entropies, varentropies = raw.entropy.tolist(), raw.varentropy.tolist()
+            for row in (row for row, yes in enumerate(crossed) if yes):
+                then = self.then(Crossing(row, step, entropies[row], varentropies[row]))
+                if not (then is None or isinstance(then, DecodingSettings) or then in ENDINGS):
+                    raise ValueError(
+                        f"a policy's function returns a setting, None, or one of "
+                        f"{', '.join(ENDINGS)}, got {then!r}"
+                    )
+                _refuse_mirostat(then)
+                decisions[row] = then
+        return decisions
+
+
+def _is_function(then: object) -> bool:
+    return callable(then) and not isinstance(then, type)
+
+
+def _refuse_mirostat(settings: object) -> None:
+    if isinstance(settings, DecodingSettings) and settings.mirostat_tau:
+        raise ValueError("mirostat_tau follows one setting alone: not in a policy")
+
+
+def _merged(one: Applied, other: Applied, rows: Tensor) -> Applied:
+    """The second in the given rows, and the first elsewhere."""
+    import torch
+
+    from decoding.rows.distribution import Distribution
+    from decoding.settings.applying import Applied
+
+    def merged(first: Distribution, second: Distribution) -> Distribution:
+        return Distribution(torch.where(rows.unsqueeze(-1), second.logits, first.logits))
+
+    mixed = one.mixed or other.mixed
+    scaled, final = merged(one.scaled, other.scaled), merged(one.final, other.final)
+    return Applied(scaled, final, None, mixed)
+
+
+Setting = DecodingSettings | EntropyPolicy
+"""What maps the model's distribution p to another one, q."""
+
+
+def parse_setting(text: str) -> Setting:
+    """Read the text form of a setting or of a policy.
+
+    Raises:
+        ValueError: as in `DecodingSettings.parse` and `EntropyPolicy.parse`.
+    """
+    return EntropyPolicy.parse(text) if " while " in text else DecodingSettings.parse(text)
+
+
+def _bound(text: str, power: int) -> float:
+    try:
+        if text.endswith("bits"):
+            return float(text.removesuffix("bits")) * math.log(2) ** power
+        return float(text)
+    except ValueError:
+        raise ValueError(f"a bound on entropy must be a number, got {text!r}") from None

@@ -1,0 +1,12 @@
+"""What is written down of each step of a generation."""
+
+from decoding.exports import exported
+
+__getattr__, __dir__ = exported(
+    __name__,
+    {
+        "EntropyMonitor": "monitor",
+        "NonFiniteLogitsError": "monitor",
+        "Trace": "trace",
+    },
+)

@@ -1,0 +1,459 @@
+"""`EntropyMonitor`: watches `model.generate` step by step and leaves a `Trace` per sequence.
+
+It stands at both ends of a setting's chain, so it sees the model's own logits and the distribution
+that the token is drawn from. It never keeps more than the current step's rows: each step writes a
+few dozen bytes per row into a buffer on the model's device, which is copied once, at the end.
+
+The token of a step is not known until the next step (or the end) shows it. Under beam search rows
+also change places without a word, so there the best candidates of each row are written down and the
+finished beams are traced back through `beam_indices`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+from decoding.rows.arrays import Array, as_array, as_tensor, on_host, side_by_side
+from decoding.rows.distribution import Distribution
+from decoding.settings.applying import Applied
+from decoding.tracing import step as measures
+from decoding.tracing.step import Measures
+from decoding.tracing.trace import Alternatives, Trace
+
+if TYPE_CHECKING:
+    from decoding.settings.processor import SteeringProcessor
+
+# Columns of the step buffer behind those of `Measures`.
+_FAULT = 8
+_SEEN = 9  # of beams, the token before
+_WIDTH = 10
+# Hugging Face's beam search takes (1 + number of EOS ids) candidates per beam, from all rows.
+_MAX_EOS_IDS = 8
+
+
+_FOREIGN = "the sequences are not those of the call that EntropyMonitor watched"
+
+
+class NonFiniteLogitsError(ValueError):
+    """A model returned a row of logits that is no distribution."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(f"{place}: the model's logits hold NaN or +inf, or are all -inf")
+        self.place = place
+
+
+class EntropyMonitor:
+    """Records per-token statistics of one `model.generate` call; see `Trace` for what.
+
+    Pass it to `DecodingSettings.processors(monitor)`, then ask it for `traces(outputs, …)`. Greedy
+    search, sampling, `num_return_sequences`, beam search and left-padded batches are supported.
+    Assisted decoding, beam sampling and paged caches are refused with an error: they call
+    processors on rows that never become text, or not at all.
+
+    Args:
+        alternatives: K >= 0, how many runner-up tokens to record at each step.
+        num_beams: the `num_beams` of the call; above 1, `traces` needs its `beam_indices`, so pass
+            `return_dict_in_generate=True`.
+    """
+
+    def __init__(self, *, alternatives: int = 0, num_beams: int = 1) -> None:
+        if alternatives < 0:
+            raise ValueError(f"alternatives must be >= 0, got {alternatives}")
+        if num_beams < 1:
+            raise ValueError(f"num_beams must be >= 1, got {num_beams}")
+        self.alternatives = alternatives
+        self.num_beams = num_beams
+        self.steps = 0
+        self._prompt_length = 0
+        self._buffer = torch.empty(0)  # (capacity, rows, _WIDTH)
+        self._runners_up = torch.empty(0)  # (capacity, rows, alternatives + 1, 3)
+        self._candidates = torch.empty(0)  # (capacity, rows, candidates, 4)
+        self._prompt: Array = np.empty((0, 0))  # (rows, prompt length)
+        self._input_ids: Array = np.empty((0, 0))  # (rows, length at the latest step)
+        self._same_rows: Any = True  # of an accelerator, a tensor there
+        self._temperatures = torch.empty(0)  # (capacity, rows), where entropy sets them
+        self._raw: Distribution | None = None
+        self._scaled: Distribution | None = None
+        self._steered: Tensor | None = None
+        self._mixed = False
+        self._fault: Array = None
+        self._last: tuple[Distribution, Distribution] | None = None
+
+    def first_processor(self) -> LogitsProcessor:
+        """The processor that takes the model's own logits; a chain begins with it."""
+        return _First(self)
+
+    def scaled_processor(
+        self, steering: SteeringProcessor | None = None, *, mixed: bool = False
+    ) -> LogitsProcessor:
+        """The processor that takes logits before the first cut; a chain has it there.
+
+        Args:
+            steering: the processor before it, where that sets each row's temperature.
+            mixed: whether what follows is more than cuts; see `Applied`.
+        """
+        self._mixed = mixed
+        return _Scaled(self, steering)
+
+    def last_processor(self) -> LogitsProcessor:
+        """The processor that takes log q; a chain ends with it."""
+        return _Last(self)
+
+    @property
+    def entropy_nats(self) -> Tensor:
+        """H(q) at the latest step, `(rows)`, on the model's device."""
+        return self._buffer[self.steps - 1, :, measures.ENTROPY]
+
+    def begin(self, input_ids: Tensor | Array) -> None:
+        """Follow the rows of the call to their next step.
+
+        Args:
+            input_ids: `(rows, seq)`, the ids so far.
+
+        Raises:
+            ValueError: the step does not follow the one before it.
+        """
+        input_ids = as_array(input_ids)
+        expected = self._prompt_length + self.steps
+        if self.steps == 0:
+            self._prompt_length = input_ids.shape[1]
+            self._prompt = input_ids
+            self._same_rows = True
+        elif input_ids.shape[1] != expected or input_ids.shape[0] != self._input_ids.shape[0]:
+            raise ValueError(
+                f"EntropyMonitor was called with {tuple(input_ids.shape)} ids after "
+                f"{tuple(self._input_ids.shape)}: it serves one plain generate call, and cannot "
+                "follow assisted decoding (assistant_model, prompt lookup, multi-token prediction)"
+            )
+        # Beams change places within a prompt; otherwise a row goes on where it was.
+        former = self._prompt if self.num_beams > 1 else self._input_ids
+        if self.steps > 0:
+            before = input_ids[:, : former.shape[1]]
+            self._same_rows = self._same_rows & (before == former).all()
+        if self._last is not None and self.num_beams == 1:
+            self._write_tokens(input_ids[:, -1])
+        self._input_ids = input_ids
+
+    def measure(
+        self, raw: Distribution, applied: Applied, tokens: Tensor | None = None
+    ) -> Measures:
+        """What is to be written down of a step; see `measured`."""
+        candidates = (1 + _MAX_EOS_IDS) * self.num_beams + 1 if self.num_beams > 1 else 0
+        return measures.measured(
+            raw, applied, tokens, alternatives=self.alternatives, candidates=candidates
+        )
+
+    def record(
+        self,
+        step: Measures,
+        fault: Array | None = None,
+        last: tuple[Distribution, Distribution] | None = None,
+    ) -> None:
+        """Write down a step that has begun.
+
+        Args:
+            step: what `measure` gave.
+            fault: `(rows)`, which of the model's rows were no distribution, to complain of at the
+                end.
+            last: rows of p and of q, where the step's tokens are not known yet.
+        """
+        columns = step.columns
+        if self.steps in (0, len(self._buffer)):
+            like = as_tensor(columns).new_empty(len(columns), _WIDTH)
+            self._buffer = _with_room(self._buffer, self.steps, like)
+        row = as_array(self._buffer)[self.steps]
+        row[:, : columns.shape[1]] = columns
+        if fault is not None:
+            row[:, _FAULT] = fault
+        if step.temperature is not None:
+            self._temperatures = _append(self._temperatures, self.steps, step.temperature)
+        if step.best is not None:
+            self._runners_up = _append(self._runners_up, self.steps, step.best)
+        if step.candidates is not None:
+            self._candidates = _append(self._candidates, self.steps, step.candidates)
+            if self._input_ids.shape[1]:
+                row[:, _SEEN] = self._input_ids[:, -1]
+        self._last = last
+        self.steps += 1
+
+    def _write_tokens(self, tokens: Tensor | Array) -> None:
+        """Add what is known of a step's tokens, now that they are known themselves."""
+        row = as_array(self._buffer)[self.steps - 1]
+        assert self._last is not None
+        row[:, measures.TOKEN] = side_by_side(measures.of_tokens(*self._last, tokens))
+
+    def _observe_raw(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.begin(input_ids)
+        # An accelerator's host would wait if it looked: mend the row now, complain at the end.
+        self._raw, self._fault = without_faults(Distribution(scores), self.steps)
+        return self._raw.logits
+
+    def _observe_scaled(self, scores: Tensor, temperature: Tensor | None) -> None:
+        unchanged = self._raw is not None and scores is self._raw.logits
+        self._scaled = self._raw if unchanged else Distribution(scores)
+        self._steered = temperature
+
+    def _observe_final(self, log_q: Tensor) -> None:
+        if self._raw is None or self._scaled is None:
+            raise ValueError("EntropyMonitor saw log q before the logits: keep the chain in order")
+        applied = Applied(self._scaled, Distribution(log_q), self._steered, self._mixed)
+        raw, self._raw, self._scaled = self._raw, None, None
+        self.record(self.measure(raw, applied), self._fault, (raw, applied.final))
+
+    def traces(
+        self,
+        outputs: Any,
+        *,
+        eos_token_id: int | Sequence[int] | None,
+        lengths: Sequence[int] | None = None,
+    ) -> list[Trace]:
+        """One trace per returned sequence, in their order, without prompts and padding.
+
+        Args:
+            outputs: what `generate` returned: `(rows, seq)` ids, or the output object (needed for
+                beam search).
+            eos_token_id: the ids that end a sequence; each trace ends with the first of them. None
+                means that no sequence ended early.
+            lengths: number of generated tokens per sequence, where it is known better, as with
+                stop strings.
+
+        Raises:
+            NonFiniteLogitsError: a step's logits were no distribution (on an accelerator this
+                shows only here).
+            ValueError: the monitor saw no step, saw another call, or was told another `num_beams`.
+        """
+        sequences: Tensor = getattr(outputs, "sequences", outputs)
+        beam_indices: Tensor | None = getattr(outputs, "beam_indices", None)
+        if self.steps == 0:
+            raise ValueError(
+                "EntropyMonitor saw no step: cache_implementation='paged' ignores logits "
+                "processors, and a monitor belongs into DecodingSettings.processors(monitor)"
+            )
+        if (beam_indices is not None) != (self.num_beams > 1):
+            raise ValueError(
+                f"EntropyMonitor has num_beams={self.num_beams}, but the outputs are "
+                f"{'not ' if beam_indices is None else ''}of beam search; set num_beams and pass "
+                "return_dict_in_generate=True"
+            )
+        if not self._same_rows:
+            raise ValueError(
+                "EntropyMonitor saw rows change between steps: it serves one generate call, and "
+                "beam search needs EntropyMonitor(num_beams=…)"
+            )
+        fault = self._buffer[: self.steps, :, _FAULT].nonzero()
+        if len(fault):
+            step, row = fault[0].tolist()
+            raise NonFiniteLogitsError(f"step {step}, row {row}")
+        generated = sequences[:, self._prompt_length :]
+        if beam_indices is None:
+            rows = self._rows(sequences)
+        else:
+            self._check_beams(sequences, beam_indices)
+            rows = self._beam_rows(generated, beam_indices)
+            if lengths is None:
+                lengths = (beam_indices >= 0).sum(-1).tolist()
+        ids = generated.cpu().numpy()
+        if lengths is None:
+            lengths = _lengths(ids, eos_token_id)
+        steered = self._steered_rows(sequences, beam_indices)
+        return [
+            self._trace(
+                row[:length],
+                ids[i, :length],
+                None if best is None else best[:length],
+                None if steered is None else steered[i][:length],
+            )
+            for i, ((row, best), length) in enumerate(zip(rows, lengths, strict=True))
+        ]
+
+    def _steered_rows(self, sequences: Tensor, beam_indices: Tensor | None) -> list[Any] | None:
+        """The temperatures of each sequence, where entropy set them."""
+        if not len(self._temperatures):
+            return None
+        of_rows = self._temperatures[: self.steps].T.double().cpu().numpy()
+        if beam_indices is None:
+            return list(of_rows)
+        origins = [[row for row in origin if row >= 0] for origin in beam_indices.tolist()]
+        return [of_rows[origin, np.arange(len(origin))] for origin in origins]
+
+    def _rows(self, sequences: Tensor) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        """Measures and runners-up of each row, `(steps, _WIDTH)`, where rows keep their place."""
+        seen = min(self._input_ids.shape[1], sequences.shape[1])
+        if sequences.shape[0] != self._input_ids.shape[0] or not bool(
+            (self._input_ids[:, :seen] == as_array(sequences)[:, :seen]).all()
+        ):
+            raise ValueError(_FOREIGN)
+        last = self._prompt_length + self.steps - 1
+        if sequences.shape[1] > last and self._last is not None:
+            self._write_tokens(sequences[:, last])
+        measures = self._buffer[: self.steps].transpose(0, 1).double().cpu().numpy()
+        if not self.alternatives:
+            return [(row, None) for row in measures]
+        best = self._runners_up[: self.steps].transpose(0, 1).double().cpu().numpy()
+        return list(zip(measures, best, strict=True))
+
+    def _check_beams(self, sequences: Tensor, beam_indices: Tensor) -> None:
+        """Refuse beams that do not lead back through the rows of this call."""
+        rows, steps = self._prompt.shape[0], beam_indices.shape[1]
+        if steps > self.steps or int(beam_indices.max()) >= rows:
+            raise ValueError(_FOREIGN)
+        # Each step saw the token before it; one that began from embeddings saw none at first.
+        start = 0 if self._prompt_length else 1
+        seen = self._buffer[:steps, :, _SEEN].T.gather(0, beam_indices.clamp(min=0).long())
+        before = sequences[:, self._prompt_length - 1 + start : self._prompt_length - 1 + steps]
+        if not ((seen[:, start:] == before) | (beam_indices[:, start:] < 0)).all():
+            raise ValueError(_FOREIGN)
+
+    def _beam_rows(
+        self, generated: Tensor, beam_indices: Tensor
+    ) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        """As `_rows`, following each finished beam back through the rows that it came from."""
+        buffer = self._buffer[: self.steps].double().cpu().numpy()
+        candidates = self._candidates[: self.steps].double().cpu().numpy()
+        runners_up = self._runners_up[: self.steps].double().cpu().numpy()
+        rows = []
+        for ids, origin in zip(generated.tolist(), beam_indices.tolist(), strict=True):
+            origin = [row for row in origin if row >= 0]
+            steps = np.arange(len(origin))
+            row = buffer[steps, origin].copy()
+            for step, source in enumerate(origin):
+                row[step, measures.TOKEN] = _candidate(candidates[step, source], ids[step])
+            rows.append((row, runners_up[steps, origin] if self.alternatives else None))
+        return rows
+
+    def _trace(
+        self,
+        row: np.ndarray,
+        ids: np.ndarray,
+        best: np.ndarray | None,
+        temperature: np.ndarray | None,
+    ) -> Trace:
+        # Adding zero turns -0.0, which would print as such, into 0.0.
+        log_q, log_p, rank = (row[:, measures.TOKEN] + 0.0).T
+        if np.isneginf(log_q).any():
+            raise ValueError(
+                f"token {int(np.isneginf(log_q).argmax())} of a sequence has probability 0 under "
+                "the setting: either more beams were asked for than it keeps tokens, or another "
+                "processor changed the scores after the chain"
+            )
+        return Trace(
+            ids=ids.astype(np.int64),
+            surprisal_nats=0.0 - log_q,
+            entropy_nats=row[:, measures.ENTROPY],
+            raw_surprisal_nats=0.0 - log_p,
+            raw_entropy_nats=row[:, measures.RAW_ENTROPY],
+            kept=row[:, measures.KEPT].astype(np.int64),
+            kept_mass=row[:, measures.KEPT_MASS],
+            rank=rank.astype(np.int64),
+            kl_nats=row[:, measures.KL],
+            temperature=temperature,
+            alternatives=None if best is None else _runners_up(best, ids),
+        )
+
+
+class _First(LogitsProcessor):  # type: ignore[misc]
+    def __init__(self, monitor: EntropyMonitor) -> None:
+        self.monitor = monitor
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return self.monitor._observe_raw(input_ids, scores)
+
+
+class _Scaled(LogitsProcessor):  # type: ignore[misc]
+    def __init__(self, monitor: EntropyMonitor, steering: SteeringProcessor | None) -> None:
+        self.monitor = monitor
+        self.steering = steering
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        temperature = None if self.steering is None else self.steering.temperature
+        self.monitor._observe_scaled(scores, temperature)
+        return scores
+
+
+class _Last(LogitsProcessor):  # type: ignore[misc]
+    def __init__(self, monitor: EntropyMonitor) -> None:
+        self.monitor = monitor
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.monitor._observe_final(scores)
+        return scores
+
+
+def without_faults(
+    raw: Distribution, step: int, first: int = 0
+) -> tuple[Distribution, Array | None]:
+    """Rows without those that are no distribution.
+
+    Args:
+        raw: the model's own rows.
+        step: for the error.
+        first: for the error, the number of the first row.
+
+    Returns:
+        The rows, and of an accelerator which they are, `(rows)`, bool.
+
+    Raises:
+        NonFiniteLogitsError: on a CPU, there is such a row.
+    """
+    if not on_host(raw.top):
+        fault = ~raw.top[:, 0].isfinite()
+        return Distribution(raw.logits.masked_fill(fault.unsqueeze(-1), 0.0)), fault
+    for row, top in enumerate(raw.top.ravel().tolist(), first):
+        if not math.isfinite(top):
+            raise NonFiniteLogitsError(f"step {step}, row {row}")
+    return raw, None
+
+
+def _append(buffer: Tensor, size: int, step: Tensor) -> Tensor:
+    """Write `step` at row `size` of a buffer that doubles its capacity when it is full."""
+    buffer = _with_room(buffer, size, step)
+    buffer[size] = step
+    return buffer
+
+
+def _with_room(buffer: Tensor, size: int, like: Tensor) -> Tensor:
+    """A buffer that holds a row of that shape behind the first `size`."""
+    if size == 0:
+        return like.new_zeros(32, *like.shape)
+    return torch.cat([buffer, torch.zeros_like(buffer)]) if size == len(buffer) else buffer
+
+
+def _lengths(ids: np.ndarray, eos_token_id: int | Sequence[int] | None) -> list[int]:
+    """Number of tokens per row up to and including the first EOS."""
+    if eos_token_id is None:
+        return [ids.shape[1]] * len(ids)
+    ends = np.isin(ids, np.atleast_1d(np.asarray(eos_token_id)))
+    return [int(row.argmax()) + 1 if row.any() else len(row) for row in ends]
+
+
+def _candidate(candidates: np.ndarray, token: int) -> np.ndarray:
+    """log q, log p and rank of the token that a beam took from a row's candidates."""
+    found = np.flatnonzero(candidates[:, 0] == token)
+    if len(found):
+        return candidates[found[0], 1:]
+    # Not listed: legitimate only where it ties with the last two, and then so do its numbers.
+    if candidates[-1, 1] == candidates[-2, 1]:
+        return candidates[-1, 1:]
+    raise ValueError(
+        "a beam took a token that is not among its row's best: EntropyMonitor cannot follow beam "
+        "sampling or constrained beam search; use do_sample=False"
+    )
+
+
+def _runners_up(best: np.ndarray, ids: np.ndarray) -> Alternatives:
+    """Drop the chosen token, or else the last one, from each step's best tokens."""
+    chosen = best[:, :, 0] == ids[:, None]
+    chosen[~chosen.any(-1), -1] = True
+    others = best[~chosen].reshape(len(best), best.shape[1] - 1, 3)
+    return Alternatives(
+        ids=others[:, :, 0].astype(np.int64),
+        probability=np.exp(others[:, :, 1]),
+        raw_probability=np.exp(others[:, :, 2]),
+    )

@@ -1,0 +1,111 @@
+"""What is written down of a step: numbers of each row, all of them functions of its logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from decoding.rows.arrays import Array, as_tensor, joined, library, side_by_side
+from decoding.rows.distribution import Distribution
+from decoding.rules.truncation import top_k
+from decoding.settings.applying import Applied, kept_mass
+
+# Columns. Counts and ids stay below 2^24, so float32 holds them exactly.
+ENTROPY, RAW_ENTROPY, KEPT, KEPT_MASS, KL = range(5)
+TOKEN = slice(5, 8)
+"""log q(token), log p(token), rank."""
+
+
+class Measures(NamedTuple):
+    """What a monitor writes down of a step."""
+
+    columns: Array
+    """`(rows, 5)`: entropy, raw entropy, kept, kept mass, KL; and where the tokens are known
+    `(rows, 8)`, with log q, log p and rank of each; float32."""
+    temperature: Tensor | None
+    """`(rows)`, where the entropy of each row sets it."""
+    best: Tensor | None
+    """`(rows, alternatives + 1, 3)`: id, log q and log p of the first tokens of p."""
+    candidates: Tensor | None
+    """`(rows, candidates, 4)`, for beams: id, log q, log p and rank of the first tokens of q."""
+
+    @classmethod
+    def of(cls, portions: Sequence[Measures]) -> Measures:
+        """Of all the rows."""
+        return cls(*map(joined, zip(*portions, strict=True)))
+
+
+def measured(
+    raw: Distribution,
+    applied: Applied,
+    tokens: Tensor | None = None,
+    *,
+    alternatives: int = 0,
+    candidates: int = 0,
+) -> Measures:
+    """Measure a step.
+
+    Args:
+        raw: the model's own rows, `(rows, vocab)`, without those that are no distribution.
+        applied: what the setting made of them.
+        tokens: `(rows)`, what was drawn, where that is known already.
+        alternatives: how many runner-up tokens to name.
+        candidates: how many of the best tokens of q to name.
+    """
+    final = applied.final
+    if final is raw:
+        kl = library(raw.log_total).zeros_like(raw.log_total)
+    else:
+        kl = (raw.log_total - final.mean_log_weight_of(raw) - final.entropy).clip(0)
+    columns = [final.entropy, raw.entropy, final.kept, kept_mass(applied), kl]
+    if tokens is not None:
+        columns += of_tokens(raw, final, tokens)
+    temperature = best = best_of_q = None
+    if applied.temperature is not None:
+        temperature = applied.temperature.squeeze(-1)
+    if alternatives:
+        best = _best(raw, final, raw, alternatives + 1)
+    if candidates:
+        best_of_q = _best(raw, final, final, candidates)
+        ranks = _ranks(raw.logits, best_of_q[..., 0].long()).float().unsqueeze(-1)
+        best_of_q = torch.cat([best_of_q, ranks], dim=-1)
+    return Measures(side_by_side(columns), temperature, best, best_of_q)
+
+
+def of_tokens(raw: Distribution, final: Distribution, tokens: Tensor | Array) -> list[Array]:
+    """The columns `TOKEN` of one token per row, each `(rows)`.
+
+    Args:
+        raw: rows of p.
+        final: rows of q.
+        tokens: `(rows)`.
+    """
+    return [final.log_prob(tokens), raw.log_prob(tokens), raw.rank(tokens)]
+
+
+def _best(raw: Distribution, final: Distribution, ranking: Distribution, count: int) -> Tensor:
+    """Id, log q and log p of the `count` first tokens of `ranking`, `(rows, count, 3)`."""
+    ids = _first_ids(ranking, count)
+    log_q, log_p = (
+        of.logits.gather(-1, ids) - as_tensor(of.top) - as_tensor(of.log_total).unsqueeze(-1)
+        for of in (final, raw)
+    )
+    return torch.stack([ids.double(), log_q, log_p], dim=-1).float()
+
+
+def _first_ids(rows: Distribution, count: int) -> Tensor:
+    """The first tokens in their order, `(rows, count)`; `topk` takes any of those that are tied."""
+    count = min(count, rows.vocab)
+    scores = rows.logits.clamp(min=torch.finfo(rows.logits.dtype).min)
+    kept = as_tensor(top_k.kept(rows, count))
+    ids = scores.masked_fill(~kept, -torch.inf).topk(count, dim=-1).indices.sort(-1).values
+    return ids.gather(-1, scores.gather(-1, ids).argsort(dim=-1, descending=True, stable=True))
+
+
+def _ranks(logits: Tensor, ids: Tensor) -> Tensor:
+    """Number of tokens with a larger logit, for several tokens of each row at once."""
+    ascending = logits.sort(-1).values
+    return logits.shape[-1] - torch.searchsorted(ascending, logits.gather(-1, ids), right=True)

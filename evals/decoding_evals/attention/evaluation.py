@@ -1,0 +1,215 @@
+"""Attention: where the heads of a model look in a text, and how broadly."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from decoding.models.attention import LayerAttention, attention_implementation, head_entropies
+from decoding.models.encoding import encode
+from decoding.models.loading import LanguageModel
+from decoding.scoring.teacher_forcing import TeacherForcing
+from decoding_evals.shell.output import finite
+
+Floats = NDArray[np.float64]
+
+# At 100 visible keys this is 0.23 nats, as of a head with 97 % of its weight on one of two keys.
+COLLAPSED = 0.05
+
+
+@dataclass(frozen=True)
+class DocumentAttention:
+    """The heads' attention over one document.
+
+    Means over the tokens count those that can choose: that see two keys or more, without the sink
+    two or more beside it. NaN stands where there is none.
+    """
+
+    index: int
+    model: str
+    implementation: str
+    """The attention that the model was set to; where it is not `eager`, it was for this call."""
+    texts: tuple[str, ...]
+    """The text of each token."""
+    windows: int
+    positions: int
+    """What the model read: tokens, and BOS where there is one."""
+    entropy_nats: list[Floats]
+    """Mean entropy of each layer's heads, `(heads,)`, in [0, ln context]."""
+    normalized_entropy: list[Floats]
+    """Mean of entropy / ln(visible keys), in [0, 1]."""
+    without_sink_entropy_nats: list[Floats]
+    """The same without the weight on the window's first token, the rest normalised to 1."""
+    without_sink_normalized_entropy: list[Floats]
+    sink_weight: list[Floats]
+    """Mean share of the weight on the window's first token, in [0, 1]."""
+    excluded_positions: int
+    """Positions that see fewer than two keys."""
+    excluded_positions_without_sink: int
+    """Positions that see fewer than two keys beside the first token."""
+    token_entropy_nats: Floats
+    """Mean over layers and heads, `(tokens,)`; NaN for a token that sees itself alone."""
+    token_normalized_entropy: Floats
+    token_sink_weight: Floats
+
+    def collapsed_heads(self) -> list[tuple[int, int]]:
+        """Layer and head, from 0, where the mean normalised entropy is below `COLLAPSED`."""
+        return [
+            (layer, head)
+            for layer, heads in enumerate(self.normalized_entropy)
+            for head, value in enumerate(heads)
+            if value < COLLAPSED
+        ]
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON; what is undefined is None."""
+        measured = sum(int((~np.isnan(heads)).sum()) for heads in self.normalized_entropy)
+        collapsed = self.collapsed_heads()
+        notes = []
+        if self.implementation != "eager":
+            notes.append(
+                f"eager attention was asked for: {self.implementation!r} attention returns no "
+                "weights"
+            )
+        tokens = zip(
+            self.texts,
+            finite(self.token_entropy_nats),
+            finite(self.token_normalized_entropy),
+            finite(self.token_sink_weight),
+            strict=True,
+        )
+        names = ("text", "entropy_nats", "normalized_entropy", "sink_weight")
+        return {
+            "index": self.index,
+            "model": self.model,
+            "layers": len(self.normalized_entropy),
+            "heads": max(map(len, self.normalized_entropy), default=0),
+            "tokens": len(self.texts),
+            "windows": self.windows,
+            "positions": self.positions,
+            "excluded_positions": self.excluded_positions,
+            "excluded_positions_without_sink": self.excluded_positions_without_sink,
+            "entropy_nats": finite(self.entropy_nats),
+            "normalized_entropy": finite(self.normalized_entropy),
+            "without_sink_entropy_nats": finite(self.without_sink_entropy_nats),
+            "without_sink_normalized_entropy": finite(self.without_sink_normalized_entropy),
+            "sink_weight": finite(self.sink_weight),
+            "collapse_threshold": COLLAPSED,
+            "collapsed_share": len(collapsed) / measured if measured else None,
+            "collapsed_heads": [list(head) for head in collapsed],
+            "notes": notes,
+            "per_token": [dict(zip(names, row, strict=True)) for row in tokens],
+        }
+
+
+def attention(
+    language_model: LanguageModel,
+    texts: Iterable[str],
+    *,
+    context: int | None = None,
+    bos: str = "auto",
+    on_progress: Callable[[int, float], None] | None = None,
+) -> Iterator[DocumentAttention]:
+    """Entropy of every head's attention over every document; see `decoding.models.attention`.
+
+    A long document is read in windows that follow each other, `context` tokens at a time, so a
+    token sees its window alone. One window runs at a time, and one layer's map of it is alive.
+
+    Args:
+        language_model: from `load_model`.
+        texts: taken lazily.
+        context: tokens that a window reads; default the model's positions, at most 2,048.
+        bos: `auto`, `always` or `never`; see `TeacherForcing`.
+        on_progress: is given the number of tokens and their mean entropy so far, nats.
+
+    Returns:
+        One result per document, in their order.
+
+    Raises:
+        ValueError: an argument is outside its range, or the model's attention does not return
+            weights.
+    """
+    forcing = TeacherForcing(language_model, context_length=context, bos=bos)
+    model, length = language_model.model, forcing.context_length
+    implementation = attention_implementation(model)
+    tokens = 0
+    total = 0.0
+    for index, text in enumerate(texts):
+        segments = list(encode(language_model.tokenizer, text))
+        empty = np.empty(0, dtype=np.int64)
+        ids = np.concatenate([empty, *(segment.ids for segment in segments)])
+        ends = np.concatenate([empty, *(segment.ends for segment in segments)]).tolist()
+        needed = forcing.bos_id is not None and len(ids) and not forcing.begins_with_bos(ids)
+        front = [forcing.bos_id] if needed else []
+        sequence = np.concatenate([np.array(front, dtype=np.int64), ids])
+        sums = _Sums()
+        for begin in range(0, len(sequence), length):
+            window = torch.from_numpy(sequence[begin : begin + length]).to(model.device)
+            sums.add(head_entropies(model, window.unsqueeze(0)))
+            if on_progress is not None:
+                new = sums.rows[-1][0]
+                tokens += len(new)
+                total += float(np.nansum(new))
+                on_progress(tokens, total / tokens)
+        columns = np.concatenate([np.empty((4, 0)), *sums.rows], axis=1)
+        entropy, normalized, without, weight = columns
+        means = sums.means()
+        yield DocumentAttention(
+            index=index,
+            model=language_model.name,
+            implementation=implementation,
+            texts=tuple(text[a:b] for a, b in zip([0, *ends], ends, strict=False)),
+            windows=len(sums.rows),
+            positions=len(sequence),
+            **means,
+            excluded_positions=int(np.isnan(normalized).sum()),
+            excluded_positions_without_sink=int(np.isnan(without).sum()),
+            token_entropy_nats=entropy[len(front) :],
+            token_normalized_entropy=normalized[len(front) :],
+            token_sink_weight=weight[len(front) :],
+        )
+
+
+class _Sums:
+    """Sums over the positions for each head, means over the heads for each position."""
+
+    NAMES = (
+        "entropy_nats",
+        "normalized_entropy",
+        "without_sink_entropy_nats",
+        "without_sink_normalized_entropy",
+        "sink_weight",
+    )
+
+    def __init__(self) -> None:
+        self.rows: list[Floats] = []
+        """Of each window `(4, positions)`: both entropies, that without the sink, sink weight."""
+        self.heads: list[Floats] = []
+        """Of each layer `(2, measures, heads)`: sums, and how many they are of."""
+
+    def add(self, layers: list[LayerAttention]) -> None:
+        """Take in a window."""
+        # Of each layer (measures, heads, positions).
+        values = [torch.cat(tuple(layer)).double().cpu().numpy() for layer in layers]
+        for measures in values:
+            # Where there is no choice, all of the weight on the first token means nothing.
+            measures[4][np.isnan(measures[1])] = np.nan
+        new = [np.stack([np.nansum(v, -1), (~np.isnan(v)).sum(-1)]) for v in values]
+        before = self.heads or [np.zeros_like(sums) for sums in new]
+        self.heads = [old + more for old, more in zip(before, new, strict=True)]
+        every = np.concatenate(values, axis=1)[[0, 1, 3, 4]]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing are NaN
+            self.rows.append(np.nanmean(every, axis=1))
+
+    def means(self) -> dict[str, Any]:
+        """Of each measure, the means of each layer's heads; NaN where there is nothing."""
+        with np.errstate(invalid="ignore"):
+            layers = [sums / counts for sums, counts in self.heads]
+        return {name: [layer[i] for layer in layers] for i, name in enumerate(self.NAMES)}

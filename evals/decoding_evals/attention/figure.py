@@ -1,0 +1,52 @@
+"""Attention by layer and head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from decoding_evals.showing.figures import short, visible
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def plot_attention(record: dict[str, Any]) -> Figure:
+    """Heat maps of normalised entropy, with and without the sink, from `decoding attention`.
+
+    Dark is narrow and light is broad; grey is undefined, and a cross marks a collapsed head.
+    """
+    import numpy as np
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    layers, heads = max(1, record["layers"]), max(1, record["heads"])
+    height = min(9.0, 2.2 + 0.25 * layers)
+    figure = Figure(figsize=(8.4, height), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    colors = colormaps["cividis"].with_extremes(bad="#dddddd")
+    for axes, key, title in (
+        (panels[0], "normalized_entropy", "all keys"),
+        (panels[1], "without_sink_normalized_entropy", "without the first token"),
+    ):
+        values = np.full((layers, heads), np.nan)
+        for layer, row in enumerate(record[key]):
+            values[layer, : len(row)] = np.array(row, dtype=np.float64)  # None becomes NaN
+        image = axes.imshow(
+            np.ma.masked_invalid(values), cmap=colors, vmin=0, vmax=1, aspect="auto"
+        )
+        axes.set_xticks(range(0, heads, -(-heads // 16)))
+        axes.set_yticks(range(0, layers, -(-layers // 24)))
+        axes.set_xlabel("head")
+        axes.set_title(title, loc="left", fontsize=10)
+    for layer, head in record["collapsed_heads"]:
+        panels[0].plot(head, layer, "x", color="white", markersize=5)
+    panels[0].set_ylabel("layer")
+    figure.colorbar(image, ax=panels, label="entropy / ln(visible keys)")
+    name = "standard input" if record["name"] == "-" else Path(record["name"]).name
+    model = short(visible(Path(record["model"]).name), 30)
+    figure.suptitle(
+        f"{model} on {short(visible(name), 30)}: how broadly the heads look",
+        x=0.01, ha="left", fontsize=12, parse_math=False,
+    )  # fmt: skip
+    return figure

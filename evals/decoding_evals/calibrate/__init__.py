@@ -1,0 +1,13 @@
+"""Calibration: the temperature that fits a text, and what it mends on text it has not seen."""
+
+from decoding.exports import exported
+
+__getattr__, __dir__ = exported(
+    __name__,
+    {
+        "CalibrationResult": "evaluation",
+        "Reliability": "quality",
+        "calibrate": "evaluation",
+        "reliability": "quality",
+    },
+)

@@ -1,0 +1,328 @@
+"""Calibration: the temperature that fits a text, and what it mends on text it has not seen."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from decoding.inference.temperature import (
+    LogNormalPrior,
+    TemperatureFit,
+    TemperatureSums,
+    estimate_temperature,
+    mass_before,
+    temperature_columns,
+    top_p_for_coverage,
+)
+from decoding.information.statistics import row_statistics
+from decoding.models.loading import LanguageModel
+from decoding.scoring.teacher_forcing import (
+    Columns,
+    Document,
+    LogitBlock,
+    Measure,
+    TeacherForcing,
+    TokenDocument,
+    as_document,
+)
+from decoding.scoring.windows import Window
+from decoding.settings.applying import apply_settings
+from decoding.settings.settings import DecodingSettings
+from decoding_evals.calibrate.quality import Predictions, Quality, predictions, quality_record
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WARM_TOKENS = 2048
+CHARACTERS_PER_TOKEN = 4
+
+_Documents = list[Document | TokenDocument]
+
+
+@dataclass(frozen=True)
+class CalibrationResult:
+    """A temperature fitted to some documents, and its effect on others."""
+
+    model: str
+    fit: TemperatureFit
+    prior: LogNormalPrior
+    setting: DecodingSettings
+    """What to generate with: the temperature, to six digits, and top-p where it was asked for."""
+    coverage: float | None
+    """Share of the true tokens that the setting was to keep."""
+    held_out_coverage: float | None
+    """Share that it keeps of those it was not fitted to."""
+    before: Quality | None
+    """Under the model as it is; None where an interruption came first."""
+    after: Quality | None
+    """Under the fitted temperature alone."""
+    split: bool
+    """Whether `before` and `after` are of other documents than the fit."""
+    held_out_tokens: int
+    held_out_documents: int
+    documents_skipped: int
+    """Without text, or without tokens."""
+    context: int
+    stride: int
+    bos: str | None
+    full_logits: str | None
+    complete: bool
+    """False where it was interrupted: the fit is of the tokens that it names."""
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON; what is infinite or unknown is None."""
+        fit = self.fit
+        unit = None if self.before is None else self.before.reliability
+        return {
+            "model": self.model,
+            "temperature": fit.temperature,
+            "confidence_interval": list(fit.confidence_interval),
+            "bootstrap_interval": _listed(fit.bootstrap_interval),
+            "map_temperature": fit.map_temperature,
+            "map_interval": _listed(fit.map_interval),
+            "prior_median": self.prior.median,
+            "prior_scale": self.prior.scale,
+            "setting": str(self.setting),
+            "top_p": self.setting.top_p,
+            "coverage": self.coverage,
+            "held_out_coverage": self.held_out_coverage,
+            **quality_record(self.before, "before"),
+            **quality_record(self.after, "after"),
+            "ece_unit": None if unit is None else unit.ece_unit,
+            "ece_units": None if unit is None else unit.units,
+            "tokens": fit.tokens,
+            "documents": fit.documents,
+            "held_out": self.split,
+            "held_out_tokens": self.held_out_tokens,
+            "held_out_documents": self.held_out_documents,
+            "documents_skipped": self.documents_skipped,
+            "steps": fit.steps,
+            "passes": fit.passes,
+            "context": self.context,
+            "stride": self.stride,
+            "bos": self.bos,
+            "full_logits": self.full_logits,
+            "complete": self.complete,
+        }
+
+
+def calibrate(
+    language_model: LanguageModel,
+    documents: Iterable[str | Document | TokenDocument],
+    *,
+    held_out: float = 0.2,
+    prior: LogNormalPrior | None = None,
+    use_map: bool = False,
+    coverage: float | None = None,
+    context: int | None = None,
+    stride: int | None = None,
+    bos: str = "auto",
+    batch_size: int = 8,
+    on_progress: Callable[[int, float], None] | None = None,
+) -> CalibrationResult:
+    """Fit a temperature to documents and measure what it does to held-out ones.
+
+    The documents are read about three times, after some readings of their first 2,048 tokens that
+    find where to begin; no logits are kept. Memory holds the documents, and about 80 bytes for each
+    held-out token (16 for each fitted one where `coverage` is given).
+
+    A single document is not split: its parts are no strangers to each other. Then, and where
+    `held_out` is 0, the figures are of the text that was fitted, which flatters the mean surprisal
+    by about 1/(2·tokens) nats.
+
+    Args:
+        language_model: from `load_model`.
+        documents: texts, `Document`s, or `TokenDocument`s; empty ones are left out.
+        held_out: share of the documents, drawn at random but the same each time, that `before` and
+            `after` are measured on, in [0, 1); of two or more documents at least one, never all.
+        prior: of the temperature; default median 1 and scale 0.5.
+        use_map: take the temperature of the posterior's mode into the setting.
+        coverage: fit top-p too, so that the setting keeps this share of the true tokens, in (0, 1].
+        context: tokens that a window reads; default the model's positions, at most 2,048.
+        stride: tokens between the starts of windows; default half of `context`.
+        bos: `auto`, `always` or `never`; see `TeacherForcing`.
+        batch_size: windows that run together.
+        on_progress: is given the number of tokens read so far, counting every reading, and the mean
+            surprisal in the present one, nats.
+
+    Returns:
+        The result. Where Ctrl-C ends it early, the fit is that of the first 2,048 tokens, or of all
+        if that was finished, and what was not measured yet is None.
+
+    Raises:
+        ValueError: an argument is outside its range, there is no token to score, or no temperature
+            fits; see `estimate_temperature`.
+
+    Source: Guo et al. 2017, arXiv:1706.04599; Brier 1950.
+    """
+    if not 0 <= held_out < 1:
+        raise ValueError(f"held_out must be in [0, 1), got {held_out!r}")
+    if coverage is not None and not 0 < coverage <= 1:
+        raise ValueError(f"coverage must be in (0, 1], got {coverage!r}")
+    prior = prior or LogNormalPrior()
+    options = {"context_length": context, "stride": stride, "bos": bos, "batch_size": batch_size}
+    reader = _Reader(language_model, options, on_progress)
+    held, skipped = _held(documents)
+    fitted, others = _split(held, held_out)
+    fit, complete = _fit(reader, fitted, prior)
+    temperature = fit.map_temperature if use_map else fit.temperature
+    tempered = DecodingSettings(temperature=float(f"{temperature:.6g}"))
+    setting = tempered
+    measured = Predictions()
+    if complete:
+        try:
+            if coverage is not None and temperature:  # at 0, one token is kept anyway
+                masses = [columns["mass"] for _, columns in reader.scan(fitted, _mass(tempered))]
+                top_p = top_p_for_coverage(np.concatenate(masses), coverage)
+                setting = replace(tempered, top_p=top_p)
+            measure = predictions(tempered, None if coverage is None else setting)
+            for window, columns in reader.scan(others or fitted, measure):
+                measured.add(window, columns)
+        except KeyboardInterrupt:
+            complete = False
+    if complete and not measured.columns:
+        raise ValueError("held_out must leave something to score: those documents have no tokens")
+    run = reader.run
+    of_token = measured.documents()
+    return CalibrationResult(
+        model=language_model.name,
+        fit=fit,
+        prior=prior,
+        setting=setting,
+        coverage=coverage,
+        held_out_coverage=measured.coverage(),
+        before=measured.quality(""),
+        after=measured.quality("fitted_"),
+        split=bool(others),
+        held_out_tokens=len(of_token),
+        held_out_documents=len(np.unique(of_token)),
+        documents_skipped=skipped,
+        context=run.context_length,
+        stride=run.stride,
+        bos=run.bos_token,
+        full_logits=run.full_logits,
+        complete=complete,
+    )
+
+
+def _listed(interval: tuple[float, float] | None) -> list[float] | None:
+    return None if interval is None else list(interval)
+
+
+def _held(documents: Iterable[str | Document | TokenDocument]) -> tuple[_Documents, int]:
+    """Documents that can be read again and again, and how many empty ones were left out."""
+    held: _Documents = []
+    count = 0
+    for item in documents:
+        count += 1
+        if isinstance(item, TokenDocument):
+            # 8 bytes a token; a list of whole numbers has four times as many.
+            ids, context = array("q", item.ids), array("q", item.context)
+            held += [TokenDocument(ids, context)] if ids else []
+            continue
+        document = as_document(item)
+        text = document.text if isinstance(document.text, str) else "".join(document.text)
+        held += [Document(text, document.prompt)] if text else []
+    return held, count - len(held)
+
+
+def _split(documents: _Documents, share: float) -> tuple[_Documents, _Documents]:
+    """Those to fit and those to hold out, each in their order."""
+    total = len(documents)
+    size = min(max(1, round(share * total)), total - 1) if share and total > 1 else 0
+    out = set(np.random.default_rng(0).permutation(total)[:size].tolist())
+    return (
+        [document for index, document in enumerate(documents) if index not in out],
+        [documents[index] for index in sorted(out)],
+    )
+
+
+def _beginning(documents: _Documents) -> Iterator[Document | TokenDocument]:
+    """About the first 2,048 tokens."""
+    left = WARM_TOKENS
+    for document in documents:
+        if isinstance(document, TokenDocument):
+            yield TokenDocument(document.ids[:left], document.context)
+            left -= len(document.ids)
+        else:
+            text = str(document.text)[: left * CHARACTERS_PER_TOKEN]
+            yield Document(text, document.prompt)
+            left -= -(-len(text) // CHARACTERS_PER_TOKEN)
+        if left <= 0:
+            return
+
+
+def _fit(
+    reader: _Reader, documents: _Documents, prior: LogNormalPrior
+) -> tuple[TemperatureFit, bool]:
+    """The fit, and whether it is of all the documents."""
+    beginning = [*_beginning(documents)]
+    start, first = 1.0, None
+    if beginning != documents:
+        with suppress(ValueError):  # what the beginning alone cannot fit, the whole may
+            first = estimate_temperature(partial(reader.sums, beginning), prior)
+            start = first.temperature or start
+    try:
+        return estimate_temperature(partial(reader.sums, documents), prior, start), True
+    except KeyboardInterrupt:
+        if first is None:
+            raise
+        return first, False
+
+
+class _Reader:
+    """Reads documents as often as is asked for."""
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        options: dict[str, Any],
+        on_progress: Callable[[int, float], None] | None,
+    ) -> None:
+        self._model = language_model
+        self._options = options
+        self._on_progress = on_progress
+        self._tokens = 0
+        self.run = TeacherForcing(language_model, **options)
+
+    def scan(self, documents: _Documents, measure: Measure) -> Iterator[tuple[Window, Columns]]:
+        """One reading; where a column is a surprisal, its mean is shown."""
+        self.run = TeacherForcing(self._model, **self._options)
+        tokens, surprisal = 0, 0.0
+        for window, columns in self.run.scan(documents, measure):
+            yield window, columns
+            tokens += len(window.targets)
+            surprisal += float(columns["surprisal"].sum())
+            self._tokens += len(window.targets)
+            if self._on_progress is not None:
+                self._on_progress(self._tokens, surprisal / tokens)
+
+    def sums(self, documents: _Documents, temperature: float) -> TemperatureSums:
+        """What a temperature is fitted to."""
+        table = np.zeros((len(TemperatureSums._fields), len(documents)))
+
+        def measure(block: LogitBlock) -> dict[str, Tensor]:
+            return temperature_columns(block.logits, block.targets, temperature)
+
+        for window, columns in self.scan(documents, measure):
+            for row, values in zip(table, columns.values(), strict=True):
+                row[window.document] += values.sum()
+        return TemperatureSums(*table)
+
+
+def _mass(tempered: DecodingSettings) -> Measure:
+    """What top-p is fitted to."""
+
+    def measure(block: LogitBlock) -> dict[str, Tensor]:
+        z = apply_settings(tempered, block.logits)
+        q = row_statistics(z, block.targets)
+        assert q.target_log_prob is not None
+        return {"mass": mass_before(z, block.targets), "surprisal": -q.target_log_prob}
+
+    return measure

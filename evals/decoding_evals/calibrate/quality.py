@@ -1,0 +1,267 @@
+"""How good predictions are: surprisal, Brier score, and how far their probabilities are from what
+happens (reliability, ECE)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from decoding.inference.temperature import resampled_sums
+from decoding.information.statistics import row_statistics
+from decoding.scoring.teacher_forcing import Columns, LogitBlock, Measure
+from decoding.scoring.windows import Window
+from decoding.settings.applying import apply_settings
+from decoding.settings.settings import DecodingSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+BINS = 15
+FEW_UNITS = 20
+BLOCKS = 32
+
+_KEYS = (
+    "nll_{}_nats",
+    "brier_{}",
+    "accuracy_{}",
+    "ece_{}",
+    "ece_{}_interval",
+    "ece_{}_if_calibrated",
+    "reliability_{}",
+)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Confidence against accuracy in bins of equal mass, from the least confident to the most."""
+
+    confidence: Floats
+    """`(bins,)`, mean stated probability, in [0, 1]."""
+    accuracy: Floats
+    """`(bins,)`, share of the stated that came true, in [0, 1]."""
+    counts: Integers
+    """`(bins,)`, >= 1."""
+    ece: float
+    """Σ count·|accuracy - confidence| / Σ count, in [0, 1]."""
+    ece_interval: tuple[float, float] | None
+    """Of 95 %, with the bias of few observations taken off, so that it may lie below `ece`; None
+    where there are fewer than two units."""
+    ece_if_calibrated: float
+    """What to expect of `ece` on as many observations where the stated probabilities are true."""
+    ece_unit: str
+    """What the interval is taken over: `documents` or `blocks` of consecutive observations."""
+    units: int
+
+    def bins(self) -> list[dict[str, Any]]:
+        """One object per bin, ready for JSON."""
+        columns = (self.confidence.tolist(), self.accuracy.tolist(), self.counts.tolist())
+        names = ("confidence", "accuracy", "count")
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def reliability(
+    confidence: ArrayLike,
+    correct: ArrayLike,
+    documents: ArrayLike | None = None,
+    *,
+    bins: int = BINS,
+    seed: int = 0,
+) -> Reliability:
+    """Expected calibration error in bins of equal mass, with a bootstrap interval.
+
+    Observations are ordered by confidence and cut into bins, the first ones larger by one where
+    the number does not divide. The interval draws documents anew where there are at least 20, else
+    up to 32 blocks of consecutive observations, with the bins as they are. It is the basic one,
+    `2·ECE - quantiles`, because a replicate is about as much above the ECE as that is above the
+    truth; and it begins at 0 where noise alone, the replicates about the observed excesses, reaches
+    the ECE in 2.5 % of them. It is approximate: of simulated intervals 83 to 98 % held the true
+    ECE, fewest for an ECE of 0.05 from 1,500 observations.
+
+    Args:
+        confidence: `(n,)`, stated probabilities, in [0, 1].
+        correct: `(n,)`, whether the stated came true.
+        documents: `(n,)`, index of the document of each; default all of one.
+        bins: at most; fewer where there are fewer observations.
+        seed: of the bootstrap.
+
+    Returns:
+        The bins and their error.
+
+    Raises:
+        ValueError: there is no observation, or `bins` is not positive.
+
+    Source: Naeini et al. 2015 (ECE); Nixon et al. 2019, arXiv:1904.01685 (bins of equal mass);
+        Bröcker & Smith 2007 (what a calibrated forecast would show), in closed form: the sum of the
+        mean sizes of normal deviations.
+    """
+    stated = np.asarray(confidence, dtype=np.float64)
+    came = np.asarray(correct, dtype=np.float64)
+    n = len(stated)
+    if n == 0 or bins < 1:
+        raise ValueError(f"reliability needs observations and bins, got {n} and {bins}")
+    count = min(bins, n)
+    counts = np.full(count, n // count)
+    counts[: n % count] += 1
+    place = np.empty(n, dtype=np.int64)
+    place[np.argsort(stated, kind="stable")] = np.repeat(np.arange(count), counts)
+    units, unit, of_unit = _units(n, documents)
+    cells = of_unit * count + place
+    # (units, bins, 2): the excess of accuracy over confidence, and the number.
+    table = np.empty((units, count, 2))
+    for column, weights in enumerate((came - stated, np.ones(n))):
+        table[..., column] = np.bincount(cells, weights, units * count).reshape(units, count)
+    ece = float(_ece(table.sum(0)))
+    interval = None
+    if units > 1:
+        drawn = resampled_sums(table, seed=seed)
+        low, high = (2 * ece - np.quantile(_ece(drawn), [0.975, 0.025])).clip(min=0).tolist()
+        total = table.sum(0)
+        drawn[..., 0] -= drawn[..., 1] * (total[:, 0] / total[:, 1])
+        interval = (0.0 if ece <= np.quantile(_ece(drawn), 0.975) else low, high)
+    spread = np.sqrt(np.bincount(place, stated * (1 - stated), count))
+    return Reliability(
+        confidence=np.bincount(place, stated, count) / counts,
+        accuracy=np.bincount(place, came, count) / counts,
+        counts=counts,
+        ece=ece,
+        ece_interval=interval,
+        ece_if_calibrated=math.sqrt(2 / math.pi) * float(spread.sum()) / n,
+        ece_unit=unit,
+        units=units,
+    )
+
+
+def _ece(table: Floats) -> Floats:
+    """`(…)` from `(…, bins, 2)`."""
+    excess, size = np.abs(table[..., 0]).sum(-1), table[..., 1].sum(-1)
+    return np.asarray(excess / size)
+
+
+def _units(n: int, documents: ArrayLike | None) -> tuple[int, str, Integers]:
+    """How many units, which, and the unit of each observation."""
+    if documents is not None:
+        names, of_unit = np.unique(np.asarray(documents), return_inverse=True)
+        if len(names) >= FEW_UNITS:
+            return len(names), "documents", of_unit
+    blocks = min(BLOCKS, n)
+    return blocks, "blocks", np.arange(n) * blocks // n
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good a distribution's predictions of some tokens are."""
+
+    nll_nats: float
+    """Mean surprisal; infinite where a token has probability 0."""
+    brier: float
+    """Mean of Σ_i (q_i - [i is the token])² = 1 - 2·q(token) + Σ q², in [0, 2]."""
+    accuracy: float
+    """Share of tokens that were the favourite."""
+    reliability: Reliability
+    """Of the favourite's probability."""
+
+
+def quality_record(quality: Quality | None, when: str) -> dict[str, Any]:
+    """The keys of a record that tell how good predictions were `before` or `after`.
+
+    Args:
+        quality: None makes every value None.
+        when: what stands in the keys.
+
+    Returns:
+        Plain values for JSON; what is infinite is None.
+    """
+    values: tuple[Any, ...] = (None,) * len(_KEYS)
+    if quality is not None:
+        bins = quality.reliability
+        values = (
+            quality.nll_nats if math.isfinite(quality.nll_nats) else None,
+            quality.brier,
+            quality.accuracy,
+            bins.ece,
+            None if bins.ece_interval is None else list(bins.ece_interval),
+            bins.ece_if_calibrated,
+            bins.bins(),
+        )
+    return dict(zip((key.format(when) for key in _KEYS), values, strict=True))
+
+
+class Predictions:
+    """Columns of `predictions`, as they come."""
+
+    def __init__(self) -> None:
+        self.columns: list[Columns] = []
+        self._documents: list[int] = []
+
+    def add(self, window: Window, columns: Columns) -> None:
+        """Take those of a window."""
+        self.columns.append(columns)
+        self._documents.append(window.document)
+
+    def documents(self) -> NDArray[np.int64]:
+        """Index of the document of each token."""
+        lengths = [len(columns["surprisal"]) for columns in self.columns]
+        return np.repeat(np.array(self._documents, dtype=np.int64), lengths)
+
+    def coverage(self) -> float | None:
+        """Share of the tokens that are kept, where that was asked for."""
+        if not self.columns or "covered" not in self.columns[0]:
+            return None
+        return float(self._column("covered").mean())
+
+    def quality(self, prefix: str) -> Quality | None:
+        """Of the columns whose names begin so."""
+        if not self.columns:
+            return None
+        correct = self._column(f"{prefix}correct")
+        confidence = self._column(f"{prefix}confidence")
+        return Quality(
+            nll_nats=float(self._column(f"{prefix}surprisal").mean()),
+            brier=float(self._column(f"{prefix}brier").mean()),
+            accuracy=float(correct.mean()),
+            reliability=reliability(confidence, correct, self.documents()),
+        )
+
+    def _column(self, name: str) -> NDArray[np.float64]:
+        return np.concatenate([columns[name] for columns in self.columns])
+
+
+def predictions(tempered: DecodingSettings, covering: DecodingSettings | None) -> Measure:
+    """What to measure of each token: surprisal, Brier score, confidence in the favourite, and
+    whether it came; of the model as it is and, as `fitted_…`, under another setting.
+
+    Args:
+        tempered: the other setting.
+        covering: a setting of which to tell whether it keeps the token, as `covered`.
+    """
+
+    def measure(block: LogitBlock) -> dict[str, Tensor]:
+        logits, targets = block.logits, block.targets
+        columns: dict[str, Tensor] = {}
+        for prefix, setting in (("", DecodingSettings()), ("fitted_", tempered)):
+            z = apply_settings(setting, logits)
+            z = z - z.amax(-1, keepdim=True)
+            q = row_statistics(z, targets)
+            assert q.target_log_prob is not None and q.rank is not None
+            # Σ q² = exp(A(2z) - 2·A(z)); z is ours, and large.
+            squares = (row_statistics(z.mul_(2)).log_partition - 2 * q.log_partition).exp()
+            columns |= {
+                f"{prefix}surprisal": -q.target_log_prob,
+                f"{prefix}brier": 1 - 2 * q.target_log_prob.exp() + squares,
+                f"{prefix}confidence": (-q.log_partition).exp(),
+                f"{prefix}correct": q.rank == 0,
+            }
+        if covering is not None:
+            q = row_statistics(apply_settings(covering, logits), targets)
+            assert q.target_log_prob is not None
+            columns["covered"] = q.target_log_prob > -math.inf
+        return columns
+
+    return measure

@@ -1,1 +1,0 @@
-"""What the doctor checks: each function takes the patient and returns what it found."""

@@ -1,1 +1,0 @@
-"""The evaluations at the shell; importing a command does not import torch."""

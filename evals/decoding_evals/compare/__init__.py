@@ -1,0 +1,13 @@
+"""Decoding settings against each other on the same text, from one forward pass."""
+
+from decoding.exports import exported
+
+__getattr__, __dir__ = exported(
+    __name__,
+    {
+        "ModelsComparison": "models",
+        "SettingsComparison": "evaluation",
+        "compare": "evaluation",
+        "compare_models": "models",
+    },
+)

@@ -1,0 +1,235 @@
+"""Two models with one vocabulary on the same text, side by side."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from itertools import tee
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from decoding.inference.intervals import BlockSums, MeanError, ratio_of_sums
+from decoding.information.measures import as_float, kl_divergence, surprisal
+from decoding.models.loading import LanguageModel, check_vocabularies
+from decoding.scoring.teacher_forcing import (
+    Account,
+    Document,
+    TeacherForcing,
+    as_document,
+    logit_blocks,
+    positions,
+)
+from decoding.tracing.monitor import NonFiniteLogitsError
+from decoding_evals.shell.output import finite
+
+PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
+_COLUMNS = ("nll_a", "nll_b", "kl_ab", "kl_ba", "delta_p", "delta_p_squared", "same_top")
+
+
+@dataclass(frozen=True)
+class ModelsComparison:
+    """Model A, the reference, and model B on the same tokens.
+
+    Errors come from blocks of tokens in the order in which they are read, as for
+    `SettingsComparison`, and are paired where both models enter.
+    """
+
+    model_a: str
+    model_b: str
+    context: int
+    stride: int
+    bos: str | None
+    nll_a: MeanError
+    """Mean surprisal under A, nats per token."""
+    nll_b: MeanError
+    nll_difference: MeanError
+    """B minus A; its error knows that both see the same tokens (their covariance)."""
+    kl_ab: MeanError
+    """Mean KL(p_A‖p_B), nats."""
+    kl_ba: MeanError
+    kl_percentiles: dict[str, float]
+    """Of KL(p_A‖p_B) over tokens, nats, `min` and `max` included."""
+    delta_p: MeanError
+    """Mean of p_B(token) - p_A(token), in [-1, 1]."""
+    delta_p_rms: float
+    delta_p_percentiles: dict[str, float]
+    same_top: MeanError
+    """Share of tokens where both prefer the same one."""
+    block_length: int
+    account: Account
+    complete: bool
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON; what is infinite or unknown is None."""
+        interval = [_exp(bound) for bound in self.nll_difference.interval()]
+        return {
+            "models": [self.model_a, self.model_b],
+            "perplexity": [_exp(self.nll_a.mean), _exp(self.nll_b.mean)],
+            "nll_nats": [finite(self.nll_a.mean), finite(self.nll_b.mean)],
+            "nll_standard_error": [
+                finite(self.nll_a.standard_error),
+                finite(self.nll_b.standard_error),
+            ],
+            "nll_difference_nats": finite(self.nll_difference.mean),
+            "nll_difference_standard_error": finite(self.nll_difference.standard_error),
+            "perplexity_ratio": _exp(self.nll_difference.mean),
+            "perplexity_ratio_confidence_interval": None if None in interval else interval,
+            "kl_nats": [finite(self.kl_ab.mean), finite(self.kl_ba.mean)],
+            "kl_standard_error": [
+                finite(self.kl_ab.standard_error),
+                finite(self.kl_ba.standard_error),
+            ],
+            "kl_percentiles_nats": {q: finite(kl) for q, kl in self.kl_percentiles.items()},
+            "delta_p": float(self.delta_p.mean),
+            "delta_p_standard_error": finite(self.delta_p.standard_error),
+            "delta_p_rms": self.delta_p_rms,
+            "delta_p_percentiles": self.delta_p_percentiles,
+            "same_top_share": float(self.same_top.mean),
+            "same_top_standard_error": finite(self.same_top.standard_error),
+            "error_unit": "blocks",
+            "units": self.nll_a.units,
+            "block_length": self.block_length,
+            "context": self.context,
+            "stride": self.stride,
+            "bos": self.bos,
+            "complete": self.complete,
+            **asdict(self.account),
+        }
+
+
+def compare_models(
+    model_a: LanguageModel,
+    model_b: LanguageModel,
+    documents: Iterable[str | Document],
+    *,
+    context: int | None = None,
+    stride: int | None = None,
+    bos: str = "auto",
+    batch_size: int = 8,
+    on_progress: Callable[[int, float], None] | None = None,
+) -> ModelsComparison:
+    """Compare two models token by token; no row of logits is kept.
+
+    Both read the same windows in step. 8 bytes a token are kept for the percentiles.
+
+    Args:
+        model_a: the reference.
+        model_b: the other one, with the same vocabulary.
+        documents: texts, or `Document`s; taken lazily.
+        context: tokens that a window reads; default the fewer positions of the two, at most 2,048.
+        stride: tokens between the starts of windows; default half of `context`.
+        bos: `auto`, `always` or `never`; see `TeacherForcing`.
+        batch_size: windows that run together.
+        on_progress: is given the number of scored tokens and A's mean surprisal so far, nats.
+
+    Returns:
+        The comparison; of what was scored until then where Ctrl-C ends it early.
+
+    Raises:
+        ValueError: the vocabularies differ, an argument is outside its range, or there is no token
+            to score.
+        NonFiniteLogitsError: a model returned NaN.
+    """
+    check_vocabularies(model_a, model_b)
+    limits = [limit for m in (model_a, model_b) if (limit := positions(m.model)) is not None]
+    if context is None and limits:
+        context = min(*limits, 2048)
+    for limit in limits:
+        if context is not None and context > limit:
+            raise ValueError(f"context must be at most the models' {min(limits)} positions")
+    run = TeacherForcing(
+        model_a, context_length=context, stride=stride, bos=bos, batch_size=batch_size
+    )
+    windows_a, windows_b = tee(run.windows(map(as_document, documents)))
+    blocks = BlockSums()
+    kls, deltas = array("f"), array("f")
+    total = 0.0
+    complete = True
+    try:
+        for a, b in zip(
+            run.blocks(windows_a),
+            logit_blocks(model_b.model, windows_b, batch_size=batch_size),
+            strict=True,
+        ):
+            columns = _columns(a.logits, b.logits.to(a.logits.device), a.targets)
+            if np.isnan(columns).any():
+                row = a.first + int(np.isnan(columns).any(-1).argmax())
+                raise NonFiniteLogitsError(f"target {row} of a batch of windows")
+            del a, b  # before the next ones are made
+            blocks.add(columns)
+            kls.extend(columns[:, _COLUMNS.index("kl_ab")].tolist())
+            deltas.extend(columns[:, _COLUMNS.index("delta_p")].tolist())
+            total += columns[:, 0].sum()
+            if on_progress is not None:
+                on_progress(blocks.count, total / blocks.count)
+        run.account.check()
+    except KeyboardInterrupt:
+        complete = False
+        if not blocks.count:
+            raise
+        run.account.stop(blocks.count)
+    if not blocks.count:
+        raise ValueError(
+            f"nothing to score: {run.account.documents} documents with {run.account.tokens} tokens"
+        )
+    sums, counts = blocks.sums()
+    with np.errstate(invalid="ignore"):  # both may be infinite
+        difference = ratio_of_sums(sums[:, 1] - sums[:, 0], counts)
+    by_name = {name: ratio_of_sums(sums[:, place], counts) for place, name in enumerate(_COLUMNS)}
+    return ModelsComparison(
+        model_a=model_a.name,
+        model_b=model_b.name,
+        context=run.context_length,
+        stride=run.stride,
+        bos=run.bos_token,
+        nll_a=by_name["nll_a"],
+        nll_b=by_name["nll_b"],
+        nll_difference=difference,
+        kl_ab=by_name["kl_ab"],
+        kl_ba=by_name["kl_ba"],
+        kl_percentiles=_percentiles(kls),
+        delta_p=by_name["delta_p"],
+        delta_p_rms=math.sqrt(float(by_name["delta_p_squared"].mean)),
+        delta_p_percentiles=_percentiles(deltas),
+        same_top=by_name["same_top"],
+        block_length=blocks.length,
+        account=run.account,
+        complete=complete,
+    )
+
+
+def _columns(a: Tensor, b: Tensor, targets: Tensor) -> NDArray[np.float64]:
+    """`(rows, columns)` in the order of `_COLUMNS`."""
+    with torch.inference_mode():
+        log_a, log_b = as_float(a).log_softmax(-1), as_float(b).log_softmax(-1)
+        nll_a, nll_b = surprisal(log_a, targets), surprisal(log_b, targets)
+        delta = (-nll_b).exp() - (-nll_a).exp()
+        same = a.argmax(-1) == b.argmax(-1)
+        columns = [
+            nll_a,
+            nll_b,
+            kl_divergence(log_a, log_b),
+            kl_divergence(log_b, log_a),
+            delta,
+            delta.square(),
+            same,
+        ]
+        stacked: NDArray[np.float64] = torch.stack([c.double() for c in columns], -1).cpu().numpy()
+    return stacked
+
+
+def _percentiles(values: array[float]) -> dict[str, float]:
+    with np.errstate(invalid="ignore"):  # of infinite values
+        figures = np.percentile(np.array(values, dtype=np.float64), PERCENTILES)
+    named = {f"{q:g}": float(value) for q, value in zip(PERCENTILES, figures, strict=True)}
+    return {"min": min(values), **named, "max": max(values)}
+
+
+def _exp(value: Any) -> float | None:
+    return math.exp(value) if value < 709 else None

@@ -1,0 +1,11 @@
+"""Doctor: whether a model and its set-up give right numbers, each check with figure and limit."""
+
+from decoding.exports import exported
+
+__getattr__, __dir__ = exported(
+    __name__,
+    {
+        "DoctorResult": "evaluation",
+        "doctor": "evaluation",
+    },
+)

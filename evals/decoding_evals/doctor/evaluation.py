@@ -1,0 +1,165 @@
+"""Doctor: whether a model and its set-up give right numbers, each check with figure and limit.
+
+Two computations that must agree are compared: the model's logits with those of its head, one row
+with the same row in a batch, a cached step with a whole pass, the sampler with the scorer.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from decoding.models.loading import LanguageModel
+from decoding.settings.processor import applied_before_chain
+from decoding.settings.settings import DecodingSettings
+from decoding.tracing.monitor import NonFiniteLogitsError
+from decoding_evals.doctor import passes, texts
+from decoding_evals.doctor.head import head
+from decoding_evals.doctor.patient import Finding, Patient
+
+REFERENCE = """\
+Once upon a time there was a little girl named Anna. She lived with her mother in a small house \
+near the river. One morning Anna saw a brown dog on the other side of the water. The dog was wet \
+and sad, and nobody came to help. "Do not be afraid," she said. She ran over the bridge, took the \
+dog in her arms and carried it home. Her mother gave it warm milk and an old blanket. "Can we keep \
+it?" asked Anna. Her mother smiled and said, "Yes, if you take good care of it." From that day on \
+Anna and the dog were best friends, and they played in the garden until the sun went down.
+"""
+UNUSUAL = 1.25  # a best temperature this far from 1, either way, is noted
+
+
+CHECKS: dict[str, Callable[[Patient], Finding]] = {
+    "finite logits": passes.finite,
+    "causality": passes.causality,
+    "head": head,
+    "left padding": passes.left_padding,
+    "right padding": passes.right_padding,
+    "batch size": passes.batch,
+    "cache": passes.cache,
+    "blocked head": passes.blocked_head,
+    "reference text shifted": texts.shifts,
+    "reference text with BOS": texts.bos,
+    "sampler and scorer": texts.sampler,
+    "dtype": texts.dtype,
+    "tokenizer round trip": texts.round_trip,
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one check found."""
+
+    name: str
+    status: str
+    """`pass`, `fail` or `skipped`."""
+    figure: float | None
+    limit: float | None
+    """What the figure may be at most; `None` where a check has no number."""
+    message: str
+
+
+@dataclass(frozen=True)
+class DoctorResult:
+    """All checks of one model, and what is surprising about its configuration."""
+
+    model: str
+    checks: tuple[Check, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return all(check.status != "fail" for check in self.checks)
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON; a figure that is not finite is None."""
+        checks = [asdict(check) for check in self.checks]
+        for check in checks:
+            if check["figure"] is not None and not math.isfinite(check["figure"]):
+                check["figure"] = None
+        return {
+            "model": self.model,
+            "passed": self.passed,
+            "checks": checks,
+            "notes": list(self.notes),
+        }
+
+
+def doctor(
+    language_model: LanguageModel,
+    text: str = REFERENCE,
+    *,
+    on_check: Callable[[str], None] | None = None,
+) -> DoctorResult:
+    """Examine whether a model, its tokenizer and this installation give right numbers.
+
+    A check that raises an exception has failed. Differences are root mean squares over the
+    vocabulary, the largest of all positions, in nats; their limit is n · eps(dtype) · the root mean
+    square of the logits, with n = 1,024 in float32 and 32 in half precision.
+
+    Args:
+        language_model: from `load_model`.
+        text: what the model should find probable; the first 128 tokens are used.
+        on_check: is given the name of each check before it runs.
+
+    Returns:
+        The checks in their order, and notes.
+
+    Raises:
+        ValueError: the model is in training mode, or the text has fewer than 8 tokens.
+    """
+    if language_model.model.training:
+        raise ValueError("model must be in evaluation mode: call model.eval() first")
+    patient = Patient(language_model, text)
+    checks = []
+    for name, check in CHECKS.items():
+        if on_check is not None:
+            on_check(name)
+        try:
+            finding = check(patient)
+        except (torch.OutOfMemoryError, MemoryError):
+            finding = Finding("skipped", None, None, "not enough memory")
+        except NonFiniteLogitsError as error:
+            finding = Finding("fail", None, None, str(error))
+        except Exception as error:  # whatever a broken model makes of its input
+            reason = next(iter(str(error).strip().splitlines()), "")
+            finding = Finding("fail", None, None, f"raised {type(error).__name__}: {reason}")
+        checks.append(Check(name, *finding))
+    return DoctorResult(language_model.name, tuple(checks), tuple(_notes(patient)))
+
+
+def _notes(patient: Patient) -> list[str]:
+    """What may surprise in a configuration, or in the weights."""
+    model, tokenizer = patient.model, patient.tokenizer
+    config = copy.deepcopy(model.generation_config)
+    config.do_sample = True
+    notes = []
+    try:
+        setting = str(DecodingSettings.from_generation_config(config))
+    except ValueError as error:
+        setting = str(error)
+    if setting != "raw":
+        notes.append(f"model.generate(do_sample=True) draws under {setting}")
+    for name, value in applied_before_chain(config).items():
+        notes.append(f"the generation configuration sets {name} to {value!r}")
+    rows = model.get_input_embeddings().num_embeddings
+    if rows > len(tokenizer):
+        notes.append(f"{rows - len(tokenizer)} rows of the vocabulary have no token")
+    if tokenizer.pad_token_id is None:
+        notes.append("the tokenizer has no padding token")
+    elif tokenizer.pad_token_id == tokenizer.eos_token_id:
+        notes.append("the padding token is EOS: masking padding by its id hides EOS")
+    if tokenizer.bos_token_id is None:
+        notes.append("the tokenizer has no BOS: evaluations put EOS in front")
+    best = texts.best_temperature(patient)
+    if best is not None and max(best, 1 / best) > UNUSUAL:
+        notes.append(
+            f"the reference text fits best at temperature {best:.2f}: the model, or a temperature "
+            "baked into its weights, makes it too sure or too unsure of this text"
+        )
+    return notes

@@ -1,0 +1,172 @@
+"""The doctor's checks of passes: the same tokens, computed in two ways, give the same logits."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from decoding.models.head import LogitHead
+from decoding_evals.doctor.patient import Finding, Patient, distance
+
+
+def finite(patient: Patient) -> Finding:
+    """Weights and logits are numbers."""
+    for name, weights in patient.model.named_parameters():
+        bad = ~weights.isfinite()
+        if bad.any():
+            place = bad.nonzero()[0].tolist()
+            message = f"{name} holds NaN or infinity, first in row {place[0]}"
+            return Finding("fail", float(bad.sum()), 0.0, message)
+    for logits in (patient.reference, *patient.together):
+        finding = _finite_logits(logits)
+        if finding[0] == "fail":
+            break
+    return finding
+
+
+def _finite_logits(logits: Tensor) -> Finding:
+    bad = logits.isnan() | (logits == math.inf) | (logits == -math.inf).all(-1, keepdim=True)
+    count = int(bad.sum())
+    if not count:
+        return Finding("pass", 0.0, 0.0, "no weight or logit is NaN or infinite")
+    where = f"first at position {int(bad.any(-1).nonzero()[0])} of {len(bad)}"
+    if bad.any(-1).all() and not bad.all():
+        tokens = bad.all(0).nonzero().flatten().tolist()[:5]
+        where = f"at every position, for token ids {', '.join(map(str, tokens))}"
+    elif bad.all(-1).any():
+        rows = bad.all(-1).nonzero().flatten().tolist()
+        where = f"the whole row at position {', '.join(map(str, rows[:5]))} of {len(bad)}"
+    return Finding("fail", float(count), 0.0, f"NaN or infinite logits, {where}")
+
+
+def causality(patient: Patient) -> Finding:
+    """A token changes the logits at its own position and none before."""
+    place = len(patient.probe) // 2
+    changed = list(patient.probe)
+    changed[place] = patient.other(changed[place])
+    limit = patient.limit(patient.alone)
+    gaps = distance(patient.logits([changed])[0], patient.alone)
+    before, here, behind = (
+        float(gaps[part].max())
+        for part in (slice(1, place), slice(place, place + 1), slice(place + 1, place + 2))
+    )
+    if not gaps.any():
+        return Finding("fail", before, limit, "the logits do not depend on the tokens")
+    if here <= min(limit, behind / 100):
+        message = (
+            "a token changes the logits behind it, not those at its own position: logits are "
+            "shifted, one position late"
+        )
+        return Finding("fail", before, limit, message)
+    if before <= limit:
+        message = "a token changes logits from its own position on, none before"
+        return Finding("pass", before, limit, message)
+    message = "a token changes the logits of positions before it: attention is not causal"
+    if not (gaps[1 : place - 1] > limit).any():
+        message = "a token changes the logits before it: logits are shifted, one position early"
+    return Finding("fail", before, limit, message)
+
+
+def left_padding(patient: Patient) -> Finding:
+    """Padding in front, masked, with positions counted from the first token."""
+    return _padding(patient, "left")
+
+
+def right_padding(patient: Patient) -> Finding:
+    """Padding behind."""
+    return _padding(patient, "right")
+
+
+def _padding(patient: Patient, side: str) -> Finding:
+    probe, width = patient.probe, 4
+    size = len(probe)
+    real = slice(width, None) if side == "left" else slice(size)
+    zeros, ones = [0] * width, [1] * size
+    mask = [*zeros, *ones] if side == "left" else [*ones, *zeros]
+    longer = (patient.sequence * 2)[: size + width]
+
+    def padded(pad: int, *, count: bool) -> Tensor:
+        fill = [pad] * width
+        row = [*fill, *probe] if side == "left" else [*probe, *fill]
+        return patient.logits([row, longer], [mask, [1] * len(longer)], count=count)[0, real]
+
+    # Without positions: transformers 5 takes those of padded rows for several texts in one row,
+    # and then keeps them apart even where the mask is lost.
+    one, other = (padded(pad, count=False) for pad in (probe[-1], patient.other(probe[-1])))
+    leak, limit = float(distance(one, other).max()), patient.limit(patient.alone)
+    if leak > limit:
+        message = (
+            "what stands in the padding changes the logits of tokens: padding leaks through "
+            "attention (the attention mask is not kept)"
+        )
+        return Finding("fail", leak, limit, message)
+    return patient.compared(
+        padded(probe[-1], count=True),
+        patient.alone,
+        f"{side}-padded as unpadded",
+        f"{side} padding shifts positions: the model ignores position_ids or counts the pads",
+    )
+
+
+def batch(patient: Patient) -> Finding:
+    """Rows do not see each other."""
+    alone = torch.cat([patient.logits([row]) for row in patient.rows])
+    differ = "a row's logits depend on the rows beside it in the batch"
+    return patient.compared(patient.together, alone, "four rows together as one by one", differ)
+
+
+@torch.inference_mode()
+def cache(patient: Patient) -> Finding:
+    """Cached steps against whole passes, of two texts, so that the second finds what the first
+    left behind."""
+    size = len(patient.probe)
+    given = size // 2
+    steps, wholes = [], []
+    for row in (patient.probe, [*reversed(patient.probe)]):
+        ids = torch.tensor([row], device=patient.model.device)
+        mask = torch.ones_like(ids)
+        output = patient.model(ids[:, :given], attention_mask=mask[:, :given], use_cache=True)
+        for place in range(given, size):
+            past = getattr(output, "past_key_values", None)
+            if past is None:
+                return Finding("skipped", None, None, "the model returns no cache of keys")
+            steps.append(output.logits[0, -1])
+            output = patient.model(
+                ids[:, place : place + 1],
+                attention_mask=mask[:, : place + 1],
+                past_key_values=past,
+                use_cache=True,
+            )
+        steps.append(output.logits[0, -1])
+        wholes.append(patient.logits([row])[0, given - 1 :])
+    got, want = torch.stack(steps), torch.cat(wholes)
+    wrong = (distance(got, want) > patient.limit(want)).nonzero().flatten().tolist()
+    differ = ""
+    if wrong:
+        place = wrong[0] % (size - given + 1)
+        differ = (
+            "the first logits differ already, before the cache is used: use_cache changes the pass"
+        )
+        if place:
+            differ = (
+                f"from cached step {place} on, logits differ from those of a whole pass: the "
+                "cache returns stale or wrong keys or values"
+            )
+    return patient.compared(got, want, "cached steps as a whole pass", differ)
+
+
+def blocked_head(patient: Patient) -> Finding:
+    """The scorer's head, a few rows at a time, against the model's own logits."""
+    model = patient.model
+    ids = torch.tensor([patient.probe], device=model.device)
+    head = LogitHead(model, ids[0])
+    hidden = head.hidden(ids, torch.ones_like(ids))[0]
+    blocked = torch.cat([head.logits(rows) for rows in torch.split(hidden, 5)])
+    agree = "the scorer's blocks as the model's logits"
+    if head.full_logits is not None:
+        agree = "scored from the model's own logits: " + head.full_logits
+    return patient.compared(
+        blocked, patient.alone, agree, "the scorer's logits are not the model's"
+    )

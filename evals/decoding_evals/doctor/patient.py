@@ -1,0 +1,119 @@
+"""What the doctor's checks look at: passes of a model over a text, and how far two are apart."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from decoding.models.loading import LanguageModel
+from decoding.scoring.teacher_forcing import TeacherForcing, positions
+
+# Two orders of the same sums differ by a unit or two of their last place, and layers multiply that:
+# by hundreds in a deep model with wide random weights. Half precision sums in float32 and rounds
+# what comes out, so there the same layers make fewer units of it.
+ROUNDING, ROUNDING_HALF = 1024, 32
+TOKENS = 128  # of the reference text
+PROBE = 24  # tokens of a pass that is repeated in many ways
+
+
+class Finding(NamedTuple):
+    """What one check found; see `decoding_evals.doctor.evaluation.Check`."""
+
+    status: str
+    figure: float | None
+    limit: float | None
+    message: str
+
+
+class Patient:
+    """The model, and what several checks need of it."""
+
+    def __init__(self, language_model: LanguageModel, text: str) -> None:
+        self.language_model = language_model
+        self.model: PreTrainedModel = language_model.model
+        self.tokenizer: PreTrainedTokenizerBase = language_model.tokenizer
+        self.text = text
+        self.bos_id = TeacherForcing(language_model).bos_id
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        most = min(TOKENS, positions(self.model) or TOKENS)
+        self.ids = ids[: most - 1]
+        if len(self.ids) < 8:
+            raise ValueError(f"text must have at least 8 tokens, got {len(self.ids)}")
+        front = [] if self.bos_id is None else [self.bos_id]
+        self.sequence = [*front, *self.ids]
+        # Room for padding in front of the probe.
+        self.probe = self.sequence[: min(PROBE, len(self.sequence) - 4)]
+
+    @torch.inference_mode()
+    def logits(
+        self, rows: list[list[int]], mask: list[list[int]] | None = None, *, count: bool = False
+    ) -> Tensor:
+        """Logits of a pass without a cache, `(batch, seq, vocab)`.
+
+        Args:
+            rows: token ids.
+            mask: 0 for padding; default no padding.
+            count: give positions, counted from each row's first token, where the model takes them.
+        """
+        ids = torch.tensor(rows, device=self.model.device)
+        tokens = torch.ones_like(ids)
+        inputs: dict[str, Any] = {}
+        if mask is not None:
+            tokens = torch.tensor(mask, device=self.model.device)
+        if count and "position_ids" in inspect.signature(type(self.model).forward).parameters:
+            inputs["position_ids"] = (tokens.cumsum(-1) - 1).clamp(min=0)
+        output = self.model(ids, attention_mask=tokens, use_cache=False, **inputs)
+        return output.logits  # type: ignore[no-any-return]
+
+    @cached_property
+    def reference(self) -> Tensor:
+        """Logits along BOS and the reference text, `(seq, vocab)`."""
+        return self.logits([self.sequence])[0]
+
+    @cached_property
+    def alone(self) -> Tensor:
+        """Logits of the probe, alone and unpadded, `(seq, vocab)`."""
+        return self.logits([self.probe])[0]
+
+    @property
+    def rows(self) -> list[list[int]]:
+        """Four rows of one length, the probe first."""
+        text, size = self.sequence * 2, len(self.probe)
+        return [self.probe, *(text[shift : shift + size] for shift in (1, 2, 3))]
+
+    @cached_property
+    def together(self) -> Tensor:
+        """Logits of the rows as one batch, `(4, seq, vocab)`."""
+        return self.logits(self.rows)
+
+    def other(self, token: int) -> int:
+        """An id of the text that differs from a given one."""
+        candidates = [*reversed(self.ids), 0, 1]
+        return next(candidate for candidate in candidates if candidate != token)
+
+    def limit(self, logits: Tensor) -> float:
+        """Rounding of logits: so much may they differ between two ways to compute them."""
+        eps = max(torch.finfo(dtype).eps for dtype in (logits.dtype, self.model.dtype))
+        units = ROUNDING if eps <= torch.finfo(torch.float32).eps else ROUNDING_HALF
+        finite = logits.double()[logits.isfinite()]
+        return units * eps * (float(finite.square().mean().sqrt()) if len(finite) else 0.0)
+
+    def compared(self, got: Tensor, want: Tensor, agree: str, differ: str) -> Finding:
+        """Pass where two tensors of logits differ by rounding alone."""
+        gap, limit = float(distance(got, want).max()), self.limit(want)
+        if gap <= limit:
+            return Finding("pass", gap, limit, agree)
+        return Finding("fail", gap, limit, differ)
+
+
+def distance(got: Tensor, want: Tensor) -> Tensor:
+    """Root mean square over the vocabulary of the difference; what is NaN in both is equal."""
+    same = (got == want) | (got.isnan() & want.isnan())
+    difference = torch.where(same, 0.0, got.double() - want.double())
+    return difference.square().mean(-1).sqrt().nan_to_num(nan=math.inf, posinf=math.inf)

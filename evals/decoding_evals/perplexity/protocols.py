@@ -1,0 +1,330 @@
+"""How published tools compute a perplexity: their windows, their BOS, and what they average.
+
+Perplexities of one model on one text differ between tools because each follows other rules. Here
+every rule set is a `TeacherForcing` of its own, so the same model can be put under each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from decoding.models.loading import LanguageModel
+from decoding.scoring.teacher_forcing import Document, TeacherForcing, positions
+from decoding.scoring.windows import Ids, Window, sliding_windows
+
+
+class Protocol(TeacherForcing):
+    """Every token once, BOS before each document, every token the same weight.
+
+    Bytes and words are those of the text that is scored; words are separated by whitespace.
+    """
+
+    name = "default"
+    rules = "every token once, BOS before each document"
+    fixed: tuple[str, ...] = ()
+    """Arguments that the tool decides."""
+    headline = "perplexity"
+    """What the tool reports."""
+
+    bytes: int | None = 0
+    words: int | None = 0
+    """None where the tool counts tokens alone."""
+    _counting = -1
+    """The document whose text is being counted."""
+    _inside = False
+    """Whether the text so far ends within a word, or (lm-eval) within whitespace."""
+
+    def prepared(self, documents: Iterable[Document]) -> Iterator[Document]:
+        """The documents as the tool would have them."""
+        yield from documents
+
+    def count_text(self, document: int, text: str) -> None:
+        """Add the text of a window's targets to `bytes` and `words`."""
+        if document != self._counting:
+            self._counting, self._inside = document, False
+        if not text:
+            return
+        assert self.bytes is not None and self.words is not None
+        self.bytes += len(text.encode())
+        self.words += len(text.split()) - (self._inside and not text[:1].isspace())
+        self._inside = not text[-1:].isspace()
+
+    def finish(self, complete: bool) -> None:
+        """End the count, of all texts or of what was scored until an interruption."""
+
+    def weight(self, window: Window, end: int) -> int:
+        """How many predictions the tool takes a window for.
+
+        Args:
+            window: the window.
+            end: index behind the last target of the document's window before, at first 0.
+        """
+        return len(window.targets)
+
+
+class HuggingFace(Protocol):
+    """The recipe of the documentation page "Perplexity of fixed-length models".
+
+    Documents are joined by blank lines, without BOS. A window of L tokens predicts the L - 1 that
+    have a predecessor in it. Each window's mean counts as one prediction fewer than the tokens it
+    adds, which is right for the first window alone: with overlap, every later one weighs too
+    little.
+    """
+
+    name = "huggingface"
+    rules = "one joined text, no BOS; window means weighted by new tokens - 1"
+    fixed = ("bos",)
+    bytes = words = None
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        *,
+        context_length: int | None = None,
+        stride: int | None = None,
+        batch_size: int = 8,
+    ) -> None:
+        limit = positions(language_model.model)
+        length = (limit or 1024) if context_length is None else context_length
+        if length < 2 or (limit is not None and length > limit):
+            most = "" if limit is None else f" and at most the model's {limit} positions"
+            raise ValueError(f"context must be at least 2{most} under huggingface, got {length}")
+        stride = min(512, length) if stride is None else stride
+        if not 1 <= stride <= length:
+            raise ValueError(f"stride must be from 1 to the context of {length}, got {stride}")
+        super().__init__(
+            language_model, context_length=length - 1, stride=1, bos="never", batch_size=batch_size
+        )
+        self.stride = stride
+
+    def prepared(self, documents: Iterable[Document]) -> Iterator[Document]:
+        """All documents as one."""
+        yield Document(_joined(documents, "\n\n"))
+
+    def count_text(self, document: int, text: str) -> None:
+        """The recipe counts tokens alone."""
+
+    def weight(self, window: Window, end: int) -> int:
+        """The tokens that a window adds, less one."""
+        return window.end - end - 1
+
+
+class LmEval(Protocol):
+    """`loglikelihood_rolling` of the LM Evaluation Harness.
+
+    Disjoint windows as long as the model's positions, each scoring all its predictions; the last
+    one begin early enough to be as long. BOS (or EOS) before each document. Word perplexity counts
+    the pieces that whitespace separates, so whitespace at either end makes a word more.
+    """
+
+    name = "lm-eval"
+    rules = "disjoint windows, the last one reaching back; nats per word and byte of all documents"
+    fixed = ("stride", "bos")
+    headline = "word_perplexity"
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        *,
+        context_length: int | None = None,
+        batch_size: int = 8,
+    ) -> None:
+        length = positions(language_model.model) if context_length is None else context_length
+        super().__init__(language_model, context_length=length, bos="always", batch_size=batch_size)
+        self.stride = self.context_length
+
+    def cut(
+        self, document: int, sequence: Iterable[Ids], *, bos: bool, first_target: int
+    ) -> Iterator[Window]:
+        """Windows of a document."""
+        return sliding_windows(
+            document, sequence, self.context_length, self.stride, bos=bos, full_last=True
+        )
+
+    def count_text(self, document: int, text: str) -> None:
+        """Bytes, and one word more than there are runs of whitespace."""
+        assert self.bytes is not None and self.words is not None
+        if document != self._counting:
+            # Empty documents between the two have one word each, too.
+            self.words += document - self._counting
+            self._counting, self._inside = document, False
+        if not text:
+            return
+        self.bytes += len(text.encode())
+        self.words += len(re.findall(r"\s+", text)) - (self._inside and text[:1].isspace())
+        self._inside = text[-1:].isspace()
+
+    def finish(self, complete: bool) -> None:
+        """Empty documents at the end have one word each, too."""
+        if complete:
+            assert self.words is not None
+            self.words += self.account.documents - 1 - self._counting
+
+
+class LlamaCpp(Protocol):
+    """`llama-perplexity` of llama.cpp at its defaults.
+
+    All documents as one text without its last line break, in disjoint chunks of 512 tokens; of
+    each the second half is scored, the rest of the text is dropped. Where the tokenizer adds BOS
+    by itself, BOS takes the place of each chunk's first token.
+    """
+
+    name = "llama.cpp"
+    rules = "second half of each chunk of 512 tokens; the last incomplete chunk dropped"
+    fixed = ("stride", "bos")
+    bytes = words = None
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        *,
+        context_length: int | None = None,
+        batch_size: int = 8,
+    ) -> None:
+        limit = positions(language_model.model)
+        length = min(512, limit or 512) if context_length is None else context_length
+        if length < 4:
+            raise ValueError(f"context must be at least 4 under llama.cpp, got {length}")
+        tokenizer = language_model.tokenizer
+        adds_bos = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+        super().__init__(
+            language_model,
+            context_length=length,
+            stride=length,
+            bos="always" if adds_bos else "never",
+            batch_size=batch_size,
+        )
+
+    def prepared(self, documents: Iterable[Document]) -> Iterator[Document]:
+        """All documents as one."""
+        yield Document(_without_last_newline(_joined(documents, "")))
+
+    def cut(
+        self, document: int, sequence: Iterable[Ids], *, bos: bool, first_target: int
+    ) -> Iterator[Window]:
+        """Chunks of a text."""
+        chunk, half = self.context_length, self.context_length // 2
+        held = np.empty(0, dtype=np.int64)
+        position = 0
+        for piece in sequence:
+            held = np.concatenate([held, piece])
+            while len(held) >= chunk:
+                inputs = held[: chunk - 1].copy()
+                if self.bos_id is not None:
+                    inputs[0] = self.bos_id
+                start = position + half + 1 - bos
+                yield Window(document, start, inputs, held[half + 1 : chunk])
+                held = held[chunk:]
+                position += chunk
+        tokens = position + len(held)
+        if tokens < 2 * chunk:
+            raise ValueError(
+                f"llama.cpp needs a text of two chunks, {2 * chunk} tokens; this one has {tokens}"
+            )
+
+    def count_text(self, document: int, text: str) -> None:
+        """The tool counts tokens alone."""
+
+
+class Gpt2Paper(Protocol):
+    """Zero-shot perplexity as in the GPT-2 paper, by its usual reproduction.
+
+    WikiText's spacing is undone, windows move by 32 tokens, without BOS; nats are divided by the
+    words of the original text, less one. Each document is held whole.
+    """
+
+    name = "gpt2-paper"
+    rules = "de-tokenised text, stride 32, no BOS; nats per word of the original text"
+    fixed = ("bos",)
+    headline = "word_perplexity"
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        *,
+        context_length: int | None = None,
+        stride: int | None = None,
+        batch_size: int = 8,
+    ) -> None:
+        limit = positions(language_model.model)
+        length = min(1024, limit or 1024) if context_length is None else context_length
+        super().__init__(
+            language_model,
+            context_length=length,
+            stride=min(32, length) if stride is None else stride,
+            bos="never",
+            batch_size=batch_size,
+        )
+
+    def prepared(self, documents: Iterable[Document]) -> Iterator[Document]:
+        """De-tokenised documents; words and bytes are counted of the originals."""
+        assert self.bytes is not None and self.words is not None
+        for document in documents:
+            text = document.text if isinstance(document.text, str) else "".join(document.text)
+            self.words += len(text.strip().split(" ")) - 1
+            self.bytes += len(text.encode())
+            yield Document(detokenized_wikitext(text))
+
+    def count_text(self, document: int, text: str) -> None:
+        """Counted already, of the original."""
+
+    def finish(self, complete: bool) -> None:
+        """Of an original that was not scored to its end, the share is not known."""
+        if not complete:
+            self.bytes = self.words = None
+
+
+PROTOCOLS: dict[str, type[Protocol]] = {
+    protocol.name: protocol for protocol in (Protocol, HuggingFace, LmEval, LlamaCpp, Gpt2Paper)
+}
+
+
+def detokenized_wikitext(text: str) -> str:
+    """A WikiText text with the spaces that its tokenisation put in taken out again.
+
+    Source: the rules that Megatron-LM and the LM Evaluation Harness apply to WikiText, in their
+        order. They lose information: the letter N between spaces becomes the digit 1.
+    """
+    for pattern, replacement in _WIKITEXT:
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+_WIKITEXT = [
+    ("s '", "s'"),
+    *((f" @{re.escape(mark)}@ ", mark) for mark in "-,."),
+    *((f" {re.escape(mark)} ", f"{mark} ") for mark in ":;.!?,"),
+    *(
+        (
+            rf"{re.escape(left)}\s*([^{re.escape(right)}]*?)\s*{re.escape(right)}",
+            rf"{left}\1{right}",
+        )
+        for left, right in ("()", "[]", "{}", '""', "''")
+    ),
+    ("= = = =", "===="),
+    ("= = =", "==="),
+    ("= =", "=="),
+    (f" {chr(176)} ", chr(176)),
+    (" \n", "\n"),
+    ("\n ", "\n"),
+    (" N ", " 1 "),
+    (" 's", "'s"),
+]
+
+
+def _joined(documents: Iterable[Document], separator: str) -> Iterator[str]:
+    for index, document in enumerate(documents):
+        if index and separator:
+            yield separator
+        yield from [document.text] if isinstance(document.text, str) else document.text
+
+
+def _without_last_newline(pieces: Iterable[str]) -> Iterator[str]:
+    held = ""
+    for piece in filter(None, pieces):
+        yield held
+        held = piece
+    yield held.removesuffix("\n")

@@ -1,0 +1,221 @@
+"""Where prompts come from: arguments, a file, or standard input."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+
+from decoding_evals.reading.rows import (
+    FORMATS,
+    decoded,
+    file_rows,
+    is_utf8,
+    kind_name,
+    listed,
+    readable,
+)
+from decoding_evals.reading.texts import Inputs
+from decoding_evals.shell.options import stacked
+
+Row = dict[str, Any]
+
+# What `read_prompts` takes.
+prompt_options = stacked(
+    click.argument("prompts", nargs=-1, metavar="[PROMPT]..."),
+    click.option(
+        "--prompts-file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Prompts from a file: .txt, one a line, or .jsonl, .json, .csv, .parquet, one a row.",
+    ),
+    click.option("--column", metavar="NAME", help="Column of the prompts.  [default: prompt]"),
+)
+
+# How prompts are continued.
+answer_options = stacked(
+    click.option(
+        "--seed",
+        type=click.IntRange(0, 2**64 - 1),
+        metavar="N",
+        help="Same seed, same text, in any batch.  [default: a new one, reported]",
+    ),
+    click.option(
+        "--stop", multiple=True, metavar="TEXT", help="End when TEXT appears; repeatable."
+    ),
+    click.option("--chat", is_flag=True, help="Put each prompt into the model's chat template."),
+)
+
+
+def check_stop(stop: tuple[str, ...]) -> None:
+    """Refuse what cannot be a stop string.
+
+    Raises:
+        click.UsageError: an empty text, or none in UTF-8.
+    """
+    if not all(text and is_utf8(text) for text in stop):
+        raise click.UsageError("--stop needs a text, not empty, in UTF-8")
+
+
+def read_prompts(
+    arguments: tuple[str, ...], file: Path | None, column: str | None = None
+) -> list[str]:
+    """The prompts, as they are written: nothing is stripped but the end of the line.
+
+    Args:
+        arguments: prompts from the command line.
+        file: `.txt`, one a line, or rows as in `decoding_evals.reading.rows`.
+        column: the column of the rows; default `prompt`.
+
+    Raises:
+        click.UsageError: both arguments and a file, a file of another type, or a column of none.
+        click.ClickException: nothing to read, not UTF-8, or a broken row.
+    """
+    if arguments and file is not None:
+        raise click.UsageError("give prompts as arguments or with --prompts-file, not both")
+    if column is not None and (file is None or file.suffix.lower() not in FORMATS):
+        raise click.UsageError(f"--column needs a --prompts-file with rows ({', '.join(FORMATS)})")
+    for prompt in arguments:
+        if Path(prompt).suffix.lower() in (".txt", *FORMATS) and os.path.isfile(prompt):
+            click.echo(f"{prompt!r} is taken as a prompt; --prompts-file reads the file", err=True)
+    prompts = list(arguments) if file is None else _from_file(file, column)
+    if not prompts:
+        if sys.stdin.isatty():
+            click.echo("Prompts, one a line; end with Ctrl-D:", err=True)
+        prompts = _lines(sys.stdin.buffer, "standard input")
+    for index, prompt in enumerate(prompts):
+        if not is_utf8(prompt):
+            raise click.ClickException(f"prompt {index} is not valid UTF-8")
+    return prompts
+
+
+def read_prompt_rows(
+    arguments: tuple[str, ...],
+    file: Path | None,
+    column: str | None,
+    columns: Mapping[str, str | None],
+    separator: str | None,
+) -> list[Row]:
+    """Prompts with what their rows know besides.
+
+    Args:
+        arguments: as for `read_prompts`.
+        file: as for `read_prompts`.
+        column: as for `read_prompts`.
+        columns: further columns by what they hold: `context` a text, any other a list of texts or
+            one. None takes the column of that very name where there is one.
+        separator: where a text is cut into several, and what is around the pieces goes.
+
+    Returns:
+        One row per prompt: `prompt`, `context` (None where there is none), and for the other
+        columns tuples of texts; a null or an empty text is none.
+
+    Raises:
+        click.UsageError: columns are named of a file that has none.
+        click.ClickException: as for `read_prompts`, a named column that no row has, or a value of
+            another kind.
+    """
+    named = [f"--{name}-column" for name, given in columns.items() if given is not None]
+    named += ["--separator"] if separator is not None else []
+    if file is None or file.suffix.lower() not in FORMATS:
+        if named:
+            raise click.UsageError(
+                f"{named[0]} needs a --prompts-file with rows ({', '.join(FORMATS)})"
+            )
+        return [_row(prompt, {}, columns) for prompt in read_prompts(arguments, file, column)]
+    if arguments:
+        raise click.UsageError("give prompts as arguments or with --prompts-file, not both")
+    wanted = "prompt" if column is None else column
+    source = file_rows(file)
+    as_json = file.suffix.lower() == ".csv"
+    rows = []
+    seen: dict[str, None] = {}
+    for number, values in source.read(None):
+        place = f"{str(file)!r}, {source.unit} {number}"
+        if isinstance(values, str):
+            raise click.ClickException(f"{place}: {values}")
+        seen |= dict.fromkeys(values)
+        prompt = values.get(wanted)
+        if wanted not in values:
+            raise click.ClickException(f"{place}: no column {wanted!r}; it has {listed(values)}")
+        try:
+            if not isinstance(prompt, str):
+                raise TypeError(f"{wanted!r} is {kind_name(prompt)}, not a string")
+            if not is_utf8(json.dumps(values, ensure_ascii=False)):
+                raise TypeError("a text is not valid UTF-8")
+            found = {name: values.get(given or name) for name, given in columns.items()}
+            rows.append(_row(prompt, found, columns, separator, lists_as_json=as_json))
+        except TypeError as error:
+            raise click.ClickException(f"{place}: {error}") from None
+    if not rows:
+        raise click.ClickException(f"no rows in {str(file)!r}")
+    for name, given in columns.items():
+        if given is not None and given not in seen:
+            raise click.ClickException(
+                f"--{name}-column: {str(file)!r} has no column {given!r}; it has {listed(seen)}"
+            )
+    return rows
+
+
+def _row(
+    prompt: str,
+    values: Row,
+    columns: Mapping[str, str | None],
+    separator: str | None = None,
+    *,
+    lists_as_json: bool = False,
+) -> Row:
+    """What a row holds; only a file that has no lists of its own writes them as JSON."""
+    row: Row = {"prompt": prompt}
+    for name in columns:
+        value = values.get(name)
+        if lists_as_json and name != "context" and isinstance(value, str) and value[:1] == "[":
+            with suppress(ValueError):
+                value = json.loads(value)
+        texts = _texts(name, value, None if name == "context" else separator)
+        row[name] = texts if name != "context" else "\n".join(texts) or None
+    return row
+
+
+def _texts(name: str, value: object, separator: str | None) -> tuple[str, ...]:
+    """The texts of a cell."""
+    if isinstance(value, str):
+        pieces = [value] if separator is None else [part.strip() for part in value.split(separator)]
+    elif value is None:
+        pieces = []
+    elif isinstance(value, list) and all(isinstance(item, str) for item in value):
+        pieces = value
+    else:
+        items = value if isinstance(value, list) else [value]
+        wrong = next(item for item in items if not isinstance(item, str))
+        verb = "holds" if isinstance(value, list) else "is"
+        raise TypeError(f"{name} {verb} {kind_name(wrong)}, not a text or a list of texts")
+    return tuple(filter(None, pieces))
+
+
+def _from_file(file: Path, column: str | None) -> list[str]:
+    if file.suffix.lower() in FORMATS:
+        rows = Inputs([file], column="prompt" if column is None else column)
+        return ["".join(row.pieces) for row in rows.documents()]
+    if file.suffix.lower() != ".txt":
+        *most, last = (".txt", *FORMATS)
+        raise click.UsageError(
+            f"--prompts-file takes {', '.join(most)} or {last}, got {str(file)!r}"
+        )
+    with readable(repr(str(file))), file.open("rb") as stream:
+        return _lines(stream, repr(str(file)))
+
+
+def _lines(stream: BinaryIO, source: str) -> list[str]:
+    lines = "".join(decoded(stream, source)).replace("\r\n", "\n").split("\n")
+    if lines[-1] == "":
+        del lines[-1]
+    if not lines:
+        raise click.ClickException(f"no prompts in {source}: it is empty")
+    return lines

@@ -1,0 +1,396 @@
+"""Where the texts of an evaluation come from: files, folders, data sets, or standard input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from decoding_evals.reading.rows import (
+    FORMATS,
+    Rows,
+    dataset_rows,
+    decoded,
+    file_rows,
+    is_utf8,
+    json_lines,
+    json_row,
+    kind_name,
+    listed,
+    readable,
+)
+from decoding_evals.shell.options import stacked
+
+if TYPE_CHECKING:
+    from decoding.models.loading import LanguageModel
+    from decoding.scoring.teacher_forcing import TokenDocument
+
+STANDARD_INPUT = Path("-")
+# What is taken from a folder. Not .json: beside data it mostly holds something else.
+IN_FOLDERS = (".txt", ".raw", ".tokens", ".md", ".jsonl", ".csv", ".parquet")
+
+
+class Document(NamedTuple):
+    """A text.
+
+    Args:
+        name: `wiki.txt`, `rows.jsonl:12` (line of the file, or row where there are no lines,
+            counted from 1); a data set as it was given, `NAME:SPLIT:12`; or `-`.
+        pieces: concatenate to the text; to be read once. A file comes in many, a row in one.
+    """
+
+    name: str
+    pieces: Iterable[str]
+
+
+class Prompted(NamedTuple):
+    """A prompt and the texts that may follow it, of one row.
+
+    Args:
+        name: as for `Document`.
+        prompt: the prompt.
+        choices: one text, or as many as the row lists.
+    """
+
+    name: str
+    prompt: str
+    choices: tuple[str, ...]
+
+
+class Recorded(NamedTuple):
+    """A sequence that `decoding generate` recorded.
+
+    Args:
+        name: as for `Document`.
+        ids: the tokens that were drawn.
+        prompt: what they continue.
+        prompt_ids: what the model read of it; None where the record does not say.
+        model: what wrote it, by the record.
+        num_beams: above 1 where no setting drew it.
+    """
+
+    name: str
+    ids: tuple[int, ...]
+    prompt: str
+    prompt_ids: tuple[int, ...] | None
+    model: str | None = None
+    num_beams: int = 1
+
+    def document(self, language_model: LanguageModel) -> TokenDocument:
+        """What to score, with the prompt as context.
+
+        Raises:
+            ValueError: an id outside the model's vocabulary, or an empty prompt where the tokenizer
+                has no BOS.
+        """
+        from decoding.models.encoding import encode_prompt
+        from decoding.scoring.teacher_forcing import TokenDocument
+
+        context = self.prompt_ids
+        if context is None:
+            name = f"the prompt of {self.name!r}"
+            context = tuple(encode_prompt(language_model.tokenizer, self.prompt, name=name))
+        vocab = language_model.model.config.get_text_config().vocab_size
+        largest = max((*self.ids, *context), default=0)
+        if largest >= vocab:
+            raise ValueError(
+                f"{self.name!r} has token {largest}, and {language_model.name!r} has {vocab} "
+                "tokens: another model wrote it"
+            )
+        return TokenDocument(self.ids, context)
+
+
+class Inputs:
+    """Iterates once over the texts of files, one at a time; long files are never in memory.
+
+    - `.jsonl`, `.json` (a list), `.csv` (with a header) and `.parquet` hold one text per row.
+    - Any other file is one text in UTF-8, as it stands but for a byte order mark.
+    - `-`, or no path, is standard input: one text.
+    - A folder stands for the files below it, in order of their paths, with a suffix of
+      `IN_FOLDERS`; hidden files and folders are left out.
+
+    The first rows, or first pieces, of all files are read at once, so that what is missing, empty
+    or of another form is found before any work is done.
+
+    Args:
+        paths: files, folders, `-`.
+        column: the column of the texts; default `text`.
+        prompt_column: the column of their prompts. Items are `Prompted` then, else `Document`.
+        dataset: instead of paths, `NAME[:CONFIG][:SPLIT]`; see `rows.dataset_rows`.
+        records: take the rows that `decoding generate` recorded, those with a list of `tokens`, as
+            `Recorded`, unless a column is named. Standard input may then be its JSON Lines too.
+        skip_bad_rows: count broken rows in `skipped_rows` instead of stopping at the first: bad
+            JSON, CSV or UTF-8, no such column, no string. A source without any good row is an
+            error all the same.
+
+    Raises:
+        click.UsageError: arguments that do not go together.
+        click.ClickException: nothing to read, or nothing readable; also while iterating.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        column: str | None = None,
+        prompt_column: str | None = None,
+        dataset: str | None = None,
+        records: bool = False,
+        skip_bad_rows: bool = False,
+    ) -> None:
+        self.records = records and column is None and prompt_column is None
+        self.column = "text" if column is None else column
+        self.prompt_column = prompt_column
+        self.skip_bad_rows = skip_bad_rows
+        self.skipped_rows = 0
+        self.writers: Counter[str | None] = Counter()
+        """Models that the records name, None where they name none."""
+        self.beam_records = 0
+        if paths and dataset is not None:
+            raise click.UsageError("give FILES or --dataset, not both")
+        if paths.count(STANDARD_INPUT) > 1:
+            raise click.UsageError("standard input ('-') can be read only once")
+        if self.column == prompt_column:
+            raise click.UsageError(f"--column and --prompt-column are both {prompt_column!r}")
+        self.sources: list[Rows | Path] = (
+            [dataset_rows(dataset)]
+            if dataset is not None
+            else [source for path in paths or [STANDARD_INPUT] for source in _sources(path)]
+        )
+        text = next((source for source in self.sources if isinstance(source, Path)), None)
+        if text is not None and prompt_column is not None:
+            raise click.UsageError(
+                f"--prompt-column needs rows ({', '.join(FORMATS)}); {str(text)!r} is one text"
+            )
+        if column is not None and not any(isinstance(source, Rows) for source in self.sources):
+            raise click.UsageError(
+                f"--column needs rows ({', '.join(FORMATS)}); {str(text)!r} is one text"
+            )
+        for source in self.sources:
+            self._look_at(source)
+        self.skipped_rows = self.beam_records = 0
+        self.writers.clear()
+
+    @classmethod
+    def from_options(cls, options: dict[str, Any], *, records: bool = False) -> Inputs:
+        """What `input_options` ask for; `records` as for the class."""
+        return cls(
+            options["files"],
+            column=options["column"],
+            prompt_column=options.get("prompt_column"),
+            dataset=options["dataset"],
+            records=records,
+            skip_bad_rows=options["skip_bad_rows"],
+        )
+
+    def __iter__(self) -> Iterator[Document | Prompted | Recorded]:
+        for place in self.sources:
+            piped = place == STANDARD_INPUT and self.records
+            source = _standard_input() if piped else place
+            if isinstance(source, Rows):
+                yield from self._rows(source)
+            elif isinstance(source, Path):
+                yield Document(str(source), _pieces(source))
+            else:
+                yield source
+
+    def notes(self, models: Collection[str] = ()) -> list[str]:
+        """What to tell the user of what was read until now, a line each.
+
+        Args:
+            models: names of those that the records are scored with.
+        """
+        notes = [f"{self.skipped_rows} broken rows skipped"] if self.skipped_rows else []
+        for name, count in self.writers.items():
+            if name is not None and name not in models:
+                notes.append(f"{count} of the records are by another model, {name!r}")
+        if self.beam_records:
+            notes.append(f"{self.beam_records} of the records are of beam search, not drawn")
+        return notes
+
+    def documents(self) -> Iterator[Document]:
+        """The items where there is no prompt column."""
+        return (item for item in self if isinstance(item, Document))
+
+    def _look_at(self, source: Rows | Path) -> None:
+        """Read the beginning of a source, unless it can be read only once."""
+        if isinstance(source, Rows):
+            next(self._rows(source))
+        elif source != STANDARD_INPUT and (source.is_file() or not source.exists()):
+            next(_pieces(source))
+
+    def _rows(self, source: Rows) -> Iterator[Document | Prompted | Recorded]:
+        columns = [self.column, *([] if self.prompt_column is None else [self.prompt_column])]
+        found = False
+        first_problem = None
+        for number, row in source.read(None if self.records else columns):
+            item = row if isinstance(row, str) else self._item(f"{source.name}:{number}", row)
+            if not isinstance(item, str):
+                found = True
+                if isinstance(item, Recorded):
+                    self.writers[item.model] += 1
+                    self.beam_records += item.num_beams > 1
+                yield item
+                continue
+            problem = f"{source.name!r}, {source.unit} {number}: {item}"
+            if not self.skip_bad_rows:
+                raise click.ClickException(problem)
+            self.skipped_rows += 1
+            first_problem = first_problem or problem
+        if not found:
+            raise click.ClickException(
+                f"no rows in {source.name!r}"
+                if first_problem is None
+                else f"every row is broken; the first: {first_problem}"
+            )
+
+    def _item(self, name: str, row: dict[str, Any]) -> Document | Prompted | Recorded | str:
+        """What a row holds, or what is wrong with it."""
+        if self.records and "tokens" in row:
+            return _recorded(name, row)
+        for column in (self.column, self.prompt_column):
+            if column is not None and column not in row:
+                return f"no column {column!r}; it has {listed(row)}"
+        value = row[self.column]
+        if self.prompt_column is None:
+            return _problem(self.column, value) or Document(name, (value,))
+        prompt = row[self.prompt_column]
+        choices = value if isinstance(value, list) else [value]
+        problems = [_problem(self.prompt_column, prompt)]
+        problems += [_problem(self.column, choice, " or a list of strings") for choice in choices]
+        if not choices:
+            problems.append(f"{self.column!r} is an empty list")
+        if "" in choices:
+            problems.append(f"{self.column!r} is empty, or holds an empty choice")
+        return next(filter(None, problems), None) or Prompted(name, prompt, tuple(choices))
+
+
+# What `Inputs.from_options` takes.
+input_options = stacked(
+    click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILES]..."),
+    click.option("--column", metavar="NAME", help="Column of the texts.  [default: text]"),
+    click.option(
+        "--dataset",
+        metavar="NAME[:CONFIG][:SPLIT]",
+        help="A data set instead of FILES: a hub name or a folder.  "
+        "[default split: the only one, or test]",
+    ),
+    click.option("--skip-bad-rows", is_flag=True, help="Count broken rows instead of stopping."),
+)
+
+
+def _sources(path: Path) -> list[Rows | Path]:
+    """The files that a path stands for."""
+    paths = [path]
+    if path.is_dir():
+        paths = sorted(
+            file
+            for file in path.rglob("*")
+            if file.suffix.lower() in IN_FOLDERS
+            and not any(part.startswith(".") for part in file.relative_to(path).parts)
+            and file.is_file()
+        )
+        if not paths:
+            raise click.ClickException(
+                f"no file below {str(path)!r} ends in {', '.join(IN_FOLDERS)}"
+            )
+    return [_source(file) for file in paths]
+
+
+def _source(file: Path) -> Rows | Path:
+    if file.suffix.lower() not in FORMATS:
+        return file
+    if file.exists() and not file.is_file():
+        raise click.ClickException(f"{str(file)!r} is no regular file: rows cannot be read from it")
+    return file_rows(file)
+
+
+def _pieces(path: Path) -> Iterator[str]:
+    source = "standard input" if path == STANDARD_INPUT else repr(str(path))
+    if path == STANDARD_INPUT and sys.stdin.isatty():
+        click.echo("Text; end with Ctrl-D:", err=True)
+    empty = True
+    with readable(source):
+        stdin = nullcontext(sys.stdin.buffer)
+        with stdin if path == STANDARD_INPUT else path.open("rb") as stream:
+            for piece in decoded(stream, source):
+                empty = False
+                yield piece
+    if empty:
+        raise click.ClickException(f"{source} is empty")
+
+
+def _standard_input() -> Rows | Document:
+    """JSON Lines where the first line is a record, else one text."""
+    pieces = _pieces(STANDARD_INPUT)
+    first = ""
+    for piece in pieces:
+        first += piece
+        if "\n" in first.lstrip():
+            break
+    line = first.lstrip().partition("\n")[0]
+    row = json_row(line)
+    pieces = chain([first], pieces)
+    if isinstance(row, str) or "tokens" not in row:
+        if line[:1] in ("{", "["):
+            click.echo(
+                "standard input looks like JSON, but does not begin with a record of generate: "
+                "it is read as one text",
+                err=True,
+            )
+        return Document(str(STANDARD_INPUT), pieces)
+    return Rows(str(STANDARD_INPUT), "line", lambda columns: json_lines(_lines(pieces)))
+
+
+def _lines(pieces: Iterable[str]) -> Iterator[str]:
+    rest = ""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split("\n")
+        yield from lines
+    yield rest
+
+
+def _recorded(name: str, row: dict[str, Any]) -> Recorded | str:
+    """The sequence of a record of `decoding generate`, or what is wrong with it."""
+    tokens, prompt, prompt_ids = row["tokens"], row.get("prompt"), row.get("prompt_ids")
+    if isinstance(tokens, str):  # a cell of a CSV file
+        try:
+            tokens, prompt_ids = json.loads(tokens), json.loads(prompt_ids or "null")
+        except (ValueError, RecursionError):
+            return "'tokens' or 'prompt_ids' is broken JSON"
+    try:
+        ids = tuple(_token_id(token["id"]) for token in tokens)
+    except (TypeError, KeyError, IndexError):
+        return "'tokens' is no list of objects with token ids as 'id'"
+    try:
+        context = None if prompt_ids is None else tuple(map(_token_id, prompt_ids))
+    except TypeError:
+        return "'prompt_ids' is no list of token ids"
+    model, beams = row.get("model"), str(row.get("num_beams"))
+    return _problem("prompt", prompt) or Recorded(
+        name,
+        ids,
+        str(prompt),
+        context,
+        model if isinstance(model, str) else None,
+        int(beams) if beams.isdecimal() else 1,
+    )
+
+
+def _token_id(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+        raise TypeError
+    return value
+
+
+def _problem(column: str, value: object, alternative: str = "") -> str | None:
+    if not isinstance(value, str):
+        return f"{column!r} is {kind_name(value)}, not a string{alternative}"
+    return None if is_utf8(value) else f"{column!r} is not valid UTF-8"

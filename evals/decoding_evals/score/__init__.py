@@ -1,0 +1,13 @@
+"""Scores: what a model says of every token of a text, or of the texts that may follow a prompt."""
+
+from decoding.exports import exported
+
+__getattr__, __dir__ = exported(
+    __name__,
+    {
+        "ChoiceScores": "evaluation",
+        "DocumentScores": "evaluation",
+        "score": "evaluation",
+        "score_choices": "evaluation",
+    },
+)

@@ -1,0 +1,377 @@
+"""Scores: what a model says of every token of a text, or of the texts that may follow a prompt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decoding.information.statistics import row_statistics
+from decoding.models.encoding import Segment
+from decoding.models.loading import LanguageModel
+from decoding.scoring.following import Follower
+from decoding.scoring.teacher_forcing import (
+    Columns,
+    Document,
+    LogitBlock,
+    TeacherForcing,
+    as_document,
+)
+from decoding.scoring.windows import Window
+from decoding.settings.policy import Setting
+from decoding_evals.shell.output import finite
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class UnderSetting:
+    """What a decoding setting's distribution q says of each scored token."""
+
+    setting: Setting
+    surprisal_nats: Floats
+    """-log q(token); infinite where the setting cuts the token off."""
+    entropy_nats: Floats
+    """H(q), in [0, ln kept]."""
+    varentropy_nats2: Floats
+    """Variance of -log q under q, nats²."""
+    kept: Integers
+    """Number of tokens in the support of q."""
+
+
+@dataclass(frozen=True)
+class DocumentScores:
+    """Every scored token of one document; columns have one row a token."""
+
+    index: int
+    text: str
+    """The document, without its prompt."""
+    tokens: int
+    """Tokens of the document and its prompt, scored or not, without BOS."""
+    ids: Integers
+    starts: Integers
+    """Index in `text` of each token's first character."""
+    ends: Integers
+    """Index behind its last one; each token starts where the one before ends."""
+    surprisal_nats: Floats
+    """-log p(token) under the model's own distribution, >= 0."""
+    entropy_nats: Floats
+    """H(p), in [0, ln vocab]."""
+    varentropy_nats2: Floats
+    """Variance of -log p under p, nats²."""
+    rank: Integers
+    """Number of tokens that the model prefers; 0 is its favourite."""
+    under_setting: UnderSetting | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def residual(self) -> Floats:
+        """(surprisal - entropy) / √varentropy: how far a token is from what the model expected.
+
+        NaN where the varentropy is 0: the model had no expectation but one.
+        """
+        known = self.varentropy_nats2 > 0
+        spread = np.sqrt(np.where(known, self.varentropy_nats2, math.nan))
+        return (self.surprisal_nats - self.entropy_nats) / spread
+
+    def z(self) -> float | None:
+        """Σ(surprisal - entropy) / √Σvarentropy: N(0, 1) for a text that the model wrote."""
+        total = math.fsum(self.varentropy_nats2)
+        excess = math.fsum(self.surprisal_nats) - math.fsum(self.entropy_nats)
+        return finite(excess / math.sqrt(total)) if total > 0 else None
+
+    def texts(self) -> list[str]:
+        """The text of each token."""
+        return [self.text[start:end] for start, end in zip(self.starts, self.ends, strict=True)]
+
+    def totals(self) -> dict[str, Any]:
+        """Sums and means over the tokens; what is infinite or undefined is None."""
+        tokens = len(self)
+        surprisal = math.fsum(self.surprisal_nats)
+        size = len(self.text[int(self.starts[0]) :].encode()) if tokens else 0
+        nll = surprisal / tokens if tokens else None
+        totals = {
+            "tokens_scored": tokens,
+            "tokens_not_scored": self.tokens - tokens,
+            "surprisal_nats": finite(surprisal),
+            "nll_nats": None if nll is None else finite(nll),
+            "perplexity": math.exp(nll) if nll is not None and nll < 709 else None,
+            "bits_per_byte": finite(surprisal / size / math.log(2)) if size else None,
+            "mean_entropy_nats": math.fsum(self.entropy_nats) / tokens if tokens else None,
+            "z": self.z(),
+        }
+        q = self.under_setting
+        if q is None:
+            return totals
+        inside = q.surprisal_nats[q.surprisal_nats < math.inf]
+        covered_nll = math.fsum(inside) / len(inside) if len(inside) else None
+        return totals | {
+            "setting": str(q.setting),
+            "coverage": len(inside) / tokens if tokens else None,
+            "q_nll_nats": covered_nll if len(inside) == tokens else None,
+            "covered_q_nll_nats": covered_nll,
+            "mean_q_entropy_nats": math.fsum(q.entropy_nats) / tokens if tokens else None,
+        }
+
+    def columns(self) -> dict[str, list[Any]]:
+        """Columns by record key; what is infinite or undefined is None."""
+        columns: dict[str, list[Any]] = {
+            "id": self.ids.tolist(),
+            "text": self.texts(),
+            "start": self.starts.tolist(),
+            "end": self.ends.tolist(),
+            "surprisal_nats": finite(self.surprisal_nats),
+            "entropy_nats": self.entropy_nats.tolist(),
+            "varentropy_nats2": self.varentropy_nats2.tolist(),
+            "rank": self.rank.tolist(),
+            "residual": finite(self.residual),
+        }
+        q = self.under_setting
+        if q is None:
+            return columns
+        return columns | {
+            "q_surprisal_nats": finite(q.surprisal_nats),
+            "q_entropy_nats": q.entropy_nats.tolist(),
+            "q_varentropy_nats2": q.varentropy_nats2.tolist(),
+            "kept": q.kept.tolist(),
+            "covered": (q.surprisal_nats < math.inf).tolist(),
+        }
+
+    def record(self) -> dict[str, Any]:
+        """Totals, and one object per token under `tokens`, ready for JSON."""
+        columns = self.columns()
+        rows = zip(*columns.values(), strict=True)
+        tokens = [dict(zip(columns, row, strict=True)) for row in rows]
+        return {"index": self.index, **self.totals(), "tokens": tokens}
+
+
+def score(
+    language_model: LanguageModel,
+    documents: Iterable[str | Document],
+    *,
+    context: int | None = None,
+    stride: int | None = None,
+    bos: str = "auto",
+    batch_size: int = 8,
+    setting: Setting | None = None,
+    on_progress: Callable[[int, float], None] | None = None,
+) -> Iterator[DocumentScores]:
+    """Score every token of every document by teacher forcing.
+
+    Args:
+        language_model: from `load_model`.
+        documents: texts, or `Document`s, whose prompts are context only; taken lazily, each held
+            whole until it is scored.
+        context: tokens that a window reads; default the model's positions, at most 2,048.
+        stride: tokens between the starts of windows; default half of `context`.
+        bos: `auto`, `always` or `never`; see `TeacherForcing`.
+        batch_size: windows that run together.
+        setting: a decoding setting that is scored beside the model's own distribution.
+        on_progress: is given the number of scored tokens and the mean surprisal so far, nats.
+
+    Returns:
+        One result per document, in their order, also where nothing could be scored.
+
+    Raises:
+        ValueError: an argument is outside its range.
+    """
+    run = TeacherForcing(
+        language_model, context_length=context, stride=stride, bos=bos, batch_size=batch_size
+    )
+    pending: dict[int, _Pending] = {}
+
+    def remembered() -> Iterator[Document]:
+        for index, item in enumerate(documents):
+            document = as_document(item)
+            pieces = document.text
+            text = pieces if isinstance(pieces, str) else "".join(pieces)
+            pending[index] = _Pending(index, text, len(document.prompt))
+            yield Document(text, document.prompt)
+
+    follower = None if setting is None else Follower([setting])
+
+    def measure(block: LogitBlock) -> dict[str, Tensor]:
+        return _measured(block, follower)
+
+    def encoded(index: int, segment: Segment) -> None:
+        pending[index].segments.append(segment)
+
+    following = tokens = 0
+    surprisal = 0.0
+    for window, columns in run.scan(remembered(), measure, encoded):
+        for index in range(following, window.document):
+            yield pending.pop(index).scores(setting)
+        following = window.document
+        pending[following].windows.append((window, columns))
+        tokens += len(window.targets)
+        surprisal += float(columns["surprisal_nats"].sum())
+        if on_progress is not None:
+            on_progress(tokens, surprisal / tokens)
+    for document in [*pending.values()]:
+        yield document.scores(setting)
+
+
+@dataclass(frozen=True)
+class ChoiceScores:
+    """The texts that may follow a prompt, scored as its continuations."""
+
+    index: int
+    prompt: str
+    choices: tuple[DocumentScores, ...]
+
+    def log_probs_nats(self) -> list[float]:
+        """log p(choice | prompt) of each choice, the sum over its tokens, <= 0."""
+        return [-math.fsum(choice.surprisal_nats) for choice in self.choices]
+
+    def record(self) -> dict[str, Any]:
+        """Each choice with its log-probability, and their rankings, best first, ready for JSON.
+
+        `ranking` is by log p(choice | prompt), `ranking_per_byte` by the same per byte of text,
+        which does not favour short choices.
+        """
+        log_probs = self.log_probs_nats()
+        per_byte = [
+            log_prob / len(choice.text.encode())
+            for choice, log_prob in zip(self.choices, log_probs, strict=True)
+        ]
+        choices = []
+        for index, choice in enumerate(self.choices):
+            record = choice.record()
+            del record["index"]
+            figures = {
+                "log_prob_nats": finite(log_probs[index]),
+                "log_prob_nats_per_byte": finite(per_byte[index]),
+            }
+            choices.append({"text": choice.text, **figures, **record})
+        rankings = {
+            name: sorted(range(len(choices)), key=lambda i, values=values: -values[i])  # type: ignore[misc]
+            for name, values in (("ranking", log_probs), ("ranking_per_byte", per_byte))
+        }
+        return {"index": self.index, "prompt": self.prompt, **rankings, "choices": choices}
+
+
+def score_choices(
+    language_model: LanguageModel,
+    rows: Iterable[tuple[str, Sequence[str]]],
+    **options: Any,
+) -> Iterator[ChoiceScores]:
+    """Score the choices of each row as continuations of its prompt.
+
+    Prompt and choice are encoded together, so the choice's tokens are those of the running text; a
+    token that begins in the prompt and ends in the choice belongs to the choice.
+
+    Args:
+        language_model: from `load_model`.
+        rows: pairs of a prompt and its choices; taken lazily.
+        **options: as for `score`.
+
+    Returns:
+        One result per row, in their order.
+
+    Raises:
+        ValueError: a row has no choices, a choice no token that can be scored, or an option is
+            outside its range.
+    """
+    open_rows: list[tuple[str, int]] = []
+
+    def documents() -> Iterator[Document]:
+        for number, (prompt, choices) in enumerate(rows):
+            if not choices:
+                raise ValueError(f"row {number} has no choices")
+            open_rows.append((prompt, len(choices)))
+            yield from (Document(choice, prompt) for choice in choices)
+
+    scored: list[DocumentScores] = []
+    index = 0
+    for scores in score(language_model, documents(), **options):
+        if not len(scores):
+            raise ValueError(f"row {index}: choice {len(scored)} has no token to score")
+        scored.append(scores)
+        prompt, size = open_rows[0]
+        if len(scored) == size:
+            yield ChoiceScores(index, prompt, tuple(scored))
+            del open_rows[0]
+            scored = []
+            index += 1
+
+
+def _measured(block: LogitBlock, follower: Follower | None) -> dict[str, Tensor]:
+    p = row_statistics(block.logits, block.targets)
+    assert p.target_log_prob is not None and p.rank is not None
+    columns = {
+        "surprisal_nats": -p.target_log_prob,
+        "entropy_nats": p.entropy,
+        "varentropy_nats2": p.variance,
+        "rank": p.rank,
+    }
+    if follower is None:
+        return columns
+    cut = follower.logits(block)
+    q = row_statistics(cut, block.targets)
+    assert q.target_log_prob is not None
+    return columns | {
+        "q_surprisal_nats": -q.target_log_prob,
+        "q_entropy_nats": q.entropy,
+        "q_varentropy_nats2": q.variance,
+        "kept": (cut > -math.inf).sum(-1),
+    }
+
+
+@dataclass
+class _Pending:
+    """A document on its way through the model."""
+
+    index: int
+    text: str
+    prompt: int
+    """Characters of its prompt."""
+    segments: list[Segment] = field(default_factory=list)
+    windows: list[tuple[Window, Columns]] = field(default_factory=list)
+
+    def scores(self, setting: Setting | None) -> DocumentScores:
+        ids = _joined(segment.ids for segment in self.segments)
+        ends = _joined(segment.ends for segment in self.segments) - self.prompt
+        first = self.segments[0].start - self.prompt if self.segments else 0
+        # A token that begins in the prompt belongs to the text with what it has there.
+        starts = np.concatenate([[first], ends[:-1]])[: len(ids)].clip(min=0)
+        scored = _joined(np.arange(window.start, window.end) for window, _ in self.windows)
+
+        def column(name: str) -> Floats:
+            return np.concatenate([np.empty(0), *(columns[name] for _, columns in self.windows)])
+
+        q = None
+        if setting is not None:
+            q = UnderSetting(
+                setting=setting,
+                surprisal_nats=column("q_surprisal_nats"),
+                entropy_nats=column("q_entropy_nats"),
+                varentropy_nats2=column("q_varentropy_nats2"),
+                kept=column("kept").astype(np.int64),
+            )
+        return DocumentScores(
+            index=self.index,
+            text=self.text,
+            tokens=len(ids),
+            ids=ids[scored],
+            starts=starts[scored],
+            ends=ends[scored],
+            surprisal_nats=column("surprisal_nats"),
+            entropy_nats=column("entropy_nats"),
+            varentropy_nats2=column("varentropy_nats2"),
+            rank=column("rank").astype(np.int64),
+            under_setting=q,
+        )
+
+
+def _joined(parts: Iterable[Integers]) -> Integers:
+    return np.concatenate([np.empty(0, dtype=np.int64), *parts])

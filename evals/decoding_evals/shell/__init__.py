@@ -1,0 +1,1 @@
+"""What the commands share: options, endings, files, progress."""

@@ -1,0 +1,231 @@
+"""Options that several commands share, and how a setting is read from them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from decoding.settings.grids import MOST_SETTINGS, parse_grid
+from decoding.settings.policy import EntropyPolicy, Setting, parse_setting
+from decoding_evals.shell.running import uncollected
+
+if TYPE_CHECKING:
+    from decoding.models.loading import LanguageModel
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+FLAGS = {
+    "temperature": (float, "T", "Divide logits by T; 0 is greedy."),
+    "top_k": (int, "K", "Keep the K most probable tokens; 0 keeps all."),
+    "top_p": (float, "P", "Keep the shortest prefix of mass P; 1 keeps all."),
+    "min_p": (float, "M", "Keep tokens with M times the largest probability; 0 keeps all."),
+    "typical_p": (float, "P", "Keep the most typical tokens up to mass P; 1 keeps all."),
+}
+
+
+def stacked(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, in the order in which help lists them."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+trust_option = click.option(
+    "--trust-remote-code", is_flag=True, help="Run Python code that comes with the model."
+)
+
+
+setting_options = stacked(
+    click.option(
+        "--setting",
+        default="raw",
+        show_default=True,
+        metavar="SPEC",
+        help='Decoding setting, as in "temperature=0.7,top_p=0.9"; flags override its fields.',
+    ),
+    *(
+        click.option(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text)
+        for name, (kind, metavar, text) in FLAGS.items()
+    ),
+)
+
+
+def read_setting_of_text(spec: str) -> Setting:
+    """A setting that is to be measured on a given text.
+
+    Raises:
+        click.UsageError: it cannot be read, or is a policy that would end the text.
+    """
+    return _of_text(read_setting(spec, {}))
+
+
+def _of_text(setting: Setting) -> Setting:
+    if isinstance(setting, EntropyPolicy) and isinstance(setting.then, str):
+        raise click.UsageError(f"{setting.then!r} ends a sequence, and the text is given")
+    return setting
+
+
+def read_setting(spec: str, flags: dict[str, Any]) -> Setting:
+    """The setting of `--setting` with the given flags on top; other options are none of its.
+
+    Raises:
+        click.UsageError: a field is unknown or out of its range.
+    """
+    given = {name: flags[name] for name in FLAGS if flags.get(name) is not None}
+    try:
+        setting = parse_setting(spec)
+        if isinstance(setting, EntropyPolicy):
+            if setting.then == "branch":
+                raise ValueError("branches are grown with generate --branch-at-entropy")
+            return replace(setting, settings=replace(setting.settings, **given))
+        return replace(setting, **given)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+USUAL = ("raw", "temperature=0.7", "top_k=50", "top_p=0.9", "min_p=0.05", "greedy")
+
+# What `read_candidates` takes.
+candidate_options = stacked(
+    click.option(
+        "--setting",
+        "specs",
+        multiple=True,
+        metavar="SPEC",
+        help='A setting, as in "temperature=0.7,top_p=0.9"; repeatable.',
+    ),
+    click.option(
+        "--grid",
+        metavar="GRID",
+        help='All settings of a grid, as in "temperature=0.5:1.5:0.1,top_p=0.8|0.9|1".',
+    ),
+)
+
+
+def read_candidates(specs: tuple[str, ...], grid: str | None) -> list[Setting]:
+    """The settings of `--setting` and `--grid`; some usual ones where neither is given.
+
+    Raises:
+        click.UsageError: one that cannot be read, one that is given twice, or too many.
+    """
+    try:
+        settings: list[Setting] = [parse_setting(spec) for spec in specs]
+        if grid is not None:
+            settings += parse_grid(grid)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    settings = [_of_text(setting) for setting in settings]
+    settings = settings or [parse_setting(spec) for spec in USUAL]
+    if len(settings) > MOST_SETTINGS:
+        raise click.UsageError(f"at most {MOST_SETTINGS} settings, got {len(settings)}")
+    [(most, times)] = Counter(settings).most_common(1)
+    if times > 1:
+        raise click.UsageError(f"setting {str(most)!r} is given twice")
+    return settings
+
+
+def quiet_transformers() -> None:
+    """Keep Hugging Face's loading bars, advice and warnings off the user's terminal."""
+    import warnings
+
+    from huggingface_hub.utils import logging as hub_logging
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+    from transformers.utils import logging
+
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    hub_logging.set_verbosity(logging.CRITICAL)
+    disable_progress_bars()
+    warnings.simplefilter("ignore")
+
+
+# What `read_model` takes.
+model_options = stacked(
+    click.option(
+        "--model",
+        default="builtin:stories",
+        show_default=True,
+        envvar="DECODING_MODEL",
+        show_envvar=True,
+        metavar="NAME|FOLDER",
+        help="A hub name, a local folder, or the embedded model.",
+    ),
+    click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, …  [default: cuda if any]"),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "bfloat16", "float16"]),
+        help="[default: float32 on a CPU, else the checkpoint's own]",
+    ),
+    trust_option,
+)
+
+
+def read_model(options: dict[str, Any], name: str | None = None) -> LanguageModel:
+    """The model that `model_options` ask for.
+
+    Args:
+        options: with `model`, `device`, `dtype` and `trust_remote_code`.
+        name: a model instead of `--model`.
+    """
+    with uncollected():
+        quiet_transformers()
+        from decoding.models.loading import load_model
+
+        return load_model(
+            options["model"] if name is None else name,
+            device=options["device"],
+            dtype=options["dtype"],
+            trust_remote_code=options["trust_remote_code"],
+        )
+
+
+# How texts are read.
+scoring_options = stacked(
+    click.option(
+        "--context",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Tokens that the model reads at a time.  [default: all its positions, at most 2,048]",
+    ),
+    click.option(
+        "--stride",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Tokens between such readings; fewer give longer contexts and take longer.  "
+        "[default: half the context]",
+    ),
+    click.option(
+        "--bos",
+        type=click.Choice(["auto", "always", "never"]),
+        default="auto",
+        show_default=True,
+        help="BOS (or EOS) in front of each document; auto: unless it is there already.",
+    ),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        default=8,
+        show_default=True,
+        metavar="N",
+        help="Readings that run together.",
+    ),
+)
+
+output_options = stacked(
+    click.option("--json", "as_json", is_flag=True, help="JSON, one object a line."),
+    click.option(
+        "--output",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Write the records to FILE (.jsonl, .json, .csv, .parquet) instead.",
+    ),
+)

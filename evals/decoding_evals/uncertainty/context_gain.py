@@ -1,0 +1,161 @@
+"""Context gain: how much more likely a context makes an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decoding.information.statistics import row_statistics
+from decoding.models.detokenizing import token_texts
+from decoding.models.encoding import encode, encode_prompt
+from decoding.models.loading import LanguageModel
+from decoding.scoring.teacher_forcing import LogitBlock, TeacherForcing, TokenDocument, positions
+from decoding_evals.shell.output import finite
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+Floats = NDArray[np.float64]
+
+
+class ContextRow(NamedTuple):
+    """A question, a context that may help, and an answer."""
+
+    prompt: str
+    context: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class ContextGain:
+    """How much more likely a context makes an answer; columns have one row a token of it."""
+
+    row: ContextRow
+    ids: tuple[int, ...]
+    texts: tuple[str, ...]
+    log_prob_nats: Floats
+    """log p(token | prompt), <= 0."""
+    context_log_prob_nats: Floats
+    """log p(token | context, prompt), <= 0."""
+
+    @property
+    def gain_nats(self) -> Floats:
+        """log p(token | context, prompt) - log p(token | prompt); negative where the context
+        misleads, NaN where the token is impossible both ways."""
+        with np.errstate(invalid="ignore"):
+            return self.context_log_prob_nats - self.log_prob_nats
+
+    def record(self) -> dict[str, Any]:
+        """Totals, and one object per token, ready for JSON; what is not finite is None."""
+        columns = {
+            "log_prob_nats": self.log_prob_nats,
+            "context_log_prob_nats": self.context_log_prob_nats,
+            "gain_nats": self.gain_nats,
+        }
+        totals = {name: finite(float(column.sum())) for name, column in columns.items()}
+        tokens = [
+            {"id": id_, "text": text}
+            | {name: finite(value) for name, value in zip(columns, values, strict=True)}
+            for id_, text, *values in zip(
+                self.ids, self.texts, *(c.tolist() for c in columns.values()), strict=True
+            )
+        ]
+        return {"context": self.row.context, "answer": self.row.answer, **totals, "tokens": tokens}
+
+
+def context_gain(
+    language_model: LanguageModel,
+    rows: Iterable[ContextRow],
+    *,
+    batch_size: int = 8,
+    chat: bool = False,
+) -> Iterator[ContextGain]:
+    """How much a context before a prompt raises the log-probability of an answer.
+
+    `log p(answer | context, prompt) - log p(answer | prompt)`, where context and prompt are joined
+    by a newline. The answer's tokens are those of the running text of prompt and answer, and the
+    same both ways; a token that begins in the prompt and ends in the answer belongs to the answer.
+    In the mean over contexts and answers it is their mutual information, given the prompt.
+
+    Args:
+        language_model: from `load_model`.
+        rows: taken lazily.
+        batch_size: readings that run together, >= 1; a row takes two.
+        chat: put what stands before the answer into the tokenizer's chat template; the answer's
+            tokens are then those that it has alone.
+
+    Returns:
+        One result per row, in their order.
+
+    Raises:
+        ValueError: an answer without tokens, an empty prompt where the tokenizer has no BOS, or a
+            row that does not fit into the model's positions; the message says which row.
+    """
+    tokenizer = language_model.tokenizer
+    limit = positions(language_model.model)
+    run = TeacherForcing(
+        language_model,
+        context_length=limit or 1 << 30,
+        bos="never",
+        batch_size=batch_size,
+    )
+    waiting: list[tuple[ContextRow, TokenDocument]] = []
+
+    def documents() -> Iterator[TokenDocument]:
+        for number, row in enumerate(rows):
+            try:
+                before = row.prompt
+                if chat:
+                    _, ids = _answer(tokenizer, row._replace(prompt=""))
+                else:
+                    begin, ids = _answer(tokenizer, row)
+                    before = before[:begin]
+                plain = encode_prompt(tokenizer, before, chat=chat)
+                informed = encode_prompt(tokenizer, f"{row.context}\n{before}", chat=chat)
+                length = len(informed) + len(ids) - 1
+                if limit is not None and length > limit:
+                    raise ValueError(
+                        f"context, prompt and answer must fit the model's {limit} positions, got "
+                        f"{length} tokens to read"
+                    )
+            except ValueError as error:
+                raise ValueError(f"row {number}: {error}") from None
+            waiting.append((row, TokenDocument(ids, plain)))
+            yield waiting[-1][1]
+            yield TokenDocument(ids, informed)
+
+    plain_log_prob: Floats | None = None
+    for _, columns in run.scan(documents(), _log_prob):
+        if plain_log_prob is None:
+            plain_log_prob = columns["log_prob"]
+            continue
+        row, document = waiting.pop(0)
+        ids = tuple(document.ids)
+        texts = token_texts(tokenizer, ids, document.context)
+        yield ContextGain(row, ids, texts, plain_log_prob, columns["log_prob"])
+        plain_log_prob = None
+
+
+def _answer(tokenizer: PreTrainedTokenizerBase, row: ContextRow) -> tuple[int, list[int]]:
+    """Where in the prompt the answer's first token begins, and the answer's ids."""
+    segments = list(encode(tokenizer, row.prompt + row.answer))
+    ids, ends, reaches = (
+        np.concatenate([np.empty(0, np.int64), *(getattr(segment, name) for segment in segments)])
+        for name in ("ids", "ends", "reaches")
+    )
+    first = int((reaches <= len(row.prompt)).sum())
+    if first == len(ids):
+        raise ValueError("answer must have at least one token, got an empty one")
+    begin = int(ends[first - 1]) if first else 0
+    return min(begin, len(row.prompt)), ids[first:].tolist()
+
+
+def _log_prob(block: LogitBlock) -> dict[str, Tensor]:
+    log_prob = row_statistics(block.logits, block.targets).target_log_prob
+    assert log_prob is not None
+    return {"log_prob": log_prob}

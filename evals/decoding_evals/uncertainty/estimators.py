@@ -1,0 +1,117 @@
+"""Uncertainty of one prompt, from its greedy answer and samples.
+
+Names are LM-Polygraph's (Fadeeva et al. 2023, arXiv:2311.07383) where it has the estimator, and so
+are the definitions; a larger value always means less certain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from decoding.generation.run import Generation
+from decoding.inference.sequences import SequenceEntropy
+from decoding_evals.judging.answers import lexical_similarity
+
+Estimates = dict[str, float | None]
+
+
+def greedy_estimates(greedy: Generation) -> Estimates:
+    """Estimates from the greedy answer alone, under the model's own distribution p.
+
+    The token that ended the answer counts.
+
+    Returns:
+        `MaximumSequenceProbability`: -log p(answer), nats; `Perplexity`: the same per token (nats,
+        not their exponential); `MeanTokenEntropy`, `MaxTokenEntropy`: of H(p) at its steps, nats.
+    """
+    surprisal = math.fsum(greedy.trace.raw_surprisal_nats)
+    entropies = greedy.trace.raw_entropy_nats
+    return {
+        "MaximumSequenceProbability": surprisal,
+        "Perplexity": surprisal / len(greedy.trace),
+        "MeanTokenEntropy": math.fsum(entropies) / len(entropies),
+        "MaxTokenEntropy": float(entropies.max()),
+    }
+
+
+def sample_estimates(samples: Sequence[Generation], entropy: SequenceEntropy) -> Estimates:
+    """Estimates from samples, under the distribution q that drew them.
+
+    Args:
+        samples: at least two.
+        entropy: `decoding.inference.sequences` of their traces.
+
+    Returns:
+        `MonteCarloSequenceEntropy` and `RaoBlackwellSequenceEntropy`, nats;
+        `MonteCarloNormalizedSequenceEntropy`: mean surprisal per token of each sample, where the
+        token that ended it counts in the surprisal and not in the length (samples without any other
+        token are left out; None where all are); `LexicalSimilarity_rougeL`: the negated mean
+        ROUGE-L of all pairs, in [-1, 0].
+    """
+    per_token = [
+        surprisal / length
+        for surprisal, length in zip(surprisals(samples), map(_text_tokens, samples), strict=True)
+        if length
+    ]
+    similarity = lexical_similarity([answer(sample) for sample in samples])
+    return {
+        "MonteCarloSequenceEntropy": float(entropy.monte_carlo.mean),
+        "RaoBlackwellSequenceEntropy": float(entropy.rao_blackwellised.mean),
+        "MonteCarloNormalizedSequenceEntropy": (
+            math.fsum(per_token) / len(per_token) if per_token else None
+        ),
+        "LexicalSimilarity_rougeL": None if similarity is None else 0.0 - similarity,
+    }
+
+
+def cluster_estimates(labels: Sequence[int], surprisals: Sequence[float]) -> Estimates:
+    """Estimates from samples that are sorted by meaning.
+
+    With C(i) the cluster of sample i, n samples, and log q(s) the log-probability of a sample:
+
+    Args:
+        labels: the cluster of each sample.
+        surprisals: -log q of each sample, nats.
+
+    Returns:
+        `SemanticEntropy`: -mean_i log Σ_{s in C(i)} q(s), nats (equal samples count each time, so
+        it can be negative); `SemanticEntropyEmpirical`: entropy of the clusters' frequencies, in
+        [0, ln n] nats; `LabelProb`: 1 - the largest frequency; `NumberOfDistinctAnswers`: clusters.
+
+    Source: Kuhn et al. 2023, arXiv:2302.09664; Farquhar et al. 2024, *Nature* 630, 625 (discrete).
+    """
+    of_sample = np.asarray(labels)
+    log_q = -np.asarray(surprisals, dtype=np.float64)
+    shares = np.array([np.mean(of_sample == label) for label in of_sample])
+    cluster_log_q = [np.logaddexp.reduce(log_q[of_sample == label]) for label in of_sample]
+    return {
+        "SemanticEntropy": -float(np.mean(cluster_log_q)),
+        "SemanticEntropyEmpirical": abs(float(np.mean(np.log(shares)))),
+        "LabelProb": 1 - float(shares.max()),
+        "NumberOfDistinctAnswers": float(len(set(labels))),
+    }
+
+
+def surprisals(samples: Sequence[Generation]) -> list[float]:
+    """-log q of each sample, nats."""
+    return [math.fsum(sample.trace.surprisal_nats) for sample in samples]
+
+
+def answer(generation: Generation) -> str:
+    """The text of a continuation without the white space around it."""
+    return generation.text.strip()
+
+
+def most_common(samples: Sequence[Generation], labels: Sequence[int]) -> tuple[str, float]:
+    """The first answer of the largest cluster, and the cluster's share of the samples."""
+    [(label, count)] = Counter(labels).most_common(1)
+    return answer(samples[list(labels).index(label)]), count / len(labels)
+
+
+def _text_tokens(sample: Generation) -> int:
+    """Tokens of a sample without the one that ended it."""
+    return len(sample.trace) - (sample.finish_reason == "eos")

@@ -1,0 +1,352 @@
+"""How sure a model is of its answers to prompts: by its probabilities, its samples, and others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple
+
+from decoding.generation.run import Generation, generate, prompt_ids
+from decoding.generation.seeds import chosen_seed
+from decoding.inference.sequences import SequenceEntropy, sequence_entropy
+from decoding.models.loading import LanguageModel
+from decoding.settings.settings import DecodingSettings
+from decoding_evals.judging.answers import distinct
+from decoding_evals.judging.correctness import CORRECTNESS, continuing, judged, preferred
+from decoding_evals.judging.entailment import EntailmentModel, entailment_clusters
+from decoding_evals.judging.selective import evaluate_estimators
+from decoding_evals.uncertainty.context_gain import ContextGain, ContextRow, context_gain
+from decoding_evals.uncertainty.epistemic import (
+    EpistemicUncertainty,
+    Member,
+    ensemble_uncertainty,
+    paraphrase_uncertainty,
+)
+from decoding_evals.uncertainty.estimators import (
+    Estimates,
+    answer,
+    cluster_estimates,
+    greedy_estimates,
+    most_common,
+    sample_estimates,
+    surprisals,
+)
+
+CANDIDATES = 5
+
+
+class PromptRow(NamedTuple):
+    """A prompt and what is known about it."""
+
+    prompt: str
+    references: tuple[str, ...] = ()
+    """Correct answers."""
+    incorrect: tuple[str, ...] = ()
+    """Incorrect answers, for `likelihood`."""
+    paraphrases: tuple[str, ...] = ()
+    """The prompt in other words."""
+    context: str | None = None
+    """What stands before the prompt, on lines of its own."""
+
+    def text(self) -> str:
+        """What the model continues."""
+        return self.prompt if self.context is None else f"{self.context}\n{self.prompt}"
+
+    def phrasings(self) -> list[str]:
+        """The prompt and its paraphrases, each as the model would be given it."""
+        return [self._replace(prompt=prompt).text() for prompt in (self.prompt, *self.paraphrases)]
+
+
+@dataclass(frozen=True)
+class PromptUncertainty:
+    """What is known about the answer to one prompt."""
+
+    index: int
+    row: PromptRow
+    greedy: Generation
+    samples: tuple[Generation, ...]
+    entropy: SequenceEntropy
+    """Of the whole answer, estimated from the samples."""
+    labels: list[int]
+    """The cluster of each sample."""
+    clustering: str
+    """What the samples were sorted by."""
+    estimators: Estimates
+    """A larger value is less certain; None where undefined."""
+    epistemic: dict[str, EpistemicUncertainty]
+    """Along the greedy answer, by what differs: `phrasing`, `members`, `dropout`."""
+    gain: ContextGain | None
+    quality: float | None
+    """Of the greedy answer, in [0, 1]; None without references."""
+    correct: bool | None
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON; what is undefined is None."""
+        trace = self.greedy.trace
+        record = self.greedy.record()["tokens"][0]
+        first = {
+            "id": record["id"],
+            "text": record["text"],
+            "probability": math.exp(-record["raw_surprisal_nats"]),
+        }
+        others = [
+            {"id": other["id"], "text": other["text"], "probability": other["raw_probability"]}
+            for other in record["alternatives"]
+        ]
+        text, share = most_common(self.samples, self.labels)
+        return {
+            "index": self.index,
+            "prompt": self.row.prompt,
+            "context": self.row.context,
+            "model": self.greedy.model,
+            "settings": str(self.samples[0].settings),
+            "seed": self.greedy.seed,
+            "greedy": answer(self.greedy),
+            "samples": [answer(sample) for sample in self.samples],
+            "next_token_entropy_nats": float(trace.raw_entropy_nats[0]),
+            "next_token_candidates": [first, *others],
+            "estimators": self.estimators,
+            "standard_errors": {
+                "MonteCarloSequenceEntropy": float(self.entropy.monte_carlo.standard_error),
+                "RaoBlackwellSequenceEntropy": float(self.entropy.rao_blackwellised.standard_error),
+            },
+            "better_sequence_entropy": (
+                "RaoBlackwellSequenceEntropy"
+                if self.entropy.better is self.entropy.rao_blackwellised
+                else "MonteCarloSequenceEntropy"
+            ),
+            "samples_cut_off": sum(sample.finish_reason == "length" for sample in self.samples),
+            "sample_tokens": [len(sample.trace) for sample in self.samples],
+            "sample_surprisal_nats": surprisals(self.samples),
+            "sample_entropy_nats": [
+                math.fsum(sample.trace.entropy_nats) for sample in self.samples
+            ],
+            "clusters": self.labels,
+            "clustering": self.clustering,
+            "most_common_answer": {"text": text, "share": share},
+            "epistemic": {name: value.record() for name, value in self.epistemic.items()},
+            "context_gain": None if self.gain is None else self.gain.record(),
+            "references": list(self.row.references),
+            "quality": self.quality,
+            "correct": self.correct,
+        }
+
+
+def uncertainty(
+    language_model: LanguageModel,
+    prompts: Iterable[str | PromptRow],
+    settings: DecodingSettings | None = None,
+    *,
+    num_samples: int = 10,
+    max_new_tokens: int = 50,
+    seed: int | None = None,
+    stop: Sequence[str] = (),
+    chat: bool = False,
+    batch_size: int = 32,
+    members: Sequence[Member] = (),
+    dropout: Sequence[Member] = (),
+    entailment: EntailmentModel | None = None,
+    correctness: str = "rouge-l",
+) -> Iterator[PromptUncertainty]:
+    """Answer prompts, greedily and by sampling, and measure how sure the model is.
+
+    A result is a function of the seed and its row; a prompt that occurs again is answered alike.
+
+    Args:
+        language_model: from `load_model`.
+        prompts: texts, or rows that know more; all are held.
+        settings: what the samples are drawn under; default `raw`.
+        num_samples: N >= 2 samples of each prompt.
+        max_new_tokens: of each answer, >= 1.
+        seed: as for `generate`.
+        stop: strings that end an answer.
+        chat: put each prompt into the tokenizer's chat template.
+        batch_size: sequences that run together; results come a batch at a time.
+        members: of an ensemble, at least two if any; see `checkpoint_members`.
+        dropout: passes with dropout, at least two if any; see `dropout_members`.
+        entailment: sorts samples by meaning; without it, by their normalised text.
+        correctness: of the greedy answer. `exact`: it equals a reference, both normalised; `f1`:
+            at least 0.5 with one of them; `rouge-l`: at least 0.3; `likelihood`: the likeliest
+            reference is likelier than every incorrect answer (its quality is the references' share
+            of the probability of all; not with `chat`).
+
+    Returns:
+        One result per prompt, in their order.
+
+    Raises:
+        ValueError: an argument is out of its range, or a prompt does not fit; before any work.
+    """
+    settings = settings or DecodingSettings()
+    if num_samples < 2:
+        raise ValueError(f"num_samples must be >= 2, got {num_samples}")
+    if settings.greedy:
+        raise ValueError("samples of a greedy setting are all the same: use temperature > 0")
+    if correctness not in CORRECTNESS:
+        raise ValueError(f"correctness must be one of {', '.join(CORRECTNESS)}, got {correctness}")
+    if chat and correctness == "likelihood":
+        raise ValueError("likelihood compares answers to the plain prompt: leave out chat")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+    rows = [PromptRow(row) if isinstance(row, str) else row for row in prompts]
+    for index, row in enumerate(rows):
+        for number, phrasing in enumerate(row.phrasings()):
+            name = f"prompt {index}" + (f", paraphrase {number}" if number else "")
+            prompt_ids(
+                language_model.model, language_model.tokenizer, phrasing, max_new_tokens,
+                chat=chat, name=name,
+            )  # fmt: skip
+    run = _Run(
+        language_model=language_model,
+        settings=settings,
+        num_samples=num_samples,
+        seed=chosen_seed(seed),
+        options={"max_new_tokens": max_new_tokens, "stop": stop, "chat": chat},
+        batch_size=batch_size,
+        members=members,
+        dropout=dropout,
+        entailment=entailment,
+        correctness=correctness,
+    )
+    numbered = iter(enumerate(rows))
+    while some := list(islice(numbered, max(1, batch_size // num_samples))):
+        yield from run.batch(some)
+
+
+def evaluate(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How well each estimator tells correct answers from wrong ones.
+
+    Args:
+        records: of `PromptUncertainty`; those whose `correct` is None are counted and left out.
+
+    Returns:
+        As `evaluate_estimators`.
+    """
+    names = dict.fromkeys(name for record in records for name in record["estimators"])
+    return evaluate_estimators(
+        {name: [record["estimators"].get(name) for record in records] for name in names},
+        [record["correct"] for record in records],
+        [record["quality"] for record in records],
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is common to all prompts of one call."""
+
+    language_model: LanguageModel
+    settings: DecodingSettings
+    num_samples: int
+    seed: int
+    options: dict[str, Any]
+    batch_size: int
+    members: Sequence[Member]
+    dropout: Sequence[Member]
+    entailment: EntailmentModel | None
+    correctness: str
+
+    def batch(self, rows: list[tuple[int, PromptRow]]) -> list[PromptUncertainty]:
+        """Results for a few prompts."""
+        # Equal prompts once: `generate` would go on counting their samples.
+        texts = list(dict.fromkeys(row.text() for _, row in rows))
+        greedy = self.generate(texts, DecodingSettings(temperature=0), alternatives=CANDIDATES - 1)
+        drawn = self.generate(texts, self.settings, num_return_sequences=self.num_samples)
+        answers = {
+            text: (best, tuple(drawn[self.num_samples * place :][: self.num_samples]))
+            for place, (text, best) in enumerate(zip(texts, greedy, strict=True))
+        }
+        results = []
+        for index, row in rows:
+            try:
+                results.append(self.result(index, row, *answers[row.text()]))
+            except ValueError as error:
+                raise ValueError(f"prompt {index}: {error}") from None
+        return results
+
+    def generate(
+        self, texts: list[str], settings: DecodingSettings, **options: Any
+    ) -> list[Generation]:
+        model, tokenizer = self.language_model.model, self.language_model.tokenizer
+        return generate(
+            model, tokenizer, texts, settings,
+            seed=self.seed, batch_size=self.batch_size, **self.options, **options,
+        )  # fmt: skip
+
+    def result(
+        self,
+        index: int,
+        row: PromptRow,
+        greedy: Generation,
+        samples: tuple[Generation, ...],
+    ) -> PromptUncertainty:
+        traces = [sample.trace for sample in samples]
+        entropy = sequence_entropy(
+            [trace.surprisal_nats for trace in traces], [trace.entropy_nats for trace in traces]
+        )
+        labels, clustering = self.clusters([answer(sample) for sample in samples])
+        epistemic = self.epistemic(row, greedy)
+        quality, correct = self.judged(row, answer(greedy))
+        return PromptUncertainty(
+            index=index,
+            row=row,
+            greedy=greedy,
+            samples=samples,
+            entropy=entropy,
+            labels=labels,
+            clustering=clustering,
+            estimators=greedy_estimates(greedy)
+            | sample_estimates(samples, entropy)
+            | cluster_estimates(labels, surprisals(samples))
+            | {
+                f"MutualInformation_{name}": float(value.mutual_information_nats.mean())
+                for name, value in epistemic.items()
+            },
+            epistemic=epistemic,
+            gain=self.gain(row, answer(greedy)),
+            quality=quality,
+            correct=correct,
+        )
+
+    def clusters(self, texts: list[str]) -> tuple[list[int], str]:
+        """The cluster of each answer, and what decided."""
+        if self.entailment is None:
+            return distinct(texts), "normalised text"
+        return entailment_clusters(texts, self.entailment), f"entailment by {self.entailment.name}"
+
+    def epistemic(self, row: PromptRow, greedy: Generation) -> dict[str, EpistemicUncertainty]:
+        """What phrasings, members and dropout passes disagree about along the greedy answer."""
+        ids = greedy.trace.ids.tolist()
+        found = {}
+        if row.paraphrases:
+            contexts = [
+                prompt_ids(
+                    self.language_model.model, self.language_model.tokenizer, phrasing,
+                    self.options["max_new_tokens"], chat=self.options["chat"],
+                )
+                for phrasing in row.phrasings()
+            ]  # fmt: skip
+            found["phrasing"] = paraphrase_uncertainty(self.language_model, contexts, ids)
+        for name, members in (("members", self.members), ("dropout", self.dropout)):
+            if members:
+                found[name] = ensemble_uncertainty(members, greedy.prompt_ids, ids)
+        return found
+
+    def gain(self, row: PromptRow, text: str) -> ContextGain | None:
+        """What its context does for the first reference, or for the greedy answer."""
+        known = (*row.references, text)[0]
+        if row.context is None or not known.strip():
+            return None
+        chat = self.options["chat"]
+        following = known if chat else continuing(row.prompt, known)
+        asked = ContextRow(row.prompt, row.context, following)
+        [found] = context_gain(self.language_model, [asked], chat=chat)
+        return found
+
+    def judged(self, row: PromptRow, text: str) -> tuple[float | None, bool | None]:
+        """Quality of the greedy answer and whether it counts as correct."""
+        if not row.references or (self.correctness == "likelihood" and not row.incorrect):
+            return None, None
+        if self.correctness == "likelihood":
+            return preferred(self.language_model, row.text(), row.references, row.incorrect)
+        return judged(text, row.references, self.correctness)

@@ -1,0 +1,157 @@
+"""How the results of `decoding uncertainty` look on a terminal and in a pipe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from rich.text import Text
+
+from decoding_evals.showing.terminal import (
+    console,
+    harmless,
+    number,
+    print_table,
+    titled,
+    wants_color,
+)
+
+PARTS = {
+    "phrasing": "phrasings",
+    "members": "ensemble members",
+    "dropout": "dropout passes",
+}
+
+
+def show(record: dict[str, Any]) -> None:
+    """Write what is known about one prompt to standard output."""
+    color = wants_color()
+    screen = console(color)
+    prompt = record["prompt"] if record["context"] is None else "…\n" + record["prompt"]
+    screen.print(Text(harmless(prompt), style="bold"))
+    for label, text in _lines(record):
+        screen.print(Text(f"  {label:<11}", style="dim") + Text(text))
+    screen.print()
+
+
+def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    estimators = record["estimators"]
+    yield "greedy", _quoted(record["greedy"]) if record["greedy"] else "(empty)"
+    yield (
+        "",
+        f"-log p {number(estimators['MaximumSequenceProbability'])} nats, "
+        f"{number(estimators['Perplexity'])} a token; entropy "
+        f"{number(estimators['MeanTokenEntropy'])} a token, "
+        f"at most {number(estimators['MaxTokenEntropy'])}",
+    )
+    entropy = record["next_token_entropy_nats"]
+    yield "next token", f"entropy {entropy:.3f} nats ({math.exp(entropy):.1f} choices)"
+    yield (
+        "",
+        " · ".join(
+            f"{_quoted(token['text'], 16)} {token['probability']:.3f}"
+            for token in record["next_token_candidates"]
+        ),
+    )
+    yield from _samples(record)
+    for name, part in record["epistemic"].items():
+        first, rest = part["next_token"], part["continuation"]
+        yield (
+            name,
+            f"{part['members']} {PARTS[name]} disagree about "
+            f"{first['mutual_information_nats']:.3f} of {first['total_nats']:.3f} nats at the next "
+            f"token, {rest['mean_mutual_information_nats']:.3f} a token along the answer",
+        )
+    gain = record["context_gain"]
+    if gain is not None:
+        before, after = number(gain["log_prob_nats"]), number(gain["context_log_prob_nats"])
+        yield (
+            "context",
+            f"{_signed(gain['gain_nats'])} nats for {_quoted(gain['answer'], 40)}: "
+            f"log p {before} without it, {after} with it",
+        )
+    if record["correct"] is not None:
+        verdict = "yes" if record["correct"] else "no"
+        yield "correct", f"{verdict} (quality {record['quality']:.2f})"
+
+
+def _samples(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """How much samples agree, and the entropy of the whole answer: the better estimate first."""
+    estimators, errors = record["estimators"], record["standard_errors"]
+    count = len(record["samples"])
+    common = record["most_common_answer"]
+    similarity = estimators["LexicalSimilarity_rougeL"]
+    yield (
+        "samples",
+        f"{int(estimators['NumberOfDistinctAnswers'])} of {count} differ by "
+        f"{harmless(record['clustering'])}; similarity "
+        f"{number(None if similarity is None else -similarity)}",
+    )
+    yield "", f"most common {common['share']:.2f} {_quoted(common['text'])}"
+    names = {
+        "RaoBlackwellSequenceEntropy": "from exact entropies",
+        "MonteCarloSequenceEntropy": "from surprisals",
+    }
+    better = record["better_sequence_entropy"]
+    for name in sorted(names, key=lambda name: name != better):
+        figure = f"{number(estimators[name])} ± {number(errors[name])} nats {names[name]}"
+        if name == better:
+            yield "entropy", f"{figure} (the smaller error: read this one)"
+        else:
+            yield "", figure
+    cut = record["samples_cut_off"]
+    if cut:
+        yield "", f"{cut} of {count} samples were cut off: it is the entropy up to there"
+
+
+def show_evaluation(summary: dict[str, Any], *, stderr: bool = False) -> None:
+    """Write one line per estimator, the best first."""
+    evaluation = summary["evaluation"]
+    accuracy = evaluation["accuracy"]
+    title = f"{summary['model']} · {evaluation['prompts']} prompts with references"
+    if evaluation["prompts_left_out"]:
+        title += f", {evaluation['prompts_left_out']} without"
+    title += f" · {accuracy:.3f} of the answers correct by {summary['correct_by']}"
+    table = titled(title)
+    table.add_column("estimator")
+    for label in ("AUROC", "95 %", "PRR", "95 %", "AURC", "un-\ndefined"):
+        table.add_column(label, justify="right")
+    found = sorted(
+        evaluation["estimators"].items(),
+        key=lambda item: -1 if item[1]["auroc"] is None else -item[1]["auroc"],
+    )
+    notes: dict[str, None] = {}
+    for name, entry in found:
+        table.add_row(
+            name,
+            _share(entry["auroc"]),
+            _interval(entry["auroc_interval"]),
+            _share(entry["prr"]),
+            _interval(entry["prr_interval"]),
+            _share(entry["aurc"]),
+            str(entry["prompts_undefined"]),
+        )
+        if entry["note"]:
+            notes[entry["note"]] = None
+    print_table(table, stderr=stderr)
+    for note in notes:
+        console(False, stderr=stderr).print(note)
+
+
+def _interval(ends: list[float] | None) -> str:
+    return "-" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.3f}"
+
+
+def _quoted(text: str, most: int = 60) -> str:
+    """A text in one line, its end left out where it is long."""
+    plain = harmless(repr(text)[1:-1])
+    return f"“{plain if len(plain) <= most else plain[: most - 1] + '…'}”"

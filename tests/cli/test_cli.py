@@ -1,0 +1,489 @@
+"""The command: what it prints, where, and how it fails."""
+
+import csv
+import dataclasses
+import gc
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+import decoding
+from decoding import generate
+from decoding.generation import run as generation
+from decoding.settings.settings import DecodingSettings
+
+COMMAND = [sys.executable, "-m", "decoding_cli"]
+
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+def records(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_version_and_help(run):
+    assert run("--version")[1].strip().endswith(decoding.__version__)
+    assert "generate" in run("--help")[1] and "generate" in run()[1]
+
+
+def test_text_alone_in_a_pipe(run, stories):
+    code, out, err = run("generate", "Once upon a time", "--seed", 3, "--max-new-tokens", 12)
+    [expected] = generate(
+        stories.model, stories.tokenizer, "Once upon a time", seed=3, max_new_tokens=12
+    )
+    assert (code, out, err) == (0, expected.text + "\n", "")
+
+
+def test_json_lines_are_the_records(run, stories):
+    arguments = ["Once", "Lily saw", "--num-samples", 2, "--seed", 5, "--max-new-tokens", 8]
+    code, out, _ = run("generate", *arguments, "--json", "--top-p", 0.9, "--alternatives", 2)
+    expected = generate(
+        stories.model, stories.tokenizer, ["Once", "Lily saw"], DecodingSettings(top_p=0.9),
+        num_return_sequences=2, seed=5, max_new_tokens=8, alternatives=2,
+    )  # fmt: skip
+    got = records(out)
+    assert code == 0
+    assert [(r["index"], r["sample"]) for r in got] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert got == [json.loads(json.dumps(each.record())) for each in expected]
+    first = got[0]
+    assert first["settings"] == "top_p=0.9" and first["model"] == "builtin:stories"
+    assert "".join(token["text"] for token in first["tokens"]) == first["text"]
+    assert not first["text"].startswith("Once")
+    assert len(first["tokens"][0]["alternatives"]) == 2
+
+
+def test_flags_override_fields_of_setting(run):
+    arguments = ["Once", "--json", "--max-new-tokens", 2, "--setting", "temperature=0.5,top_p=0.9"]
+    _, out, _ = run("generate", *arguments, "--temperature", 0.7, "--top-k", 5)
+    assert records(out)[0]["settings"] == "temperature=0.7,top_k=5,top_p=0.9"
+    _, out, _ = run("generate", *arguments, "--temperature", 0, "--top-p", 1)
+    assert records(out)[0]["settings"] == "greedy"
+
+
+def test_a_run_without_seed_reports_one_that_repeats_it(run):
+    arguments = ["generate", "Once", "--json", "--max-new-tokens", 8]
+    first = records(run(*arguments)[1])[0]
+    again = records(run(*arguments, "--seed", first["seed"])[1])[0]
+    assert again == first
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.txt", b"One\r\n  two \n\nthree"),
+        (
+            "p.jsonl",
+            b'{"prompt": "One"}\n\n{"prompt": "  two "}\n{"prompt": ""}\n{"prompt": "three"}',
+        ),
+        ("p.csv", b'n,prompt\n1,One\n2,  two \n3,""\n4,three\n'),
+        (None, "\ufeffOne\n  two \n\nthree\n".encode()),
+    ],
+)
+def test_prompts_are_read_as_they_are(run, name, content):
+    arguments = ["generate", "--json", "--max-new-tokens", 1]
+    if name:
+        Path(name).write_bytes(content)
+        arguments += ["--prompts-file", name]
+    code, out, _ = run(*arguments, stdin=content)
+    assert code == 0
+    assert [record["prompt"] for record in records(out)] == ["One", "  two ", "", "three"]
+
+
+def test_prompts_from_a_column_of_parquet(run):
+    table = pyarrow.table({"prompt": ["x", "y"], "question": ["One", "two\n"]})
+    parquet.write_table(table, "p.parquet")
+    arguments = ["--prompts-file", "p.parquet", "--column", "question", "--max-new-tokens", 1]
+    _, out, _ = run("generate", *arguments, "--json")
+    assert [record["prompt"] for record in records(out)] == ["One", "two\n"]
+
+
+def contents(path):
+    """The records of an output file; in CSV, all values as text."""
+    if path.suffix == ".parquet":
+        return parquet.read_table(path).to_pylist()
+    if path.suffix == ".csv":
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+    return json.loads(path.read_text()) if path.suffix == ".json" else records(path.read_text())
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+def test_output_file_is_whole_and_stdout_silent(run, suffix):
+    path = Path(f"out{suffix}")
+    path.write_text("what was there before")
+    arguments = ["generate", "One", "Two", "--max-new-tokens", 2, "--seed", 2**64 - 1]
+    expected = records(run(*arguments, "--json")[1])
+    code, out, _ = run(*arguments, "--output", path)
+    assert (code, out) == (0, "")
+    got = contents(path)
+    if suffix == ".csv":
+        expected = [
+            {
+                key: value if isinstance(value, str) else json.dumps(value)
+                for key, value in r.items()
+            }
+            for r in expected
+        ]
+    assert got == expected
+    assert os.listdir() == [path.name]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_full_disk_leaves_the_old_file(run, monkeypatch):
+    Path("out.jsonl").write_text("old")
+    arguments = ["generate", "One", "--max-new-tokens", 60, "--output", "out.jsonl"]
+    result = subprocess.run(
+        ["bash", "-c", 'ulimit -f 1; trap "" XFSZ; exec "$@"', "-", *COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert result.stderr == f"Error: cannot write '{Path('out.jsonl').resolve()}': File too large\n"
+    assert os.listdir() == ["out.jsonl"] and Path("out.jsonl").read_text() == "old"
+
+
+def test_beams(run, stories):
+    code, out, _ = run(
+        "generate", "Once", "--json", "--num-beams", 3, "--num-samples", 2, "--max-new-tokens", 6
+    )
+    expected = generate(
+        stories.model, stories.tokenizer, "Once",
+        num_beams=3, num_return_sequences=2, max_new_tokens=6,
+    )  # fmt: skip
+    assert code == 0
+    assert [r["text"] for r in records(out)] == [each.text for each in expected]
+
+
+def wrong(*arguments, code=1, says, files=None, stdin=b""):
+    identity = " ".join(map(str, arguments)) or says
+    return pytest.param(arguments, code, says, files or {}, stdin, id=identity)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says", "files", "stdin"),
+    [
+        wrong("x", "--temperature", -1, code=2, says="must be a finite number >= 0, got -1"),
+        wrong("x", "--temperature", "nan", code=2, says="temperature must be a finite number"),
+        wrong("x", "--temperature", "warm", code=2, says="'warm' is not a valid float"),
+        wrong("x", "--top-p", 0, code=2, says="top_p must be in (0, 1], got 0.0"),
+        wrong("x", "--top-p", 1.5, code=2, says="top_p must be in (0, 1], got 1.5"),
+        wrong("x", "--top-k", -2, code=2, says="top_k must be >= 0, got -2"),
+        wrong("x", "--setting", "temprature=1", code=2, says="did you mean 'temperature'?"),
+        wrong("x", "--setting", "top_p", code=2, says="'top_p' needs a value"),
+        wrong("x", "--temprature", 1, code=2, says="--temperature"),
+        wrong("x", "--max-new-tokens", 0, code=2, says="--max-new-tokens"),
+        wrong("x", "--max-new-tokens", 600, says="at most 511"),
+        wrong("x" * 3000, says="shorten the prompt"),
+        wrong("x", "--num-beams", 2, "--temperature", 0, code=2, says="temperature=0 cannot"),
+        wrong("x", "--num-beams", 2, "--num-samples", 3, code=2, says="--num-beams"),
+        wrong("x", "--setting", "target_entropy=-1", code=2, says="target_entropy must be a"),
+        wrong("x", "--setting", "xtc_threshold=0.2", code=2, says="a parameter of xtc_probability"),
+        wrong("x", "--setting", "target_entropy=2,edt_theta=1", code=2, says="both set the temper"),
+        wrong("x", "--setting", "target_entropy=two bits", code=2, says="must be a number"),
+        wrong("x", "--setting", "dry_multiplier=1,dry_breakers=a/b", code=2, says="as in 13/198"),
+        wrong("x", "--setting", "raw while entropy<2 else stop", code=2, says="a policy is like"),
+        wrong("x", "--setting", "raw while entropy<=two else stop", code=2, says="a number"),
+        wrong("x", "--setting", "raw while entropy<=2 else halt", code=2, says="'halt'"),
+        wrong("x", "--setting", "raw while entropy<=2 else stop", "--num-beams", 2, code=2,
+              says="a policy follows single sequences"),
+        wrong("x", "--setting", "mirostat_tau=2", "--num-beams", 2, code=2, says="mirostat_tau"),
+        wrong("x", "--setting", "raw while entropy<=2 else branch", code=2, says="--branch-at"),
+        wrong("x", "--branch-at-entropy", "much", code=2, says="'much' is not a valid float"),
+        wrong("x", "--stop", "", code=2, says="--stop needs a text"),
+        wrong("x", "--chat", says="chat template"),
+        wrong("x", "--device", "tpu9", says="unknown device 'tpu9'"),
+        wrong("x", "--model", "./nowhere", says="'./nowhere' does not exist"),
+        wrong("x", "--model", "builtin:poems", says="builtin:stories"),
+        wrong("x", "--model", "no/such-model", says="use a local folder, or 'builtin:stories'"),
+        wrong("x", "--model", "./bare", files={"bare/config.json": b'{"model_type": "gpt2"}'},
+              says="model folder './bare'"),
+        wrong("x", "--output", "nowhere/o.jsonl", says="of 'nowhere/o.jsonl' does not exist"),
+        wrong("x", "--output", "o.txt", code=2, says=".jsonl, .json, .csv or .parquet"),
+        wrong("x", "--prompts-file", "p.txt", code=2, says="not both"),
+        wrong("--prompts-file", "p.txt", says="cannot read 'p.txt'"),
+        wrong("--prompts-file", "p.md", code=2, says=".txt, .jsonl, .json, .csv or .parquet"),
+        wrong("--prompts-file", "p.csv", says="cannot read 'p.csv'"),
+        wrong("--prompts-file", "p.csv", files={"p.csv": b"id,text\n1,a\n"},
+              says="'p.csv' has no column 'prompt'; it has 'id', 'text'"),
+        wrong("--prompts-file", "p.txt", "--column", "q", code=2, says="--column needs a"),
+        wrong("x", "--column", "q", code=2, says="--column needs a --prompts-file with rows"),
+        wrong("--prompts-file", "p.txt", files={"p.txt": b"a\nb\0"}, says="line 2 holds a NUL"),
+        wrong("--prompts-file", "p.txt", files={"p.txt": b""}, says="it is empty"),
+        wrong("--prompts-file", "p.txt", files={"p.txt": b"a\n\xff"}, says="not UTF-8 (line 2)"),
+        wrong("--prompts-file", "p.jsonl", files={"p.jsonl": b'{"prompt": "a"}\n{"prompt": "b"\n'},
+              says="'p.jsonl', line 2: broken JSON"),
+        wrong("--prompts-file", "p.jsonl", files={"p.jsonl": b'{"text": "a"}\n'},
+              says="'p.jsonl', line 1: no column 'prompt'; it has 'text'"),
+        wrong(says="no prompts in standard input"),
+        wrong(says="standard input is not UTF-8 (line 1)", stdin=b"\xe9"),
+        wrong("--prompts-file", "p.jsonl", files={"p.jsonl": b'{"prompt": "\\ud800"}'},
+              says="'p.jsonl', line 1: 'prompt' is not valid UTF-8"),
+        wrong("--prompts-file", "p.jsonl", files={"p.jsonl": b"[" * 100_000}, says="broken JSON"),
+        wrong("\udce9", says="prompt 0 is not valid UTF-8"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_nothing_written(run, arguments, code, says, files, stdin):
+    for name, content in files.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(content)
+    before = sorted(Path().rglob("*"))
+    got, out, err = run("generate", *arguments, stdin=stdin)
+    assert (got, out) == (code, "")
+    assert says in err
+    assert err.startswith("Error: ") and err.count("\n") == 1
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_late_bad_prompt_is_found_before_anything_is_written(run):
+    Path("p.txt").write_text("fine\n" * 300 + "x" * 3000)
+    code, out, err = run("generate", "--prompts-file", "p.txt", "--json")
+    assert (code, out) == (1, "") and "prompt 300 has" in err
+
+
+def on_terminal(*arguments, **environment):
+    """Run the command on a pseudo-terminal; gives exit code and all that it wrote."""
+    leader, follower = pty.openpty()
+    environment = os.environ | {"TERM": "xterm-256color"} | environment
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        stdin=follower, stdout=follower, stderr=follower, env=environment, start_new_session=True,
+    )  # fmt: skip
+    os.close(follower)
+    written = b""
+    while True:
+        try:
+            chunk = os.read(leader, 65536)
+        except OSError:
+            break
+        if not chunk:
+            break
+        written += chunk
+    os.close(leader)
+    return process.wait(), written.decode().replace("\r\n", "\n")
+
+
+def test_on_a_terminal_text_is_shaded_with_legend_and_summary(stories):
+    code, written = on_terminal("generate", "Once upon a time", "--seed", 1, "--max-new-tokens", 30)
+    [expected] = generate(
+        stories.model, stories.tokenizer, "Once upon a time", seed=1, max_new_tokens=30
+    )
+    assert code == 0
+    assert "\x1b[38;2;0;0;0;48;2;" in written
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", written)
+    assert plain.startswith("Once upon a time" + expected.text)
+    assert "entropy in nats" in plain
+    summary = expected.trace.summary()
+    assert (
+        f"30 tokens · mean entropy {summary['mean_entropy_nats']:.2f} nats "
+        f"({summary['effective_choices']:.1f} effective choices) · "
+        f"raw perplexity {summary['raw_perplexity']:.2f} · " in plain
+    )
+    assert plain.rstrip().endswith("tokens/s · seed 1")
+
+
+def test_several_sequences_stream_one_after_the_other(run, stories):
+    prompts = ["Lily saw a", "Tom"]
+    _, out, err = run("generate", *prompts, "--num-samples", 2, "--seed", 1, "--color",
+                      "--max-new-tokens", 6)  # fmt: skip
+    expected = generate(
+        stories.model, stories.tokenizer, prompts, num_return_sequences=2, seed=1, max_new_tokens=6
+    )
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", out)
+    assert plain == "\n".join(f"{g.prompt}{g.text}\n" for g in expected)
+    assert "24 tokens" in err
+
+
+def test_a_progress_bar_for_many_prompts_where_only_stderr_is_a_terminal():
+    leader, follower = pty.openpty()
+    arguments = ["generate", "One", "Two", "--max-new-tokens", "2", "--json"]
+    environment = os.environ | {"TERM": "xterm-256color"}
+    result = subprocess.run(
+        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=follower, env=environment
+    )
+    os.close(follower)
+    written = os.read(leader, 65536).decode()
+    os.close(leader)
+    assert len(records(result.stdout.decode())) == 2
+    assert "2/2 sequences" in written
+    assert re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written).splitlines()[-1].startswith("4 tokens · ")
+
+
+@pytest.mark.parametrize(("flag", "no_color"), [("--no-color", ""), (None, "1")])
+def test_no_color_is_honoured(flag, no_color):
+    flags = [flag] if flag else []
+    code, written = on_terminal(
+        "generate", "Once", "--max-new-tokens", 5, *flags, NO_COLOR=no_color
+    )
+    assert code == 0 and "\x1b[" not in written
+    assert written.startswith("Once")
+
+
+def test_ctrl_c_keeps_what_is_finished(run, monkeypatch):
+    batch = generation.Run.batch
+    calls = []
+
+    def interrupted(self, jobs):
+        calls.append(jobs)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return batch(self, jobs)
+
+    monkeypatch.setattr(generation.Run, "batch", interrupted)
+    arguments = ["generate", *["Once"] * 9, "--max-new-tokens", 2, "--batch-size", 2]
+    code, out, err = run(*arguments, "--output", "o.jsonl")
+    assert (code, out) == (130, "")
+    assert err == "Error: interrupted; 4 of 9 sequences finished\n"
+    assert [record["index"] for record in records(Path("o.jsonl").read_text())] == [0, 1, 2, 3]
+    assert os.listdir() == ["o.jsonl"]
+
+
+def test_ctrl_c_while_a_token_is_drawn():
+    process = subprocess.Popen(
+        [*COMMAND, "generate", "Once upon a time", "--color"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A background job inherits SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout is not None
+    process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert err.decode() == "\nError: interrupted; 0 of 1 sequences finished\n"
+
+
+def test_a_closed_pipe_is_quiet():
+    Path("p.txt").write_text("Once upon a time\n" * 9)
+    script = '"$@" 2>err.txt | head -c 1 >/dev/null'
+    arguments = ["generate", "--prompts-file", "p.txt", "--json", "--max-new-tokens", "40"]
+    subprocess.run(["bash", "-c", script, "-", *COMMAND, *arguments], check=True)
+    assert Path("err.txt").read_text() == ""
+
+
+@pytest.mark.parametrize("spec", ["target_entropy=1.2", "edt_theta=0.3", "dynatemp_range=0.4"])
+def test_records_tell_the_temperature_of_each_step(run, spec):
+    code, out, _ = run("generate", "Once", "--setting", spec, "--seed", 1, "--json",
+                       "--max-new-tokens", 5)  # fmt: skip
+    [record] = records(out)
+    assert code == 0 and record["settings"] == spec
+    assert all(token["temperature"] > 0 for token in record["tokens"])
+    if spec.startswith("target"):
+        for token in record["tokens"]:
+            assert token["entropy_nats"] == pytest.approx(1.2, abs=1e-3)
+
+
+def test_a_policy_ends_sequences_in_words(run):
+    stop = "raw while entropy<=3 else stop"
+    arguments = ("The", "Once upon a time", "--seed", 1, "--max-new-tokens", 30)
+    _, out, _ = run("generate", *arguments, "--setting", stop, "--json")
+    found = records(out)
+    assert [record["finish_reason"] for record in found] == ["entropy", "entropy"]
+    assert found[0]["text"] == "" and found[0]["tokens"] == []
+    assert all(t["raw_entropy_nats"] <= 3 for record in found for t in record["tokens"])
+    code, out, err = run("generate", *arguments, "--setting", stop)
+    assert code == 0 and out.splitlines() == [record["text"] for record in found]
+    assert err == "2 of 2 stopped at a hesitation\n"
+    code, out, err = run("generate", *arguments, "--setting", stop.replace("stop", "abstain"))
+    assert (code, out, err) == (0, "\n\n", "2 of 2 abstained\n")
+    _, out, _ = run("generate", *arguments, "--setting", stop, "--color")
+    assert out.count("(stopped at a hesitation)") == 2
+
+
+@pytest.mark.parametrize("command", [("compare", "--setting", "raw"), ("score",), ("identify",)])
+def test_a_policy_that_would_end_a_given_text_is_refused(run, command):
+    Path("t.txt").write_text("Once upon a time.")
+    policy = "raw while entropy<=2 else abstain"
+    code, out, err = run(command[0], "t.txt", *command[1:], "--setting", policy)
+    assert (code, out) == (2, "") and "'abstain' ends a sequence" in err
+
+
+def test_uncertainty_takes_no_policy(run):
+    code, out, err = run("uncertainty", "x", "--setting", "raw while entropy<=2 else greedy")
+    assert (code, out) == (2, "") and "not a policy" in err
+
+
+def test_a_mistyped_command_is_told_the_nearest(run):
+    code, out, err = run("perplxity")
+    assert (code, out) == (2, "")
+    assert err == "Error: No such command 'perplxity'. Did you mean 'perplexity'?\n"
+    assert run("xyzzy")[2] == "Error: No such command 'xyzzy'.\n"
+
+
+def test_every_command_of_the_list_is_there(run):
+    _, listed, _ = run("--help")
+    names = re.findall(r"^  (\w+)  +\S", listed.split("Commands:")[1], re.MULTILINE)
+    assert len(names) == 10
+    for name in names:
+        code, out, _ = run(name, "--help")
+        assert code == 0 and out.startswith(f"Usage: decoding {name} ")
+
+
+def test_alternatives_need_records(run):
+    code, out, err = run("generate", "x", "--alternatives", 2)
+    assert (code, out) == (2, "") and "give --json or --output too" in err
+
+
+def test_settings_explains_a_policy(run):
+    code, out, _ = run("settings", "raw while entropy<=2bits or varentropy<=1 else greedy")
+    assert code == 0
+    assert "H > 1.38629 nats and Var(-log p) > 1 nats²" in out and "lowest id" in out
+    _, out, _ = run("settings", "temperature=0.5,edt_theta=0.3,mirostat_tau=2bits,top_k=3")
+    assert "1. edt_theta: divide logits by 0.5 · 0.8^(0.3/H)" in out
+    assert "2. top_k" in out and "1.38629 nats (2 bits)" in out
+    _, out, _ = run("settings", "temperature=0.5,dynatemp_range=2,dynatemp_exponent=3")
+    assert "divide logits by 0 + 2.5 · (H/ln n)^3" in out
+    _, out, _ = run("settings", "dry_multiplier=0.8,dry_breakers=13/198")
+    assert "lower by 0.8 · 1.75^(n - 2)" in out and "ids 13/198 break" in out
+
+
+def test_settings_explains_in_order(run):
+    code, out, _ = run("settings", "top_p=0.9,temperature=0.7,eta_cutoff=0.001")
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0] == "temperature=0.7,top_p=0.9,eta_cutoff=0.001"
+    assert [line.split(":")[0] for line in lines[1:]] == [
+        "  1. temperature", "  2. top_p", "  3. eta_cutoff",
+    ]  # fmt: skip
+    assert "temperature 1, nothing removed" in run("settings", "raw")[1]
+    _, listed, _ = run("settings")
+    names = [line.split()[0] for line in listed.splitlines()[1:-4]]
+    assert names == [field.name for field in dataclasses.fields(DecodingSettings)]
+    assert "lowest id" in run("settings", "greedy")[1]
+    code, _, err = run("settings", "top_q=1")
+    assert code == 2 and "did you mean 'top_p'" in err
+
+
+def test_settings_shows_what_a_model_would_do_by_itself(run):
+    folder = Path("model")
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "gpt2"}')
+    (folder / "generation_config.json").write_text(
+        '{"do_sample": true, "temperature": 0.6, "repetition_penalty": 1.2}'
+    )
+    code, out, _ = run("settings", "raw", "--model", "./model")
+    assert code == 0
+    assert "temperature=0.6,top_k=50" in out and "also repetition_penalty = 1.2" in out
+
+
+def test_model_from_the_environment(run, monkeypatch):
+    monkeypatch.setenv("DECODING_MODEL", "./nowhere")
+    assert "'./nowhere' does not exist" in run("generate", "x")[2]
+
+
+@pytest.mark.parametrize("arguments", [["generate", "Once", "--max-new-tokens", "1"],
+                                       ["generate", "Once", "--model", "no/such"]])  # fmt: skip
+def test_garbage_is_collected_again_once_the_model_is_there(run, arguments):
+    code, *_ = run(*arguments)
+    assert gc.isenabled() and gc.get_freeze_count() > 0
+    assert code == (0 if "--model" not in arguments else 1)
