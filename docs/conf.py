@@ -16,6 +16,7 @@ copyright = "the decoding-toolkit developers, Apache-2.0"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 3
+highlight_language = "text"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"

@@ -1,5 +1,6 @@
 """What the README and the pages in docs/ show runs, and their links lead somewhere."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -124,6 +125,53 @@ def test_every_page_is_in_a_list():
     assert set(re.findall(r"\(docs/([\w-]+)\.md\)", readme)) == own - {"README", "index"}
     listed = set(re.findall(r"^[\w-]+$", index, re.MULTILINE))
     assert listed == {Path(page).stem for page in PAGES} - {"README", "index"}
+
+
+RECORDED = {
+    "generate": ["generate dog --alternatives 1 --max-new-tokens 3 --setting edt_theta=1"],
+    "branches": ["generate dog --branch-at-entropy 1 --max-new-tokens 4"],
+    "score": ["score story.txt --setting top_k=5", "score rows.jsonl --prompt-column prompt"],
+    "perplexity": ["perplexity story.txt"],
+    "compare": ["compare story.txt", "compare story.txt --models builtin:stories builtin:stories"],
+    "uncertainty": [
+        "uncertainty --prompts-file asked.jsonl --num-samples 2 --max-new-tokens 3 "
+        "--evaluation evaluation.jsonl"
+    ],
+    "calibrate": ["calibrate rows.jsonl --column prompt --coverage 0.9"],
+    "identify": ["identify story.txt"],
+    "attention": ["attention story.txt"],
+    "doctor": ["doctor"],
+}
+# Their keys are percentiles, or names of models.
+FREE = {"kl_percentiles_nats", "delta_p_percentiles", "model_posterior"}
+
+
+def keys(value):
+    """All keys in a record."""
+    if isinstance(value, list):
+        return set().union(*map(keys, value))
+    if not isinstance(value, dict):
+        return set()
+    return set(value).union(*(keys(inner) for key, inner in value.items() if key not in FREE))
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_every_key_of_a_record_is_explained(name, run):
+    Path("story.txt").write_text("Once upon a time there was a dog.")
+    row = {"prompt": "Her name was", "text": [" Sue", " Tom"], "context": "Sue had a dog."}
+    Path("rows.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row))
+    asked = {"references": ["Sue"], "paraphrases": ["She was called"]}
+    Path("asked.jsonl").write_text(json.dumps(row | asked))
+    found = set()
+    for command in RECORDED[name]:
+        code, out, _ = run(*command.split(), "--json")
+        assert code == 0
+        found |= keys([json.loads(line) for line in out.splitlines()])
+    if name == "uncertainty":
+        found |= keys(json.loads(Path("evaluation.jsonl").read_text()))
+    code = set(re.findall(r"`([^`]+)`", (ROOT / "docs/records.md").read_text()))
+    endings = tuple(word.removeprefix("…") for word in code if word.startswith("…"))
+    assert not {key for key in found - code if not key.endswith(endings)}
 
 
 def test_the_readme_is_short():
