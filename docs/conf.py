@@ -6,6 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import reference
+from sphinx.util.inspect import TypeAliasForwardRef
 
 import decoding
 
@@ -14,17 +15,18 @@ author = "the decoding-toolkit developers"
 version = release = decoding.__version__
 copyright = "the decoding-toolkit developers, Apache-2.0"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
 myst_heading_anchors = 3
 highlight_language = "text"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-autodoc_type_aliases = {"ArrayLike": "ArrayLike"}  # not the union that it stands for
+# The name, and not the union that it stands for.
+autodoc_type_aliases = {"ArrayLike": "ArrayLike"}
+TypeAliasForwardRef.__repr__ = lambda alias: alias.name
 autodoc_class_signature = "mixed"
 maximum_signature_line_length = 88
-napoleon_numpy_docstring = False
 toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
@@ -54,5 +56,4 @@ def setup(app):
     """Write the reference before pages are read, and mend links as they are."""
     app.connect("builder-inited", reference.write)
     app.connect("source-read", point_inside)
-    # Before napoleon, which makes sections of them.
-    app.connect("autodoc-process-docstring", reference.as_restructured_text, priority=400)
+    app.connect("autodoc-process-docstring", reference.as_restructured_text)

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import click
+from sphinx.ext.napoleon import GoogleDocstring
 
 from decoding_cli.app import cli
 
@@ -146,12 +147,23 @@ def summary(module: ModuleType) -> str:
 def as_restructured_text(
     app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]
 ) -> None:
-    """Docstrings write code as Markdown does: `so`, and indented where it is a block."""
+    """Make of a docstring what Sphinx reads: Google's sections, and code as Markdown writes it."""
     text = "\n".join(lines)
+    if re.match(r"Alias for field number \d+", text):
+        text = ""  # of a named tuple, by Python
     text = re.sub(r"``.+?``|(?<!`)`([^`]+)`(?!`)(\w?)|\|", _escaped, text, flags=re.DOTALL)
     text = re.sub(r"(?<=\S):(\n\n {4})", r"::\1", text)
     text = re.sub(r"^Source: .+?(?=\n\n|\Z)", _paragraph, text, flags=re.DOTALL | re.MULTILINE)
-    lines[:] = text.split("\n")
+    # Of an attribute, napoleon would take what stands before a colon for its type.
+    plain = what in ("attribute", "property")
+    lines[:] = text.split("\n") if plain else Docstring(text, what=what).lines()
+
+
+class Docstring(GoogleDocstring):
+    """Where `Returns:` says what is returned and leaves its type to the signature."""
+
+    def _consume_returns_section(self, preprocess_types: bool = False) -> list[Any]:
+        return [("", "", self._dedent(self._consume_to_next_section()))]
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -17,8 +17,6 @@ WAITING = {
     "generate_kwargs(monitor=monitor)": "DecodingSettings.generate_kwargs takes a monitor",
     "logits_processor=[Temperature(0.7), TopP(0.9)]": "a rule is a logits processor",
     "class TypicalFloor(Cut)": "rules are classes, and settings take `extra`",
-    "import LogNormalPrior": "decoding.inference",
-    "import log_posterior": "decoding.inference",
 }
 
 
