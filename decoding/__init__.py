@@ -28,7 +28,7 @@ _HOMES = {
     "Generation": "generation",
     "LanguageModel": "models",
     "ModelLoadError": "models",
-    "NonFiniteLogitsError": "tracing",
+    "NonFiniteLogitsError": "rows",
     "Sampler": "generation",
     "TeacherForcing": "scoring",
     "TokenDocument": "scoring",
@@ -49,10 +49,11 @@ if TYPE_CHECKING:
     from decoding.information.regularization import entropy_regularized_loss
     from decoding.information.statistics import row_statistics
     from decoding.models.loading import LanguageModel, ModelLoadError, load_model
+    from decoding.rows.faults import NonFiniteLogitsError
     from decoding.scoring.teacher_forcing import Document, TeacherForcing, TokenDocument
     from decoding.settings.policy import EntropyPolicy
     from decoding.settings.settings import DecodingSettings
-    from decoding.tracing.monitor import EntropyMonitor, NonFiniteLogitsError
+    from decoding.tracing.monitor import EntropyMonitor
     from decoding.tracing.trace import Trace
 
 __getattr__, __dir__ = exported(__name__, _HOMES)

@@ -235,8 +235,8 @@ def _check_branching(
             raise click.UsageError(f"--branch-at-entropy cannot be used with {name}")
     if not math.isfinite(bound):
         raise click.UsageError(f"--branch-at-entropy takes a finite number, got {bound}")
-    if isinstance(settings, DecodingSettings) and settings.mirostat_tau:
-        raise click.UsageError("--branch-at-entropy cannot be used with mirostat_tau")
+    if isinstance(settings, DecodingSettings) and settings.remembers:
+        raise click.UsageError(f"--branch-at-entropy cannot be used with {settings.remembers}")
 
 
 class _Screen:

@@ -20,7 +20,7 @@ from decoding.generation.stopping import eos_ids
 from decoding.models.detokenizing import Detokenizer, text_of
 from decoding.rows.arrays import as_tensor
 from decoding.rows.distribution import Distribution
-from decoding.rules.history import History
+from decoding.settings.applying import History
 from decoding.settings.policy import EntropyPolicy
 from decoding.settings.settings import DecodingSettings
 

@@ -8,7 +8,6 @@ computed once and shared (see `decoding.rows.distribution`).
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -31,12 +30,12 @@ from decoding.generation.seeds import check_seed, uniforms
 from decoding.rows.arrays import Array, as_array, joined, on_host
 from decoding.rows.distribution import Distribution
 from decoding.rows.draw import draw
-from decoding.rules.history import History, next_most_surprisal
-from decoding.settings.applying import apply
+from decoding.rows.faults import NonFiniteLogitsError, without_faults
+from decoding.settings.applying import History, remembered
 from decoding.settings.policy import ENDINGS, EntropyPolicy
 from decoding.settings.processor import not_neutral
 from decoding.settings.settings import DecodingSettings
-from decoding.tracing.monitor import EntropyMonitor, NonFiniteLogitsError, without_faults
+from decoding.tracing.monitor import EntropyMonitor
 from decoding.tracing.step import Measures
 
 _PORTION = 1 << 20  # logits of a step at a time
@@ -224,8 +223,8 @@ class _Rows(NamedTuple):
     """`(rows, seq)`; this and what follows as in `History`."""
     starts: Tensor | None
     """`(rows)`."""
-    most_surprisal: Tensor | None
-    """`(rows)`, nats."""
+    memory: Tensor | None
+    """`(rows, n)`, float64."""
 
     def portions(self) -> list[_Rows]:
         """A few rows at a time, so that what is made of them stays in a CPU's cache."""
@@ -243,8 +242,8 @@ class _Outcome(NamedTuple):
     """`(rows)`, drawn."""
     fault: Array | None
     """`(rows)`, which were no distribution: mended on an accelerator, and on a CPU an error."""
-    most_surprisal: Tensor | None
-    """`(rows)`, nats, for the next step."""
+    memory: Tensor | None
+    """`(rows, n)`, for the next step."""
     measures: Measures | None
     """Where there is a monitor."""
 
@@ -270,7 +269,7 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         self.ended_at = [0] * len(points)
         self.step = 0
         self.before: Tensor | None = None
-        self.most_surprisal: Tensor | None = None
+        self.memory: Tensor | None = None
         self.over: _Over | None = None
         self.faults: list[Array] = []
         self.keeps_scores = keeps_scores
@@ -284,9 +283,9 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         if monitor is not None:
             monitor.begin(input_ids)
         if self.step == 0:
-            _refuse_unattainable(sampler.settings, scores.shape[-1])
+            _check_vocabulary(sampler.settings, scores.shape[-1])
         points = self.points[:, self.step]
-        rows = _Rows(scores, self.before, points, input_ids, self.starts, self.most_surprisal)
+        rows = _Rows(scores, self.before, points, input_ids, self.starts, self.memory)
         if self.replay is not None:
             outcome: _Outcome = self.replay(*rows._replace(ids=None))
         elif isinstance(sampler.settings, DecodingSettings):
@@ -297,7 +296,7 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
             outcome = _Outcome.of(outcomes)
         else:
             outcome = self._outcome(rows)
-        self.most_surprisal = outcome.most_surprisal
+        self.memory = outcome.memory
         # What is replayed writes into the same memory at each step.
         tokens = outcome.tokens if self.replay is None else outcome.tokens.clone()
         if outcome.fault is not None:
@@ -326,7 +325,7 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         if rows.before is not None:
             raw, fault_before = without_faults(Distribution(rows.before), self.step, first)
             fault = None if fault is None else fault | fault_before
-        history = History(rows.ids, rows.starts, rows.most_surprisal)
+        history = History(rows.ids, rows.starts, rows.memory)
         if isinstance(settings, EntropyPolicy):
             decisions = None
             if self.over is not None:
@@ -334,13 +333,13 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
                 self._end(decisions)
             applied = settings.apply(given, history, decisions, raw=raw)
         else:
-            applied = apply(settings, given, history)
+            applied = settings.apply(given, history)
         tokens = draw(applied.final, rows.points)
-        most_surprisal = next_most_surprisal(settings, rows.most_surprisal, applied.final, tokens)
+        memory = remembered(settings, rows.memory, applied, tokens)
         measures = None
         if sampler.monitor is not None:
             measures = sampler.monitor.measure(raw, applied, tokens)
-        return _Outcome(tokens, fault, most_surprisal, measures)
+        return _Outcome(tokens, fault, memory, measures)
 
     def _end(self, decisions: list[Any]) -> None:
         for row, then in enumerate(decisions):
@@ -355,31 +354,30 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         return torch.full_like(scores, -torch.inf).scatter_(-1, tokens.unsqueeze(-1), 0.0)
 
 
-def _refuse_unattainable(settings: DecodingSettings | EntropyPolicy, vocab: int) -> None:
-    """Refuse a target that no row of so many tokens attains: all would be drawn alike."""
+def _check_vocabulary(settings: DecodingSettings | EntropyPolicy, vocab: int) -> None:
+    """Refuse a vocabulary on which a rule cannot do what it says."""
     some: list[object] = [settings]
     if isinstance(settings, EntropyPolicy):
         some = [settings.settings, settings.then]
     for one in some:
-        if isinstance(one, DecodingSettings) and one.target_entropy > math.log(vocab):
-            raise ValueError(
-                f"target_entropy={one.target_entropy:g} is above ln {vocab} = "
-                f"{math.log(vocab):.4g} nats, the most that {vocab} tokens can have"
-            )
+        if isinstance(one, DecodingSettings):
+            for rule in one.rules:
+                rule.check_vocabulary(vocab)
 
 
 def _replays(settings: DecodingSettings | EntropyPolicy, points: Tensor) -> bool:
     """Whether each step is the same computation on a CUDA device."""
-    # A policy looks at numbers, and DRY at ids that grow.
-    same = isinstance(settings, DecodingSettings) and not settings.dry_multiplier
-    return same and points.is_cuda
+    if not isinstance(settings, DecodingSettings):  # a policy looks at numbers
+        return False
+    # Ids grow from step to step.
+    return points.is_cuda and not any(rule.looks_back == "ids" for rule in settings.rules)
 
 
 class Drawn:
-    """In the place of scores of which nothing is asked but the largest of each row, a token's.
+    """Stands in for scores that are only ever passed to `argmax`, which gives the drawn tokens.
 
-    Greedy search asks for just that. Looking for it in the whole vocabulary would take as long as
-    drawing it; anything else that somebody asked of these scores would be an error, and is one.
+    Greedy search does just that. To look for the largest score in the whole vocabulary would take
+    as long as drawing the token. Any other use of these scores is an error.
 
     Args:
         tokens: `(rows)`.

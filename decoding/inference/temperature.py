@@ -25,9 +25,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from decoding.inference.intervals import resampled
-from decoding.information.measures import as_float
 from decoding.information.statistics import BLOCK_BYTES, row_statistics
-from decoding.rules.truncation import temperature as scaled
+from decoding.rows.arrays import as_float
+from decoding.rows.distribution import Distribution
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -221,7 +221,7 @@ def temperature_columns(logits: Tensor, targets: Tensor, temperature: float) -> 
     Returns:
         Tensors `(…)`.
     """
-    q = row_statistics(scaled(logits, temperature), targets)
+    q = row_statistics(Distribution(logits).tempered(temperature).logits, targets)
     assert q.target_log_prob is not None and q.rank is not None
     return {
         "tokens": torch.ones_like(q.entropy),

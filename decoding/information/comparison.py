@@ -1,6 +1,6 @@
 """Many settings from one block of logits: what each costs, and how far each pair is apart.
 
-Temperature never changes the order of tokens, and every rule but `typical_p` keeps a prefix of it.
+Temperature never changes the order of tokens, and nearly every cut keeps a prefix of it.
 So a row is sorted once, each temperature adds prefix sums of `e^{βz}` (β = 1/T), and kept sets,
 their masses and the total variation of a pair are look-ups. Entropy and KL need `E[z]` besides.
 That, and the Jensen–Shannon divergence, which has no closed form between two temperatures, are
@@ -8,7 +8,7 @@ summed over a few hundred nodes that stand for the whole row, within 1e-8 nats (
 `decoding.rows.quadrature`).
 
 That holds where q is a power of p on one or two intervals of the order. Settings for which it does
-not (temperatures steered by each row's entropy, xtc's mixture, those that look back, policies) are
+not (a temperature that follows each row's entropy, mixtures, those that look back, policies) are
 compared token by token in the precision of the logits, which takes longer.
 
 The rest is float64 NumPy. Tokens are named by their place in the order (logit descending, then
@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
 from functools import partial
 from typing import NamedTuple
 
@@ -29,15 +28,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from decoding.information.measures import as_float
-from decoding.rows.arrays import as_tensor, double
-from decoding.rows.distribution import Distribution
+from decoding.rows.arrays import as_float, as_tensor, double
+from decoding.rows.distribution import COLDEST, Distribution
 from decoding.rows.quadrature import Nodes
-from decoding.rows.sorted import SORTED_CUTS, FloatArray, IntArray, ScaledRow, sum_over
-from decoding.rules.truncation import COLDEST
+from decoding.rows.sorted import FloatArray, IntArray, ScaledRow, SortedRows, sum_over
+from decoding.rules import Cut
 from decoding.settings.applying import Applied, kept_mass
 from decoding.settings.policy import EntropyPolicy, Setting
-from decoding.settings.settings import STEERING, DecodingSettings
+from decoding.settings.settings import RULES_IN_ORDER, DecodingSettings
 
 BLOCK_BYTES = 32 << 20
 
@@ -90,9 +88,9 @@ ApplyRow = Callable[[int], Sequence[Applied]]
 
 def is_dense(setting: Setting) -> bool:
     """Whether a setting must be compared token by token."""
-    if isinstance(setting, EntropyPolicy) or setting.looks_back or setting.xtc_probability:
+    if isinstance(setting, EntropyPolicy) or setting.looks_back:
         return True
-    return any(getattr(setting, name) for name in STEERING)
+    return not all(isinstance(rule, Cut) or rule.is_fixed for rule in setting.rules)
 
 
 def compare_rows(
@@ -284,23 +282,34 @@ class _Plan:
         ]
         self.betas, self.scale = np.unique(betas, return_inverse=True)
         self.beta = self.betas[self.scale]
-        steps = [[("top_k", 1)] if s.greedy else s.steps() for s in settings]
-        values = [dict(row) for row in steps]
-        self.typical = np.array(["typical_p" in row for row in values])
-        # For each temperature, in the order of the steps: name, settings, values.
-        self.steps: list[list[tuple[str, IntArray, FloatArray]]] = []
-        for scale in range(len(self.betas)):
-            members = np.flatnonzero(self.scale == scale)
-            self.steps.append([])
-            for name in (field.name for field in fields(DecodingSettings)):
-                chosen = [i for i in members if name in values[i]]
-                if chosen and name in SORTED_CUTS:
-                    numbers = np.array([values[i][name] for i in chosen], np.float64)
-                    self.steps[-1].append((name, np.array(chosen), numbers))
+        self.greedy = np.array([s.greedy for s in settings])
+        # For each temperature: its cuts in their order, each with its settings and their values.
+        self.cuts = [
+            _cuts(settings, np.flatnonzero((self.scale == scale) & ~self.greedy))
+            for scale in range(len(self.betas))
+        ]
         # In every pair the first is at least as sharp as the second.
         by_sharpness = np.argsort(-self.beta, kind="stable")
         self.upper = np.triu_indices(self.size, 1)
         self.sharp, self.flat = by_sharpness[self.upper[0]], by_sharpness[self.upper[1]]
+
+
+def _cuts(
+    settings: Sequence[DecodingSettings], members: IntArray
+) -> list[tuple[Cut, IntArray, FloatArray]]:
+    """The cuts of some settings; a rule of the package is applied to all that have it at once."""
+    cuts: list[tuple[Cut, IntArray, FloatArray]] = []
+    for rule in RULES_IN_ORDER:
+        found = {i: one for i in members for one in settings[i].rules if type(one) is rule}
+        first = next(iter(found.values()), None)
+        if isinstance(first, Cut):
+            values = np.array([one.value for one in found.values()], np.float64)
+            cuts.append((first, np.array([*found]), values))
+    for i in members:
+        for one in settings[i].extra:
+            assert isinstance(one, Cut)
+            cuts.append((one, np.array([i]), np.array([one.value], np.float64)))
+    return cuts
 
 
 def _compare_row(logits: NDArray[np.floating], target: int, plan: _Plan) -> RowComparison:
@@ -314,8 +323,9 @@ def _compare_row(logits: NDArray[np.floating], target: int, plan: _Plan) -> RowC
             scaled = ScaledRow.of(depth, beta, mass[scale])
             members = plan.scale == scale
             bounds[members] = 0, len(depth), len(depth), len(depth)
-            for name, chosen, values in plan.steps[scale]:
-                bounds[chosen] = SORTED_CUTS[name](scaled, bounds[chosen], values)
+            for cut, chosen, values in plan.cuts[scale]:
+                bounds[chosen] = cut.keep(SortedRows(scaled, bounds[chosen]), values).bounds
+            bounds[members & plan.greedy] = 0, 1, 1, 1
             z[members] = sum_over(scaled.mass, bounds[members])
             kept_mass[members] = z[members] / scaled.mass[-1]
         sets = _Sets(bounds, z, np.log(z), bounds @ np.array([-1, 1, -1, 1]))
@@ -385,11 +395,16 @@ def _surprisal(
     return np.where(inside, np.maximum(beta * depth + sets.log_z, 0), math.inf)
 
 
+def _holes(bounds: IntArray) -> NDArray[np.bool_]:
+    """`(S,)`, which sets are no prefix."""
+    return (bounds[:, 0] > 0) | (bounds[:, 1] < bounds[:, 3])
+
+
 def _overlaps(
-    bounds: IntArray, first: IntArray | np.int64, second: IntArray, plan: _Plan
+    bounds: IntArray, first: IntArray | np.int64, second: IntArray
 ) -> Iterator[tuple[IntArray, IntArray]]:
     """Disjoint intervals that make up what both sets of each pair keep; some are empty."""
-    starts = (0, 2) if plan.typical.any() else (0,)
+    starts = (0, 2) if _holes(bounds).any() else (0,)
     for i in starts:
         for j in starts:
             low = np.maximum(bounds[first, i], bounds[second, j])
@@ -413,7 +428,7 @@ def _kl_and_total_variation(
     place = np.searchsorted(depth, crossing)
     i, j = plan.scale[first], plan.scale[second]
     count, common, ahead_i, ahead_j = np.zeros((4, len(first)))
-    for low, high in _overlaps(sets.bounds, first, second, plan):
+    for low, high in _overlaps(sets.bounds, first, second):
         until = np.minimum(np.maximum(place, low), high)
         count += high - low
         common += mass[i, high] - mass[i, low]
@@ -435,7 +450,8 @@ def _js(nodes: Nodes, exponent: FloatArray, sets: _Sets, plan: _Plan) -> FloatAr
     """`(S, S)`: `ln 2 - ½ Σ f` over the common tokens, `f = s·ln s - q_i·ln q_i - q_j·ln q_j`."""
     # With the smaller sets first, a pair of prefixes has the first one's tokens in common.
     order = np.argsort(sets.bounds[:, 3], kind="stable")
-    row, typical, exponent = nodes.row[order], plan.typical[order], exponent[order]
+    row, exponent = nodes.row[order], exponent[order]
+    typical = _holes(sets.bounds)[order]
     q = np.exp(-exponent) + np.finfo(np.float64).tiny  # the tiny number keeps 0·ln 0 out
     q_log_q = -q * exponent
     total = np.zeros((plan.size, plan.size))
@@ -451,7 +467,7 @@ def _js(nodes: Nodes, exponent: FloatArray, sets: _Sets, plan: _Plan) -> FloatAr
         if typical.any():
             several = np.flatnonzero(typical[i + 1 :] | typical[i])
             weights = np.zeros((len(several), until))
-            for low, high in _overlaps(row, np.int64(i), several + i + 1, plan):
+            for low, high in _overlaps(row, np.int64(i), several + i + 1):
                 weights += nodes.weights[high, :until] - nodes.weights[low, :until]
             total[i, several + i + 1] = np.einsum("jn,jn->j", f[several], weights)
     values = np.clip(math.log(2) - total[plan.upper] / 2, 0, math.log(2))

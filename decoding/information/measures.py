@@ -14,10 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-
-def as_float(values: Tensor) -> Tensor:
-    """`values` in float32, or as they are where they are float64; half precision is too coarse."""
-    return values if values.dtype in (torch.float32, torch.float64) else values.float()
+from decoding.rows.arrays import as_float
 
 
 def _expectation(log_probs: Tensor, values: Tensor) -> Tensor:

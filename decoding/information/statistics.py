@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from decoding.information.measures import as_float
+from decoding.rows.arrays import as_float
 
 BLOCK_BYTES = 4 << 20
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from decoding.information.measures import as_float
+from decoding.rows.arrays import as_float
 
 
 class AttentionEntropy(NamedTuple):

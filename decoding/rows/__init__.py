@@ -6,5 +6,6 @@ __getattr__, __dir__ = exported(
     __name__,
     {
         "Distribution": "distribution",
+        "NonFiniteLogitsError": "faults",
     },
 )

@@ -27,6 +27,11 @@ _NUMPY_EXP = torch.backends.cpu.get_cpu_capability() == "AVX512"
 _FEW = 1 << 16  # values that NumPy's exponential takes on any CPU
 
 
+def as_float(values: Tensor) -> Tensor:
+    """`values` in float32, or as they are where they are float64; half precision is too coarse."""
+    return values if values.dtype in (torch.float32, torch.float64) else values.float()
+
+
 def as_array(values: Tensor | Array) -> Array:
     """The same memory as an array, without gradients."""
     if not isinstance(values, Tensor):

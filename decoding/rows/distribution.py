@@ -7,19 +7,18 @@ The rules of a setting, the draw and the trace share this object, so that none i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from decoding.information.measures import as_float
 from decoding.rows.arrays import (
     Array,
     as_array,
+    as_float,
     as_tensor,
     at,
     count,
@@ -30,11 +29,11 @@ from decoding.rows.arrays import (
     on_host,
     total,
 )
+from decoding.rows.blocks import BLOCK, block_sums, blocks, filled
+from decoding.rows.prefix import first, longest_within_entropy, shortest_with_mass
 
-Values = NDArray[np.floating]
-
-BLOCK = 256  # ids whose weights are added up first, in the precision that they have
 _NOTHING = -1e4  # a log weight whose weight is 0
+COLDEST = 1e-30  # a temperature at which q is its limit already, well within float32
 _ONES = {char: np.ones(BLOCK, char) for char in "fd"}
 
 # A step's temporaries are a few megabytes each. By default, glibc hands such blocks back to the
@@ -81,13 +80,23 @@ class Distribution:
         """`(…, vocab)`, e^(z - max z), which is p·Σ e^(z - max z); the first token has 1."""
         return self._long_weights[..., : self.vocab]
 
-    def divided(self, temperature: float | Tensor) -> Distribution:
-        """The rows of `(z - max z) / T`.
+    def tempered(self, temperature: float | Array) -> Distribution:
+        """The rows of `(z - max z) / T`: `q ∝ p^(1/T)`; T = 0 keeps the first token alone.
+
+        What is divided is `z - max z`: far from zero, z/T alone would be rounded more coarsely than
+        the differences between tokens, which are all that matters.
 
         Args:
-            temperature: T, or `(…, 1)` in the dtype of the logits.
+            temperature: T >= 0, or `(…)`, T > 0 of each row.
         """
-        return _Divided(self, temperature)
+        if isinstance(temperature, float | int) and temperature == 0:
+            return self.first(1)
+        # Beyond these bounds the result is the limit already.
+        most = torch.finfo(self.logits.dtype).max
+        if isinstance(temperature, float | int):
+            return _Divided(self, min(max(temperature, COLDEST), most))
+        of_rows = as_tensor(temperature).unsqueeze(-1).clamp(COLDEST, most)
+        return _Divided(self, of_rows.to(self.logits.dtype))
 
     def restricted(self, kept: Array) -> Distribution:
         """The rows without some tokens, renormalised; the first token of each must be kept.
@@ -96,6 +105,62 @@ class Distribution:
             kept: `(…, vocab)`, bool.
         """
         return _Restricted(self, kept)
+
+    # What a rule may keep, each in a word. Sorted rows have the same words.
+
+    def first(self, k: float) -> Distribution:
+        """The k first tokens, k >= 1; of equal logits the lowest ids."""
+        return self.restricted(first(self.z, int(k)))
+
+    def with_mass(self, mass: float | Array) -> Distribution:
+        """The shortest prefix of the order whose mass is at least `mass`, in (0, 1]."""
+        goal = mass * self.total
+        return self.restricted(shortest_with_mass(self.log_weights, self.weights, self.total, goal))
+
+    def with_entropy(self, entropy: Array) -> Distribution:
+        """The longest prefix whose renormalised entropy is at most `entropy`, `(…)`, nats."""
+        return self.restricted(
+            longest_within_entropy(self.log_weights, self.weights, self.total, entropy)
+        )
+
+    def within_depth(self, depth: float | Array) -> Distribution:
+        """Tokens whose logit is at most `depth` >= 0 below the largest, nats, or `(…)`."""
+        least = -depth if isinstance(depth, float) else -depth[..., None]
+        return self.restricted(self.log_weights >= least)
+
+    def within_surprisal(self, surprisal: float | Array) -> Distribution:
+        """Tokens with `-log p` of at most `surprisal`, nats, or `(…)`; the first token always."""
+        least = (self.log_total - surprisal)[..., None]
+        kept = self.log_weights >= least
+        if not (on_host(kept) and (least <= 0).all()):
+            kept = kept | first(self.z, 1)
+        return self.restricted(kept)
+
+    def typical(self, mass: float | Array) -> Distribution:
+        """Tokens whose surprisal is nearest to the entropy, up to a mass of at least `mass`.
+
+        Tokens are ordered by `|-log p - H|` ascending, then by the common order.
+        """
+        # The distances of a large flat vocabulary differ by less than float32 rounding of H.
+        exact = Distribution(self.logits.double())
+        distance = abs(exact.log_weights - exact.mean_log_weight[..., None])
+        kept = shortest_with_mass(
+            exact.log_weights, exact.weights, exact.total, mass * exact.total, distance
+        )
+        return Distribution(torch.where(as_tensor(kept), self.logits, -torch.inf))
+
+    def reweighted(self, log_weights: Array) -> Distribution:
+        """Rows of `q ∝ e^w`, w being `(…, vocab)`, without the tokens that are excluded."""
+        values = as_tensor(log_weights).to(self.logits.dtype)
+        return Distribution(torch.where(as_tensor(self.support), values, -torch.inf))
+
+    def log(self, value: float | Array) -> Any:
+        """The natural logarithm of a number, or of each of an array."""
+        return math.log(value) if isinstance(value, float | int) else library(value).log(value)
+
+    def exp(self, value: float | Array) -> Any:
+        """e to the power of a number, or of each of an array."""
+        return math.exp(value) if isinstance(value, float | int) else library(value).exp(value)
 
     @cached_property
     def support(self) -> Array:
@@ -113,11 +178,11 @@ class Distribution:
         weights = self._long_weights
         if on_host(weights):
             # By BLAS, whose threads would get in the way of torch's, but do not for one block.
-            blocks = _blocks(weights)
-            ones = _ONES[weights.dtype.char][: blocks.shape[-1]]
-            return double(np.vecdot(blocks, ones))
+            parts = blocks(weights)
+            ones = _ONES[weights.dtype.char][: parts.shape[-1]]
+            return double(np.vecdot(parts, ones))
         padded = pad(weights, (0, -weights.shape[-1] % BLOCK))
-        return total(_blocks(padded))
+        return total(blocks(padded))
 
     @cached_property
     def total(self) -> Array:
@@ -157,13 +222,35 @@ class Distribution:
             squares = self._long_log_weights**2
         return (self._mean(squares) - self.mean_log_weight**2).clip(0)
 
-    @cached_property
-    def collision(self) -> Array:
-        """`(…)`, Σ p², float64, in [1/vocab, 1]: the probability that two draws agree.
+    def renyi_entropy(self, order: float) -> Array:
+        """`(…)`, Rényi's entropy H_α = ln Σ p^α / (1 - α), nats, float64, in [0, ln vocab].
 
-        Source: the collision probability, e^-H₂ with Rényi's entropy of order 2 (Rényi 1961).
+        Of order 0 it is the logarithm of the number of tokens that are not excluded, of order 1
+        the entropy, and of order 2 minus the logarithm of Σ p², the probability that two draws
+        agree.
+
+        Source: Rényi 1961, *On measures of entropy and information*.
         """
-        return self._mean(self._long_weights) / self.total
+        if order == 0:
+            return self.log(double(self.kept))
+        if order == 1:
+            return self.entropy
+        if order == 2:
+            return -self.log(self._mean(self._long_weights) / self.total)
+        return (self.log(total(self.weights**order)) - order * self.log_total) / (1 - order)
+
+    @cached_property
+    def deviation(self) -> Array:
+        """`(…)`, standard deviation of the logits that are not excluded, float64.
+
+        Its square is divided by their number, not by one less. Infinite where float64 overflows.
+        """
+        xp, finite, size = library(self.z), self.support, self.kept[..., None]
+        with np.errstate(over="ignore", invalid="ignore"):
+            depth = xp.where(finite, double(self.top) - self.z, 0.0)
+            mean = xp.sum(depth, -1, keepdims=True) / size
+            square = xp.sum(xp.where(finite, depth - mean, 0.0) ** 2, -1) / self.kept
+            return xp.nan_to_num(xp.sqrt(square), nan=math.inf, posinf=math.inf)
 
     def log_prob(self, tokens: Tensor | Array) -> Array:
         """`(…)`, log p(token), nats, float64; -inf for an excluded token.
@@ -172,6 +259,16 @@ class Distribution:
             tokens: `(…)`, integer ids.
         """
         return double(self._log_weight(as_array(tokens))) - self.log_total
+
+    def surprisal(self, tokens: Tensor | Array, *, otherwise: Distribution) -> Array:
+        """`(…)`, -log p(token), nats, float64; of an excluded token that under other rows.
+
+        Args:
+            tokens: `(…)`, integer ids.
+            otherwise: `(…, vocab)`.
+        """
+        own, xp = -self.log_prob(tokens), library(self.z)
+        return xp.where(xp.isfinite(own), own, -otherwise.log_prob(tokens))
 
     def rank(self, tokens: Tensor | Array) -> Array:
         """`(…)`, number of tokens that come before the given ones by logit alone.
@@ -194,7 +291,7 @@ class Distribution:
     @cached_property
     def _long_log_weights(self) -> Array:
         z, top = self.z, self.top
-        return _filled(z, _NOTHING, lambda out: library(z).subtract(z, top, out=out))
+        return filled(z, _NOTHING, lambda out: library(z).subtract(z, top, out=out))
 
     @cached_property
     def _long_weights(self) -> Array:
@@ -205,45 +302,15 @@ class Distribution:
         weights = self._long_weights
         if on_host(values):
             with np.errstate(invalid="ignore"):
-                sums = _sums(weights, values)
+                sums = block_sums(weights, values)
             if math.isnan(sums.sum()):  # 0·∞
-                sums = _sums(weights, np.where(weights > 0, values, 0.0))
+                sums = block_sums(weights, np.where(weights > 0, values, 0.0))
             return sums / self.total
         # A look whether there is 0·∞ would make the host wait.
         return total(weights * values.where(weights > 0, 0.0)) / self.total
 
     def _log_weight(self, tokens: Array) -> Array:
         return at(self.log_weights, tokens)
-
-
-def _filled(like: Array, beyond: float, write: Callable[[Array | None], Array]) -> Array:
-    """What is written into `(…, vocab)`, on a CPU filled up to whole blocks.
-
-    Args:
-        like: `(…, vocab)`, for shape, type and place.
-        beyond: what stands beyond the vocabulary.
-        write: writes into the array that it is given; on an accelerator it makes its own.
-    """
-    if not on_host(like):
-        return write(None)
-    *lead, vocab = like.shape
-    room: Values = np.empty((*lead, vocab + -vocab % min(vocab, BLOCK)), like.dtype)
-    room[..., vocab:] = beyond
-    with np.errstate(over="ignore"):
-        write(room[..., :vocab])
-    return room
-
-
-def _blocks(values: Array) -> Array:
-    """`(…, blocks, BLOCK)` of whole blocks; of a smaller vocabulary one, of its size."""
-    *lead, size = values.shape
-    block = min(size, BLOCK)
-    return values.reshape(*lead, size // block, block)
-
-
-def _sums(weights: Values, values: Values) -> Array:
-    """`(…)`, products added up by blocks, in the precision that they have, and then in float64."""
-    return total(np.vecdot(_blocks(weights), _blocks(values)))
 
 
 class _Divided(Distribution):
@@ -267,7 +334,7 @@ class _Divided(Distribution):
     @cached_property
     def _long_log_weights(self) -> Array:
         depths, divisor = self.whole.log_weights, as_array(self.temperature)
-        return _filled(
+        return filled(
             depths, _NOTHING, lambda out: library(depths).divide(depths, divisor, out=out)
         )
 
@@ -298,7 +365,7 @@ class _Restricted(Distribution):
     @cached_property
     def _long_weights(self) -> Array:
         mask, weights = self._mask, self.whole.weights
-        return _filled(weights, 0.0, lambda out: library(mask).multiply(mask, weights, out=out))
+        return filled(weights, 0.0, lambda out: library(mask).multiply(mask, weights, out=out))
 
     @cached_property
     def support(self) -> Array:

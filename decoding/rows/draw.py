@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from decoding.rows.arrays import as_array, on_host
-from decoding.rows.distribution import BLOCK, Distribution
+from decoding.rows.blocks import BLOCK
+from decoding.rows.distribution import Distribution
 
 _BELOW_ONE = math.nextafter(1, 0)  # times a number: the next one towards 0
 

@@ -1,4 +1,8 @@
-"""How far a prefix of the order goes; on a CPU without sorting a vocabulary."""
+"""Prefixes of the order of tokens; on a CPU found without sorting a vocabulary.
+
+Weights, or keys, fall into bins by their upper bits. A histogram tells in which of them the prefix
+ends, and only the tokens of that bin are put in order: O(vocab) for any row.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from decoding.rows.arrays import Array, on_host
-from decoding.rows.distribution import BLOCK, Distribution
+from decoding.rows.arrays import Array, as_array, as_tensor, count, library, on_host
+from decoding.rows.blocks import BLOCK
 
 # From the weight of some first tokens, Σ weight·(max z - z) over them, and the row's limit.
 GoesOn = Callable[[Array, Array, Array], Array]
@@ -26,36 +30,109 @@ _PEAKED = 100.0  # a row's weight, the first token's being 1, below which few to
 _FEW = 1 / 16  # of the tokens
 
 
-def shortest(
-    rows: Distribution, goes_on: GoesOn, limit: Array, *, reaching: bool, key: Array | None = None
-) -> Array:
-    """Mark the first tokens of each row, as far as allowed.
-
-    Weights, or keys, fall into bins by their upper bits. A histogram tells in which of them the
-    prefix ends, and only the tokens of that bin are put in order: O(vocab) for any row.
+def first(z: Array, k: int) -> Array:
+    """Mark the k first tokens of each row, lowest ids first where logits are equal.
 
     Args:
-        rows: `(…, vocab)`.
-        goes_on: whether the prefix may go on, given its weight, its Σ weight·(max z - z), and the
-            limit; true up to some length and false from there.
-        limit: `(…, 1)`.
-        reaching: the limit is on the weight alone, and the token is kept that reaches it.
+        z: `(…, vocab)`, logits.
+        k: >= 1.
+
+    Returns:
+        `(…, vocab)`, bool.
+    """
+    size = min(k, z.shape[-1])
+    if size == 1:
+        ids = library(z).arange(z.shape[-1], device=z.device)
+        return ids == z.argmax(-1)[..., None]
+    boundary = as_array(as_tensor(z).topk(size, dim=-1).values[..., -1:])
+    kept = z >= boundary
+    if on_host(kept) and (count(kept) <= size).all():
+        return kept
+    # Of the tokens at the boundary, the lowest ids fill the places that are left.
+    above = z > boundary
+    at = z == boundary
+    return above | (at & (at.cumsum(-1) <= (size - count(above))[..., None]))
+
+
+def shortest_with_mass(
+    log_weights: Array, weights: Array, total: Array, mass: Array, key: Array | None = None
+) -> Array:
+    """Mark the shortest prefix whose weight is at least `mass`.
+
+    Args:
+        log_weights: `(…, vocab)`, z - max z.
+        weights: `(…, vocab)`, e^(z - max z).
+        total: `(…)`, the weights added up.
+        mass: `(…)`, in (0, total].
         key: `(…, vocab)`, >= 0; first by it ascending, and then in the common order.
 
     Returns:
         `(…, vocab)`, bool.
     """
+
+    def goes_on(mass: Array, _: Array, limit: Array) -> Array:
+        return mass < limit
+
+    return _prefix(log_weights, weights, total, goes_on, mass[..., None], True, key)
+
+
+def longest_within_entropy(
+    log_weights: Array, weights: Array, total: Array, entropy: Array
+) -> Array:
+    """Mark the longest prefix whose renormalised entropy is at most `entropy`.
+
+    The entropy of a prefix grows with its length; the first token always qualifies.
+
+    Args:
+        log_weights: `(…, vocab)`, z - max z.
+        weights: `(…, vocab)`, e^(z - max z).
+        total: `(…)`, the weights added up.
+        entropy: `(…)`, nats.
+
+    Returns:
+        `(…, vocab)`, bool.
+    """
+
+    # With x = max z - z, where Z is Σ e^-x over the prefix: H(q) = ln Z + Z⁻¹ Σ e^-x·x.
+    def goes_on(mass: Array, moment: Array, limit: Array) -> Array:
+        # Where rounding leaves no entropy, no more than the first token can have H(q) = 0.
+        return (library(mass).log(mass) + moment / mass <= limit) & (limit > 0)
+
+    return _prefix(log_weights, weights, total, goes_on, entropy[..., None], False, None)
+
+
+def _prefix(
+    log_weights: Array,
+    weights: Array,
+    total: Array,
+    goes_on: GoesOn,
+    limit: Array,
+    reaching: bool,
+    key: Array | None,
+) -> Array:
+    """Mark the first tokens of each row, as far as allowed.
+
+    Args:
+        log_weights: `(…, vocab)`.
+        weights: `(…, vocab)`.
+        total: `(…)`.
+        goes_on: whether the prefix may go on, given its weight, its Σ weight·(max z - z), and the
+            limit; true up to some length and false from there.
+        limit: `(…, 1)`.
+        reaching: the limit is on the weight alone, and the token is kept that reaches it.
+        key: as in `shortest_with_mass`.
+    """
     if not on_host(limit):
-        return _by_sorting(rows, goes_on, limit, reaching=reaching, key=key)
-    vocab = rows.weights.shape[-1]
-    weights, log_weights = (a.reshape(-1, vocab) for a in (rows.weights, rows.log_weights))
+        return _by_sorting(log_weights, weights, goes_on, limit, reaching, key)
+    vocab, shape = weights.shape[-1], weights.shape
+    weights, log_weights = (a.reshape(-1, vocab) for a in (weights, log_weights))
     kept = np.empty(weights.shape, bool)
     keys: Any = [None] * len(kept) if key is None else key.reshape(-1, vocab)
     # Row by row, so that what is made of one row stays in the cache.
-    for i, (end, total) in enumerate(zip(limit.flat, rows.total.flat, strict=True)):
+    for i, (end, whole) in enumerate(zip(limit.flat, total.flat, strict=True)):
         # A guess: where few tokens reach the limit, the others need no look.
-        if reaching and key is None and total < _PEAKED:
-            tokens = _few(weights[i], (total - end) / (_FEW * vocab), end)
+        if reaching and key is None and whole < _PEAKED:
+            tokens = _few(weights[i], (whole - end) / (_FEW * vocab), end)
             if tokens is not None:
                 own = weights[i][tokens], log_weights[i][tokens]
                 among = np.empty(len(tokens), bool)
@@ -64,7 +141,7 @@ def shortest(
                 kept[i][tokens] = among
                 continue
         _mark(kept[i], weights[i], log_weights[i], keys[i], goes_on, end, reaching)
-    return kept.reshape(rows.weights.shape)
+    return kept.reshape(shape)
 
 
 def _few(weights: Values, least: float, end: float) -> NDArray[np.int64] | None:
@@ -137,19 +214,24 @@ def _mark(
 
 
 def _by_sorting(
-    rows: Distribution, goes_on: GoesOn, limit: Tensor, *, reaching: bool, key: Tensor | None
+    log_weights: Tensor,
+    weights: Tensor,
+    goes_on: GoesOn,
+    limit: Tensor,
+    reaching: bool,
+    key: Tensor | None,
 ) -> Tensor:
-    """`shortest` without a look at any number, for which an accelerator's host would wait."""
-    order = rows.log_weights.argsort(dim=-1, descending=True, stable=True)
+    """`_prefix` without a look at any number, for which an accelerator's host would wait."""
+    order = log_weights.argsort(dim=-1, descending=True, stable=True)
     if key is not None:
         order = order.gather(-1, key.gather(-1, order).argsort(dim=-1, stable=True))
-    weights = rows.weights.gather(-1, order).double()
-    mass = _running_sums(weights)
+    sorted_weights = weights.gather(-1, order).double()
+    mass = _running_sums(sorted_weights)
     if reaching:
-        allowed = goes_on(mass - weights, mass, limit)
+        allowed = goes_on(mass - sorted_weights, mass, limit)
     else:
-        depth = -rows.log_weights.gather(-1, order).clip(-1000, None)
-        allowed = goes_on(mass, _running_sums(weights * depth), limit)
+        depth = -log_weights.gather(-1, order).clip(-1000, None)
+        allowed = goes_on(mass, _running_sums(sorted_weights * depth), limit)
     length = allowed.sum(-1, keepdim=True).clip(1)
     prefix = torch.arange(allowed.shape[-1], device=allowed.device) < length
     return torch.zeros_like(allowed).scatter_(-1, order, prefix)

@@ -1,13 +1,13 @@
-"""The rules of a setting on a sorted row, where what they keep is one or two intervals.
+"""Sorted rows: many kept sets of one row at one temperature, by look-ups.
 
 Tokens are named by their place in the order, and by their depth `x = max z - z >= 0`. A kept set is
 `[a, b) ∪ [c, d)` in places, its bounds `(a, b, c, d)`; what it weighs is a difference of prefix
-sums. `decoding.rules.truncation` has the same rules on rows as they come.
+sums. `SortedRows` says what a rule keeps in the same words as `Distribution`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -40,16 +40,6 @@ class ScaledRow(NamedTuple):
         torch.cumsum(torch.from_numpy(weights), 0, out=torch.from_numpy(mass[1:]))
         return cls(depth, beta, weights, mass)
 
-    def log_z(self, bounds: IntArray) -> FloatArray:
-        """`(S,)`, ln Σ e^{-βx} over kept sets of bounds `(S, 4)`."""
-        return np.log(sum_over(self.mass, bounds))
-
-    def mean(self, bounds: IntArray) -> FloatArray:
-        """`(S,)`, E[x] over kept sets of bounds `(S, 4)`."""
-        terms = self.depth * self.weights
-        sums = [terms[a:b].sum() + terms[c:d].sum() for a, b, c, d in bounds]
-        return np.array(sums) / sum_over(self.mass, bounds)
-
 
 def sum_over(sums: FloatArray, bounds: IntArray) -> FloatArray:
     """`(S,)`, sums over kept sets of bounds `(S, 4)`, from prefix sums `(n + 1,)`."""
@@ -58,95 +48,153 @@ def sum_over(sums: FloatArray, bounds: IntArray) -> FloatArray:
     return over
 
 
-def _cut(bounds: IntArray, place: FloatArray | IntArray) -> IntArray:
-    """What lies before a place, and the first token of the set in any case."""
-    return np.minimum(bounds, np.maximum(place.astype(np.int64)[:, None], bounds[:, :1] + 1))
+class SortedRows:
+    """S kept sets of one row at one temperature; each word leaves a part of every set.
 
+    Args:
+        scaled: the row.
+        bounds: `(S, 4)`, the sets.
+    """
 
-def _top_n_sigma(scaled: ScaledRow, bounds: IntArray, value: FloatArray) -> IntArray:
-    """Stands first, so its set is the whole row; neither σ nor the depth is scaled."""
-    return _cut(bounds, np.searchsorted(scaled.depth, value * scaled.depth.std(), "right"))
+    def __init__(self, scaled: ScaledRow, bounds: IntArray) -> None:
+        self.scaled, self.bounds = scaled, bounds
 
+    @cached_property
+    def mass(self) -> FloatArray:
+        """`(S,)`, Σ e^{-βx} over each set."""
+        return sum_over(self.scaled.mass, self.bounds)
 
-def _top_h(scaled: ScaledRow, bounds: IntArray, value: FloatArray) -> IntArray:
-    """Comes before other cuts but top_n_sigma, so the set is a prefix."""
-    moments = np.cumsum(scaled.depth * scaled.weights)
-    mass = scaled.mass[1:]
-    entropy = np.log(mass) + scaled.beta * moments / mass
-    end = bounds[:, 1]
-    # Rounding aside, the entropy of a prefix grows with it.
-    running = np.maximum.accumulate(entropy)
-    limit = value * entropy[end - 1] * (1 + 1e-12)
-    return _cut(bounds, np.where(limit > 0, np.searchsorted(running, limit, "right"), 1))
+    @cached_property
+    def log_total(self) -> FloatArray:
+        """`(S,)`, ln Σ e^{-βx}: the surprisal of the first token."""
+        return np.log(self.mass)
 
+    @cached_property
+    def mean_depth(self) -> FloatArray:
+        """`(S,)`, E[x]."""
+        return self._sums(self.scaled.depth * self.scaled.weights) / self.mass
 
-def _p_less(scaled: ScaledRow, bounds: IntArray, value: FloatArray) -> IntArray:
-    squares = scaled.weights**2
-    sums = np.array([squares[a:b].sum() + squares[c:d].sum() for a, b, c, d in bounds])
-    # w/Z >= c·Σ w²/Z²
-    deepest = -np.log(value * sums / sum_over(scaled.mass, bounds)) / scaled.beta
-    return _cut(bounds, np.searchsorted(scaled.depth, deepest, "right"))
+    @cached_property
+    def entropy(self) -> FloatArray:
+        """`(S,)`, nats."""
+        return self.log_total + self.scaled.beta * self.mean_depth
 
+    def renyi_entropy(self, order: float) -> FloatArray:
+        """`(S,)`, of that order, nats; see `Distribution.renyi_entropy`."""
+        if order == 0:
+            return np.log(self._sizes)
+        if order == 1:
+            return self.entropy
+        powers = self._sums(self.scaled.weights**order)
+        return (np.log(powers) - order * self.log_total) / (1 - order)
 
-def _kl_budget(scaled: ScaledRow, bounds: IntArray, value: FloatArray) -> IntArray:
-    return _top_p(scaled, bounds, np.exp(-value))
+    @cached_property
+    def deviation(self) -> FloatArray:
+        """`(S,)`, standard deviation of the logits of each set."""
+        depth = self.scaled.depth
+        whole = self._sizes == len(depth)
+        if whole.all():
+            return np.full(len(whole), self.scaled.beta * depth.std())
+        of_sets = [np.concatenate([depth[a:b], depth[c:d]]).std() for a, b, c, d in self.bounds]
+        return self.scaled.beta * np.array(of_sets)
 
+    def first(self, k: FloatArray) -> SortedRows:
+        """The k first tokens of each set."""
+        return self._before(self._place(np.minimum(k, self._sizes)))
 
-def _top_k(scaled: ScaledRow, bounds: IntArray, value: FloatArray) -> IntArray:
-    return _cut(bounds, np.minimum(value, len(scaled.depth)))
+    def with_mass(self, mass: FloatArray) -> SortedRows:
+        """The shortest part from the front whose share is at least `mass`."""
+        sums = self.scaled.mass
+        goal = mass * self.mass
+        a, b, c, _ = self.bounds.T
+        first = sums[b] - sums[a]  # what the first interval holds
+        beyond = np.where(goal <= first, sums[a] + goal, sums[c] + goal - first)
+        return self._before(np.searchsorted(sums, beyond))
 
+    def with_entropy(self, entropy: FloatArray) -> SortedRows:
+        """The longest part from the front whose entropy is at most `entropy`, nats."""
+        # The entropy of a set is summed in another order than that of its parts. Where rounding
+        # leaves none, no more than the first token has none.
+        limit = np.where(entropy > 0, entropy * (1 + 1e-12), -1)
+        depth, weights = self.scaled.depth, self.scaled.weights
+        if self._are_prefixes:
+            running = self._running_entropy(depth, weights, self.scaled.mass[1:])
+            return self._before(np.searchsorted(running, limit, "right"))
+        sizes = []
+        for (a, b, c, d), most in zip(self.bounds, limit, strict=True):
+            own_depth, own = (np.concatenate([of[a:b], of[c:d]]) for of in (depth, weights))
+            running = self._running_entropy(own_depth, own, np.cumsum(own))
+            sizes.append(np.searchsorted(running, most, "right"))
+        return self._before(self._place(np.array(sizes)))
 
-def _top_p(scaled: ScaledRow, bounds: IntArray, value: FloatArray) -> IntArray:
-    mass = scaled.mass
-    goal = value * sum_over(mass, bounds)
-    a, b, c, _ = bounds.T
-    first = mass[b] - mass[a]  # what the first interval holds
-    beyond = np.where(goal <= first, mass[a] + goal, mass[c] + goal - first)
-    return _cut(bounds, np.searchsorted(mass, beyond))
+    def within_depth(self, depth: FloatArray) -> SortedRows:
+        """Tokens whose logit is at most `depth` below the largest, nats."""
+        deepest = depth / self.scaled.beta
+        return self._before(np.searchsorted(self.scaled.depth, deepest, "right"))
 
+    def within_surprisal(self, surprisal: FloatArray) -> SortedRows:
+        """Tokens with `-log p` of at most `surprisal`, nats; the first of each set always."""
+        return self.within_depth(surprisal - self.log_total)
 
-def _min_p(scaled: ScaledRow, bounds: IntArray, value: FloatArray) -> IntArray:
-    return _cut(bounds, np.searchsorted(scaled.depth, -np.log(value) / scaled.beta, "right"))
+    def typical(self, mass: FloatArray) -> SortedRows:
+        """Tokens whose surprisal is nearest to the entropy, up to a share of at least `mass`.
 
+        A surprisal's distance from the entropy is β·|x - E[x]|.
 
-def _epsilon_cutoff(scaled: ScaledRow, bounds: IntArray, value: FloatArray) -> IntArray:
-    deepest = (-np.log(value) - scaled.log_z(bounds)) / scaled.beta
-    return _cut(bounds, np.searchsorted(scaled.depth, deepest, "right"))
+        Raises:
+            ValueError: a set is of that kind already: what is left need not be two intervals.
+        """
+        if not self._are_prefixes:
+            raise ValueError("what is typical of a typical set cannot be compared on sorted rows")
+        result = np.empty_like(self.bounds)
+        for i, (end, mean) in enumerate(zip(self.bounds[:, 1], self.mean_depth, strict=True)):
+            order = np.argsort(np.abs(self.scaled.depth[:end] - mean), kind="stable")
+            running = np.cumsum(self.scaled.weights[order])
+            size = np.searchsorted(running, mass[i] * running[-1]) + 1
+            kept = np.sort(order[:size])
+            gap = np.flatnonzero(np.diff(kept) > 1)[:1]
+            last = kept[-1] + 1
+            hole = (kept[gap[0]] + 1, kept[gap[0] + 1]) if len(gap) else (last, last)
+            result[i] = kept[0], *hole, last
+        return SortedRows(self.scaled, result)
 
+    def log(self, value: FloatArray) -> FloatArray:
+        """The natural logarithm of each number."""
+        return np.log(value)
 
-def _eta_cutoff(scaled: ScaledRow, bounds: IntArray, value: FloatArray) -> IntArray:
-    log_z = scaled.log_z(bounds)
-    entropy = log_z + scaled.beta * scaled.mean(bounds)
-    largest_surprisal = np.maximum(-np.log(value), entropy - np.log(value) / 2)
-    deepest = (largest_surprisal - log_z) / scaled.beta
-    return _cut(bounds, np.searchsorted(scaled.depth, deepest, "right"))
+    def exp(self, value: FloatArray) -> FloatArray:
+        """e to the power of each number."""
+        return np.exp(value)
 
+    @property
+    def _are_prefixes(self) -> bool:
+        a, b, _, d = self.bounds.T
+        return bool((a == 0).all() and (b >= d).all())
 
-def _typical_p(scaled: ScaledRow, bounds: IntArray, value: FloatArray) -> IntArray:
-    """A surprisal's distance from the entropy is β·|x - E[x]|, and only prefixes come before."""
-    result = np.empty_like(bounds)
-    for i, (end, mean) in enumerate(zip(bounds[:, 1], scaled.mean(bounds), strict=True)):
-        order = np.argsort(np.abs(scaled.depth[:end] - mean), kind="stable")
-        mass = np.cumsum(scaled.weights[order])
-        count = np.searchsorted(mass, value[i] * mass[-1]) + 1
-        kept = np.sort(order[:count])
-        gap = np.flatnonzero(np.diff(kept) > 1)[:1]
-        last = kept[-1] + 1
-        hole = (kept[gap[0]] + 1, kept[gap[0] + 1]) if len(gap) else (last, last)
-        result[i] = kept[0], *hole, last
-    return result
+    @property
+    def _sizes(self) -> IntArray:
+        a, b, c, d = self.bounds.T
+        sizes: IntArray = b - a + (d - c)
+        return sizes
 
+    def _sums(self, values: FloatArray) -> FloatArray:
+        """`(S,)`, sums over each set."""
+        return np.array([values[a:b].sum() + values[c:d].sum() for a, b, c, d in self.bounds])
 
-# From bounds `(S, 4)` and the parameters `(S,)` of a rule to what it leaves.
-SORTED_CUTS: dict[str, Callable[[ScaledRow, IntArray, FloatArray], IntArray]] = {
-    "top_n_sigma": _top_n_sigma,
-    "top_h": _top_h,
-    "p_less": _p_less,
-    "kl_budget": _kl_budget,
-    "top_k": _top_k,
-    "top_p": _top_p,
-    "min_p": _min_p,
-    "typical_p": _typical_p,
-    "epsilon_cutoff": _epsilon_cutoff,
-    "eta_cutoff": _eta_cutoff,
-}
+    def _place(self, size: FloatArray | IntArray) -> FloatArray | IntArray:
+        """The place behind so many tokens of each set."""
+        a, b, c, _ = self.bounds.T
+        place: FloatArray | IntArray = np.where(size <= b - a, a + size, c + size - (b - a))
+        return place
+
+    def _before(self, place: FloatArray | IntArray) -> SortedRows:
+        """What lies before a place, and the first token of each set in any case."""
+        ends = np.maximum(place.astype(np.int64)[:, None], self.bounds[:, :1] + 1)
+        return SortedRows(self.scaled, np.minimum(self.bounds, ends))
+
+    def _running_entropy(
+        self, depth: FloatArray, weights: FloatArray, mass: FloatArray
+    ) -> FloatArray:
+        """Entropy of the first tokens, for each number of them; rounding aside, it grows."""
+        entropy = np.log(mass) + self.scaled.beta * np.cumsum(depth * weights) / mass
+        return np.maximum.accumulate(entropy)

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from decoding.rows.distribution import Distribution
-from decoding.rules.history import Memory
-from decoding.settings.applying import Applied, apply_settings
+from decoding.settings.applying import Applied, Memory, apply_settings
 from decoding.settings.policy import Setting
 
 if TYPE_CHECKING:
@@ -21,9 +20,9 @@ if TYPE_CHECKING:
 class Follower:
     """Applies settings to the rows of blocks in their order.
 
-    What a setting looks back at is what the model read: DRY sees the ids of the row's window up to
-    there, and mirostat begins anew at the first scored token of each window. Where the text's token
-    is not among those that mirostat kept, its surprisal before the cut counts.
+    What a setting looks back at is what the model read: a rule that looks at ids sees those of the
+    row's window up to there, and one that follows what is drawn begins anew at the first scored
+    token of each window.
 
     Args:
         settings: any number of them, policies included.
@@ -59,7 +58,7 @@ class Follower:
         result = []
         for settings, memory in zip(self.settings, memories, strict=True):
             applied = settings.apply(raw, memory.history(ids))
-            memory.observe(applied.final, target, applied.scaled)
+            memory.observe(applied, target)
             result.append(applied)
         return result
 

@@ -22,8 +22,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from decoding.models.encoding import Segment, encode
 from decoding.models.head import LogitHead
 from decoding.models.loading import LanguageModel
+from decoding.rows.faults import NonFiniteLogitsError
 from decoding.scoring.windows import Ids, Window, sliding_windows
-from decoding.tracing.monitor import NonFiniteLogitsError
 
 # A product with fewer rows at a time is slower: the head's weights are read for each block anew.
 LOGITS_BYTES = 128 << 20

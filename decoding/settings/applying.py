@@ -1,36 +1,34 @@
-"""A setting applied to rows of logits: penalties, temperature, cuts, in the order of the fields."""
+"""A setting applied to rows of logits: its rules in their order."""
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from decoding.rows.arrays import Array, as_array, as_tensor, double, library
-from decoding.rows.distribution import Distribution
-from decoding.rules import history as looking_back
-from decoding.rules import truncation
-from decoding.rules.history import History
-from decoding.rules.steering import steered_temperature
+from decoding.rows.distribution import COLDEST, Distribution
+from decoding.rules import Past, Tempering
 
 if TYPE_CHECKING:
-    from decoding.settings.policy import EntropyPolicy
+    from decoding.settings.policy import Setting
     from decoding.settings.settings import DecodingSettings
 
-CUTS: dict[str, truncation.Cut] = {
-    "top_n_sigma": truncation.top_n_sigma,
-    "top_h": truncation.top_h,
-    "top_k": truncation.top_k,
-    "top_p": truncation.top_p,
-    "min_p": truncation.min_p,
-    "typical_p": truncation.typical_p,
-    "epsilon_cutoff": truncation.epsilon_cutoff,
-    "eta_cutoff": truncation.eta_cutoff,
-    "p_less": truncation.p_less,
-    "kl_budget": truncation.kl_budget,
-}
 _BLOCK = 1 << 22  # logits at a time
+
+
+class History(NamedTuple):
+    """What came before rows of logits."""
+
+    ids: Tensor | None
+    """`(rows, seq)`, the ids so far; needed by rules that look at them."""
+    starts: Tensor | None = None
+    """`(rows)`, where each row's ids begin behind its left padding; None where none is padded."""
+    memory: Tensor | None = None
+    """`(rows, n)`, float64, what the rules of a setting remember; None at the beginning."""
 
 
 class Applied(NamedTuple):
@@ -44,13 +42,15 @@ class Applied(NamedTuple):
     """`(…, 1)`, float64, where the entropy of each row sets it."""
     mixed: bool = False
     """Whether q is not simply what the cuts leave of the scaled rows, renormalised."""
+    given: tuple[Distribution, ...] = ()
+    """What each rule that remembers was given, in their order."""
 
 
 def apply(settings: DecodingSettings, raw: Distribution, history: History | None = None) -> Applied:
-    """All steps of a setting in their order.
+    """All rules of a setting in their order.
 
     Args:
-        settings: the steps and their parameters.
+        settings: the rules and their parameters.
         raw: the model's own rows.
         history: what came before each row, for a setting that looks back.
 
@@ -59,39 +59,104 @@ def apply(settings: DecodingSettings, raw: Distribution, history: History | None
     """
     if settings.looks_back and history is None:
         raise ValueError(f"{settings} looks back at earlier tokens, so it needs their history")
-    rows = raw
-    if settings.dry_multiplier:
-        assert history is not None
-        rows = Distribution(looking_back.penalized(settings, rows.logits, history))
-    if settings.greedy:
-        return Applied(rows, rows.restricted(truncation.top_k.kept(rows, 1)), None)
-    steered = steered_temperature(settings, rows)
-    if steered is not None:
-        rows = truncation.tempered(rows, steered)
-    elif settings.temperature != 1:
-        rows = truncation.tempered(rows, settings.temperature)
-    scaled = rows
-    for name, value in settings.steps():
-        if name == "mirostat_tau":
-            assert history is not None
-            most = looking_back.most_surprisal(settings, history, as_tensor(rows.log_total))
-            rows = rows.restricted(truncation.up_to_surprisal(rows, as_array(most)))
-        elif name == "typical_p":  # may leave out the first token
-            rows = Distribution(truncation.typical_p(rows, value))
-        elif name == "xtc_probability":
-            rows = Distribution(truncation.xtc(rows, value, settings.xtc_threshold))
-        elif name in CUTS:
-            rows = rows.restricted(CUTS[name].kept(rows, value))
-    return Applied(scaled, rows, steered, mixed=settings.xtc_probability > 0)
+    rows, scaled, temperature = raw, None, None
+    mixed, given, width = False, [], 0
+    for tempering, rules in groupby(settings.rules, lambda rule: isinstance(rule, Tempering)):
+        if tempering and settings.greedy and scaled is None:
+            return Applied(rows, rows.first(1), None)  # what follows has one token to choose from
+        if tempering:
+            rows, temperature = _tempered(rows, [*rules])  # type: ignore[list-item]
+            continue
+        for rule in rules:
+            if scaled is None and rule.kind != "penalty":
+                scaled = rows
+            past = Past(*history[:2]) if history is not None else Past()
+            if rule.start:
+                past = past._replace(state=_state(rule.start, history, width, rows))
+                width += len(rule.start)
+                given.append(rows)
+            rows = rule.apply(rows, past)
+            mixed = mixed or rule.kind in ("mixture", "reweighting")
+    return Applied(rows if scaled is None else scaled, rows, temperature, mixed, tuple(given))
 
 
-def apply_settings(
-    settings: DecodingSettings | EntropyPolicy, logits: Tensor, history: History | None = None
-) -> Tensor:
-    """All steps of a setting in their order, a few rows at a time; the result is not normalised.
+def _tempered(rows: Distribution, rules: list[Tempering]) -> tuple[Distribution, Tensor | None]:
+    """Rows at the temperature that rules set one after the other; and of each row, its own."""
+    value: float | Array = 1.0
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        for rule in rules:
+            value = rule.temperature(rows, value)
+    if isinstance(value, float):
+        return (rows if value == 1 else rows.tempered(value)), None
+    return rows.tempered(value), as_tensor(value).unsqueeze(-1).clamp(min=COLDEST)
+
+
+def _state(
+    start: tuple[float, ...], history: History | None, width: int, rows: Distribution
+) -> Array:
+    """What a rule remembers of each row, from the place of its first number in the memory."""
+    assert history is not None
+    if history.memory is not None:
+        return as_array(history.memory)[:, width : width + len(start)]
+    xp, like = library(rows.z), rows.log_total
+    return xp.stack([xp.full_like(like, number) for number in start], -1)
+
+
+def remembered(
+    settings: Setting, memory: Tensor | None, applied: Applied, tokens: Tensor | Array
+) -> Tensor | None:
+    """What the rules of a setting remember after a step; None where none remembers.
 
     Args:
-        settings: the steps and their parameters.
+        settings: the setting; a policy remembers nothing.
+        memory: `(rows, n)`, what they remembered at the step; None at the beginning.
+        applied: what the setting made of the rows.
+        tokens: `(rows)`, what was drawn, or what a given text has there.
+
+    Returns:
+        `(rows, n)`, float64.
+    """
+    if not applied.given:
+        return None
+    columns: list[Array] = []
+    rules = [rule for rule in settings.rules if rule.start]  # type: ignore[union-attr]
+    for rule, given in zip(rules, applied.given, strict=True):
+        state = _state(rule.start, History(None, None, memory), len(columns), given)
+        columns += rule.observe(state, as_array(tokens), given, applied.final, applied.scaled)
+    return as_tensor(library(columns[0]).stack(columns, -1))
+
+
+class Memory:
+    """What a setting carries from one step of a generation to the next.
+
+    Args:
+        settings: the setting, or a policy.
+        starts: `(rows)`, where each row's ids begin behind its left padding.
+    """
+
+    def __init__(self, settings: Setting, starts: Tensor | None = None) -> None:
+        self.settings = settings
+        self.starts = starts
+        self.numbers: Tensor | None = None
+
+    def history(self, input_ids: Tensor) -> History:
+        """What comes before the next token.
+
+        Args:
+            input_ids: `(rows, seq)`.
+        """
+        return History(input_ids, self.starts, self.numbers)
+
+    def observe(self, applied: Applied, tokens: Tensor | Array) -> None:
+        """Take note of what was drawn; see `remembered`."""
+        self.numbers = remembered(self.settings, self.numbers, applied, tokens)
+
+
+def apply_settings(settings: Setting, logits: Tensor, history: History | None = None) -> Tensor:
+    """All rules of a setting in their order, a few rows at a time; the result is not normalised.
+
+    Args:
+        settings: the rules and their parameters.
         logits: `(…, vocab)`.
         history: what came before each row, for a setting that looks back; then logits are
             `(rows, vocab)`.

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from decoding.settings.settings import DecodingSettings, format_value
+from decoding.rules.rule import format_value
+from decoding.settings.settings import DecodingSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from decoding.rows.distribution import Distribution
-    from decoding.rules.history import History
-    from decoding.settings.applying import Applied
+    from decoding.settings.applying import Applied, History
 
 RAW = DecodingSettings()
 ENDINGS = ("stop", "abstain", "branch")
@@ -57,7 +57,7 @@ class EntropyPolicy:
     `SETTING while entropy<=H or varentropy<=V else THEN`.
 
     Args:
-        settings: what is applied elsewhere; not with mirostat, whose state belongs to one setting.
+        settings: what is applied elsewhere; it must not follow what is drawn, as mirostat does.
         entropy_above: nats; the bound that H(p) must exceed.
         varentropy_above: nats²; a bound that Var(-log p) must exceed as well. Above 0, a row of
             many tokens that are all alike does not cross.
@@ -92,7 +92,7 @@ class EntropyPolicy:
                 f"got {self.then!r}"
             )
         for settings in (self.settings, self.then):
-            _refuse_mirostat(settings)
+            _refuse_memory(settings)
 
     @classmethod
     def parse(cls, text: str) -> EntropyPolicy:
@@ -227,7 +227,7 @@ class EntropyPolicy:
                         f"a policy's function returns a setting, None, or one of "
                         f"{', '.join(ENDINGS)}, got {then!r}"
                     )
-                _refuse_mirostat(then)
+                _refuse_memory(then)
                 decisions[row] = then
         return decisions
 
@@ -236,9 +236,9 @@ def _is_function(then: object) -> bool:
     return callable(then) and not isinstance(then, type)
 
 
-def _refuse_mirostat(settings: object) -> None:
-    if isinstance(settings, DecodingSettings) and settings.mirostat_tau:
-        raise ValueError("mirostat_tau follows one setting alone: not in a policy")
+def _refuse_memory(settings: object) -> None:
+    if isinstance(settings, DecodingSettings) and settings.remembers:
+        raise ValueError(f"{settings.remembers} follows one setting alone: not in a policy")
 
 
 def _merged(one: Applied, other: Applied, rows: Tensor) -> Applied:

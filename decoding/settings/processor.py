@@ -1,238 +1,89 @@
-"""Logits processors for `model.generate`, and the chain that a setting makes of them.
-
-Each processor is one step of a setting. They compare by identity, because `generate`
-drops a custom processor that equals another. A chain ends with `NormalizeProcessor`, so what leaves
-it is log q: beam search adds it up as it is, and sampling draws from exactly q.
-"""
+"""The processor of a setting for `model.generate`, and what has to be switched off beside it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, Protocol
 
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from decoding.information.measures import as_float
+from decoding.rows.arrays import Array
 from decoding.rows.distribution import Distribution
-from decoding.rules.history import History, Memory
-from decoding.rules.steering import steered_temperature
-from decoding.rules.truncation import temperature
-from decoding.settings.applying import apply_settings
-from decoding.settings.settings import SHARED, STEERING, DecodingSettings
-
-if TYPE_CHECKING:
-    from decoding.tracing.monitor import EntropyMonitor
+from decoding.rows.faults import without_faults
+from decoding.settings.applying import Applied, Memory
+from decoding.settings.settings import RULES_IN_ORDER, DecodingSettings
 
 
-class RuleProcessor(LogitsProcessor):  # type: ignore[misc]
-    """One step of a setting as a logits processor.
+class Monitor(Protocol):
+    """What records the steps; `decoding.EntropyMonitor` does."""
 
-    Args:
-        value: the step's parameter, checked as the field of `DecodingSettings` is.
-        parameters: its further parameters, by the names of their fields.
+    steps: int
+    """How many steps are recorded."""
 
-    Raises:
-        ValueError: a value is outside its field's range.
-    """
+    def begin(self, input_ids: Tensor | Array) -> None:
+        """Follow the rows of the call to their next step."""
 
-    rule: ClassVar[str]
+    def measure(self, raw: Distribution, applied: Applied, tokens: Tensor | None = None) -> Any:
+        """What is to be written down of a step."""
 
-    def __init__(self, value: float, **parameters: Any) -> None:
-        given: dict[str, Any] = {self.rule: value, **parameters}
-        self.settings = DecodingSettings(**given)
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Change `(batch, vocab)` scores as the step says; see the field's documentation."""
-        return apply_settings(self.settings, scores, History(input_ids))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.settings})"
+    def record(
+        self,
+        step: Any,
+        fault: Array | None = None,
+        last: tuple[Distribution, Distribution] | None = None,
+    ) -> None:
+        """Write it down."""
 
 
-class DryProcessor(RuleProcessor):
-    """Lower the logits of tokens that would go on repeating; left padding counts as history."""
+class SettingProcessor(LogitsProcessor):  # type: ignore[misc]
+    """Turns a model's logits into log q of a setting.
 
-    rule = "dry_multiplier"
-
-
-class TemperatureProcessor(RuleProcessor):
-    """Divide logits by T; 0 is greedy."""
-
-    rule = "temperature"
-
-
-class SteeringProcessor(LogitsProcessor):  # type: ignore[misc]
-    """Divide each row's logits by the temperature that its entropy calls for.
+    What leaves it is normalised: beam search adds it up as it is, and sampling draws from exactly
+    q. Left padding counts as history. It compares by identity, because `generate` drops a custom
+    processor that equals another, and serves one call.
 
     Args:
-        settings: with `edt_theta`, `dynatemp_range` or `target_entropy`.
+        settings: the setting.
+        monitor: records each step.
     """
 
-    def __init__(self, settings: DecodingSettings) -> None:
+    def __init__(self, settings: DecodingSettings, monitor: Monitor | None = None) -> None:
         self.settings = settings
-        self.temperature: Tensor | None = None  # (batch, 1), of the latest step
+        self.monitor = monitor
+        self._memory = Memory(settings)
+        self._last: Applied | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scale `(batch, vocab)` scores."""
-        rows = Distribution(scores)
-        self.temperature = steered_temperature(self.settings, rows)
-        return rows.logits if self.temperature is None else temperature(rows, self.temperature)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.settings})"
-
-
-class TopNSigmaProcessor(RuleProcessor):
-    """Keep tokens at most n standard deviations below the largest logit."""
-
-    rule = "top_n_sigma"
-
-
-class TopHProcessor(RuleProcessor):
-    """Keep the longest prefix whose entropy is at most a times the whole's."""
-
-    rule = "top_h"
-
-
-class TopKProcessor(RuleProcessor):
-    """Keep exactly the k first tokens."""
-
-    rule = "top_k"
-
-
-class TopPProcessor(RuleProcessor):
-    """Keep the shortest prefix with mass at least p."""
-
-    rule = "top_p"
-
-
-class MinPProcessor(RuleProcessor):
-    """Keep tokens with at least m times the largest probability."""
-
-    rule = "min_p"
-
-
-class TypicalPProcessor(RuleProcessor):
-    """Keep the tokens whose surprisal is nearest to the entropy, up to mass p."""
-
-    rule = "typical_p"
-
-
-class EpsilonCutoffProcessor(RuleProcessor):
-    """Keep tokens with probability at least ε."""
-
-    rule = "epsilon_cutoff"
-
-
-class EtaCutoffProcessor(RuleProcessor):
-    """Keep tokens with probability at least min(ε, √ε·exp(-H))."""
-
-    rule = "eta_cutoff"
-
-
-class PLessProcessor(RuleProcessor):
-    """Keep tokens with probability at least c·Σ p²."""
-
-    rule = "p_less"
-
-
-class KlBudgetProcessor(RuleProcessor):
-    """Keep the shortest prefix that costs at most ε nats."""
-
-    rule = "kl_budget"
-
-
-class MirostatProcessor(RuleProcessor):
-    """Keep tokens whose surprisal is at most μ, which follows what is drawn; one call alone."""
-
-    rule = "mirostat_tau"
-
-    def __init__(self, value: float, **parameters: Any) -> None:
-        super().__init__(value, **parameters)
-        self._memory = Memory(self.settings)
-        self._last: Distribution | None = None
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Cut `(batch, vocab)` scores, after a look at the token that the last ones led to."""
+        """log q, `(batch, vocab)`, nats, of `(batch, vocab)` scores."""
         if self._last is not None:
             self._memory.observe(self._last, input_ids[:, -1])
-        history = self._memory.history(input_ids)
-        self._last = Distribution(apply_settings(self.settings, scores, history))
-        return self._last.logits
+        raw, fault = Distribution(scores), None
+        if self.monitor is not None:
+            self.monitor.begin(input_ids)
+            # An accelerator's host would wait if it looked: mend the row now, complain at the end.
+            raw, fault = without_faults(raw, self.monitor.steps)
+        applied = self.settings.apply(raw, self._memory.history(input_ids))
+        if self.monitor is not None:
+            self.monitor.record(self.monitor.measure(raw, applied), fault, (raw, applied.final))
+        self._last = applied if self.settings.remembers else None
+        return applied.final.logits.log_softmax(-1)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.settings)!r})"
 
 
-class XtcProcessor(RuleProcessor):
-    """Exclude top choices with probability P; the mixture, as log-probabilities."""
-
-    rule = "xtc_probability"
-
-
-class NormalizeProcessor(LogitsProcessor):  # type: ignore[misc]
-    """Turn scores into log-probabilities."""
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Normalise `(batch, vocab)` scores: nats, float32 or better."""
-        return as_float(scores).log_softmax(-1)
+def processors(settings: DecodingSettings, monitor: Monitor | None = None) -> LogitsProcessorList:
+    """See `DecodingSettings.processors`."""
+    return LogitsProcessorList([SettingProcessor(settings, monitor)])
 
 
-_PROCESSORS: dict[str, type[RuleProcessor]] = {
-    processor.rule: processor
-    for processor in (
-        DryProcessor,
-        TemperatureProcessor,
-        TopNSigmaProcessor,
-        TopHProcessor,
-        TopKProcessor,
-        TopPProcessor,
-        MinPProcessor,
-        TypicalPProcessor,
-        EpsilonCutoffProcessor,
-        EtaCutoffProcessor,
-        PLessProcessor,
-        KlBudgetProcessor,
-        MirostatProcessor,
-        XtcProcessor,
-    )
+_OF_RULES = {
+    rule.field: rule.in_transformers for rule in RULES_IN_ORDER if rule.in_transformers is not None
 }
 
-
-def chain(settings: DecodingSettings, monitor: EntropyMonitor | None = None) -> LogitsProcessorList:
-    """The processors of a setting, in order; see `DecodingSettings.processors`."""
-    steering = None
-    if any(getattr(settings, name) for name in STEERING):
-        steering = SteeringProcessor(settings)
-    scaling: list[LogitsProcessor] = [] if steering is None else [steering]
-    cutting: list[LogitsProcessor] = []
-    for name, value in settings.steps():
-        if name in STEERING or (name == "temperature" and steering is not None):
-            continue
-        processor = _PROCESSORS[name](value, **settings.parameters(name))
-        if name == "dry_multiplier":
-            scaling.insert(0, processor)
-        elif name == "temperature" and not settings.greedy:
-            scaling.append(processor)
-        else:
-            cutting.append(processor)
-        if name == "temperature" and settings.greedy:
-            break  # what follows has one token to choose from
-    processors = [*scaling, *cutting, NormalizeProcessor()]
-    if monitor is not None:
-        mixed = settings.xtc_probability > 0
-        processors.insert(len(scaling), monitor.scaled_processor(steering, mixed=mixed))
-        processors = [monitor.first_processor(), *processors, monitor.last_processor()]
-    return LogitsProcessorList(processors)
-
-
-# What would change the distribution before or after the chain, and the value that does not.
+# What would change the distribution before or after the processor, and the value that does not.
 _NEUTRAL_GENERATION: dict[str, Any] = {
-    "temperature": 1.0,
-    "top_h": None,
-    "top_k": 0,
-    "top_p": 1.0,
-    "min_p": None,
-    "typical_p": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
+    **{name: theirs.neutral for name, theirs in _OF_RULES.items()},
     "guidance_scale": None,
     "sequence_bias": None,
     "repetition_penalty": 1.0,
@@ -266,7 +117,7 @@ def neutral_generate_kwargs(do_sample: bool) -> dict[str, Any]:
     values = {name: value for name, value in _NEUTRAL_GENERATION.items() if name in known}
     if not do_sample:
         # Has no effect there, and transformers warns about the number.
-        values["top_k"] = None
+        values |= {name: None for name, theirs in _OF_RULES.items() if theirs.default is not None}
     return values
 
 
@@ -279,17 +130,17 @@ def not_neutral(config: GenerationConfig) -> dict[str, Any]:
     """
     neutral = neutral_generate_kwargs(do_sample=True)
     if not config.do_sample:
-        warpers = (*SHARED, "top_h")
-        neutral = {name: value for name, value in neutral.items() if name not in warpers}
+        neutral = {name: value for name, value in neutral.items() if name not in _OF_RULES}
     given = {name: getattr(config, name, None) for name in neutral}
     return {name: value for name, value in given.items() if value not in (None, neutral[name])}
 
 
-def applied_before_chain(config: GenerationConfig) -> dict[str, Any]:
+def applied_besides(config: GenerationConfig) -> dict[str, Any]:
     """What a generation configuration applies besides the fields of `DecodingSettings`.
 
     Returns:
         Each parameter with its value, where it differs from the neutral one.
     """
     given = not_neutral(config)
-    return {name: value for name, value in given.items() if name not in SHARED}
+    shared = {name for name, theirs in _OF_RULES.items() if not theirs.differs}
+    return {name: value for name, value in given.items() if name not in shared}

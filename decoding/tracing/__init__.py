@@ -6,7 +6,6 @@ __getattr__, __dir__ = exported(
     __name__,
     {
         "EntropyMonitor": "monitor",
-        "NonFiniteLogitsError": "monitor",
         "Trace": "trace",
     },
 )

@@ -1,7 +1,7 @@
 """`EntropyMonitor`: watches `model.generate` step by step and leaves a `Trace` per sequence.
 
-It stands at both ends of a setting's chain, so it sees the model's own logits and the distribution
-that the token is drawn from. It never keeps more than the current step's rows: each step writes a
+The processor of a setting shows it the model's own logits and the distribution that the token is
+drawn from. It never keeps more than the current step's rows: each step writes a
 few dozen bytes per row into a buffer on the model's device, which is copied once, at the end.
 
 The token of a step is not known until the next step (or the end) shows it. Under beam search rows
@@ -11,24 +11,20 @@ finished beams are traced back through `beam_indices`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
 
-from decoding.rows.arrays import Array, as_array, as_tensor, on_host, side_by_side
+from decoding.rows.arrays import Array, as_array, as_tensor, side_by_side
 from decoding.rows.distribution import Distribution
+from decoding.rows.faults import NonFiniteLogitsError
 from decoding.settings.applying import Applied
 from decoding.tracing import step as measures
 from decoding.tracing.step import Measures
 from decoding.tracing.trace import Alternatives, Trace
-
-if TYPE_CHECKING:
-    from decoding.settings.processor import SteeringProcessor
 
 # Columns of the step buffer behind those of `Measures`.
 _FAULT = 8
@@ -41,21 +37,13 @@ _MAX_EOS_IDS = 8
 _FOREIGN = "the sequences are not those of the call that EntropyMonitor watched"
 
 
-class NonFiniteLogitsError(ValueError):
-    """A model returned a row of logits that is no distribution."""
-
-    def __init__(self, place: str) -> None:
-        super().__init__(f"{place}: the model's logits hold NaN or +inf, or are all -inf")
-        self.place = place
-
-
 class EntropyMonitor:
     """Records per-token statistics of one `model.generate` call; see `Trace` for what.
 
-    Pass it to `DecodingSettings.processors(monitor)`, then ask it for `traces(outputs, …)`. Greedy
-    search, sampling, `num_return_sequences`, beam search and left-padded batches are supported.
-    Assisted decoding, beam sampling and paged caches are refused with an error: they call
-    processors on rows that never become text, or not at all.
+    Pass it to `DecodingSettings.generate_kwargs(monitor=…)`, then ask it for `traces(outputs, …)`.
+    Greedy search, sampling, `num_return_sequences`, beam search and left-padded batches are
+    supported. Assisted decoding, beam sampling and paged caches are refused with an error: they
+    call processors on rows that never become text, or not at all.
 
     Args:
         alternatives: K >= 0, how many runner-up tokens to record at each step.
@@ -79,32 +67,7 @@ class EntropyMonitor:
         self._input_ids: Array = np.empty((0, 0))  # (rows, length at the latest step)
         self._same_rows: Any = True  # of an accelerator, a tensor there
         self._temperatures = torch.empty(0)  # (capacity, rows), where entropy sets them
-        self._raw: Distribution | None = None
-        self._scaled: Distribution | None = None
-        self._steered: Tensor | None = None
-        self._mixed = False
-        self._fault: Array = None
         self._last: tuple[Distribution, Distribution] | None = None
-
-    def first_processor(self) -> LogitsProcessor:
-        """The processor that takes the model's own logits; a chain begins with it."""
-        return _First(self)
-
-    def scaled_processor(
-        self, steering: SteeringProcessor | None = None, *, mixed: bool = False
-    ) -> LogitsProcessor:
-        """The processor that takes logits before the first cut; a chain has it there.
-
-        Args:
-            steering: the processor before it, where that sets each row's temperature.
-            mixed: whether what follows is more than cuts; see `Applied`.
-        """
-        self._mixed = mixed
-        return _Scaled(self, steering)
-
-    def last_processor(self) -> LogitsProcessor:
-        """The processor that takes log q; a chain ends with it."""
-        return _Last(self)
 
     @property
     def entropy_nats(self) -> Tensor:
@@ -189,24 +152,6 @@ class EntropyMonitor:
         assert self._last is not None
         row[:, measures.TOKEN] = side_by_side(measures.of_tokens(*self._last, tokens))
 
-    def _observe_raw(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.begin(input_ids)
-        # An accelerator's host would wait if it looked: mend the row now, complain at the end.
-        self._raw, self._fault = without_faults(Distribution(scores), self.steps)
-        return self._raw.logits
-
-    def _observe_scaled(self, scores: Tensor, temperature: Tensor | None) -> None:
-        unchanged = self._raw is not None and scores is self._raw.logits
-        self._scaled = self._raw if unchanged else Distribution(scores)
-        self._steered = temperature
-
-    def _observe_final(self, log_q: Tensor) -> None:
-        if self._raw is None or self._scaled is None:
-            raise ValueError("EntropyMonitor saw log q before the logits: keep the chain in order")
-        applied = Applied(self._scaled, Distribution(log_q), self._steered, self._mixed)
-        raw, self._raw, self._scaled = self._raw, None, None
-        self.record(self.measure(raw, applied), self._fault, (raw, applied.final))
-
     def traces(
         self,
         outputs: Any,
@@ -234,7 +179,7 @@ class EntropyMonitor:
         if self.steps == 0:
             raise ValueError(
                 "EntropyMonitor saw no step: cache_implementation='paged' ignores logits "
-                "processors, and a monitor belongs into DecodingSettings.processors(monitor)"
+                "processors, and a monitor belongs into settings.generate_kwargs(monitor=monitor)"
             )
         if (beam_indices is not None) != (self.num_beams > 1):
             raise ValueError(
@@ -341,7 +286,7 @@ class EntropyMonitor:
             raise ValueError(
                 f"token {int(np.isneginf(log_q).argmax())} of a sequence has probability 0 under "
                 "the setting: either more beams were asked for than it keeps tokens, or another "
-                "processor changed the scores after the chain"
+                "processor changed the scores after it"
             )
         return Trace(
             ids=ids.astype(np.int64),
@@ -356,59 +301,6 @@ class EntropyMonitor:
             temperature=temperature,
             alternatives=None if best is None else _runners_up(best, ids),
         )
-
-
-class _First(LogitsProcessor):  # type: ignore[misc]
-    def __init__(self, monitor: EntropyMonitor) -> None:
-        self.monitor = monitor
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        return self.monitor._observe_raw(input_ids, scores)
-
-
-class _Scaled(LogitsProcessor):  # type: ignore[misc]
-    def __init__(self, monitor: EntropyMonitor, steering: SteeringProcessor | None) -> None:
-        self.monitor = monitor
-        self.steering = steering
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        temperature = None if self.steering is None else self.steering.temperature
-        self.monitor._observe_scaled(scores, temperature)
-        return scores
-
-
-class _Last(LogitsProcessor):  # type: ignore[misc]
-    def __init__(self, monitor: EntropyMonitor) -> None:
-        self.monitor = monitor
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.monitor._observe_final(scores)
-        return scores
-
-
-def without_faults(
-    raw: Distribution, step: int, first: int = 0
-) -> tuple[Distribution, Array | None]:
-    """Rows without those that are no distribution.
-
-    Args:
-        raw: the model's own rows.
-        step: for the error.
-        first: for the error, the number of the first row.
-
-    Returns:
-        The rows, and of an accelerator which they are, `(rows)`, bool.
-
-    Raises:
-        NonFiniteLogitsError: on a CPU, there is such a row.
-    """
-    if not on_host(raw.top):
-        fault = ~raw.top[:, 0].isfinite()
-        return Distribution(raw.logits.masked_fill(fault.unsqueeze(-1), 0.0)), fault
-    for row, top in enumerate(raw.top.ravel().tolist(), first):
-        if not math.isfinite(top):
-            raise NonFiniteLogitsError(f"step {step}, row {row}")
-    return raw, None
 
 
 def _append(buffer: Tensor, size: int, step: Tensor) -> Tensor:

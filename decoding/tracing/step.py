@@ -10,7 +10,7 @@ from torch import Tensor
 
 from decoding.rows.arrays import Array, as_tensor, joined, library, side_by_side
 from decoding.rows.distribution import Distribution
-from decoding.rules.truncation import top_k
+from decoding.rows.prefix import first
 from decoding.settings.applying import Applied, kept_mass
 
 # Columns. Counts and ids stay below 2^24, so float32 holds them exactly.
@@ -100,7 +100,7 @@ def _first_ids(rows: Distribution, count: int) -> Tensor:
     """The first tokens in their order, `(rows, count)`; `topk` takes any of those that are tied."""
     count = min(count, rows.vocab)
     scores = rows.logits.clamp(min=torch.finfo(rows.logits.dtype).min)
-    kept = as_tensor(top_k.kept(rows, count))
+    kept = as_tensor(first(rows.z, count))
     ids = scores.masked_fill(~kept, -torch.inf).topk(count, dim=-1).indices.sort(-1).values
     return ids.gather(-1, scores.gather(-1, ids).argsort(dim=-1, descending=True, stable=True))
 

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from decoding.inference.intervals import BlockSums, MeanError, ratio_of_sums
-from decoding.information.measures import as_float, kl_divergence, surprisal
+from decoding.information.measures import kl_divergence, surprisal
 from decoding.models.loading import LanguageModel, check_vocabularies
+from decoding.rows.arrays import as_float
+from decoding.rows.faults import NonFiniteLogitsError
 from decoding.scoring.teacher_forcing import (
     Account,
     Document,
@@ -25,7 +27,6 @@ from decoding.scoring.teacher_forcing import (
     logit_blocks,
     positions,
 )
-from decoding.tracing.monitor import NonFiniteLogitsError
 from decoding_evals.shell.output import finite
 
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from decoding.models.loading import LanguageModel
-from decoding.settings.processor import applied_before_chain
+from decoding.rows.faults import NonFiniteLogitsError
+from decoding.settings.processor import applied_besides
 from decoding.settings.settings import DecodingSettings
-from decoding.tracing.monitor import NonFiniteLogitsError
 from decoding_evals.doctor import passes, texts
 from decoding_evals.doctor.head import head
 from decoding_evals.doctor.patient import Finding, Patient
@@ -145,7 +145,7 @@ def _notes(patient: Patient) -> list[str]:
         setting = str(error)
     if setting != "raw":
         notes.append(f"model.generate(do_sample=True) draws under {setting}")
-    for name, value in applied_before_chain(config).items():
+    for name, value in applied_besides(config).items():
         notes.append(f"the generation configuration sets {name} to {value!r}")
     rows = model.get_input_embeddings().num_embeddings
     if rows > len(tokenizer):

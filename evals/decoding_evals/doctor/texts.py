@@ -12,8 +12,8 @@ from decoding.generation.run import generate
 from decoding.inference.temperature import fit_temperature
 from decoding.information.statistics import row_statistics
 from decoding.models.encoding import encode_prompt
+from decoding.rows.faults import NonFiniteLogitsError
 from decoding.scoring.teacher_forcing import LogitBlock, TeacherForcing, TokenDocument, positions
-from decoding.tracing.monitor import NonFiniteLogitsError
 from decoding_evals.doctor.passes import causality
 from decoding_evals.doctor.patient import Finding, Patient
 

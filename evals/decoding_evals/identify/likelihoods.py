@@ -211,22 +211,10 @@ def _measured(block: LogitBlock, followers: Sequence[Follower]) -> dict[str, Ten
 def _at_the_edge(setting: DecodingSettings, logits: Tensor, targets: Tensor) -> Tensor:
     """log q(target) where rounding alone may have put it outside the kept set, else -∞."""
     slack = ROUNDING.get(logits.dtype, 0.0)
-    looser = replace(
-        setting,
-        top_p=min(1.0, setting.top_p + slack),
-        min_p=setting.min_p * (1 - slack),
-        typical_p=min(1.0, setting.typical_p + slack),
-        epsilon_cutoff=setting.epsilon_cutoff * (1 - slack),
-        eta_cutoff=setting.eta_cutoff * (1 - slack),
-        top_n_sigma=setting.top_n_sigma * (1 + slack),
-        top_h=min(1.0, setting.top_h * (1 + slack)),
-        p_less=setting.p_less * (1 - slack),
-        kl_budget=setting.kl_budget * (1 - slack),
-    )
     chosen = targets.long().unsqueeze(-1)
     raised = logits.float()
     raised = raised.scatter(-1, chosen, raised.gather(-1, chosen) + slack)
-    log_q = row_statistics(apply_settings(looser, raised), targets).target_log_prob
+    log_q = row_statistics(apply_settings(setting.looser(slack), raised), targets).target_log_prob
     assert log_q is not None
     return log_q
 

@@ -12,6 +12,7 @@ import click
 
 from decoding.settings.grids import MOST_SETTINGS, parse_grid
 from decoding.settings.policy import EntropyPolicy, Setting, parse_setting
+from decoding.settings.settings import RULES_IN_ORDER
 from decoding_evals.shell.running import uncollected
 
 if TYPE_CHECKING:
@@ -19,13 +20,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-FLAGS = {
-    "temperature": (float, "T", "Divide logits by T; 0 is greedy."),
-    "top_k": (int, "K", "Keep the K most probable tokens; 0 keeps all."),
-    "top_p": (float, "P", "Keep the shortest prefix of mass P; 1 keeps all."),
-    "min_p": (float, "M", "Keep tokens with M times the largest probability; 0 keeps all."),
-    "typical_p": (float, "P", "Keep the most typical tokens up to mass P; 1 keeps all."),
-}
+FLAGS = {rule.field: rule for rule in RULES_IN_ORDER}
 
 
 def stacked(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -53,8 +48,8 @@ setting_options = stacked(
         help='Decoding setting, as in "temperature=0.7,top_p=0.9"; flags override its fields.',
     ),
     *(
-        click.option(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text)
-        for name, (kind, metavar, text) in FLAGS.items()
+        click.option(f"--{name.replace('_', '-')}", type=type(rule.neutral), help=rule.summary())
+        for name, rule in FLAGS.items()
     ),
 )
 

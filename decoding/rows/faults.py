@@ -1,0 +1,41 @@
+"""Rows that are no distribution: NaN, +inf, or no finite logit."""
+
+from __future__ import annotations
+
+import math
+
+from decoding.rows.arrays import Array, on_host
+from decoding.rows.distribution import Distribution
+
+
+class NonFiniteLogitsError(ValueError):
+    """A model returned a row of logits that is no distribution."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(f"{place}: the model's logits hold NaN or +inf, or are all -inf")
+        self.place = place
+
+
+def without_faults(
+    raw: Distribution, step: int, first: int = 0
+) -> tuple[Distribution, Array | None]:
+    """Rows without those that are no distribution.
+
+    Args:
+        raw: the model's own rows.
+        step: for the error.
+        first: for the error, the number of the first row.
+
+    Returns:
+        The rows, and of an accelerator which they are, `(rows)`, bool.
+
+    Raises:
+        NonFiniteLogitsError: on a CPU, there is such a row.
+    """
+    if not on_host(raw.top):
+        fault = ~raw.top[:, 0].isfinite()
+        return Distribution(raw.logits.masked_fill(fault.unsqueeze(-1), 0.0)), fault
+    for row, top in enumerate(raw.top.ravel().tolist(), first):
+        if not math.isfinite(top):
+            raise NonFiniteLogitsError(f"step {step}, row {row}")
+    return raw, None
