@@ -28,6 +28,7 @@ from transformers.generation.streamers import BaseStreamer
 from decoding.generation.replay import Replay
 from decoding.generation.seeds import check_seed, uniforms
 from decoding.rows.arrays import Array, as_array, joined, on_host
+from decoding.rows.blocks import row_blocks
 from decoding.rows.distribution import Distribution
 from decoding.rows.draw import draw
 from decoding.rows.faults import NonFiniteLogitsError, without_faults
@@ -230,8 +231,7 @@ class _Rows(NamedTuple):
         """A few rows at a time, so that what is made of them stays in a CPU's cache."""
         if self.scores.numel() <= _PORTION or not on_host(self.points):
             return [self]
-        size = max(1, _PORTION // self.scores.shape[-1])
-        parts = (slice(begin, begin + size) for begin in range(0, len(self.scores), size))
+        parts = row_blocks(self.scores.shape, _PORTION)
         return [_Rows._make(None if of is None else of[part] for of in self) for part in parts]
 
 

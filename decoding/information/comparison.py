@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from decoding.rows.arrays import as_float, as_tensor, double
+from decoding.rows.blocks import row_blocks
 from decoding.rows.distribution import COLDEST, Distribution
 from decoding.rows.quadrature import Nodes
 from decoding.rows.sorted import FloatArray, IntArray, ScaledRow, SortedRows, sum_over
@@ -234,10 +235,8 @@ def sum_rows(
         js=np.zeros((size, size)),
         total_variation=np.zeros((size, size)),
     )
-    block = max(1, BLOCK_BYTES // (24 * size * size))
-    for start in range(0, len(targets), block):
-        part = slice(start, start + block)
-        shifted = None if apply_row is None else partial(_shifted, apply_row, start)
+    for part in row_blocks((len(targets), size * size), BLOCK_BYTES // 24):
+        shifted = None if apply_row is None else partial(_shifted, apply_row, part.start)
         compared = compare_rows(logits[part], targets[part], settings, shifted)
         for name in ("entropy", "kept", "kept_mass", "js", "total_variation"):
             total = getattr(sums, name)

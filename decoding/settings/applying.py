@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from decoding.rows.arrays import Array, as_array, as_tensor, double, library
+from decoding.rows.blocks import row_blocks
 from decoding.rows.distribution import COLDEST, Distribution
 from decoding.rules import Past, Tempering
 
@@ -167,8 +168,8 @@ def apply_settings(settings: Setting, logits: Tensor, history: History | None = 
     if settings.looks_back or logits.numel() <= _BLOCK:
         return settings.apply(Distribution(logits), history).final.logits
     rows = logits.reshape(-1, logits.shape[-1])
-    parts = torch.split(rows, max(1, _BLOCK // rows.shape[-1]))
-    done = torch.cat([settings.apply(Distribution(part)).final.logits for part in parts])
+    blocks = row_blocks(rows.shape, _BLOCK)
+    done = torch.cat([settings.apply(Distribution(rows[block])).final.logits for block in blocks])
     return done.reshape(logits.shape)
 
 
