@@ -7,7 +7,9 @@ from typing import Any
 
 from decoding.settings.policy import EntropyPolicy
 from decoding.settings.settings import DecodingSettings
-from decoding.tracing.trace import Trace
+from decoding.tracing.trace import Trace, described
+
+SHOWN = 40  # characters of a text in a repr
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,10 @@ class Generation:
     trace: Trace
     alternative_texts: tuple[tuple[str, ...], ...] | None = None
     """Text of each token's runners-up, where they were asked for."""
+
+    def __repr__(self) -> str:
+        facts = described(self.trace, self.finish_reason)
+        return f"Generation({_shortened(self.prompt)} → {_shortened(self.text)}, {facts})"
 
     def record(self) -> dict[str, Any]:
         """Plain Python values, ready for JSON; see the README for the keys."""
@@ -77,3 +83,8 @@ class StreamedToken:
     """What the token adds to the text; empty while a character is incomplete."""
     entropy_nats: float
     """H(q) of the step, in [0, ln vocab]."""
+
+
+def _shortened(text: str) -> str:
+    """A text on one line, in quotes, its control characters escaped."""
+    return repr(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")
