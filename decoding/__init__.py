@@ -33,6 +33,7 @@ _HOMES = {
     "TeacherForcing": "scoring",
     "TokenDocument": "scoring",
     "Trace": "tracing",
+    "Windows": "scoring",
     "entropy_regularized_loss": "information",
     "fit_temperature": "inference",
     "generate": "generation",
@@ -43,7 +44,8 @@ _HOMES = {
 __all__ = [*sorted(_HOMES), "__version__"]
 
 if TYPE_CHECKING:
-    from decoding.generation.run import Generation, generate
+    from decoding.generation.result import Generation
+    from decoding.generation.run import generate
     from decoding.generation.sampler import Sampler
     from decoding.inference.temperature import fit_temperature
     from decoding.information.regularization import entropy_regularized_loss
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from decoding.models.loading import LanguageModel, ModelLoadError, load_model
     from decoding.rows.faults import NonFiniteLogitsError
     from decoding.scoring.teacher_forcing import Document, TeacherForcing, TokenDocument
+    from decoding.scoring.windows import Windows
     from decoding.settings.policy import EntropyPolicy
     from decoding.settings.settings import DecodingSettings
     from decoding.tracing.monitor import EntropyMonitor

@@ -15,12 +15,6 @@ from decoding.rows.prefix import first, longest_within_entropy, shortest_with_ma
 
 COLDEST = 1e-30  # a temperature at which q is its limit already, well within float32
 
-# A step's temporaries are a few megabytes each. By default, glibc hands such blocks back to the
-# system when they are freed, and the next step pays for every page anew: up to ten times its
-# arithmetic. Freeing one large block, whose pages are never touched, makes it keep them
-# (mallopt(3): the mmap threshold is dynamic, 32 MiB at most).
-torch.empty(31 << 20, dtype=torch.uint8)
-
 
 class Distribution(Moments):
     """Rows of `p = softmax(z)`; what follows from them are arrays (see `decoding.rows.arrays`).
