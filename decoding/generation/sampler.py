@@ -283,7 +283,8 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         if monitor is not None:
             monitor.begin(input_ids)
         if self.step == 0:
-            _check_vocabulary(sampler.settings, scores.shape[-1])
+            for rule in sampler.settings.rules:
+                rule.check_vocabulary(scores.shape[-1])
         points = self.points[:, self.step]
         rows = _Rows(scores, self.before, points, input_ids, self.starts, self.memory)
         if self.replay is not None:
@@ -352,17 +353,6 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         if not self.keeps_scores:
             return Drawn(tokens)
         return torch.full_like(scores, -torch.inf).scatter_(-1, tokens.unsqueeze(-1), 0.0)
-
-
-def _check_vocabulary(settings: DecodingSettings | EntropyPolicy, vocab: int) -> None:
-    """Refuse a vocabulary on which a rule cannot do what it says."""
-    some: list[object] = [settings]
-    if isinstance(settings, EntropyPolicy):
-        some = [settings.settings, settings.then]
-    for one in some:
-        if isinstance(one, DecodingSettings):
-            for rule in one.rules:
-                rule.check_vocabulary(vocab)
 
 
 def _replays(settings: DecodingSettings | EntropyPolicy, points: Tensor) -> bool:
