@@ -20,28 +20,18 @@ from decoding.exports import exported
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "DecodingSettings": "settings",
-    "Document": "scoring",
-    "EntropyMonitor": "tracing",
-    "EntropyPolicy": "settings",
-    "Generation": "generation",
-    "LanguageModel": "models",
-    "ModelLoadError": "models",
-    "NonFiniteLogitsError": "rows",
-    "Sampler": "generation",
-    "TeacherForcing": "scoring",
-    "TokenDocument": "scoring",
-    "Trace": "tracing",
-    "Windows": "scoring",
-    "entropy_regularized_loss": "information",
-    "fit_temperature": "inference",
-    "generate": "generation",
-    "load_model": "models",
-    "row_statistics": "information",
+_NAMES = {
+    "generation": "Generation Sampler generate",
+    "inference": "fit_temperature",
+    "information": "entropy_regularized_loss row_statistics",
+    "models": "LanguageModel ModelLoadError load_model",
+    "rows": "NonFiniteLogitsError",
+    "scoring": "Document TeacherForcing TokenDocument Windows",
+    "settings": "DecodingSettings EntropyPolicy",
+    "tracing": "EntropyMonitor Trace",
 }
 
-__all__ = [*sorted(_HOMES), "__version__"]
+__all__ = [*sorted(" ".join(_NAMES.values()).split()), "__version__"]
 
 if TYPE_CHECKING:
     from decoding.generation.result import Generation
@@ -59,4 +49,4 @@ if TYPE_CHECKING:
     from decoding.tracing.monitor import EntropyMonitor
     from decoding.tracing.trace import Trace
 
-__getattr__, __dir__ = exported(__name__, _HOMES)
+__getattr__, __dir__ = exported(__name__, **_NAMES)

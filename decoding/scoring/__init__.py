@@ -4,11 +4,6 @@ from decoding.exports import exported
 
 __getattr__, __dir__ = exported(
     __name__,
-    {
-        "Account": "teacher_forcing",
-        "Document": "teacher_forcing",
-        "TeacherForcing": "teacher_forcing",
-        "TokenDocument": "teacher_forcing",
-        "Windows": "windows",
-    },
+    teacher_forcing="Account Document TeacherForcing TokenDocument",
+    windows="Windows",
 )

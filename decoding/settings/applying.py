@@ -120,7 +120,7 @@ def remembered(
     if not applied.given:
         return None
     columns: list[Array] = []
-    rules = [rule for rule in settings.rules if rule.start]  # type: ignore[union-attr]
+    rules = [rule for rule in settings.rules if rule.start]
     for rule, given in zip(rules, applied.given, strict=True):
         state = _state(rule.start, History(None, None, memory), len(columns), given)
         columns += rule.observe(state, as_array(tokens), given, applied.final, applied.scaled)
