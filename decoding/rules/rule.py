@@ -205,14 +205,14 @@ class Rule(ABC):
         """What a rule that remembers draws has in mind at the beginning."""
         return ()
 
-    def check_beside(self, others: Sequence[Rule]) -> None:
+    def check_beside(self, others: Sequence[Rule]) -> None:  # noqa: B027
         """Refuse to stand in one setting with some other rule.
 
         Raises:
             ValueError: it contradicts one of them.
         """
 
-    def check_vocabulary(self, size: int) -> None:
+    def check_vocabulary(self, size: int) -> None:  # noqa: B027
         """Refuse a vocabulary on which the rule cannot do what it says.
 
         Raises:
