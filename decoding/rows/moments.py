@@ -28,6 +28,7 @@ from decoding.rows.arrays import (
     total,
 )
 from decoding.rows.blocks import BLOCK, block_sums, blocks, filled
+from decoding.rows.prefix import steepest_drop
 
 NOTHING = -1e4  # a log weight whose weight is 0
 _ONES = {char: np.ones(BLOCK, char) for char in "fd"}
@@ -154,6 +155,30 @@ class Moments:
             mean = xp.sum(depth, -1, keepdims=True) / size
             square = xp.sum(xp.where(finite, depth - mean, 0.0) ** 2, -1) / self.kept
             return xp.nan_to_num(xp.sqrt(square), nan=math.inf, posinf=math.inf)
+
+    @cached_property
+    def span(self) -> Array:
+        """`(…)`, the largest logit less the smallest that is not excluded, float64.
+
+        It is that of the logits before they were divided by a temperature.
+        """
+        depth = library(self.z).where(self.support, -double(self.log_weights), 0.0)
+        return largest(depth)[..., 0] * self.divisor
+
+    @cached_property
+    def cliff(self) -> Array:
+        """`(…)`, how many tokens stand before the steepest drop; see `steepest_drop`."""
+        return steepest_drop(self.z)
+
+    @cached_property
+    def probs(self) -> Array:
+        """`(…, vocab)`, p."""
+        return self.weights * self.support / self.total[..., None]
+
+    @property
+    def divisor(self) -> Any:
+        """The temperature that the logits were divided by: a number, or `(…)`."""
+        return 1.0
 
     def log(self, value: float | Array) -> Any:
         """The natural logarithm of a number, or of each of an array."""
