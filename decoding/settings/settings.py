@@ -53,6 +53,7 @@ class DecodingSettings:
     dynatemp_exponent: float = 1.0
     target_entropy: float = 0.0
     top_n_sigma: float = 0.0
+    min_k: float = 0.0
     top_h: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
