@@ -67,6 +67,8 @@ class DecodingSettings:
     mirostat_eta: float = 0.1
     xtc_probability: float = 0.0
     xtc_threshold: float = 0.1
+    adaptive_p: float = 0.0
+    adaptive_p_decay: float = 0.9
     extra: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
