@@ -1,4 +1,4 @@
-"""Calls of `model.generate` that a `Sampler` draws, or the chain that ends with the draw."""
+"""Calls of `model.generate` that a `Sampler` draws, or whose processor the draw follows."""
 
 from collections.abc import Callable
 
@@ -45,7 +45,7 @@ SETTINGS = [
     "dry_multiplier=0.8",
     "dry_multiplier=3,dry_base=1.2,dry_allowed_length=1,dry_breakers=3/5,temperature=0.8,top_p=0.9",
 ]
-# Nothing is padded here, so that the chain's DRY sees the history that the sampler's sees.
+# Nothing is padded here, so that the processor's DRY sees the history that the sampler's sees.
 ALIKE = [[3, 1, 4, 1, 5, 3, 1], [2, 7, 1, 8, 2, 7, 1], [3, 1, 4, 1, 5, 3, 1]]
 
 
@@ -66,7 +66,7 @@ def sample(model, inputs, sampler, *, eos=None, new_tokens=12, **kwargs):
 
 
 def chained(model, inputs, settings, points, monitor):
-    """The sequences of the plain chain, which ends with the draw."""
+    """The sequences of the plain processor, which the draw follows."""
     return model.generate(
         **inputs,
         logits_processor=[*settings.processors(monitor), DrawProcessor(points)],
