@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -41,6 +41,11 @@ _ONES = {char: np.ones(BLOCK, char) for char in "fd"}
 # arithmetic. Freeing one large block, whose pages are never touched, makes it keep them
 # (mallopt(3): the mmap threshold is dynamic, 32 MiB at most).
 torch.empty(31 << 20, dtype=torch.uint8)
+
+
+def _is_plain(value: float | Array) -> TypeGuard[float]:
+    """Whether a number is one for all rows; that of a row alone is NumPy's, a `float` as well."""
+    return type(value) in (float, int)
 
 
 class Distribution:
@@ -89,11 +94,11 @@ class Distribution:
         Args:
             temperature: T >= 0, or `(…)`, T > 0 of each row.
         """
-        if isinstance(temperature, float | int) and temperature == 0:
+        if _is_plain(temperature) and temperature == 0:
             return self.first(1)
         # Beyond these bounds the result is the limit already.
         most = torch.finfo(self.logits.dtype).max
-        if isinstance(temperature, float | int):
+        if _is_plain(temperature):
             return _Divided(self, min(max(temperature, COLDEST), most))
         of_rows = as_tensor(temperature).unsqueeze(-1).clamp(COLDEST, most)
         return _Divided(self, of_rows.to(self.logits.dtype))
@@ -125,7 +130,7 @@ class Distribution:
 
     def within_depth(self, depth: float | Array) -> Distribution:
         """Tokens whose logit is at most `depth` >= 0 below the largest, nats, or `(…)`."""
-        least = -depth if isinstance(depth, float) else -depth[..., None]
+        least = -depth if isinstance(depth, float | int) else -depth[..., None]
         return self.restricted(self.log_weights >= least)
 
     def within_surprisal(self, surprisal: float | Array) -> Distribution:
@@ -156,11 +161,11 @@ class Distribution:
 
     def log(self, value: float | Array) -> Any:
         """The natural logarithm of a number, or of each of an array."""
-        return math.log(value) if isinstance(value, float | int) else library(value).log(value)
+        return math.log(value) if _is_plain(value) else library(value).log(value)
 
     def exp(self, value: float | Array) -> Any:
         """e to the power of a number, or of each of an array."""
-        return math.exp(value) if isinstance(value, float | int) else library(value).exp(value)
+        return math.exp(value) if _is_plain(value) else library(value).exp(value)
 
     @cached_property
     def support(self) -> Array:
@@ -227,7 +232,7 @@ class Distribution:
 
         Of order 0 it is the logarithm of the number of tokens that are not excluded, of order 1
         the entropy, and of order 2 minus the logarithm of Σ p², the probability that two draws
-        agree.
+        agree. Rounded, too, it is at least the surprisal of the first token, which is H_∞.
 
         Source: Rényi 1961, *On measures of entropy and information*.
         """
@@ -236,8 +241,10 @@ class Distribution:
         if order == 1:
             return self.entropy
         if order == 2:
-            return -self.log(self._mean(self._long_weights) / self.total)
-        return (self.log(total(self.weights**order)) - order * self.log_total) / (1 - order)
+            value = -self.log(self._mean(self._long_weights) / self.total)
+        else:
+            value = (self.log(total(self.weights**order)) - order * self.log_total) / (1 - order)
+        return value.clip(self.log_total)
 
     @cached_property
     def deviation(self) -> Array:

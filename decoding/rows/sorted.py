@@ -86,7 +86,8 @@ class SortedRows:
         if order == 1:
             return self.entropy
         powers = self._sums(self.scaled.weights**order)
-        return (np.log(powers) - order * self.log_total) / (1 - order)
+        value = (np.log(powers) - order * self.log_total) / (1 - order)
+        return np.maximum(value, self.log_total)
 
     @cached_property
     def deviation(self) -> FloatArray:

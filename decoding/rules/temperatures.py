@@ -70,7 +70,9 @@ class Edt(Tempering):
 
     def temperature(self, rows: Distribution, base: float) -> Array:
         """In (0, T]."""
-        return base * rows.exp(math.log(self.edt_base) * self.value / rows.entropy)
+        # Of a sure row the exponent may be 0/0.
+        entropy = rows.entropy.clip(1e-300)
+        return base * rows.exp(math.log(self.edt_base) * self.value / entropy)
 
 
 class Dynatemp(Tempering):

@@ -86,7 +86,7 @@ def _tempered(rows: Distribution, rules: list[Tempering]) -> tuple[Distribution,
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         for rule in rules:
             value = rule.temperature(rows, value)
-    if isinstance(value, float):
+    if type(value) is float:  # a row's own, where it is alone, is NumPy's
         return (rows if value == 1 else rows.tempered(value)), None
     return rows.tempered(value), as_tensor(value).unsqueeze(-1).clamp(min=COLDEST)
 
