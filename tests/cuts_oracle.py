@@ -6,9 +6,13 @@ Tokens go by logit descending, then by id ascending.
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from decoding.rules import RULES
 from decoding.settings.settings import RULES_IN_ORDER
+
+NEAR = 1e-6
+"""A token may fall on either side where its threshold quantity is this close to the cut."""
 
 
 def applied(name, logits, value):
@@ -17,6 +21,10 @@ def applied(name, logits, value):
 
 
 CUTS = [rule.field for rule in RULES_IN_ORDER if rule.kind == "cut" and not rule.looks_back]
+
+
+def finite(logits):
+    return (logits > -torch.inf).numpy()
 
 
 class Verdict(NamedTuple):
@@ -142,3 +150,16 @@ ORACLES = {
     "p_less": p_less,
     "kl_budget": kl_budget,
 }
+VALUES = {
+    "top_n_sigma": (0.3, 1.0, 1.5, 2.5, 4.0),
+    "top_h": (0.1, 0.4, 0.6, 0.8, 0.99),
+    "top_k": (1, 3, 20, 50, 1000),
+    "top_p": (0.1, 0.5, 0.9, 0.95, 0.999),
+    "min_p": (0.01, 0.05, 0.1, 0.3, 0.9),
+    "typical_p": (0.2, 0.5, 0.9, 0.95, 0.99),
+    "epsilon_cutoff": (1e-5, 3e-4, 1e-3, 1e-2, 0.2),
+    "eta_cutoff": (1e-4, 6e-4, 2e-3, 0.05, 0.3),
+    "p_less": (0.01, 0.1, 0.5, 1.0, 0.9),
+    "kl_budget": (1e-4, 0.01, 0.1, 0.5, 3.0),
+}
+EVERY_CUT = [(name, value) for name, values in VALUES.items() for value in values[1:4]]
