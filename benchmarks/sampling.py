@@ -27,6 +27,8 @@ from transformers import (
 )
 from truncation import ratios, spread
 
+from decoding_evals.shell.running import keep_freed_memory
+
 THREADS = (1, 2)
 BATCHES = (1, 8)
 # Standard deviations of the logits, about.
@@ -496,6 +498,7 @@ def main(
     mode: str | None,
 ) -> None:
     """Measure every part, or those named, and write the tables into RESULTS.md."""
+    keep_freed_memory()
     if mode is not None:
         print(json.dumps(peak(mode, tokens or MEMORY_TOKENS)))
         return

@@ -94,6 +94,7 @@ def corpus(megabytes: int) -> tuple[float, float, int]:
 
     from decoding.models.loading import LanguageModel, load_model
     from decoding.scoring.teacher_forcing import Document
+    from decoding.scoring.windows import Windows
     from decoding_evals.perplexity.evaluation import perplexity
     from decoding_evals.reading.texts import Inputs
 
@@ -103,7 +104,7 @@ def corpus(megabytes: int) -> tuple[float, float, int]:
         bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     model = LanguageModel(GPT2LMHeadModel(config).eval(), tokenizer, "tiny")
-    perplexity(model, ["warm up " * 2000], stride=512)
+    perplexity(model, ["warm up " * 2000], windows=Windows(stride=512))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "large.txt"
         with path.open("w") as file:
@@ -114,7 +115,7 @@ def corpus(megabytes: int) -> tuple[float, float, int]:
                 file.write(text[: 1 << 14].decode())
         before, start = forget_peak(), time.perf_counter()
         documents = (Document(item.pieces) for item in Inputs([path]).documents())
-        result = perplexity(model, documents, stride=512)
+        result = perplexity(model, documents, windows=Windows(stride=512))
         return resident("VmHWM") - before, time.perf_counter() - start, result.account.tokens_scored
 
 

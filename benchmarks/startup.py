@@ -69,9 +69,7 @@ import decoding.models.loading, decoding.generation.run
 stage("the rest of `decoding`")
 language_model = decoding.models.loading.load_model()
 stage("loading the model")
-decoding.generation.run.generate(
-    language_model.model, language_model.tokenizer, "Once upon a time", max_new_tokens=1, seed=1
-)
+decoding.generation.run.generate(language_model, "Once upon a time", max_new_tokens=1, seed=1)
 stage("a token")
 """
 

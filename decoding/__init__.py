@@ -20,30 +20,22 @@ from decoding.exports import exported
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "DecodingSettings": "settings",
-    "Document": "scoring",
-    "EntropyMonitor": "tracing",
-    "EntropyPolicy": "settings",
-    "Generation": "generation",
-    "LanguageModel": "models",
-    "ModelLoadError": "models",
-    "NonFiniteLogitsError": "rows",
-    "Sampler": "generation",
-    "TeacherForcing": "scoring",
-    "TokenDocument": "scoring",
-    "Trace": "tracing",
-    "entropy_regularized_loss": "information",
-    "fit_temperature": "inference",
-    "generate": "generation",
-    "load_model": "models",
-    "row_statistics": "information",
+_NAMES = {
+    "generation": "Generation Sampler generate",
+    "inference": "fit_temperature",
+    "information": "entropy_regularized_loss row_statistics",
+    "models": "LanguageModel ModelLoadError load_model",
+    "rows": "NonFiniteLogitsError",
+    "scoring": "Document TeacherForcing TokenDocument Windows",
+    "settings": "DecodingSettings EntropyPolicy",
+    "tracing": "EntropyMonitor Trace",
 }
 
-__all__ = [*sorted(_HOMES), "__version__"]
+__all__ = [*sorted(" ".join(_NAMES.values()).split()), "__version__"]
 
 if TYPE_CHECKING:
-    from decoding.generation.run import Generation, generate
+    from decoding.generation.result import Generation
+    from decoding.generation.run import generate
     from decoding.generation.sampler import Sampler
     from decoding.inference.temperature import fit_temperature
     from decoding.information.regularization import entropy_regularized_loss
@@ -51,9 +43,10 @@ if TYPE_CHECKING:
     from decoding.models.loading import LanguageModel, ModelLoadError, load_model
     from decoding.rows.faults import NonFiniteLogitsError
     from decoding.scoring.teacher_forcing import Document, TeacherForcing, TokenDocument
+    from decoding.scoring.windows import Windows
     from decoding.settings.policy import EntropyPolicy
     from decoding.settings.settings import DecodingSettings
     from decoding.tracing.monitor import EntropyMonitor
     from decoding.tracing.trace import Trace
 
-__getattr__, __dir__ = exported(__name__, _HOMES)
+__getattr__, __dir__ = exported(__name__, **_NAMES)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
 
-def exported(
-    package: str, homes: Mapping[str, str]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+def exported(package: str, **names: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` of a package whose modules are imported on first use.
 
     Args:
         package: its `__name__`.
-        homes: the module or folder in which each name is defined; modules are offered as well.
+        names: of each module or folder, what is offered from it, separated by spaces; modules are
+            offered as well.
     """
+    homes = {name: module for module, offered in names.items() for name in offered.split()}
 
     def modules() -> list[str]:
         return [module.name for module in iter_modules(import_module(package).__path__)]
@@ -28,7 +28,4 @@ def exported(
             return import_module(f"{package}.{name}")
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    def names() -> list[str]:
-        return sorted({*homes, *modules()})
-
-    return attribute, names
+    return attribute, lambda: sorted({*homes, *modules()})

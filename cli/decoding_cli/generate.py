@@ -26,7 +26,7 @@ from decoding_evals.shell.options import (
 from decoding_evals.shell.output import Interrupted, RecordFile, to_json
 
 if TYPE_CHECKING:
-    from decoding.generation.run import Generation, StreamedToken
+    from decoding.generation.result import Generation, StreamedToken
 
 
 @click.command()
@@ -192,8 +192,7 @@ def generate(
 
         try:
             generate_texts(
-                language_model.model,
-                language_model.tokenizer,
+                language_model,
                 texts,
                 settings,
                 max_new_tokens=max_new_tokens,

@@ -4,13 +4,8 @@ from decoding.exports import exported
 
 __getattr__, __dir__ = exported(
     __name__,
-    {
-        "Branch": "branching",
-        "Generation": "run",
-        "Sampler": "sampler",
-        "StreamedToken": "run",
-        "Tree": "branching",
-        "branch": "branching",
-        "generate": "run",
-    },
+    branching="Branch Tree branch",
+    result="Generation StreamedToken",
+    run="generate",
+    sampler="Sampler",
 )

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from decoding.generation.run import Job, Run, evaluating
 from decoding.generation.seeds import chosen_seed
 from decoding.generation.stopping import eos_ids
 from decoding.models.detokenizing import Detokenizer, text_of
+from decoding.models.loading import LanguageModel
 from decoding.rows.arrays import as_tensor
 from decoding.rows.distribution import Distribution
 from decoding.settings.applying import History
@@ -106,8 +106,7 @@ class Tree:
 
 
 def branch(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    language_model: LanguageModel,
     prompt: str,
     settings: DecodingSettings | None = None,
     *,
@@ -128,8 +127,8 @@ def branch(
     fork.
 
     Args:
-        model: a Hugging Face causal language model.
-        tokenizer: its tokenizer.
+        language_model: from `load_model`, or `LanguageModel(model, tokenizer)` around a pair of
+            your own.
         prompt: the prompt.
         settings: what tokens are drawn under, and what ranks the alternatives; default `raw`.
         entropy_above: nats; it forks where H(p) exceeds this.
@@ -158,8 +157,7 @@ def branch(
     settings = settings or DecodingSettings()
     policy = EntropyPolicy(settings=settings, entropy_above=entropy_above, then="branch")
     run = Run(
-        model=model,
-        tokenizer=tokenizer,
+        language_model=language_model,
         settings=policy,
         max_new_tokens=max_new_tokens,
         samples=1,
@@ -168,7 +166,6 @@ def branch(
         stop=[stop] if isinstance(stop, str) else list(stop),
         alternatives=0,
         chat=chat,
-        name=model.name_or_path,
         on_token=None,
     )
     run.check()
@@ -193,12 +190,12 @@ def branch(
         node.children, node.hesitation_nats = children, hesitation
         leaves += len(children) - 1
         open_ends.extend((child, before) for child in children)
-    _add_texts(root, Detokenizer(tokenizer, prompt_ids))
+    _add_texts(root, Detokenizer(run.tokenizer, prompt_ids))
     return Tree(
         prompt=prompt,
         prompt_ids=tuple(prompt_ids),
         index=index,
-        model=run.name,
+        model=language_model.name,
         settings=settings,
         entropy_above=entropy_above,
         branches=branches,
@@ -225,7 +222,7 @@ class _Growing:
         self.run = run
         self.prompt = prompt
         self.prompt_ids = prompt_ids
-        self.end = eos_ids(run.model, run.tokenizer)
+        self.end = eos_ids(run.language_model)
         self.stretches = 0
 
     def grow(

@@ -28,6 +28,7 @@ from transformers.generation.streamers import BaseStreamer
 from decoding.generation.replay import Replay
 from decoding.generation.seeds import check_seed, uniforms
 from decoding.rows.arrays import Array, as_array, joined, on_host
+from decoding.rows.blocks import row_blocks
 from decoding.rows.distribution import Distribution
 from decoding.rows.draw import draw
 from decoding.rows.faults import NonFiniteLogitsError, without_faults
@@ -230,8 +231,7 @@ class _Rows(NamedTuple):
         """A few rows at a time, so that what is made of them stays in a CPU's cache."""
         if self.scores.numel() <= _PORTION or not on_host(self.points):
             return [self]
-        size = max(1, _PORTION // self.scores.shape[-1])
-        parts = (slice(begin, begin + size) for begin in range(0, len(self.scores), size))
+        parts = row_blocks(self.scores.shape, _PORTION)
         return [_Rows._make(None if of is None else of[part] for of in self) for part in parts]
 
 
@@ -283,7 +283,8 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         if monitor is not None:
             monitor.begin(input_ids)
         if self.step == 0:
-            _check_vocabulary(sampler.settings, scores.shape[-1])
+            for rule in sampler.settings.rules:
+                rule.check_vocabulary(scores.shape[-1])
         points = self.points[:, self.step]
         rows = _Rows(scores, self.before, points, input_ids, self.starts, self.memory)
         if self.replay is not None:
@@ -352,17 +353,6 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         if not self.keeps_scores:
             return Drawn(tokens)
         return torch.full_like(scores, -torch.inf).scatter_(-1, tokens.unsqueeze(-1), 0.0)
-
-
-def _check_vocabulary(settings: DecodingSettings | EntropyPolicy, vocab: int) -> None:
-    """Refuse a vocabulary on which a rule cannot do what it says."""
-    some: list[object] = [settings]
-    if isinstance(settings, EntropyPolicy):
-        some = [settings.settings, settings.then]
-    for one in some:
-        if isinstance(one, DecodingSettings):
-            for rule in one.rules:
-                rule.check_vocabulary(vocab)
 
 
 def _replays(settings: DecodingSettings | EntropyPolicy, points: Tensor) -> bool:

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+from transformers import PreTrainedTokenizerBase, StoppingCriteria
 
 from decoding.models.detokenizing import text_of
+from decoding.models.loading import LanguageModel
 
 
 class Finished(StoppingCriteria):  # type: ignore[misc]
@@ -69,11 +70,11 @@ class Finished(StoppingCriteria):  # type: ignore[misc]
         return [length or generated for length in self.ended_at.tolist()]
 
 
-def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def eos_ids(language_model: LanguageModel) -> list[int]:
     """The ids that end a sequence: the generation configuration's, else the tokenizer's."""
-    end = model.generation_config.eos_token_id
+    end = language_model.model.generation_config.eos_token_id
     if end is None:
-        end = tokenizer.eos_token_id
+        end = language_model.tokenizer.eos_token_id
     if end is None:
         return []
     return [end] if isinstance(end, int) else list(end)

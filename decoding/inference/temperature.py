@@ -27,6 +27,7 @@ from torch import Tensor
 from decoding.inference.intervals import resampled
 from decoding.information.statistics import BLOCK_BYTES, row_statistics
 from decoding.rows.arrays import as_float
+from decoding.rows.blocks import row_blocks
 from decoding.rows.distribution import Distribution
 
 Floats = NDArray[np.float64]
@@ -245,11 +246,10 @@ def mass_before(logits: Tensor, targets: Tensor) -> Tensor:
         `(rows,)`, float64, in [0, 1).
     """
     ids = torch.arange(logits.shape[-1], device=logits.device)
-    step = max(1, BLOCK_BYTES // (4 * logits.shape[-1]))
     parts = []
-    for start in range(0, max(1, len(logits)), step):
-        z = as_float(logits[start : start + step])
-        tokens = targets[start : start + step].unsqueeze(-1)
+    for block in row_blocks(logits.shape, BLOCK_BYTES // 4):
+        z = as_float(logits[block])
+        tokens = targets[block].unsqueeze(-1)
         chosen = z.gather(-1, tokens)
         before = (z > chosen) | ((z == chosen) & (ids < tokens))
         parts.append((z.softmax(-1) * before).sum(-1, dtype=torch.float64))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from decoding.information.measures import entropy
 from decoding.information.statistics import BLOCK_BYTES
+from decoding.rows.blocks import row_blocks
 
 
 class Uncertainty(NamedTuple):
@@ -109,6 +110,4 @@ class Mixture:
 
     def _blocks(self) -> Iterator[slice]:
         """The rows, a few at a time."""
-        rows, vocab = self._log_sum.shape
-        step = max(1, BLOCK_BYTES // (8 * vocab))
-        return (slice(begin, begin + step) for begin in range(0, rows, step))
+        return row_blocks(self._log_sum.shape, BLOCK_BYTES // 8)

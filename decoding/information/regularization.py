@@ -18,13 +18,15 @@ blocks in float32.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from decoding.rows.blocks import row_blocks
 
 IGNORED = -100
 BLOCK_BYTES = 16 << 20
@@ -180,7 +182,7 @@ class _RegularizedCrossEntropy(torch.autograd.Function):
         losses = logits.new_empty(len(logits), dtype=_working_dtype(logits))
         # Each row's H, without which the backward pass would need another sum over the vocabulary.
         entropies = torch.zeros_like(losses)
-        for block in _blocks(logits):
+        for block in row_blocks(logits.shape, BLOCK_BYTES // 4):
             log_probs = logits[block].log_softmax(-1, dtype=losses.dtype)
             kept = targets[block] != IGNORED
             chosen = targets[block].masked_fill(~kept, 0).unsqueeze(-1)
@@ -204,7 +206,7 @@ class _RegularizedCrossEntropy(torch.autograd.Function):
         logits, targets, entropies = ctx.saved_tensors
         beta, target_entropy, smoothing = ctx.regularizer
         gradient = torch.empty_like(logits)
-        for block in _blocks(logits):
+        for block in row_blocks(logits.shape, BLOCK_BYTES // 4):
             log_probs = logits[block].log_softmax(-1, dtype=entropies.dtype)
             kept = (targets[block] != IGNORED).unsqueeze(-1)
             chosen = targets[block].unsqueeze(-1).masked_fill(~kept, 0)
@@ -229,10 +231,3 @@ def _finite(log_probs: Tensor) -> Tensor:
     """`log_probs`, changed in place where the probability is zero, so that 0·log 0 is 0."""
     # e^-1000 is zero even in float64.
     return log_probs.clamp_(min=-1000)
-
-
-def _blocks(logits: Tensor) -> Iterator[slice]:
-    """Slices of rows that hold about `BLOCK_BYTES` in float32."""
-    rows, vocab = logits.shape
-    step = max(1, BLOCK_BYTES // (4 * vocab))
-    return (slice(begin, begin + step) for begin in range(0, rows, step))

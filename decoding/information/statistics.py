@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from decoding.rows.arrays import as_float
+from decoding.rows.blocks import row_blocks
 
 BLOCK_BYTES = 4 << 20
 
@@ -57,13 +58,13 @@ def row_statistics(logits: Tensor, targets: Tensor | None = None) -> RowStatisti
         )
     rows = logits.reshape(-1, logits.shape[-1])
     flat_targets = None if targets is None else targets.reshape(-1)
-    block = max(1, BLOCK_BYTES // (4 * rows.shape[-1]))
+    blocks = [*row_blocks(rows.shape, BLOCK_BYTES // 4)]
     dtype = torch.promote_types(rows.dtype, torch.float32)
-    buffers = rows.new_empty((2, min(block, len(rows)), rows.shape[-1]), dtype=dtype)
+    buffers = rows.new_empty((2, *rows[blocks[0]].shape), dtype=dtype)
     parts = []
-    for start in range(0, max(1, len(rows)), block):
-        part = rows[start : start + block]
-        wanted = None if flat_targets is None else flat_targets[start : start + block]
+    for block in blocks:
+        part = rows[block]
+        wanted = None if flat_targets is None else flat_targets[block]
         parts.append(_block_statistics(part, wanted, *buffers[:, : len(part)]))
     columns = [
         None if column[0] is None else torch.cat(column).reshape(shape)

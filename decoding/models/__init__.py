@@ -2,11 +2,4 @@
 
 from decoding.exports import exported
 
-__getattr__, __dir__ = exported(
-    __name__,
-    {
-        "LanguageModel": "loading",
-        "ModelLoadError": "loading",
-        "load_model": "loading",
-    },
-)
+__getattr__, __dir__ = exported(__name__, loading="LanguageModel ModelLoadError load_model")

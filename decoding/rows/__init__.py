@@ -4,8 +4,6 @@ from decoding.exports import exported
 
 __getattr__, __dir__ = exported(
     __name__,
-    {
-        "Distribution": "distribution",
-        "NonFiniteLogitsError": "faults",
-    },
+    distribution="Distribution",
+    faults="NonFiniteLogitsError",
 )

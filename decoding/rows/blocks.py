@@ -1,8 +1,8 @@
-"""Sums over a row by blocks of ids, each in the precision that it has, and then in float64."""
+"""A few rows at a time, and sums over a row by blocks of ids."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,18 @@ from decoding.rows.arrays import Array, on_host, total
 Values = NDArray[np.floating]
 
 BLOCK = 256  # ids whose weights are added up first
+
+
+def row_blocks(shape: Sequence[int], numbers: int) -> Iterator[slice]:
+    """Slices of rows, one after the other, that hold at most so many numbers, or one row.
+
+    Args:
+        shape: `(rows, width)`; without rows there is one slice, which is empty.
+        numbers: in a slice.
+    """
+    rows, width = shape
+    step = max(1, numbers // max(1, width))
+    return (slice(begin, begin + step) for begin in range(0, max(1, rows), step))
 
 
 def filled(like: Array, beyond: float, write: Callable[[Array | None], Array]) -> Array:

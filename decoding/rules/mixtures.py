@@ -30,7 +30,6 @@ class Xtc(Mixture):
     xtc_threshold: float
 
     def apply(self, rows: Distribution, past: Past) -> Distribution:
-        """The mixture; at P = 1, the rows without their top choices."""
         import torch
 
         log_probs = rows.logits.double().log_softmax(-1)

@@ -47,14 +47,12 @@ class Dry(Penalty):
     dry_breakers: tuple[int, ...]
 
     def words(self, base: float = 1.0) -> str:
-        """What the rule does, breakers included."""
         text = super().words(base)
         if self.dry_breakers:
             text += f"; ids {format_value(self.dry_breakers)} break a repetition off"
         return text
 
     def apply(self, rows: Distribution, past: Past) -> Distribution:
-        """The rows less their penalties."""
         return rows.reweighted(rows.logits - self.penalties(past, rows.vocab))
 
     def penalties(self, past: Past, vocab: int) -> Tensor:

@@ -19,7 +19,6 @@ class TopK(Cut):
     in_transformers = InTransformers(0, default=50)
 
     def keep(self, rows: Any, k: Any) -> Any:
-        """The k first tokens."""
         return rows.first(k)
 
 
@@ -35,12 +34,7 @@ class TopP(Cut):
     in_transformers = InTransformers(1.0)
 
     def keep(self, rows: Any, p: Any) -> Any:
-        """A prefix of mass p."""
         return rows.with_mass(p)
-
-    def looser(self, slack: float) -> Any:
-        """A larger mass."""
-        return min(1.0, self.value + slack)
 
 
 class TopH(Cut):
@@ -58,12 +52,7 @@ class TopH(Cut):
     in_transformers = InTransformers(None, differs="keeps other sets than the field")
 
     def keep(self, rows: Any, a: Any) -> Any:
-        """A prefix of entropy a·H."""
         return rows.with_entropy(a * rows.entropy)
-
-    def looser(self, slack: float) -> Any:
-        """A larger share of the entropy."""
-        return min(1.0, self.value * (1 + slack))
 
 
 class KlBudget(Cut):
@@ -78,9 +67,4 @@ class KlBudget(Cut):
     source = "KL(q‖p) = -ln Z (Cover & Thomas, 2nd ed., equation 2.26 with q = p/Z)"
 
     def keep(self, rows: Any, e: Any) -> Any:
-        """A prefix of mass e^-ε."""
         return rows.with_mass(rows.exp(-e))
-
-    def looser(self, slack: float) -> Any:
-        """A smaller budget."""
-        return self.value * (1 - slack)

@@ -244,8 +244,13 @@ class Rule:
         raise NotImplementedError
 
     def looser(self, slack: float) -> Any:
-        """A value that keeps what rounding may have cut off, `slack` being its relative size."""
-        return self.value
+        """A value that keeps what rounding may have cut off, `slack` being its relative size.
+
+        Here it is one that is nearer to the neutral value.
+        """
+        if self.kind != "cut" or isinstance(self.value, int):
+            return self.value
+        return min(1.0, self.value + slack) if self.neutral == 1 else self.value * (1 - slack)
 
     def words(self, base: float = 1.0) -> str:
         """What the rule does.

@@ -34,17 +34,14 @@ class Temperature(Tempering):
     is_fixed = True
 
     def words(self, base: float = 1.0) -> str:
-        """What the rule does; greedy has words of its own."""
         if self.value == 0:
             return "the most probable token, always (lowest id on ties)"
         return super().words(base)
 
     def temperature(self, rows: Distribution, base: float) -> float:
-        """T, whatever the rows."""
         return self.value  # type: ignore[no-any-return]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """As a logits processor: `(batch, vocab)` scores / T, as Hugging Face divides them."""
         from decoding.rows.arrays import as_float
         from decoding.rows.distribution import COLDEST
 
@@ -69,7 +66,6 @@ class Edt(Tempering):
     edt_base: float
 
     def temperature(self, rows: Distribution, base: float) -> Array:
-        """In (0, T]."""
         # Of a sure row the exponent may be 0/0.
         entropy = rows.entropy.clip(1e-300)
         return base * rows.exp(math.log(self.edt_base) * self.value / entropy)
@@ -96,14 +92,12 @@ class Dynatemp(Tempering):
         return max(0.0, base - self.value), min(base + self.value, sys.float_info.max)
 
     def words(self, base: float = 1.0) -> str:
-        """What the rule does, with both ends of the range."""
         low, high = self._bounds(base)
         numbers = {"low": low, "high": high, "span": high - low}
         numbers["dynatemp_exponent"] = self.dynatemp_exponent
         return self.says.format(**{name: f"{number:.6g}" for name, number in numbers.items()})
 
     def temperature(self, rows: Distribution, base: float) -> Any:
-        """In [0, T + r]."""
         low, high = self._bounds(base)
         # Of one token both entropies are 0, and then the temperature does not matter.
         share = (rows.entropy / rows.renyi_entropy(0).clip(1e-300)).clip(None, 1)
@@ -123,14 +117,12 @@ class TargetEntropy(Tempering):
     source = "dH/dT = Var_T[z]/T³, from the derivatives of the log-partition (Jaynes 1957)"
 
     def check_beside(self, others: Sequence[Rule]) -> None:
-        """The temperature must not be given."""
         super().check_beside(others)
         for other in others:
             if isinstance(other, Tempering) and other.is_fixed:
                 raise ValueError(f"{self.field} sets the temperature itself: leave out {other}")
 
     def check_vocabulary(self, size: int) -> None:
-        """The target must be attainable: above ln(size) all tokens would be drawn alike."""
         if self.value > math.log(size):
             raise ValueError(
                 f"{self.field}={self.value:g} is above ln {size} = {math.log(size):.4g} nats, "
@@ -138,7 +130,6 @@ class TargetEntropy(Tempering):
             )
 
     def temperature(self, rows: Distribution, base: float) -> Array:
-        """T > 0."""
         from decoding.rows.arrays import as_array
         from decoding.rows.temperature import solve_temperature
 

@@ -34,11 +34,9 @@ class TopNSigma(Cut):
     source = "Tang et al. 2024, arXiv:2411.07641"
 
     def keep(self, rows: Any, n: Any) -> Any:
-        """Tokens within n·σ of the first."""
         return rows.within_depth(n * rows.deviation)
 
     def looser(self, slack: float) -> Any:
-        """More deviations."""
         return self.value * (1 + slack)
 
 
@@ -51,12 +49,7 @@ class MinP(Cut):
     in_transformers = InTransformers(None)
 
     def keep(self, rows: Any, m: Any) -> Any:
-        """Tokens within -ln m of the first."""
         return rows.within_depth(-rows.log(m))
-
-    def looser(self, slack: float) -> Any:
-        """A smaller share."""
-        return self.value * (1 - slack)
 
 
 class TypicalP(Cut):
@@ -71,12 +64,7 @@ class TypicalP(Cut):
     in_transformers = InTransformers(1.0)
 
     def keep(self, rows: Any, p: Any) -> Any:
-        """A typical set of mass p."""
         return rows.typical(p)
-
-    def looser(self, slack: float) -> Any:
-        """A larger mass."""
-        return min(1.0, self.value + slack)
 
 
 class EpsilonCutoff(Cut):
@@ -88,12 +76,7 @@ class EpsilonCutoff(Cut):
     in_transformers = InTransformers(0.0)
 
     def keep(self, rows: Any, e: Any) -> Any:
-        """Tokens of surprisal up to -ln ε."""
         return rows.within_surprisal(-rows.log(e))
-
-    def looser(self, slack: float) -> Any:
-        """A smaller probability."""
-        return self.value * (1 - slack)
 
 
 class EtaCutoff(Cut):
@@ -105,12 +88,7 @@ class EtaCutoff(Cut):
     in_transformers = InTransformers(0.0)
 
     def keep(self, rows: Any, e: Any) -> Any:
-        """Tokens of surprisal up to the larger of -ln ε and H - ½ ln ε."""
         return rows.within_surprisal((rows.entropy - rows.log(e) / 2).clip(-rows.log(e)))
-
-    def looser(self, slack: float) -> Any:
-        """A smaller probability."""
-        return self.value * (1 - slack)
 
 
 class PLess(Cut):
@@ -124,12 +102,7 @@ class PLess(Cut):
     source = "Tan et al. 2025, arXiv:2509.23234 (p-less sampling)"
 
     def keep(self, rows: Any, c: Any) -> Any:
-        """Tokens of surprisal up to the collision entropy less ln c."""
         return rows.within_surprisal(rows.renyi_entropy(2) - rows.log(c))
-
-    def looser(self, slack: float) -> Any:
-        """A smaller share."""
-        return self.value * (1 - slack)
 
 
 class Mirostat(Cut):
@@ -154,23 +127,19 @@ class Mirostat(Cut):
 
     @property
     def start(self) -> tuple[float, ...]:
-        """μ = 2τ."""
         return (2 * self.value,)
 
     def check_beside(self, others: Sequence[Rule]) -> None:
-        """No rule may change what the cut leaves."""
         for other in others:
             if other.kind in ("mixture", "reweighting"):
                 raise ValueError(f"{self.field} follows what its own cut leaves: leave out {other}")
 
     def apply(self, rows: Distribution, past: Past) -> Distribution:
-        """Tokens of surprisal up to μ."""
         return rows.within_surprisal(past.state[..., 0])
 
     def observe(
         self, state: Array, tokens: Array, given: Distribution, final: Distribution,
         uncut: Distribution,
     ) -> tuple[Array, ...]:  # fmt: skip
-        """The next μ."""
         surprisal = final.surprisal(tokens, otherwise=uncut)
         return (state[..., 0] - self.mirostat_eta * (surprisal - self.value),)

@@ -4,10 +4,6 @@ from decoding.exports import exported
 
 __getattr__, __dir__ = exported(
     __name__,
-    {
-        "Account": "teacher_forcing",
-        "Document": "teacher_forcing",
-        "TeacherForcing": "teacher_forcing",
-        "TokenDocument": "teacher_forcing",
-    },
+    teacher_forcing="Account Document TeacherForcing TokenDocument",
+    windows="Windows",
 )

@@ -4,11 +4,7 @@ from decoding.exports import exported
 
 __getattr__, __dir__ = exported(
     __name__,
-    {
-        "DecodingSettings": "settings",
-        "EntropyPolicy": "policy",
-        "Setting": "policy",
-        "parse_grid": "grids",
-        "parse_setting": "policy",
-    },
+    grids="parse_grid",
+    policy="EntropyPolicy Setting parse_setting",
+    settings="DecodingSettings",
 )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from decoding.rows.arrays import Array, as_array, as_tensor, double, library
+from decoding.rows.blocks import row_blocks
 from decoding.rows.distribution import COLDEST, Distribution
 from decoding.rules import Past, Tempering
 
@@ -119,7 +120,7 @@ def remembered(
     if not applied.given:
         return None
     columns: list[Array] = []
-    rules = [rule for rule in settings.rules if rule.start]  # type: ignore[union-attr]
+    rules = [rule for rule in settings.rules if rule.start]
     for rule, given in zip(rules, applied.given, strict=True):
         state = _state(rule.start, History(None, None, memory), len(columns), given)
         columns += rule.observe(state, as_array(tokens), given, applied.final, applied.scaled)
@@ -167,8 +168,8 @@ def apply_settings(settings: Setting, logits: Tensor, history: History | None = 
     if settings.looks_back or logits.numel() <= _BLOCK:
         return settings.apply(Distribution(logits), history).final.logits
     rows = logits.reshape(-1, logits.shape[-1])
-    parts = torch.split(rows, max(1, _BLOCK // rows.shape[-1]))
-    done = torch.cat([settings.apply(Distribution(part)).final.logits for part in parts])
+    blocks = row_blocks(rows.shape, _BLOCK)
+    done = torch.cat([settings.apply(Distribution(rows[block])).final.logits for block in blocks])
     return done.reshape(logits.shape)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from decoding.rules.rule import format_value
+from decoding.rules.rule import Rule, format_value
 from decoding.settings.settings import DecodingSettings
 
 if TYPE_CHECKING:
@@ -132,8 +132,13 @@ class EntropyPolicy:
     @property
     def looks_back(self) -> bool:
         """Whether a step depends on earlier tokens."""
-        other = self.then if isinstance(self.then, DecodingSettings) else self.settings
-        return self.settings.looks_back or other.looks_back
+        return any(rule.looks_back for rule in self.rules)
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The rules of both settings."""
+        then = self.then.rules if isinstance(self.then, DecodingSettings) else ()
+        return (*self.settings.rules, *then)
 
     def generate_kwargs(self, num_beams: int = 1) -> dict[str, Any]:
         """As `DecodingSettings.generate_kwargs`; a policy follows single sequences.

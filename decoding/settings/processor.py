@@ -15,24 +15,15 @@ from decoding.settings.settings import RULES_IN_ORDER, DecodingSettings
 
 
 class Monitor(Protocol):
-    """What records the steps; `decoding.EntropyMonitor` does."""
+    """What records the steps, as `decoding.EntropyMonitor` does; see there."""
 
     steps: int
-    """How many steps are recorded."""
 
-    def begin(self, input_ids: Tensor | Array) -> None:
-        """Follow the rows of the call to their next step."""
-
-    def measure(self, raw: Distribution, applied: Applied, tokens: Tensor | None = None) -> Any:
-        """What is to be written down of a step."""
-
-    def record(
-        self,
-        step: Any,
-        fault: Array | None = None,
-        last: tuple[Distribution, Distribution] | None = None,
-    ) -> None:
-        """Write it down."""
+    def begin(self, input_ids: Tensor, /) -> None: ...  # noqa: D102
+    def measure(self, raw: Distribution, applied: Applied, /) -> Any: ...  # noqa: D102
+    def record(  # noqa: D102
+        self, step: Any, fault: Array | None, last: tuple[Distribution, Distribution], /
+    ) -> None: ...
 
 
 class SettingProcessor(LogitsProcessor):  # type: ignore[misc]

@@ -2,10 +2,4 @@
 
 from decoding.exports import exported
 
-__getattr__, __dir__ = exported(
-    __name__,
-    {
-        "EntropyMonitor": "monitor",
-        "Trace": "trace",
-    },
-)
+__getattr__, __dir__ = exported(__name__, monitor="EntropyMonitor", trace="Trace")

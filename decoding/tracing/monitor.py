@@ -69,6 +69,11 @@ class EntropyMonitor:
         self._temperatures = torch.empty(0)  # (capacity, rows), where entropy sets them
         self._last: tuple[Distribution, Distribution] | None = None
 
+    def __repr__(self) -> str:
+        seen = f"{self.steps} steps of {self._prompt.shape[0]} rows"
+        options = f"alternatives={self.alternatives}, num_beams={self.num_beams}"
+        return f"EntropyMonitor({seen}, {options})"
+
     @property
     def entropy_nats(self) -> Tensor:
         """H(q) at the latest step, `(rows)`, on the model's device."""

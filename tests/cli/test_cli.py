@@ -38,9 +38,7 @@ def test_version_and_help(run):
 
 def test_text_alone_in_a_pipe(run, stories):
     code, out, err = run("generate", "Once upon a time", "--seed", 3, "--max-new-tokens", 12)
-    [expected] = generate(
-        stories.model, stories.tokenizer, "Once upon a time", seed=3, max_new_tokens=12
-    )
+    [expected] = generate(stories, "Once upon a time", seed=3, max_new_tokens=12)
     assert (code, out, err) == (0, expected.text + "\n", "")
 
 
@@ -48,7 +46,7 @@ def test_json_lines_are_the_records(run, stories):
     arguments = ["Once", "Lily saw", "--num-samples", 2, "--seed", 5, "--max-new-tokens", 8]
     code, out, _ = run("generate", *arguments, "--json", "--top-p", 0.9, "--alternatives", 2)
     expected = generate(
-        stories.model, stories.tokenizer, ["Once", "Lily saw"], DecodingSettings(top_p=0.9),
+        stories, ["Once", "Lily saw"], DecodingSettings(top_p=0.9),
         num_return_sequences=2, seed=5, max_new_tokens=8, alternatives=2,
     )  # fmt: skip
     got = records(out)
@@ -157,7 +155,7 @@ def test_beams(run, stories):
         "generate", "Once", "--json", "--num-beams", 3, "--num-samples", 2, "--max-new-tokens", 6
     )
     expected = generate(
-        stories.model, stories.tokenizer, "Once",
+        stories, "Once",
         num_beams=3, num_return_sequences=2, max_new_tokens=6,
     )  # fmt: skip
     assert code == 0
@@ -274,9 +272,7 @@ def on_terminal(*arguments, **environment):
 
 def test_on_a_terminal_text_is_shaded_with_legend_and_summary(stories):
     code, written = on_terminal("generate", "Once upon a time", "--seed", 1, "--max-new-tokens", 30)
-    [expected] = generate(
-        stories.model, stories.tokenizer, "Once upon a time", seed=1, max_new_tokens=30
-    )
+    [expected] = generate(stories, "Once upon a time", seed=1, max_new_tokens=30)
     assert code == 0
     assert "\x1b[38;2;0;0;0;48;2;" in written
     plain = re.sub(r"\x1b\[[0-9;]*m", "", written)
@@ -295,9 +291,7 @@ def test_several_sequences_stream_one_after_the_other(run, stories):
     prompts = ["Lily saw a", "Tom"]
     _, out, err = run("generate", *prompts, "--num-samples", 2, "--seed", 1, "--color",
                       "--max-new-tokens", 6)  # fmt: skip
-    expected = generate(
-        stories.model, stories.tokenizer, prompts, num_return_sequences=2, seed=1, max_new_tokens=6
-    )
+    expected = generate(stories, prompts, num_return_sequences=2, seed=1, max_new_tokens=6)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", out)
     assert plain == "\n".join(f"{g.prompt}{g.text}\n" for g in expected)
     assert "24 tokens" in err

@@ -2,10 +2,4 @@
 
 from decoding.exports import exported
 
-__getattr__, __dir__ = exported(
-    __name__,
-    {
-        "DocumentAttention": "evaluation",
-        "attention": "evaluation",
-    },
-)
+__getattr__, __dir__ = exported(__name__, evaluation="DocumentAttention attention")

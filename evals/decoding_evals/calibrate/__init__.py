@@ -4,10 +4,6 @@ from decoding.exports import exported
 
 __getattr__, __dir__ = exported(
     __name__,
-    {
-        "CalibrationResult": "evaluation",
-        "Reliability": "quality",
-        "calibrate": "evaluation",
-        "reliability": "quality",
-    },
+    evaluation="CalibrationResult calibrate",
+    quality="Reliability reliability",
 )

@@ -4,10 +4,6 @@ from decoding.exports import exported
 
 __getattr__, __dir__ = exported(
     __name__,
-    {
-        "ModelsComparison": "models",
-        "SettingsComparison": "evaluation",
-        "compare": "evaluation",
-        "compare_models": "models",
-    },
+    evaluation="SettingsComparison compare",
+    models="ModelsComparison compare_models",
 )

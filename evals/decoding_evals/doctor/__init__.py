@@ -2,10 +2,4 @@
 
 from decoding.exports import exported
 
-__getattr__, __dir__ = exported(
-    __name__,
-    {
-        "DoctorResult": "evaluation",
-        "doctor": "evaluation",
-    },
-)
+__getattr__, __dir__ = exported(__name__, evaluation="DoctorResult doctor")

@@ -14,6 +14,7 @@ from decoding.information.statistics import row_statistics
 from decoding.models.encoding import encode_prompt
 from decoding.rows.faults import NonFiniteLogitsError
 from decoding.scoring.teacher_forcing import LogitBlock, TeacherForcing, TokenDocument, positions
+from decoding.scoring.windows import Windows
 from decoding_evals.doctor.passes import causality
 from decoding_evals.doctor.patient import Finding, Patient
 
@@ -86,8 +87,7 @@ def sampler(patient: Patient) -> Finding:
     contexts = [encode_prompt(patient.tokenizer, prompt) for prompt in prompts]
     room = (positions(patient.model) or math.inf) - max(map(len, contexts))
     written = generate(
-        patient.model,
-        patient.tokenizer,
+        patient.language_model,
         prompts,
         max_new_tokens=int(min(NEW_TOKENS, room)),
         num_return_sequences=SAMPLES,
@@ -95,7 +95,7 @@ def sampler(patient: Patient) -> Finding:
         batch_size=16,
     )
     documents = [TokenDocument(one.trace.ids.tolist(), contexts[one.index]) for one in written]
-    forcing = TeacherForcing(patient.language_model, batch_size=16)
+    forcing = TeacherForcing(patient.language_model, Windows(batch_size=16))
 
     def measure(block: LogitBlock) -> dict[str, Tensor]:
         row = row_statistics(block.logits, block.targets)

@@ -4,10 +4,5 @@ from decoding.exports import exported
 
 __getattr__, __dir__ = exported(
     __name__,
-    {
-        "ChoiceScores": "evaluation",
-        "DocumentScores": "evaluation",
-        "score": "evaluation",
-        "score_choices": "evaluation",
-    },
+    evaluation="ChoiceScores DocumentScores score score_choices",
 )

@@ -18,6 +18,7 @@ from decoding_evals.shell.options import (
     output_options,
     read_model,
     read_setting_of_text,
+    read_windows,
     scoring_options,
 )
 from decoding_evals.shell.output import RecordFile
@@ -82,12 +83,12 @@ def score(
         evaluate: Any = evaluation.score
         if inputs.prompt_column is not None:
             evaluate = evaluation.score_choices
-        given = {name: options[name] for name in ("context", "stride", "bos", "batch_size")}
+        windows = read_windows(options)
         on_screen = file is None and not as_json
         # A bar would get in the way of what is written to the same terminal.
         with ScoringProgress(shown=not (on_screen and sys.stdout.isatty())) as progress:
             results = evaluate(
-                language_model, texts(), setting=asked, on_progress=progress, **given
+                language_model, texts(), windows=windows, setting=asked, on_progress=progress
             )
             deliver(
                 (({"name": names[r.index], **r.record()}, r) for r in results),

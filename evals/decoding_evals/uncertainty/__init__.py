@@ -2,11 +2,4 @@
 
 from decoding.exports import exported
 
-__getattr__, __dir__ = exported(
-    __name__,
-    {
-        "PromptRow": "evaluation",
-        "PromptUncertainty": "evaluation",
-        "uncertainty": "evaluation",
-    },
-)
+__getattr__, __dir__ = exported(__name__, evaluation="PromptRow PromptUncertainty uncertainty")
