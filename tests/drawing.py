@@ -48,6 +48,8 @@ SETTINGS = [
 # Nothing is padded here, so that the processor's DRY sees the history that the sampler's sees.
 ALIKE = [[3, 1, 4, 1, 5, 3, 1], [2, 7, 1, 8, 2, 7, 1], [3, 1, 4, 1, 5, 3, 1]]
 
+PROMPTS = [[5, 2, 5, 2], [3, 1, 4], [7]]
+
 
 def points_for(rows, steps, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).random((rows, steps)))
@@ -75,6 +77,19 @@ def chained(model, inputs, settings, points, monitor):
         pad_token_id=0,
         **GREEDY.generate_kwargs(),
     )
+
+
+def scores_and_logits(model, prompts, **kwargs):
+    """Processed scores and the model's own logits, `(steps, rows, vocab)`."""
+    torch.manual_seed(0)
+    outputs = model.generate(
+        **left_padded(prompts, 0),
+        **{"max_new_tokens": 5, "pad_token_id": 0} | kwargs,
+        output_scores=True,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    return torch.stack(outputs.scores), torch.stack(outputs.logits)
 
 
 class Ban(LogitsProcessor):
