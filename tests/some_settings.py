@@ -103,3 +103,19 @@ def settings_of_any_kind(draw):
 
 
 any_setting = settings_of_any_kind()
+
+THIRTY = [
+    DecodingSettings.parse(text)
+    for text in [
+        "raw", "greedy", "greedy,top_p=0.9", "temperature=0.1", "temperature=0.5",
+        "temperature=0.75", "temperature=1.5", "temperature=3", "top_k=1", "top_k=50",
+        "temperature=0.5,top_k=50", "temperature=3,top_k=1000", "top_p=0.9", "top_p=0.5",
+        "temperature=1.5,top_p=0.95", "temperature=0.1,top_p=0.99", "min_p=0.05",
+        "temperature=2,min_p=0.1", "epsilon_cutoff=0.0003", "temperature=0.75,epsilon_cutoff=0.02",
+        "eta_cutoff=0.0006", "temperature=1.25,eta_cutoff=0.01", "typical_p=0.95", "typical_p=0.2",
+        "temperature=0.75,typical_p=0.5", "top_k=40,top_p=0.9,min_p=0.01",
+        "temperature=1.3,top_k=2000,typical_p=0.8,epsilon_cutoff=0.0001",
+        "temperature=0.9,top_p=0.98,min_p=0.001,typical_p=0.9,epsilon_cutoff=1e-05,eta_cutoff=0.0001",
+        "top_k=100000", "temperature=0.75,top_k=50,top_p=0.8,eta_cutoff=0.0002",
+    ]
+]  # fmt: skip
