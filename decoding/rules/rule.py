@@ -12,6 +12,7 @@ explained without them.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -125,7 +126,7 @@ RULES: dict[str, type[Rule]] = {}
 """The class of each field, in the order in which they were defined."""
 
 
-class Rule:
+class Rule(ABC):
     """A step of a decoding setting.
 
     Subclass `Cut`, `Tempering`, `Penalty`, `Mixture` or `Reweighting`. An instance is a logits
@@ -163,6 +164,8 @@ class Rule:
         for name in ("neutral", "range", "example", "kind"):
             if not hasattr(cls, name):
                 raise TypeError(f"the rule {cls.__name__} lacks {name!r}")
+        if cls.looks_back == "draws" and (cls.observe is Rule.observe or cls.start is Rule.start):
+            raise TypeError(f"the rule {cls.__name__} remembers draws: it needs start and observe")
         for known in list(RULES.values()):
             # A cell of a notebook that is run again defines the class anew.
             again = (known.__module__, known.__qualname__) == (cls.__module__, cls.__qualname__)
@@ -202,20 +205,21 @@ class Rule:
         """What a rule that remembers draws has in mind at the beginning."""
         return ()
 
-    def check_beside(self, others: Sequence[Rule]) -> None:
+    def check_beside(self, others: Sequence[Rule]) -> None:  # noqa: B027
         """Refuse to stand in one setting with some other rule.
 
         Raises:
             ValueError: it contradicts one of them.
         """
 
-    def check_vocabulary(self, size: int) -> None:
+    def check_vocabulary(self, size: int) -> None:  # noqa: B027
         """Refuse a vocabulary on which the rule cannot do what it says.
 
         Raises:
             ValueError: it is too small.
         """
 
+    @abstractmethod
     def apply(self, rows: Distribution, past: Past) -> Distribution:
         """What the rule makes of rows.
 
@@ -223,7 +227,6 @@ class Rule:
             rows: `(…, vocab)`, what the rule before left, renormalised.
             past: what came before, where the rule looks back.
         """
-        raise NotImplementedError
 
     def observe(
         self, state: Array, tokens: Array, given: Distribution, final: Distribution,
@@ -310,6 +313,7 @@ class Tempering(Rule):
 
     kind = "temperature"
 
+    @abstractmethod
     def temperature(self, rows: Distribution, base: float) -> float | Array:
         """The temperature, or `(…)` that of each row, float64.
 
@@ -317,7 +321,6 @@ class Tempering(Rule):
             rows: the logits as they are, at temperature 1.
             base: the temperature that the rules before set.
         """
-        raise NotImplementedError
 
     def apply(self, rows: Distribution, past: Past) -> Distribution:
         """The rows at their temperature."""
@@ -339,6 +342,7 @@ class Cut(Rule):
 
     kind = "cut"
 
+    @abstractmethod
     def keep(self, rows: Any, value: Any) -> Any:
         """What is kept of rows, in words of `Distribution` and `SortedRows`.
 
@@ -346,7 +350,6 @@ class Cut(Rule):
             rows: of either kind.
             value: the number of the rule's field; of sorted rows `(S,)`, one for each set.
         """
-        raise NotImplementedError
 
     def apply(self, rows: Distribution, past: Past) -> Distribution:
         """What is kept of the rows."""

@@ -134,8 +134,11 @@ class Mirostat(Cut):
             if other.kind in ("mixture", "reweighting"):
                 raise ValueError(f"{self.field} follows what its own cut leaves: leave out {other}")
 
+    def keep(self, rows: Any, mu: Any) -> Any:
+        return rows.within_surprisal(mu)
+
     def apply(self, rows: Distribution, past: Past) -> Distribution:
-        return rows.within_surprisal(past.state[..., 0])
+        return self.keep(rows, past.state[..., 0])  # type: ignore[no-any-return]
 
     def observe(
         self, state: Array, tokens: Array, given: Distribution, final: Distribution,

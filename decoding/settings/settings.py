@@ -114,7 +114,7 @@ class DecodingSettings:
                 value that is no number or outside its range.
         """
         values: dict[str, Any] = {}
-        known = {field.name: field for rule in RULES.values() for field in rule.fields()}
+        known = FIELDS | {field.name: field for rule in RULES.values() for field in rule.fields()}
         for position, part in enumerate(text.split(",")):
             name, separator, number = (piece.strip() for piece in part.partition("="))
             if not separator and position == 0 and name in ("raw", "greedy"):
