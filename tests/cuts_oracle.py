@@ -70,7 +70,9 @@ def threshold(z, quantity, cut, slack):
     kept = quantity >= cut - slack
     if not kept.any():
         kept[by_logit(z)[0]] = True
-    return Verdict(kept, np.abs(quantity / cut - 1), z == z.max())
+    with np.errstate(over="ignore"):
+        margin = np.abs(quantity / cut - 1)
+    return Verdict(kept, margin, z == z.max())
 
 
 # `slack` moves the threshold towards keeping more.
