@@ -127,18 +127,25 @@ def watched(model, prompts, settings, *, eos=None, samples=1, seed=0, alternativ
     return [(prompts[i // samples], trace) for i, trace in enumerate(traces)]
 
 
-def assert_inverse_cdf(rows, tokens, points, settings, prompt=()):
+def assert_inverse_cdf_of(log_qs, tokens, points):
     """Each token is the first whose cumulative probability under q exceeds the step's uniform."""
-    past, most = list(prompt), None
-    for z, token, u in zip(rows, tokens, points, strict=True):
-        q = np.exp(reference_log_q(z, settings, ids=past, most_surprisal=most))
+    for log_q, token, u in zip(log_qs, tokens, points, strict=True):
+        q = np.exp(log_q)
         running = np.cumsum(q)
         assert running[token] >= u - TOLERANCE, "the token lies before the point"
         assert running[token] - q[token] <= u + TOLERANCE, "the token lies behind the point"
+
+
+def assert_inverse_cdf(rows, tokens, points, settings, prompt=()):
+    """As `assert_inverse_cdf_of`, of a setting."""
+    past, most, log_qs = list(prompt), None, []
+    for z, token in zip(rows, tokens, strict=True):
+        log_qs.append(reference_log_q(z, settings, ids=past, most_surprisal=most))
         past.append(token)
         if settings.mirostat_tau:
             before = 2 * settings.mirostat_tau if most is None else most
-            most = before - settings.mirostat_eta * (-np.log(q[token]) - settings.mirostat_tau)
+            most = before - settings.mirostat_eta * (-log_qs[-1][token] - settings.mirostat_tau)
+    assert_inverse_cdf_of(log_qs, tokens, points)
 
 
 def assert_follows(tokens, q):
