@@ -1,7 +1,7 @@
 """Cutting rows of logits: our rules beside transformers' warpers, and whether they keep the same.
 
-Both get the same float32 rows in one process, one for each number of threads. Importing `decoding`
-makes the C library keep freed memory (see `decoding.rows.distribution`), which is good for both.
+Both get the same float32 rows in one process, one for each number of threads, in which the C
+library keeps freed memory (see `decoding_evals.shell.running`); that is good for both.
 """
 
 import json
@@ -19,7 +19,7 @@ from results import write_section
 from torch import Tensor
 from transformers import MinPLogitsWarper, TopPLogitsWarper, TypicalLogitsWarper
 
-from decoding.rules import truncation
+from decoding.rules import MinP, TopP, TypicalP
 from decoding_evals.shell.running import keep_freed_memory
 
 VOCABS = (50_257, 151_936, 262_144)
@@ -38,11 +38,9 @@ class Rule(NamedTuple):
 
 
 RULES = {
-    "top_p": Rule(0.9, truncation.top_p, TopPLogitsWarper(0.9), {1: 4.0, 8: 4.0, 32: 1.0}),
-    "min_p": Rule(0.05, truncation.min_p, MinPLogitsWarper(0.05), dict.fromkeys(BATCHES, 1.0)),
-    "typical_p": Rule(
-        0.9, truncation.typical_p, TypicalLogitsWarper(0.9), dict.fromkeys(BATCHES, 1.0)
-    ),
+    "top_p": Rule(0.9, TopP(0.9), TopPLogitsWarper(0.9), {1: 4.0, 8: 4.0, 32: 1.0}),
+    "min_p": Rule(0.05, MinP(0.05), MinPLogitsWarper(0.05), dict.fromkeys(BATCHES, 1.0)),
+    "typical_p": Rule(0.9, TypicalP(0.9), TypicalLogitsWarper(0.9), dict.fromkeys(BATCHES, 1.0)),
 }
 
 
@@ -111,7 +109,7 @@ def measure(threads: int, repeats: int) -> dict[str, dict[str, list[float]]]:
         for vocab, batch, shape in all_rows():
             logits = rows_of(vocab, batch, shape)
             ways: dict[str, Callable[[], object]] = {
-                "ours": lambda rule=rule, logits=logits: rule.ours(logits, rule.value),
+                "ours": lambda rule=rule, logits=logits: rule.ours(None, logits),
                 "theirs": lambda rule=rule, logits=logits: rule.theirs(None, logits),
             }
             cells[f"{name} {vocab} {batch} {shape}"] = interleaved(ways, repeats)
@@ -162,7 +160,7 @@ def set_table() -> str:
                 logits = rows_of(vocab, max(BATCHES), shape)
                 log_probs = logits.double().log_softmax(-1)
                 entropy = -(log_probs.exp() * log_probs).sum(-1).mean()
-                ours = rule.ours(logits, rule.value) > -math.inf
+                ours = rule.ours(None, logits) > -math.inf
                 theirs = rule.theirs(None, logits) > -math.inf
                 true = exact(name, logits)
                 differences = [int((a != b).sum()) for a, b in

@@ -1,4 +1,4 @@
-"""Calls of `model.generate` that a `Sampler` draws, or the chain that ends with the draw."""
+"""Calls of `model.generate` that a `Sampler` draws, or whose processor the draw follows."""
 
 from collections.abc import Callable
 
@@ -45,8 +45,10 @@ SETTINGS = [
     "dry_multiplier=0.8",
     "dry_multiplier=3,dry_base=1.2,dry_allowed_length=1,dry_breakers=3/5,temperature=0.8,top_p=0.9",
 ]
-# Nothing is padded here, so that the chain's DRY sees the history that the sampler's sees.
+# Nothing is padded here, so that the processor's DRY sees the history that the sampler's sees.
 ALIKE = [[3, 1, 4, 1, 5, 3, 1], [2, 7, 1, 8, 2, 7, 1], [3, 1, 4, 1, 5, 3, 1]]
+
+PROMPTS = [[5, 2, 5, 2], [3, 1, 4], [7]]
 
 
 def points_for(rows, steps, seed=0):
@@ -66,7 +68,7 @@ def sample(model, inputs, sampler, *, eos=None, new_tokens=12, **kwargs):
 
 
 def chained(model, inputs, settings, points, monitor):
-    """The sequences of the plain chain, which ends with the draw."""
+    """The sequences of the plain processor, which the draw follows."""
     return model.generate(
         **inputs,
         logits_processor=[*settings.processors(monitor), DrawProcessor(points)],
@@ -75,6 +77,19 @@ def chained(model, inputs, settings, points, monitor):
         pad_token_id=0,
         **GREEDY.generate_kwargs(),
     )
+
+
+def scores_and_logits(model, prompts, **kwargs):
+    """Processed scores and the model's own logits, `(steps, rows, vocab)`."""
+    torch.manual_seed(0)
+    outputs = model.generate(
+        **left_padded(prompts, 0),
+        **{"max_new_tokens": 5, "pad_token_id": 0} | kwargs,
+        output_scores=True,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    return torch.stack(outputs.scores), torch.stack(outputs.logits)
 
 
 class Ban(LogitsProcessor):
@@ -112,18 +127,25 @@ def watched(model, prompts, settings, *, eos=None, samples=1, seed=0, alternativ
     return [(prompts[i // samples], trace) for i, trace in enumerate(traces)]
 
 
-def assert_inverse_cdf(rows, tokens, points, settings, prompt=()):
+def assert_inverse_cdf_of(log_qs, tokens, points):
     """Each token is the first whose cumulative probability under q exceeds the step's uniform."""
-    past, most = list(prompt), None
-    for z, token, u in zip(rows, tokens, points, strict=True):
-        q = np.exp(reference_log_q(z, settings, ids=past, most_surprisal=most))
+    for log_q, token, u in zip(log_qs, tokens, points, strict=True):
+        q = np.exp(log_q)
         running = np.cumsum(q)
         assert running[token] >= u - TOLERANCE, "the token lies before the point"
         assert running[token] - q[token] <= u + TOLERANCE, "the token lies behind the point"
+
+
+def assert_inverse_cdf(rows, tokens, points, settings, prompt=()):
+    """As `assert_inverse_cdf_of`, of a setting."""
+    past, most, log_qs = list(prompt), None, []
+    for z, token in zip(rows, tokens, strict=True):
+        log_qs.append(reference_log_q(z, settings, ids=past, most_surprisal=most))
         past.append(token)
         if settings.mirostat_tau:
             before = 2 * settings.mirostat_tau if most is None else most
-            most = before - settings.mirostat_eta * (-np.log(q[token]) - settings.mirostat_tau)
+            most = before - settings.mirostat_eta * (-log_qs[-1][token] - settings.mirostat_tau)
+    assert_inverse_cdf_of(log_qs, tokens, points)
 
 
 def assert_follows(tokens, q):

@@ -10,8 +10,13 @@ import pytest
 import torch
 from transformers import WatermarkingConfig
 
+from cuts_oracle import ORACLES, by_logit, log_softmax
 from decoding import DecodingSettings, EntropyMonitor, generate
-from decoding.settings.settings import STEERING
+from decoding.settings.settings import RULES_IN_ORDER
+
+STEERING = [
+    rule.field for rule in RULES_IN_ORDER if rule.kind == "temperature" and not rule.is_fixed
+]
 
 TOLERANCE = 1e-4
 CUT = 1e-6  # a threshold quantity this near its cut may fall on either side
@@ -40,29 +45,10 @@ modes = pytest.mark.parametrize(("setting", "num_beams", "samples"), MODES)
 # A setting's rules on one float64 row, written from their definitions.
 
 
-def log_softmax(z):
-    shifted = z - z.max()
-    return shifted - np.log(np.exp(shifted).sum())
-
-
 def plogp(log_p, values):
     """Σ p·values, where 0·anything is 0."""
     inside = log_p > -np.inf
     return float((np.exp(log_p[inside]) * values[inside]).sum())
-
-
-def prefix(p, order, mass, slack):
-    """The shortest prefix of `order` with at least `mass`."""
-    before = np.concatenate([[0.0], np.cumsum(p[order])[:-1]])
-    return order[before < mass + slack]
-
-
-def prefix_entropies(p, order):
-    """Entropy of each prefix of `order`, renormalised; of the first token alone, of two, …."""
-    ordered = p[order]
-    mass = np.cumsum(ordered)
-    terms = -ordered * np.log(ordered, where=ordered > 0, out=np.zeros_like(ordered))
-    return np.log(mass) + np.cumsum(terms) / mass
 
 
 def reference_penalties(settings, ids, vocab):
@@ -134,53 +120,25 @@ def reference_log_q(logits, settings, slack=0.0, ids=(), most_surprisal=None):
     A setting that looks back needs the `ids` so far, and mirostat's μ where it has moved.
     """
     z = reference_scaled(logits, settings, ids)
-    steps = settings.steps()
+    steps = [(rule.field, rule.value) for rule in settings.rules]
     if settings.greedy:
         steps = [("top_k", 1)]
     for name, value in steps:
         if name in ("dry_multiplier", "temperature", *STEERING):
             continue
-        log_p = log_softmax(z)
-        p = np.exp(log_p)
-        order = np.argsort(-z, kind="stable")  # logit descending, then id ascending
-        with np.errstate(invalid="ignore"):
-            entropy = plogp(log_p, -log_p)
-        if name == "top_n_sigma":
-            kept = np.flatnonzero(z >= z.max() - value * np.std(z[np.isfinite(z)]) - slack)
-        elif name == "top_h":
-            allowed = prefix_entropies(p, order) <= value * entropy + slack
-            kept = order[: max(1, int(allowed.sum()))]
-        elif name == "top_k":
-            kept = order[:value]
-        elif name == "top_p":
-            kept = prefix(p, order, value, slack)
-        elif name == "min_p":
-            kept = np.flatnonzero(p >= value * p.max() - slack)
-        elif name == "typical_p":
-            by_distance = np.argsort(np.abs(-log_p - entropy)[order], kind="stable")
-            kept = prefix(p, order[by_distance], value, slack)
-        elif name == "epsilon_cutoff":
-            kept = np.union1d(np.flatnonzero(p >= value - slack), order[:1])
-        elif name == "eta_cutoff":
-            cut = min(value, np.sqrt(value) * np.exp(-entropy))
-            kept = np.union1d(np.flatnonzero(p >= cut - slack), order[:1])
-        elif name == "p_less":
-            kept = np.union1d(np.flatnonzero(p >= value * (p**2).sum() - slack), order[:1])
-        elif name == "kl_budget":
-            kept = prefix(p, order, np.exp(-value), slack)
-        elif name == "mirostat_tau":
-            most = 2 * value if most_surprisal is None else most_surprisal
-            kept = np.union1d(np.flatnonzero(-log_p <= most + slack), order[:1])
-        elif name == "xtc_probability":
+        if name == "xtc_probability":
+            p = np.exp(log_softmax(z))
             excluded = without_top_choices(p, settings.xtc_threshold + slack)
             with np.errstate(divide="ignore"):
                 z = np.log((1 - value) * p + value * excluded)
             continue
+        if name == "mirostat_tau":
+            most = 2 * value if most_surprisal is None else most_surprisal
+            kept = -log_softmax(z) <= most + slack
+            kept[by_logit(z)[0]] = True
         else:
-            raise AssertionError(f"the oracle does not know {name}")
-        cut_off = np.full_like(z, -np.inf)
-        cut_off[kept] = z[kept]
-        z = cut_off
+            kept = ORACLES[name](z, value, slack).kept
+        z = np.where(kept, z, -np.inf)
     return log_softmax(z)
 
 
@@ -260,13 +218,12 @@ def call(model, inputs, settings, monitor, *, eos=None, new_tokens=12, samples=1
     torch.manual_seed(0)
     return model.generate(
         **inputs,
-        logits_processor=settings.processors(monitor),
         max_new_tokens=new_tokens,
         eos_token_id=eos,
         pad_token_id=0 if eos is None else int(np.min(eos)),
         num_return_sequences=samples,
         return_dict_in_generate=True,
-        **settings.generate_kwargs(num_beams=monitor.num_beams),
+        **settings.generate_kwargs(num_beams=monitor.num_beams, monitor=monitor),
         **kwargs,
     )
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from decoding.rows.arrays import Array, as_array, as_tensor, at, double, library, on_host
 from decoding.rows.blocks import filled
-from decoding.rows.moments import NOTHING, Moments
+from decoding.rows.moments import NOTHING, Moments, is_plain
 from decoding.rows.prefix import (
     first,
     first_of_each,
@@ -44,11 +44,11 @@ class Distribution(Moments):
         Args:
             temperature: T >= 0, or `(…)`, T > 0 of each row.
         """
-        if isinstance(temperature, float | int) and temperature == 0:
+        if is_plain(temperature) and temperature == 0:
             return self.first(1)
         # Beyond these bounds the result is the limit already.
         most = torch.finfo(self.logits.dtype).max
-        if isinstance(temperature, float | int):
+        if is_plain(temperature):
             return _Divided(self, min(max(temperature, COLDEST), most))
         of_rows = as_tensor(temperature).unsqueeze(-1).clamp(COLDEST, most)
         return _Divided(self, of_rows.to(self.logits.dtype))
@@ -82,7 +82,7 @@ class Distribution(Moments):
 
     def within_depth(self, depth: float | Array) -> Distribution:
         """Tokens whose logit is at most `depth` >= 0 below the largest, nats, or `(…)`."""
-        least = -depth if isinstance(depth, float) else -depth[..., None]
+        least = -depth if isinstance(depth, float | int) else -depth[..., None]
         return self.restricted(self.log_weights >= least)
 
     def within_surprisal(self, surprisal: float | Array) -> Distribution:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from torch import Tensor
@@ -32,6 +32,11 @@ from decoding.rows.prefix import steepest_drop
 
 NOTHING = -1e4  # a log weight whose weight is 0
 _ONES = {char: np.ones(BLOCK, char) for char in "fd"}
+
+
+def is_plain(value: float | Array) -> TypeGuard[float]:
+    """Whether a number is one for all rows; that of a row alone is NumPy's, a `float` as well."""
+    return type(value) in (float, int)
 
 
 class Moments:
@@ -131,7 +136,7 @@ class Moments:
 
         Of order 0 it is the logarithm of the number of tokens that are not excluded, of order 1
         the entropy, and of order 2 minus the logarithm of Σ p², the probability that two draws
-        agree.
+        agree. Rounded, too, it is at least the surprisal of the first token, which is H_∞.
 
         Source: Rényi 1961, *On measures of entropy and information*.
         """
@@ -140,8 +145,10 @@ class Moments:
         if order == 1:
             return self.entropy
         if order == 2:
-            return -self.log(self._mean(self._long_weights) / self.total)
-        return (self.log(total(self.weights**order)) - order * self.log_total) / (1 - order)
+            value = -self.log(self._mean(self._long_weights) / self.total)
+        else:
+            value = (self.log(total(self.weights**order)) - order * self.log_total) / (1 - order)
+        return value.clip(self.log_total)
 
     @cached_property
     def deviation(self) -> Array:
@@ -151,10 +158,15 @@ class Moments:
         """
         xp, finite, size = library(self.z), self.support, self.kept[..., None]
         with np.errstate(over="ignore", invalid="ignore"):
-            depth = xp.where(finite, double(self.top) - self.z, 0.0)
-            mean = xp.sum(depth, -1, keepdims=True) / size
-            square = xp.sum(xp.where(finite, depth - mean, 0.0) ** 2, -1) / self.kept
-            return xp.nan_to_num(xp.sqrt(square), nan=math.inf, posinf=math.inf)
+            depth = double(self.top) - self.z
+            if on_host(depth) and (size == self.vocab).all():
+                spread = depth.std(-1)
+            else:
+                depth = xp.where(finite, depth, 0.0)
+                mean = xp.sum(depth, -1, keepdims=True) / size
+                square = xp.sum(xp.where(finite, depth - mean, 0.0) ** 2, -1) / self.kept
+                spread = xp.sqrt(square)
+            return xp.nan_to_num(spread, nan=math.inf, posinf=math.inf)
 
     @cached_property
     def span(self) -> Array:
@@ -182,11 +194,11 @@ class Moments:
 
     def log(self, value: float | Array) -> Any:
         """The natural logarithm of a number, or of each of an array."""
-        return math.log(value) if isinstance(value, float | int) else library(value).log(value)
+        return math.log(value) if is_plain(value) else library(value).log(value)
 
     def exp(self, value: float | Array) -> Any:
         """e to the power of a number, or of each of an array."""
-        return math.exp(value) if isinstance(value, float | int) else library(value).exp(value)
+        return math.exp(value) if is_plain(value) else library(value).exp(value)
 
     def log_prob(self, tokens: Tensor | Array) -> Array:
         """`(…)`, log p(token), nats, float64; -inf for an excluded token.

@@ -65,9 +65,19 @@ class SortedRows:
         return sum_over(self.scaled.mass, self.bounds)
 
     @cached_property
-    def log_total(self) -> FloatArray:
-        """`(S,)`, ln Σ e^{-βx}: the surprisal of the first token."""
+    def log_mass(self) -> FloatArray:
+        """`(S,)`, ln Σ e^{-βx} over each set."""
         return np.log(self.mass)
+
+    @cached_property
+    def first_depth(self) -> FloatArray:
+        """`(S,)`, x of the first token of each set."""
+        return self.scaled.depth[self.bounds[:, 0]]
+
+    @cached_property
+    def log_total(self) -> FloatArray:
+        """`(S,)`, the surprisal of the first token of each set, nats."""
+        return self.log_mass + self.scaled.beta * self.first_depth
 
     @cached_property
     def mean_depth(self) -> FloatArray:
@@ -77,7 +87,7 @@ class SortedRows:
     @cached_property
     def entropy(self) -> FloatArray:
         """`(S,)`, nats."""
-        return self.log_total + self.scaled.beta * self.mean_depth
+        return self.log_mass + self.scaled.beta * self.mean_depth
 
     def renyi_entropy(self, order: float) -> FloatArray:
         """`(S,)`, of that order, nats; see `Distribution.renyi_entropy`."""
@@ -86,7 +96,8 @@ class SortedRows:
         if order == 1:
             return self.entropy
         powers = self._sums(self.scaled.weights**order)
-        return (np.log(powers) - order * self.log_total) / (1 - order)
+        value = (np.log(powers) - order * self.log_mass) / (1 - order)
+        return np.maximum(value, self.log_total)
 
     @cached_property
     def deviation(self) -> FloatArray:
@@ -150,8 +161,8 @@ class SortedRows:
         return self._before(self._place(np.array(sizes)))
 
     def within_depth(self, depth: FloatArray) -> SortedRows:
-        """Tokens whose logit is at most `depth` below the largest, nats."""
-        deepest = depth / self.scaled.beta
+        """Tokens whose logit is at most `depth` below the largest of their set, nats."""
+        deepest = self.first_depth + depth / self.scaled.beta
         return self._before(np.searchsorted(self.scaled.depth, deepest, "right"))
 
     def within_surprisal(self, surprisal: FloatArray) -> SortedRows:

@@ -66,7 +66,9 @@ class Edt(Tempering):
     edt_base: float
 
     def temperature(self, rows: Distribution, base: float) -> Array:
-        return base * rows.exp(math.log(self.edt_base) * self.value / rows.entropy)
+        # Of a sure row the exponent may be 0/0.
+        entropy = rows.entropy.clip(1e-300)
+        return base * rows.exp(math.log(self.edt_base) * self.value / entropy)
 
 
 class Dynatemp(Tempering):

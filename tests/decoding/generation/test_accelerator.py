@@ -10,11 +10,11 @@ import torch
 from transformers import LogitsProcessorList
 
 import decoding.generation.sampler
+from cuts_oracle import applied
 from decoding import DecodingSettings, EntropyMonitor, NonFiniteLogitsError, Sampler
 from decoding.generation.replay import Replay
 from decoding.rows.distribution import Distribution
 from decoding.rows.draw import draw
-from decoding.settings.applying import CUTS
 from drawing import ALIKE, RAW, SETTINGS, Ban, chained, counted, points_for, sample
 from oracle import TOY_PROMPTS, editing, left_padded
 
@@ -153,7 +153,7 @@ def test_no_step_waits_for_the_accelerator(toy_gpt2, unwaiting, setting, process
 
 @on_gpu
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_no_chain_waits_for_the_accelerator(toy_gpt2, unwaiting, setting):
+def test_no_processor_waits_for_the_accelerator(toy_gpt2, unwaiting, setting):
     settings, points = DecodingSettings.parse(setting), points_for(3, 12).cuda()
     model, inputs = moved(toy_gpt2, {"input_ids": torch.tensor(ALIKE)})
     one = sample(model, inputs, Sampler(settings, points=points))
@@ -230,7 +230,7 @@ def trying_rows(vocab):
 )  # fmt: skip
 def test_an_accelerator_keeps_what_a_cpu_keeps(rule, value, vocab, dtype):
     rows = trying_rows(vocab).to(dtype)
-    here, there = (CUTS[rule](logits, value).cpu() > -math.inf for logits in (rows, rows.cuda()))
+    here, there = (applied(rule, logits, value).cpu() > -math.inf for logits in (rows, rows.cuda()))
     assert here.any(-1).all()
     # Exponentials differ in the last bit, which can move the end of a prefix by a token.
     assert (here != there).sum(-1).max() <= (0 if dtype == torch.float64 else 1)

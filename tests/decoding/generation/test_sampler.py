@@ -1,4 +1,4 @@
-"""The step that scales, cuts, draws and traces at once, against the chain, NumPy and χ²."""
+"""The step that scales, cuts, draws and traces at once, against the processor, NumPy and χ²."""
 
 from collections import Counter
 
@@ -10,7 +10,7 @@ from decoding import DecodingSettings, EntropyMonitor, Sampler
 from decoding.generation.seeds import uniforms
 from decoding.rows.draw import draw
 from decoding.settings.policy import parse_setting
-from decoding.settings.settings import NEUTRAL
+from decoding.settings.settings import FIELDS
 from drawing import (
     ALIKE,
     RAW,
@@ -38,17 +38,17 @@ from oracle import (
 
 def test_every_field_is_among_the_settings():
     given = {part.split("=")[0] for text in SETTINGS for part in text.split(",")}
-    assert set(NEUTRAL) <= given
+    assert set(FIELDS) <= given
 
 
-# One step is the chain, and both pass the oracle.
+# One step is the processor's, and both pass the oracle.
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize(
     ("name", "rows", "steps"), [("toy_gpt2", 3, 16), ("stories", 2, 10), ("random_gpt2", 2, 5)]
 )
-def test_tokens_are_those_of_the_chain_and_both_traces_pass_the_oracle(
+def test_tokens_are_those_of_the_processor_and_both_traces_pass_the_oracle(
     name, rows, steps, setting, request
 ):
     model, prompts = request.getfixturevalue(name), ALIKE
@@ -56,13 +56,13 @@ def test_tokens_are_those_of_the_chain_and_both_traces_pass_the_oracle(
         tokenizer, model = model.tokenizer, model.model
         prompts = [tokenizer(text)["input_ids"][:4] for text in (TEXTS[0], TEXTS[2])]
     settings, inputs = DecodingSettings.parse(setting), {"input_ids": torch.tensor(prompts)}
-    points, ours, chain = points_for(rows, steps), EntropyMonitor(), EntropyMonitor()
+    points, ours, theirs = points_for(rows, steps), EntropyMonitor(), EntropyMonitor()
     sampler = Sampler(settings, points=points, monitor=ours)
     drawn = sample(model, inputs, sampler, new_tokens=steps)
-    assert drawn.tolist() == chained(model, inputs, settings, points, chain).tolist()
+    assert drawn.tolist() == chained(model, inputs, settings, points, theirs).tolist()
     # The oracle is slow where the vocabulary is large.
     checked = 2 if name == "random_gpt2" else 8
-    for monitor in (ours, chain):
+    for monitor in (ours, theirs):
         trace = monitor.traces(drawn, eos_token_id=None, lengths=[checked] * rows)[-1]
         assert_oracle(model, prompts[-1], trace, settings)
     ids = trace.ids.tolist()
@@ -110,14 +110,14 @@ def test_real_vocabularies_padded_with_an_early_end_pass_the_oracle(name, settin
 
 
 @pytest.mark.parametrize("setting", ["raw", "temperature=0.7,top_k=4", "xtc_probability=0.5"])
-def test_alternatives_are_those_of_the_chain(toy_gpt2, setting):
+def test_alternatives_are_those_of_the_processor(toy_gpt2, setting):
     settings, inputs = DecodingSettings.parse(setting), left_padded(TOY_PROMPTS, 0)
     points = points_for(3, 12)
-    ours, chain = EntropyMonitor(alternatives=3), EntropyMonitor(alternatives=3)
+    ours, theirs = EntropyMonitor(alternatives=3), EntropyMonitor(alternatives=3)
     drawn = sample(toy_gpt2, inputs, Sampler(settings, points=points, monitor=ours))
-    assert drawn.tolist() == chained(toy_gpt2, inputs, settings, points, chain).tolist()
+    assert drawn.tolist() == chained(toy_gpt2, inputs, settings, points, theirs).tolist()
     for one, other in zip(
-        ours.traces(drawn, eos_token_id=None), chain.traces(drawn, eos_token_id=None), strict=True
+        ours.traces(drawn, eos_token_id=None), theirs.traces(drawn, eos_token_id=None), strict=True
     ):
         assert one.alternatives.ids.tolist() == other.alternatives.ids.tolist()
         for name in ("probability", "raw_probability"):

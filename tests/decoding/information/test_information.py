@@ -21,7 +21,7 @@ from decoding.information.measures import (
     total_variation,
     varentropy,
 )
-from decoding.rules.truncation import temperature
+from decoding.rows.distribution import Distribution
 
 checked = settings(derandomize=True, max_examples=100)
 
@@ -206,7 +206,7 @@ def test_kl_between_two_temperatures_is_a_bregman_divergence(z, first, second):
     z = z[0] - z.max()
 
     def tempered(beta):
-        return temperature(torch.tensor(z), 1 / beta).log_softmax(-1)
+        return Distribution(torch.tensor(z)).tempered(1 / beta).logits.log_softmax(-1)
 
     with mpmath.workdps(50):
         tokens = [mpmath.mpf(x) for x in z if x > -math.inf]

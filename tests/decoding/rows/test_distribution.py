@@ -59,7 +59,8 @@ def test_numbers_equal_float64(kind, dtype, atol, vocab):
             assert chosen[i].item() == -math.inf
         below = others[i].double().numpy() - others[i].max().item()
         assert means[i].item() == pytest.approx((p * below).sum(), rel=1e-5)
-        assert rows.collision[i].item() == pytest.approx((p**2).sum(), rel=1e-5)
+        collision = math.exp(-rows.renyi_entropy(2)[i].item())
+        assert collision == pytest.approx((p**2).sum(), rel=1e-5)
 
 
 @pytest.mark.parametrize("vocab", [1, 2, 7, 50257])
@@ -141,13 +142,13 @@ def test_restricted_rows_are_those_of_masked_logits(kind, dtype, atol):
 def test_divided_rows_are_the_differences_divided(kind, temperature):
     """Each to float32's rounding of itself, however far from zero the logits are."""
     logits = rows_of(kind, 5000)
-    per_row = torch.linspace(0.5, 1.5, 6).unsqueeze(-1) * temperature
+    per_row = torch.linspace(0.5, 1.5, 6) * temperature
     for divisor in (temperature, per_row):
         if kind.endswith("number") and temperature < 3:
             continue  # would overflow, and be excluded
-        rows = Distribution(logits).divided(divisor)
+        rows = Distribution(logits).tempered(divisor)
         exact = logits.double() - logits.double().amax(-1, keepdim=True)
-        exact /= divisor if isinstance(divisor, float) else divisor.double()
+        exact /= divisor if isinstance(divisor, float) else divisor.double().unsqueeze(-1)
         np.testing.assert_allclose(rows.log_weights, exact, rtol=3e-7)
         again = Distribution(rows.logits)
         for name in ("top", "log_weights", "weights", "entropy", "support"):
@@ -205,7 +206,7 @@ def test_a_row_alone_has_the_numbers_that_it_has_in_a_batch(vocab):
 
 def test_gradients_pass_a_division_and_a_cut():
     logits = rows_of("peaked", 20).requires_grad_()
-    rows = Distribution(logits).divided(0.5)
+    rows = Distribution(logits).tempered(0.5)
     kept = np.asarray(rows.log_weights > -4)
     final = rows.restricted(kept)
     final.logits[torch.from_numpy(kept)].sum().backward()

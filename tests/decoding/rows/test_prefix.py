@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from cuts_oracle import applied
 from decoding.rows.arrays import as_array
 from decoding.rows.distribution import Distribution
-from decoding.rows.prefix import shortest
-from decoding.rules.truncation import top_h, top_p, typical_p
+from decoding.rows.prefix import _prefix, shortest_with_mass
 
 VOCABULARIES = [1, 2, 3, 17, 1000, 50257, 151936]
 # None is a multiple of 1/n for these n: a total of n that are alike is never right at the limit.
@@ -44,10 +44,6 @@ KINDS = {
 }
 
 
-def with_mass(mass, _, limit):
-    return mass < limit
-
-
 def below(_, moment, limit):
     return moment <= limit
 
@@ -71,17 +67,20 @@ def by_sorting(rows, key, share, *, reaching):
     return kept, limit, margin
 
 
-def marked(rows, key, goes_on, ends, *, reaching):
-    """`shortest`, from NumPy to NumPy."""
+def marked(rows, key, ends, *, reaching):
+    """The prefix up to a mass, or up to a moment, from NumPy to NumPy."""
     key = None if key is None else as_array(torch.from_numpy(key))
     ends = as_array(torch.from_numpy(np.asarray(ends, np.float64)))
-    return np.asarray(shortest(rows, goes_on, ends, reaching=reaching, key=key))
+    of_rows = rows.log_weights, rows.weights, rows.total
+    if reaching:
+        return np.asarray(shortest_with_mass(*of_rows, ends[..., 0], key))
+    return np.asarray(_prefix(*of_rows, below, ends, False, key))
 
 
 def check(rows, share, *, reaching, key=None):
     kept, limit, margin = by_sorting(rows, key, share, reaching=reaching)
     assert margin > 1e-13  # or else float64 could not tell
-    got = marked(rows, key, with_mass if reaching else below, [limit], reaching=reaching)
+    got = marked(rows, key, [limit], reaching=reaching)
     some = np.asarray(rows.weights) > 0  # what has no mass is excluded anyway
     np.testing.assert_array_equal(got & some, kept & some)
 
@@ -115,23 +114,24 @@ def test_the_key_may_be_another_than_the_depth(kind, vocab):
 
 
 @pytest.mark.parametrize(
-    ("rule", "value"), [(top_p, 0.9), (top_p, 0.3), (typical_p, 0.8), (top_h, 0.5), (top_h, 0.95)]
+    ("name", "value"),
+    [("top_p", 0.9), ("top_p", 0.3), ("typical_p", 0.8), ("top_h", 0.5), ("top_h", 0.95)],
 )
 @pytest.mark.parametrize("vocab", [2, 17, 1000, 50257])
-def test_rules_keep_the_same_by_either_way_and_alone_or_in_a_batch(rule, value, vocab, monkeypatch):
+def test_rules_keep_the_same_by_either_way_and_alone_or_in_a_batch(name, value, vocab, monkeypatch):
     rows = torch.stack([make(vocab).float() for make in KINDS.values()])
-    together = rule(rows, value) > -math.inf
+    together = applied(name, rows, value) > -math.inf
     for row, kept in zip(rows, together, strict=True):
-        assert torch.equal(rule(row, value) > -math.inf, kept)
+        assert torch.equal(applied(name, row, value) > -math.inf, kept)
     monkeypatch.setattr("decoding.rows.arrays.numpy_sees", lambda _: False)
-    assert torch.equal(rule(rows, value) > -math.inf, together)
+    assert torch.equal(applied(name, rows, value) > -math.inf, together)
 
 
 def test_ties_across_the_cut_go_to_the_lowest_ids():
     # Four levels of five tokens each, in turn; e^-0.5 = 0.607, e^-1 = 0.368, e^-1.5 = 0.223.
     logits = -(torch.arange(20) % 4) / 2
     # 5 · 1 + 3 · 0.607 = 6.82 of 5 · 2.198 = 10.99, so 0.62 of the mass is reached by the third.
-    kept = top_p(logits, 0.62).isfinite().nonzero().squeeze(-1)
+    kept = applied("top_p", logits, 0.62).isfinite().nonzero().squeeze(-1)
     assert kept.tolist() == [0, 1, 4, 5, 8, 9, 12, 16]
 
 
@@ -139,7 +139,7 @@ def test_ties_across_the_cut_go_to_the_lowest_ids():
 @pytest.mark.usefixtures("arrays")
 def test_a_total_right_at_the_limit_reaches_it(share, count):
     rows = Distribution(torch.full((8,), 3.0))  # all weigh 1, so all sums are exact
-    kept = marked(rows, None, with_mass, [8 * share], reaching=True)
+    kept = marked(rows, None, [8 * share], reaching=True)
     assert kept.tolist() == [True] * count + [False] * (8 - count)
 
 
@@ -156,7 +156,7 @@ def test_a_cut_far_from_the_first_token(first):
     moment = np.cumsum(np.exp(-ascending) * ascending)
     for count in (1, 2, 7, 20):
         limit = (moment[count - 1] + moment[count]) / 2
-        kept = marked(rows, None, below, [limit], reaching=False)
+        kept = marked(rows, None, [limit], reaching=False)
         assert kept.sum() == count
         assert depths[kept].max() < depths[~kept].min()
 
@@ -168,31 +168,31 @@ def test_equal_keys_go_by_depth_and_then_by_id():
     order = [2, 1, 4, 0, 3]
     mass = np.asarray(rows.weights)[order].cumsum()
     for count in range(1, 6):
-        kept = marked(rows, key, with_mass, [mass[count - 1] - 1e-6], reaching=True)
+        kept = marked(rows, key, [mass[count - 1] - 1e-6], reaching=True)
         assert kept.nonzero()[0].tolist() == sorted(order[:count])
 
 
 @pytest.mark.usefixtures("arrays")
 def test_the_first_token_is_kept_whatever_the_limit():
     rows = Distribution(torch.tensor([[0.0, 2.0, 2.0, -math.inf], [4.0, 4.0, 1.0, 1.0]]))
-    for goes_on, reaching in [(with_mass, True), (below, False)]:
-        kept = marked(rows, None, goes_on, [[-1.0], [-1.0]], reaching=reaching)
+    for reaching in (True, False):
+        kept = marked(rows, None, [[-1.0], [-1.0]], reaching=reaching)
         assert kept.tolist() == [[False, True, False, False], [True, False, False, False]]
 
 
 @pytest.mark.usefixtures("arrays")
 def test_all_that_have_mass_are_kept_where_there_is_no_limit():
     rows = Distribution(torch.tensor([[0.0, 2.0, 2.0, -math.inf], [4.0, 4.0, 1.0, 1.0]]))
-    for goes_on, reaching in [(with_mass, True), (below, False)]:
-        kept = marked(rows, None, goes_on, [[math.inf], [math.inf]], reaching=reaching)
+    for reaching in (True, False):
+        kept = marked(rows, None, [[math.inf], [math.inf]], reaching=reaching)
         assert (kept | (rows.logits == -math.inf).numpy()).all()
 
 
 def test_no_rows_and_leading_axes():
     logits = noise(2 * 3 * 40).view(2, 3, 40)
-    kept = top_p(logits, 0.7).isfinite()
+    kept = applied("top_p", logits, 0.7).isfinite()
     for i in range(2):
         for j in range(3):
-            assert torch.equal(top_p(logits[i, j], 0.7).isfinite(), kept[i, j])
-    for rule in (top_p, top_h, typical_p):
-        assert rule(logits[:0], 0.5).shape == (0, 3, 40)
+            assert torch.equal(applied("top_p", logits[i, j], 0.7).isfinite(), kept[i, j])
+    for name in ("top_p", "top_h", "typical_p"):
+        assert applied(name, logits[:0], 0.5).shape == (0, 3, 40)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decoding.rows.distribution import Distribution
-from decoding.rules.history import History, Memory, dry_penalties, most_surprisal, penalized
-from decoding.settings.processor import DryProcessor, MirostatProcessor
+from decoding.rules import Dry, Mirostat, Past
+from decoding.settings.applying import History, Memory
 from decoding.settings.settings import DecodingSettings
 from oracle import log_softmax, reference_log_q, reference_penalties
 
@@ -26,9 +26,17 @@ def dry(multiplier=1.0, base=2.0, allowed=1, breakers=()):
     )
 
 
+def penalties(setting, past, vocab):
+    return setting.rules[0].penalties(past, vocab)
+
+
+def penalized(setting, logits, past):
+    return setting.rules[0].apply(Distribution(logits), past).logits
+
+
 def taken(setting, *ids, vocab=10, starts=None):
     starts = None if starts is None else torch.tensor(starts)
-    return dry_penalties(setting, History(torch.tensor(ids), starts), vocab).tolist()
+    return penalties(setting, Past(torch.tensor(ids), starts), vocab).tolist()
 
 
 def only(vocab=10, **sizes):
@@ -75,10 +83,10 @@ def test_left_padding_is_no_history():
 
 @pytest.mark.parametrize("ids", [[], [4], [4, 5]])
 def test_histories_too_short_to_repeat(ids):
-    assert dry_penalties(dry(), History(torch.tensor([ids], dtype=torch.long)), 10).sum() == 0
+    assert penalties(dry(), Past(torch.tensor([ids], dtype=torch.long)), 10).sum() == 0
     logits = torch.arange(10.0).unsqueeze(0)
-    history = History(torch.tensor([ids], dtype=torch.long))
-    assert torch.equal(penalized(dry(), logits, history), logits)
+    past = Past(torch.tensor([ids], dtype=torch.long))
+    assert torch.equal(penalized(dry(), logits, past), logits)
 
 
 def test_two_alike_are_the_shortest_repetition():
@@ -88,12 +96,12 @@ def test_two_alike_are_the_shortest_repetition():
 @pytest.mark.parametrize(("length", "counted"), [(49, 49), (50, 50), (51, 50), (90, 50)])
 def test_no_more_than_fifty_tokens_count(length, counted):
     run = [1 + i % 90 for i in range(length)]
-    got = dry_penalties(dry(0.5, 1.1), History(torch.tensor([[*run, 99, *run]])), 100)
+    got = penalties(dry(0.5, 1.1), Past(torch.tensor([[*run, 99, *run]])), 100)
     assert got[0, 99].item() == pytest.approx(0.5 * 1.1 ** (counted - 1), rel=1e-5)
 
 
 def test_penalties_stay_within_float32():
-    got = dry_penalties(dry(1e300, 1e300), History(torch.tensor([[1] * 60])), 2)
+    got = penalties(dry(1e300, 1e300), Past(torch.tensor([[1] * 60])), 2)
     assert got.isfinite().all() and got[0, 1] >= 1e29
     # So a row in which every token repeats is a distribution still.
     log_q = dry(1e300, 1e300).log_probs(
@@ -116,17 +124,17 @@ def test_penalties_are_those_of_the_double_loop(ids, padding, breakers, allowed,
     want = reference_penalties(setting, ids, 5)
     # Padding may look like the history, but is none.
     padded = torch.tensor([(ids[:1] or [0]) * padding + ids], dtype=torch.long)
-    got = dry_penalties(setting, History(padded, torch.tensor([padding])), 5)
+    got = penalties(setting, Past(padded, torch.tensor([padding])), 5)
     np.testing.assert_allclose(got[0].numpy(), want, rtol=1e-5)
     unpadded = torch.tensor([ids], dtype=torch.long)
-    np.testing.assert_allclose(dry_penalties(setting, History(unpadded), 5)[0], want, rtol=1e-5)
+    np.testing.assert_allclose(penalties(setting, Past(unpadded), 5)[0], want, rtol=1e-5)
 
 
 def test_rows_have_their_own_history_and_padding():
     generator = torch.Generator().manual_seed(0)
     ids, starts = torch.randint(3, (30, 40), generator=generator), torch.arange(30)
     setting = dry(0.8, 1.5, 2, (2,))
-    together = dry_penalties(setting, History(ids, starts), 3)
+    together = penalties(setting, Past(ids, starts), 3)
     for row, start, got in zip(ids.tolist(), starts.tolist(), together, strict=True):
         want = reference_penalties(setting, row[start:], 3)
         np.testing.assert_allclose(got.numpy(), want, rtol=1e-5)
@@ -136,12 +144,12 @@ def test_rows_have_their_own_history_and_padding():
 def test_penalties_are_taken_off_the_logits_and_nothing_else():
     logits = torch.arange(10.0).unsqueeze(0).bfloat16()
     before = logits.clone()
-    history = History(torch.tensor([[1, 2, 3, 4, 1, 2, 3]]))
-    got = penalized(dry(), logits, history)
+    past = Past(torch.tensor([[1, 2, 3, 4, 1, 2, 3]]))
+    got = penalized(dry(), logits, past)
     assert got.dtype == torch.float32
     assert got.tolist() == [[0, 1, 2, 3, 0, 5, 6, 7, 8, 9]]
     assert torch.equal(logits, before)
-    doubles = penalized(dry(), logits.double(), history)
+    doubles = penalized(dry(), logits.double(), past)
     assert doubles.dtype == torch.float64
 
 
@@ -160,14 +168,20 @@ def test_greedy_goes_to_the_next_best_of_a_repetition():
     assert log_q.exp().tolist() == [[0, 0, 1], [0, 1, 0]]
 
 
-def test_the_processor_is_the_setting():
+def test_the_rule_alone_is_the_setting():
     ids = torch.tensor([[1, 2, 3, 4, 1, 2, 3]])
     scores = torch.zeros(1, 10)
-    processor = DryProcessor(1.0, dry_base=2.0, dry_allowed_length=1)
-    assert processor(ids, scores).tolist() == [[0, 0, 0, 0, -4, 0, 0, 0, 0, 0]]
+    rule = Dry(1.0, dry_base=2.0, dry_allowed_length=1)
+    assert rule(ids, scores).tolist() == [[0, 0, 0, 0, -4, 0, 0, 0, 0, 0]]
 
 
 # --- mirostat
+
+
+def mu_of(memory):
+    """`(rows)`, behind the first token."""
+    (mu,) = memory.numbers.T
+    return mu
 
 
 def mirostat_v2(rows, tokens, tau, eta, *, bits):
@@ -217,11 +231,11 @@ def test_mirostat_is_llama_cpps_in_nats(tau_bits, eta):
     memory = Memory(settings)
     for step, (z, token) in enumerate(zip(rows, tokens, strict=True)):
         ids = torch.tensor([tokens[:step]], dtype=torch.long)
-        final = settings.apply(Distribution(torch.tensor(z)[None]), memory.history(ids)).final
-        kept = set((final.logits[0] > -math.inf).nonzero().squeeze(-1).tolist())
+        applied = settings.apply(Distribution(torch.tensor(z)[None]), memory.history(ids))
+        kept = set((applied.final.logits[0] > -math.inf).nonzero().squeeze(-1).tolist())
         assert kept == in_bits[step][0] == in_nats[step][0]
-        memory.observe(final, torch.tensor([token]))
-        mu = memory.history(ids).most_surprisal.item()
+        memory.observe(applied, torch.tensor([token]))
+        mu = mu_of(memory).item()
         assert mu == pytest.approx(in_nats[step][1], abs=1e-5)
         assert mu == pytest.approx(in_bits[step][1] * math.log(2), abs=1e-5)
     assert len({len(kept) for kept, _ in in_bits}) > 2  # the cut did move
@@ -234,29 +248,29 @@ def test_mirostat_by_hand():
     memory, ids = Memory(setting), torch.tensor([[0]])
 
     def cut():
-        final = setting.apply(Distribution(logits), memory.history(ids)).final
-        return final, (final.logits[0] > -math.inf).tolist()
+        applied = setting.apply(Distribution(logits), memory.history(ids))
+        return applied, (applied.final.logits[0] > -math.inf).tolist()
 
     def mu_in_bits():
-        return most_surprisal(setting, memory.history(ids), torch.zeros(1)).item() / bit
+        return mu_of(memory).item() / bit
 
-    assert mu_in_bits() == pytest.approx(2.2)
-    final, kept = cut()
+    assert setting.rules[0].start[0] / bit == pytest.approx(2.2)
+    applied, kept = cut()
     assert kept == [True, True, False, False]
     # Of (2/3, 1/3) the second was drawn: log2 3 = 1.585 bits, and 2.2 - 0.5 · 0.485 = 1.9575.
-    memory.observe(final, torch.tensor([1]))
+    memory.observe(applied, torch.tensor([1]))
     assert mu_in_bits() == pytest.approx(1.9575, abs=1e-4)
-    final, kept = cut()
+    applied, kept = cut()
     assert kept == [True, False, False, False]
     # A sure token has no surprisal: 1.9575 + 0.5 · 1.1 = 2.5075, and the second comes back.
-    memory.observe(final, torch.tensor([0]))
+    memory.observe(applied, torch.tensor([0]))
     assert mu_in_bits() == pytest.approx(2.5075, abs=1e-4)
     assert cut()[1] == [True, True, False, False]
 
 
 def test_the_first_token_stays_where_mu_has_fallen_below_every_surprisal():
     setting = DecodingSettings(mirostat_tau=1.0)
-    history = History(torch.tensor([[0]]), None, torch.tensor([-3.0], dtype=torch.float64))
+    history = History(torch.tensor([[0]]), None, torch.tensor([[-3.0]], dtype=torch.float64))
     log_q = setting.log_probs(torch.tensor([[0.0, 0.5, 0.5]]), history)
     assert log_q.exp().tolist() == [[0, 1, 0]]
 
@@ -269,16 +283,16 @@ def test_rows_have_their_own_mu():
     together, alone = Memory(settings), [Memory(settings) for _ in range(3)]
     ids = torch.zeros(3, 1, dtype=torch.long)
     for z, drawn in zip(rows, tokens, strict=True):
-        final = settings.apply(Distribution(torch.tensor(z)), together.history(ids)).final
-        together.observe(final, torch.tensor(drawn))
+        applied = settings.apply(Distribution(torch.tensor(z)), together.history(ids))
+        together.observe(applied, torch.tensor(drawn))
         for i, memory in enumerate(alone):
             own = settings.apply(Distribution(torch.tensor(z[i : i + 1])), memory.history(ids[:1]))
-            memory.observe(own.final, torch.tensor(drawn[i : i + 1]))
-            got = together.history(ids).most_surprisal[i].item()
-            assert got == pytest.approx(memory.history(ids).most_surprisal.item(), abs=1e-9)
+            memory.observe(own, torch.tensor(drawn[i : i + 1]))
+            got = mu_of(together)[i].item()
+            assert got == pytest.approx(mu_of(memory).item(), abs=1e-9)
     for i in range(3):
         want = mirostat_v2(rows[:, i], tokens[:, i], 1.2, 0.4, bits=False)[-1][1]
-        assert together.history(ids).most_surprisal[i].item() == pytest.approx(want, abs=1e-5)
+        assert mu_of(together)[i].item() == pytest.approx(want, abs=1e-5)
 
 
 def test_a_given_token_that_was_cut_counts_by_its_surprisal_before_the_cut():
@@ -287,8 +301,8 @@ def test_a_given_token_that_was_cut_counts_by_its_surprisal_before_the_cut():
     applied = setting.apply(Distribution(logits), History(torch.zeros(2, 1, dtype=torch.long)))
     assert (applied.final.logits > -math.inf).tolist() == [[True, False, False]] * 2  # -ln 0.2 > 1
     memory = Memory(setting)
-    memory.observe(applied.final, torch.tensor([1, 0]), applied.scaled)
-    mu = memory.history(torch.zeros(2, 2)).most_surprisal.tolist()
+    memory.observe(applied, torch.tensor([1, 0]))
+    mu = mu_of(memory).tolist()
     assert mu == pytest.approx([1 - 0.2 * (-math.log(0.2) - 0.5), 1 + 0.2 * 0.5])
 
 
@@ -299,61 +313,63 @@ def test_surprisals_come_to_tau_on_average():
     ids = torch.zeros(1, 1, dtype=torch.long)
     for step in range(600):
         z = torch.tensor((1.0 if step % 2 else 1.5) * rng.standard_normal((1, 200)))
-        final = settings.apply(Distribution(z), memory.history(ids)).final
-        q = final.logits.softmax(-1)[0].numpy()
+        applied = settings.apply(Distribution(z), memory.history(ids))
+        q = applied.final.logits.softmax(-1)[0].numpy()
         token = rng.choice(200, p=q / q.sum())
-        memory.observe(final, torch.tensor([token]))
+        memory.observe(applied, torch.tensor([token]))
         surprisals.append(-math.log(q[token]))
     # Σ (surprisal - τ) = (μ at the beginning - μ now)/η, whatever was drawn.
-    mu = memory.history(ids).most_surprisal.item()
+    mu = mu_of(memory).item()
     assert sum(surprisals) - 600 * 2.0 == pytest.approx((4.0 - mu) / 0.1, abs=1e-3)
     assert np.mean(surprisals) == pytest.approx(2.0, abs=0.1)
 
 
 def test_other_settings_note_nothing():
     memory = Memory(dry(), torch.tensor([2]))
-    memory.observe(Distribution(torch.zeros(1, 3)), torch.tensor([1]))
+    rows = Distribution(torch.zeros(1, 3))
+    applied = dry().apply(rows, memory.history(torch.tensor([[0, 0, 1]])))
+    memory.observe(applied, torch.tensor([1]))
     history = memory.history(torch.tensor([[0, 0, 1]]))
-    assert history.most_surprisal is None
+    assert history.memory is None
     assert history.starts.tolist() == [2]
     assert history.ids.tolist() == [[0, 0, 1]]
 
 
-def test_the_processor_follows_what_was_appended():
+def test_the_rule_alone_follows_what_was_appended():
     rng = np.random.default_rng(1)
     rows = 2 * rng.standard_normal((15, 30))
     tokens = drawn_tokens(rows, 1.5, 0.3, rng)
     settings = DecodingSettings(mirostat_tau=1.5, mirostat_eta=0.3)
-    processor, mu = MirostatProcessor(1.5, mirostat_eta=0.3), 3.0
+    rule, mu = Mirostat(1.5, mirostat_eta=0.3), 3.0
     for step, z in enumerate(rows):
         ids = torch.tensor([[7, *tokens[:step]]])
-        got = processor(ids, torch.tensor(z[None])).log_softmax(-1)[0].numpy()
+        got = rule(ids, torch.tensor(z[None])).log_softmax(-1)[0].numpy()
         want = reference_log_q(z, settings, most_surprisal=mu)
         np.testing.assert_allclose(got, want, atol=1e-6)
         mu -= 0.3 * (-want[tokens[step]] - 1.5)
 
 
 @pytest.mark.parametrize(
-    ("processor", "value", "parameters", "words"),
+    ("rule", "value", "parameters", "words"),
     [
-        (DryProcessor, -1, {}, "dry_multiplier must be a finite number >= 0, got -1"),
-        (DryProcessor, 1, {"dry_base": 0.5}, "dry_base must be a finite number >= 1, got 0.5"),
-        (DryProcessor, 1, {"dry_allowed_length": 0}, "dry_allowed_length must be >= 1, got 0"),
+        (Dry, -1, {}, "dry_multiplier must be a finite number >= 0, got -1"),
+        (Dry, 1, {"dry_base": 0.5}, "dry_base must be a finite number >= 1, got 0.5"),
+        (Dry, 1, {"dry_allowed_length": 0}, "dry_allowed_length must be >= 1, got 0"),
         (
-            DryProcessor,
+            Dry,
             1,
             {"dry_breakers": (-1,)},
             r"dry_breakers must be ids in .* got \(-1,\)",
         ),
-        (MirostatProcessor, -1, {}, "mirostat_tau must be a finite number >= 0, got -1"),
-        (MirostatProcessor, 1, {"mirostat_eta": 0}, r"mirostat_eta must be in \(0, 1\], got 0"),
+        (Mirostat, -1, {}, "mirostat_tau must be a finite number >= 0, got -1"),
+        (Mirostat, 1, {"mirostat_eta": 0}, r"mirostat_eta must be in \(0, 1\], got 0"),
     ],
 )
-def test_processors_refuse_bad_parameters_by_name(processor, value, parameters, words):
+def test_bad_parameters_are_refused_by_name(rule, value, parameters, words):
     with pytest.raises(ValueError, match=words):
-        processor(value, **parameters)
+        rule(value, **parameters)
 
 
 def test_a_length_that_no_match_reaches_penalises_nothing():
     settings = DecodingSettings(dry_multiplier=1, dry_allowed_length=10**30)
-    assert not dry_penalties(settings, History(torch.tensor([[1, 2, 1, 2, 1]])), 5).any()
+    assert not penalties(settings, Past(torch.tensor([[1, 2, 1, 2, 1]])), 5).any()

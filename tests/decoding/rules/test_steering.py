@@ -8,11 +8,29 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decoding.rules.steering import dynatemp, edt, solve_temperature, steered_temperature
+from decoding.rows.distribution import Distribution
+from decoding.rows.temperature import solve_temperature
+from decoding.rules import Dynatemp, Edt
 from decoding.settings.settings import DecodingSettings
 from oracle import TEXTS, entropy_at, reference_temperature
 
 checked = settings(derandomize=True, max_examples=100)
+
+
+def edt(logits, temperature, theta, base=0.8):
+    """`(…)`, before it is kept from 0."""
+    return Edt(theta, edt_base=base).temperature(Distribution(logits), temperature)
+
+
+def dynatemp(logits, temperature, spread, exponent=1.0):
+    """`(…)`, before it is kept from 0."""
+    rule = Dynatemp(spread, dynatemp_exponent=exponent)
+    return rule.temperature(Distribution(logits), temperature)
+
+
+def temperature_of(setting, logits):
+    """`(…, 1)`, as it is applied."""
+    return setting.apply(Distribution(logits)).temperature
 
 
 def rows_of_entropy(*entropies):
@@ -43,20 +61,22 @@ def test_edt_by_hand():
 
 def test_edt_grows_from_zero_to_the_base_with_entropy():
     logits = rows_of_entropy(1e-4, 0.01, 0.1, 0.3, 0.6)
-    temperatures = edt(logits, 0.9, 0.7).squeeze(-1)
-    assert (temperatures.diff() > 0).all()
+    temperatures = temperature_of(DecodingSettings(temperature=0.9, edt_theta=0.7), logits)
+    assert (temperatures.diff(dim=0) > 0).all()
     for z, got in zip(logits.numpy(), temperatures, strict=True):
         assert got.item() == pytest.approx(
             max(0.9 * 0.8 ** (0.7 / entropy_at(z, 1)), 1e-30), rel=1e-4
         )
-    assert edt(torch.tensor([5.0, -math.inf]), 0.9, 0.7).item() == 1e-30  # no entropy
+    sure = torch.tensor([5.0, -math.inf])
+    setting = DecodingSettings(temperature=0.9, edt_theta=0.7)
+    assert temperature_of(setting, sure).item() == 1e-30  # no entropy
     assert edt(torch.zeros(151936), 0.9, 1e-6).item() == pytest.approx(0.9, abs=1e-6)
 
 
 def test_edt_of_a_sure_row_is_a_number_for_any_theta():
     """θ·ln N is rounded to zero here, and 0/0 would be none."""
-    assert 0 < edt(torch.tensor([5.0, -math.inf]), 0.9, 5e-324).item() <= 0.9
     setting = DecodingSettings(temperature=0.9, edt_theta=5e-324)
+    assert 0 < temperature_of(setting, torch.tensor([5.0, -math.inf])).item() <= 0.9
     assert setting.log_probs(torch.tensor([5.0, -math.inf])).tolist() == [0, -math.inf]
 
 
@@ -86,7 +106,7 @@ def test_dynatemp_is_llama_cpps(temperature, spread, exponent):
     logits *= torch.linspace(0.01, 8, 30)[:, None]
     logits[:, :7] = -math.inf
     got = dynatemp(logits, temperature, spread, exponent)
-    assert got.shape == (30, 1)
+    assert got.shape == (30,)
     for z, ours in zip(logits.tolist(), got, strict=True):
         want = llama_cpp_temp_ext(z, temperature, spread, exponent)
         assert ours.item() == pytest.approx(want, rel=1e-9)
@@ -108,8 +128,8 @@ def test_dynatemp_by_hand():
 @pytest.mark.parametrize("temperature", [0.3, 1.0])
 def test_dynatemp_of_one_token_is_any_temperature_above_zero(temperature):
     row = torch.tensor([[-math.inf, 4.0, -math.inf]])
-    assert 0 < dynatemp(row, temperature, 0.5).item() <= temperature + 0.5
     setting = DecodingSettings(temperature=temperature, dynatemp_range=0.5)
+    assert 0 < temperature_of(setting, row).item() <= temperature + 0.5
     assert setting.log_probs(row).exp().tolist() == [[0, 1, 0]]
 
 
@@ -142,7 +162,7 @@ def test_target_is_reached_on_a_thousand_real_rows(real_rows, target):
     attainable = 0
     for logits in real_rows:
         solved = solve_temperature(logits, target)
-        assert solved.temperature.shape == (len(logits), 1)
+        assert solved.temperature.shape == (len(logits),)
         log_q = DecodingSettings(target_entropy=target).log_probs(logits)
         within_limits = target <= math.log(logits.shape[-1])
         for z, temperature, entropy, attained, row in zip(
@@ -220,7 +240,7 @@ def hostile_rows(scale):
 @pytest.mark.parametrize("scale", [1e-6, 1e-3, 0.1, 1.0, 4.0, 30.0, 1e3, 1e8, 1e25])
 def test_hostile_rows_are_solved_with_steps_to_spare(scale, monkeypatch):
     """An accelerator takes all the steps there are, so there are few."""
-    monkeypatch.setattr("decoding.rules.steering._MOST_STEPS", 20)
+    monkeypatch.setattr("decoding.rows.temperature._MOST_STEPS", 20)
     for kind, rows in hostile_rows(scale):
         most = (rows > -math.inf).sum(-1).min().log().item()
         for target in [1e-6, 1e-4, 0.01, 0.1, 0.5, 1, 1.5, 2, *(most * torch.tensor([0.9, 0.999]))]:
@@ -265,7 +285,7 @@ def test_rows_are_solved_one_by_one():
         alone = solve_temperature(row, 0.4)
         assert together.entropy[i].item() == pytest.approx(alone.entropy.item(), abs=2e-6)
     reshaped = solve_temperature(logits.view(3, 1, 3), 0.4)
-    assert reshaped.temperature.shape == (3, 1, 1)
+    assert reshaped.temperature.shape == (3, 1)
     assert reshaped.entropy.shape == reshaped.attained.shape == (3, 1)
     before = logits.clone()
     solve_temperature(logits, 0.4)
@@ -283,14 +303,14 @@ def test_rows_are_solved_one_by_one():
 def test_a_settings_temperature_is_its_definitions(setting):
     settings = DecodingSettings.parse(setting)
     logits = 2 * torch.randn(25, 30, generator=torch.Generator().manual_seed(5)).double()
-    got = steered_temperature(settings, logits)
+    got = temperature_of(settings, logits)
     for z, ours in zip(logits.numpy(), got, strict=True):
         assert ours.item() == pytest.approx(reference_temperature(z, settings), rel=1e-4)
 
 
 @pytest.mark.parametrize("setting", ["raw", "greedy", "temperature=0.7,top_p=0.9"])
 def test_other_settings_have_no_temperature_of_each_row(setting):
-    assert steered_temperature(DecodingSettings.parse(setting), torch.zeros(3)) is None
+    assert temperature_of(DecodingSettings.parse(setting), torch.zeros(3)) is None
 
 
 def test_the_temperature_comes_from_the_logits_before_any_cut():

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from cuts_oracle import softmax
-from decoding.rules.truncation import xtc
+from decoding.rules import Xtc
 from oracle import without_top_choices
 
 
 def mixture(logits, probability, threshold):
-    return xtc(logits, probability, threshold).log_softmax(-1).exp().numpy()
+    return Xtc(probability, xtc_threshold=threshold)(None, logits).log_softmax(-1).exp().numpy()
 
 
 def test_xtc_by_hand():
@@ -20,9 +20,9 @@ def test_xtc_by_hand():
     # 0.5, 0.3 and 0.15 reach 0.1; the last of them stays, and 0.15 : 0.05 = 3 : 1.
     assert mixture(logits, 1.0, 0.1) == pytest.approx([0, 0.25, 0, 0.75], abs=1e-6)
     assert mixture(logits, 0.5, 0.1) == pytest.approx([0.15, 0.15, 0.25, 0.45], abs=1e-6)
-    excluded = xtc(logits, 1.0, 0.1) == -math.inf
+    excluded = Xtc(1.0, xtc_threshold=0.1)(None, logits) == -math.inf
     assert excluded.tolist() == [True, False, True, False]
-    assert (xtc(logits, 0.99, 0.1) > -math.inf).all()
+    assert (Xtc(0.99, xtc_threshold=0.1)(None, logits) > -math.inf).all()
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9, 1.0])
@@ -78,4 +78,8 @@ def test_xtc_keeps_the_last_id_of_tied_last_ones():
 
 def test_a_threshold_of_xtc_that_has_no_inverse_in_float64_excludes_all_but_the_last():
     logits = torch.tensor([2.0, 0.0, 1.0])
-    assert torch.isfinite(xtc(logits, 1.0, 1e-310)).tolist() == [False, True, False]
+    assert torch.isfinite(Xtc(1.0, xtc_threshold=1e-310)(None, logits)).tolist() == [
+        False,
+        True,
+        False,
+    ]

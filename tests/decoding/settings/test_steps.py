@@ -6,12 +6,11 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cuts_oracle import ORACLES, by_logit
-from decoding.rules.history import History
-from decoding.rules.truncation import temperature
-from decoding.settings.applying import apply_settings
+from cuts_oracle import ORACLES, by_logit, log_softmax
+from decoding.rows.distribution import Distribution
+from decoding.settings.applying import History, apply_settings
 from decoding.settings.settings import DecodingSettings
-from oracle import log_softmax, reference_log_q
+from oracle import reference_log_q
 
 checked = settings(derandomize=True, max_examples=80)
 
@@ -39,8 +38,8 @@ grid_rows = (
 @checked
 @given(z=grid_rows, value=st.floats(0.05, 50))
 def test_temperature_divides_and_preserves_the_order(z, value):
-    single = temperature(torch.tensor(z).float(), value)
-    double = temperature(torch.tensor(z), value)
+    single = Distribution(torch.tensor(z).float()).tempered(value).logits
+    double = Distribution(torch.tensor(z)).tempered(value).logits
     for result in single, double:
         assert np.array_equal(by_logit(result.numpy()), by_logit(z))
     assert_log_probs(single.log_softmax(-1).numpy(), log_softmax(z / value), 1e-5)
