@@ -215,7 +215,8 @@ class Moments:
             tokens: `(…)`, integer ids.
             otherwise: `(…, vocab)`.
         """
-        own, xp = -self.log_prob(tokens), library(self.z)
+        own = -self.log_prob(tokens)
+        xp = library(own)
         return xp.where(xp.isfinite(own), own, -otherwise.log_prob(tokens))
 
     def rank(self, tokens: Tensor | Array) -> Array:

@@ -172,12 +172,12 @@ class DecodingSettings:
     def __hash__(self) -> int:
         return hash(self._text)
 
-    @property
+    @cached_property
     def looks_back(self) -> bool:
         """Whether the distribution depends on earlier tokens, and not on the logits alone."""
         return any(rule.looks_back for rule in self.rules)
 
-    @property
+    @cached_property
     def remembers(self) -> str:
         """The field of a rule that follows what is drawn; empty where there is none."""
         return next((rule.field for rule in self.rules if rule.looks_back == "draws"), "")
