@@ -28,7 +28,6 @@ from decoding.tracing.monitor import NonFiniteLogitsError
 # A product with fewer rows at a time is slower: the head's weights are read for each block anew.
 LOGITS_BYTES = 128 << 20
 SORTED_BATCHES = 16
-DEFAULT_CONTEXT = 2048
 
 Columns = dict[str, NDArray[np.float64]]
 OnSegment = Callable[[int, Segment], None]
@@ -123,12 +122,7 @@ class TeacherForcing:
     def __init__(self, language_model: LanguageModel, windows: Windows = Windows()) -> None:
         self.model = language_model.model
         self.tokenizer = language_model.tokenizer
-        self.context = _context(self.model, windows.context)
-        self.stride = max(1, self.context // 2) if windows.stride is None else windows.stride
-        if not 1 <= self.stride <= self.context:
-            raise ValueError(
-                f"stride must be from 1 to the context of {self.context}, got {self.stride}"
-            )
+        self.context, self.stride = windows.within(positions(self.model))
         self.batch_size = windows.batch_size
         self.bos = windows.bos
         self.bos_id = _bos_id(self.tokenizer, windows.bos)
@@ -379,16 +373,6 @@ def positions(model: PreTrainedModel) -> int | None:
     """How many positions a model has, or None where its configuration sets no limit."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return None if limit is None else int(limit)
-
-
-def _context(model: PreTrainedModel, wanted: int | None) -> int:
-    limit = positions(model)
-    if wanted is None:
-        return min(limit or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
-    if wanted < 1 or (limit is not None and wanted > limit):
-        most = "" if limit is None else f" and at most the model's {limit} positions"
-        raise ValueError(f"context must be at least 1{most}, got {wanted}")
-    return wanted
 
 
 def _bos_id(tokenizer: PreTrainedTokenizerBase, bos: str) -> int | None:
