@@ -70,8 +70,8 @@ if TYPE_CHECKING:
     "--branch-at-entropy",
     type=click.FloatRange(min=0),
     metavar="H",
-    help="Fork where the model's own entropy exceeds H nats: into the setting's most probable "
-    "tokens, each of which goes on by draws. Shows a tree with the probability of each branch.",
+    help="Fork where the model's own entropy exceeds H nats, into the setting's most probable "
+    "tokens; each branch goes on by draws. Shows a tree with the probability of each branch.",
 )
 @click.option(
     "--branches",
@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     default=3,
     show_default=True,
     metavar="N",
-    help="Alternatives at a fork, at most.",
+    help="Alternatives at a fork; fewer where the setting keeps fewer.",
 )
 @click.option(
     "--max-leaves",
@@ -87,7 +87,7 @@ if TYPE_CHECKING:
     default=9,
     show_default=True,
     metavar="N",
-    help="Ends that a tree may have; no more forks after that.",
+    help="Ends of a tree; once there are so many, it no longer forks.",
 )
 @output_options
 @click.option("--color/--no-color", default=None, help="Shade tokens by entropy.  [default: auto]")
@@ -158,7 +158,7 @@ def generate(
 
 
 def _check_beams(settings: Setting, samples: int, beams: int) -> None:
-    """Refuse what beam search has no place for."""
+    """Refuse what does not go with beam search."""
     try:
         settings.generate_kwargs(beams)
     except ValueError as error:
@@ -170,7 +170,7 @@ def _check_beams(settings: Setting, samples: int, beams: int) -> None:
 def _check_branching(
     settings: Setting, bound: float | None, samples: int, beams: int, alternatives: int
 ) -> None:
-    """Refuse what a tree has no place for, and options of trees where none is grown."""
+    """Refuse what does not go with a tree, and options of trees without one."""
     if bound is None:
         for name in ("branches", "max_leaves"):
             if click.get_current_context().get_parameter_source(name) != ParameterSource.DEFAULT:

@@ -2,7 +2,7 @@
 
 Texts stream through: they are encoded piece by piece, cut into windows, read in batches of similar
 length, and the head is applied to a few of the scored positions at a time. So memory depends on the
-batch and the context, and neither on the texts' length nor on vocabulary × length.
+batch and the context, not on how long the texts are.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class TokenDocument(NamedTuple):
 
     ids: Sequence[int]
     context: Sequence[int] = ()
-    """What the model read first, whole: nothing but a BOS that is always wanted goes before it."""
+    """What the model read before them. Nothing is put in front of it, but BOS under `always`."""
 
 
 def as_document(document: str | Document) -> Document:
@@ -70,7 +70,7 @@ class Account:
     """Tokens that no window reads."""
 
     def stop(self, scored: int) -> None:
-        """Enter what an interruption leaves unscored as skipped.
+        """Count what an interruption leaves unscored as skipped.
 
         Args:
             scored: tokens whose scores are kept.
@@ -150,8 +150,8 @@ class TeacherForcing:
         Args:
             documents: taken lazily.
             measure: takes a block, returns named `(rows,)` values.
-            on_segment: is given each stretch of encoded text, without BOS, and the index of its
-                document, before any window of it; nothing of token documents.
+            on_segment: called with the index of a document and each stretch of its encoded text,
+                without BOS, before any window of that stretch; not for token documents.
 
         Returns:
             Windows with their columns, float64.
