@@ -204,7 +204,7 @@ def branch(
 
 
 def _add_texts(root: Branch, detokenizer: Detokenizer) -> None:
-    """Give each token its text; a character that a fork splits belongs to the branches behind it."""
+    """Give each token its text; a character that a fork splits belongs to what is behind it."""
     waiting = [(root, detokenizer)]
     while waiting:
         node, own = waiting.pop()
