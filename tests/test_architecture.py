@@ -22,6 +22,7 @@ ALLOWED = {
     "decoding_cli": {"decoding", "decoding_evals", "decoding_cli"},
 }
 HEAVY = {"torch", "transformers", "rich", "numpy", "pyarrow", "scipy", "matplotlib", "datasets"}
+# Each folder imports only from those above it.
 FOLDERS = {
     "decoding": [
         "rows",
@@ -33,6 +34,20 @@ FOLDERS = {
         "information",
         "inference",
         "generation",
+    ],
+    "decoding_evals": [
+        "showing",
+        "shell",
+        "reading",
+        "score",
+        "judging",
+        "perplexity",
+        "compare",
+        "uncertainty",
+        "calibrate",
+        "identify",
+        "attention",
+        "doctor",
     ],
 }
 PURE = sorted(

@@ -75,7 +75,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class Tree:
-    """The alternatives that one prompt has."""
+    """The alternatives found for one prompt."""
 
     prompt: str
     prompt_ids: tuple[int, ...]
@@ -121,10 +121,9 @@ def branch(
 ) -> Tree:
     """Continue a prompt, and fork wherever the model hesitates.
 
-    A fork is into the most probable tokens under the setting, and each goes on by draws. Forks are
-    taken in the order of their depth, until there are `max_leaves` ends; from then on text is drawn
-    without forks. Where the setting keeps one token alone there is nothing to choose from, and no
-    fork.
+    The text forks into the setting's most probable tokens, and each branch goes on by draws. Forks
+    are made in the order of their depth until there are `max_leaves` ends; after that, text is
+    drawn without forks. Where the setting keeps a single token, there is no fork.
 
     Args:
         language_model: from `load_model`, or `LanguageModel(model, tokenizer)` around a pair of
@@ -134,7 +133,7 @@ def branch(
         entropy_above: nats; it forks where H(p) exceeds this.
         branches: >= 2, alternatives at a fork; fewer where the setting keeps fewer, or where there
             would be too many ends.
-        max_leaves: >= 1.
+        max_leaves: ends of the tree, >= 1.
         max_new_tokens: >= 1, of each whole text.
         seed: 0 <= seed < 2^64; None picks one, which the tree reports.
         stop: strings that end a text when they appear in it.
@@ -205,7 +204,7 @@ def branch(
 
 
 def _add_texts(root: Branch, detokenizer: Detokenizer) -> None:
-    """Give each token its text, which a character that a fork parts has behind the fork."""
+    """Give each token its text; a character that a fork splits belongs to what is behind it."""
     waiting = [(root, detokenizer)]
     while waiting:
         node, own = waiting.pop()

@@ -14,7 +14,7 @@ def prompt_ids(
     chat: bool = False,
     name: str = "the prompt",
 ) -> list[int]:
-    """What a model reads of a prompt that it is to continue.
+    """The ids that a model reads of a prompt, with room left for its continuation.
 
     Args:
         language_model: the model and its tokenizer.

@@ -1,8 +1,8 @@
 """`generate`: prompts in, text and a `Trace` for each sequence out.
 
-Every sequence is a row of its own, with its own uniforms, so what it says does not depend on the
-rows beside it. Tokens are drawn by a `Sampler` inside `model.generate`; beam search runs the chain
-of processors instead.
+Every sequence is a row of its own, with its own uniforms, so its text does not depend on the rows
+beside it. A `Sampler` draws the tokens inside `model.generate`; beam search runs the chain of
+processors instead.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from decoding.settings.settings import DecodingSettings
 from decoding.tracing.monitor import EntropyMonitor
 from decoding.tracing.trace import Trace
 
-# Rows are sorted by length within so many batches at a time; results come in order after each.
+# Rows are sorted by length within this many batches; after each such group, results come in order.
 _BATCHES_TOGETHER = 8
 
 
@@ -74,9 +74,8 @@ def generate(
         alternatives: K >= 0, runners-up to record at each step.
         chat: put each prompt into the tokenizer's chat template as the user's message.
         on_token: called with every token as it is drawn; not with beams.
-        on_generation: called with every generation, in the order of the result, while later ones
-            still wait; on Ctrl-C, with those that are finished, before `KeyboardInterrupt` is
-            raised.
+        on_generation: called with every generation as it is finished, in the order of the result;
+            on Ctrl-C, with those that are finished, before `KeyboardInterrupt` is raised.
 
     Returns:
         The generations, ordered by prompt, then sample.
@@ -105,7 +104,7 @@ def generate(
     # All prompts are encoded first, so that a bad one is refused before any work is done.
     jobs = list(run.jobs([prompts] if isinstance(prompts, str) else prompts))
     generations: list[Generation] = []
-    # Who listens to tokens wants one sequence after the other.
+    # A listener wants one sequence after the other.
     batches_together = 1 if on_token is not None else _BATCHES_TOGETHER
     for together in _chunks(jobs, per_batch * batches_together):
         by_length = sorted(together, key=lambda job: len(job.ids))

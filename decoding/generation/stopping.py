@@ -15,7 +15,7 @@ from decoding.models.loading import LanguageModel
 class Finished(StoppingCriteria):  # type: ignore[misc]
     """Stops rows at EOS or a stop string and remembers at which length each one stopped.
 
-    Under beam search rows change places, so each look is at the ids alone, and lengths mean
+    Beam search moves sequences between rows, so each step looks at the ids alone; lengths mean
     nothing there.
     """
 
@@ -49,7 +49,7 @@ class Finished(StoppingCriteria):  # type: ignore[misc]
         ended_at = self.ended_at
         if ended_at is None or len(ended_at) != len(over):
             ended_at = torch.zeros_like(over, dtype=torch.long)
-        # In this order, so that no row has ended behind the ids, whenever Ctrl-C comes.
+        # In this order: wherever Ctrl-C comes in between, no row ends beyond the ids.
         self.ids = input_ids
         self.ended_at = torch.where(over & (ended_at == 0), self.steps, ended_at)
         return over

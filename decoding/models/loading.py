@@ -180,7 +180,7 @@ def _check(
 
 
 def _source(name: str) -> str:
-    """What to hand to `from_pretrained`, where it can exist at all."""
+    """What to give `from_pretrained`; a name that cannot exist is refused."""
     if name == BUILTIN:
         return str(files("decoding") / "stories")
     if name.startswith("builtin:"):
@@ -219,7 +219,7 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> Any:
 
 
 def _looks_local(name: str) -> bool:
-    """Whether a name can only mean a folder: it exists, or a hub name would not look like it."""
+    """Whether a name can only mean a folder: it exists, or no hub name looks like that."""
     path = Path(name)
     return (
         path.exists()

@@ -71,7 +71,7 @@ def _of_text(setting: Setting) -> Setting:
 
 
 def read_setting(spec: str, flags: dict[str, Any]) -> Setting:
-    """The setting of `--setting` with the given flags on top; other options are none of its.
+    """The setting of `--setting`, with those of `FLAGS` that are given on top.
 
     Raises:
         click.UsageError: a field is unknown or out of its range.
