@@ -9,21 +9,26 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from conftest import shared
-from decoding import NonFiniteLogitsError
 from decoding.models import encoding
 from decoding.models.loading import LanguageModel
 from decoding.scoring import teacher_forcing as scoring
 from decoding.scoring.teacher_forcing import Account, Document, TeacherForcing
 from decoding.scoring.windows import Windows
-from forcing import NATS, assert_same, assert_scored, measure, placed, reference, scan
-
-WORDS = ["<eos>", *"abcdefghijklmnop"]
+from forcing import (
+    NATS,
+    SHORT,
+    WORDS,
+    assert_same,
+    assert_scored,
+    measure,
+    placed,
+    reference,
+    scan,
+    words,
+)
 
 
 def ids_of(tokenizer, text):
@@ -40,14 +45,6 @@ def wiki(stories260k):
         return lines.read(4700)
 
 
-def words(**special):
-    """Seventeen words, the first of which is special; spaces between them are nobody's."""
-    raw = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="p"))
-    raw.pre_tokenizer = Whitespace()
-    raw.add_special_tokens(["<eos>"])
-    return PreTrainedTokenizerFast(tokenizer_object=raw, **special)
-
-
 def said(ids):
     return " ".join(WORDS[i] for i in ids)
 
@@ -55,9 +52,6 @@ def said(ids):
 @pytest.fixture(scope="module")
 def toy(toy_llama):
     return LanguageModel(toy_llama, words(bos_token="<eos>", eos_token="<eos>"), "toy")
-
-
-SHORT = ["a b c", "", "p o n m l k j i h g f e d c b a " * 9, "d", "e f", "a b c d e f g " * 3, " "]
 
 
 # Every token's numbers.
@@ -341,78 +335,6 @@ def test_pieces_score_as_the_whole(stories260k, wiki, monkeypatch):
 
     pieces = (wiki[begin : begin + 333] for begin in range(0, len(wiki), 333))
     assert_same(scan(TeacherForcing(stories260k), [Document(pieces)]), want)
-
-
-# Refusals.
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"context": 65}, "context must be at least 1 .*64 positions, got 65"),
-        ({"context": 0}, "context must be at least 1 .*64 positions, got 0"),
-        ({"context": 10, "stride": 11}, "from 1 to the context of 10, got 11"),
-        ({"stride": 65}, "from 1 to the context of 64, got 65"),
-        ({"stride": 0}, "from 1 to the context of 64, got 0"),
-        ({"stride": -1}, "from 1 to the context of 64, got -1"),
-        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
-        ({"bos": "sometimes"}, "auto, always or never, got 'sometimes'"),
-    ],
-)
-def test_refusals_name_the_limit(toy, options, message):
-    with pytest.raises(ValueError, match=message):
-        TeacherForcing(toy, Windows(**options))
-
-
-def test_defaults_are_all_positions_and_half_of_them(toy, stories260k):
-    assert (TeacherForcing(toy).context, TeacherForcing(toy).stride) == (64, 32)
-    assert TeacherForcing(stories260k).context == 512
-    assert TeacherForcing(toy, Windows(context=1)).stride == 1
-
-
-def test_a_model_in_training_mode_is_refused(toy):
-    model = copy.deepcopy(toy.model).train()
-    with pytest.raises(ValueError, match="evaluation mode"):
-        scan(TeacherForcing(dataclasses.replace(toy, model=model)), [Document("a b")])
-
-
-def failing(model, token, value):
-    """The same weights; where a token is read, one logit is not a number."""
-    twin = copy.copy(model)
-
-    def forward(input_ids, **kwargs):
-        output = model.forward(input_ids, **kwargs)
-        output.logits = output.logits + 1.0  # so that body and head are not the model
-        output.logits[..., 3] = output.logits[..., 3].masked_fill(input_ids == token, value)
-        return output
-
-    twin.forward = forward
-    return twin
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("batch_size", [1, 8])
-def test_logits_that_are_no_numbers_are_refused_where_they_stand(toy, value, batch_size):
-    broken = dataclasses.replace(toy, model=failing(toy.model, WORDS.index("k"), value))
-    forcing = TeacherForcing(broken, Windows(context=4, stride=2, batch_size=batch_size))
-    texts = ["a b", "c d", "a b c d e f k k g", "k a"]
-    windows = []
-
-    def read():
-        for window, _ in forcing.scan([Document(text) for text in texts], measure):
-            windows.append((window.document, window.end))
-
-    with pytest.raises(NonFiniteLogitsError, match=r"^document 2, token 7: "):
-        read()
-    assert windows[:2] == [(0, 2), (1, 2)]  # those before it are given
-    assert all(document < 2 or end <= 7 for document, end in windows)
-    assert "body and head differ" in forcing.full_logits
-
-
-def test_a_model_whose_head_is_unknown_is_scored_all_the_same(toy, toy_llama):
-    broken = dataclasses.replace(toy, model=failing(toy_llama, 99, math.nan))
-    documents = [Document(text) for text in SHORT]
-    assert_same(scan(TeacherForcing(broken), documents), scan(TeacherForcing(toy), documents))
 
 
 # Known answers.
