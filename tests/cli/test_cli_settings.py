@@ -87,7 +87,7 @@ def test_settings_shows_what_a_model_would_do_by_itself(run):
     assert "temperature=0.6,top_k=50" in out and "also repetition_penalty = 1.2" in out
 
 
-@pytest.mark.parametrize("command", ["generate", "uncertainty", "perplexity"])
+@pytest.mark.parametrize("command", ["generate", "uncertainty"])
 def test_help_of_a_command_lists_a_flag_for_every_rule(run, command):
     _, out, _ = run(command, "--help")
     words = " ".join(out.split())
