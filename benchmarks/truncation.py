@@ -1,7 +1,7 @@
 """Cutting rows of logits: our rules beside transformers' warpers, and whether they keep the same.
 
-Both get the same float32 rows in one process, one for each number of threads, in which the C library
-keeps freed memory (see `decoding_evals.shell.running`); that is good for both.
+Both get the same float32 rows in one process, one for each number of threads, in which the C
+library keeps freed memory (see `decoding_evals.shell.running`); that is good for both.
 """
 
 import json

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from decoding.rows.arrays import Array, as_array, as_tensor, at, library, on_host
+from decoding.rows.arrays import Array, as_array, as_tensor, at, double, library, on_host
 from decoding.rows.blocks import filled
 from decoding.rows.moments import NOTHING, Moments, is_plain
-from decoding.rows.prefix import first, longest_within_entropy, shortest_with_mass
+from decoding.rows.prefix import (
+    first,
+    first_of_each,
+    longest_within_entropy,
+    shortest_with_mass,
+)
 
 COLDEST = 1e-30  # a temperature at which q is its limit already, well within float32
 
@@ -57,9 +63,11 @@ class Distribution(Moments):
 
     # What a rule may keep, each in a word. Sorted rows have the same words.
 
-    def first(self, k: float) -> Distribution:
-        """The k first tokens, k >= 1; of equal logits the lowest ids."""
-        return self.restricted(first(self.z, int(k)))
+    def first(self, k: float | Array) -> Distribution:
+        """The k first tokens, k >= 1 or `(…)` of each row; of equal logits the lowest ids."""
+        if isinstance(k, float | int):
+            return self.restricted(first(self.z, int(k)))
+        return self.restricted(first_of_each(self.z, k))
 
     def with_mass(self, mass: float | Array) -> Distribution:
         """The shortest prefix of the order whose mass is at least `mass`, in (0, 1]."""
@@ -125,6 +133,12 @@ class _Divided(Distribution):
             return (self.whole.logits - as_tensor(self.whole.top)) / self.temperature
         return as_tensor(self.log_weights).clone(memory_format=torch.contiguous_format)
 
+    @property
+    def divisor(self) -> Any:
+        own = self.temperature
+        divisor = double(as_array(own)[..., 0]) if isinstance(own, Tensor) else own
+        return divisor * self.whole.divisor
+
     @cached_property
     def top(self) -> Array:
         """`(…, 1)`, 0."""
@@ -168,6 +182,10 @@ class _Restricted(Distribution):
     def support(self) -> Array:
         # A rule may keep what was excluded before, such as the k first of fewer than k.
         return self._mask & self.whole.support
+
+    @property
+    def divisor(self) -> Any:
+        return self.whole.divisor
 
     def restricted(self, kept: Array) -> Distribution:
         return _Restricted(self.whole, self._mask & kept)

@@ -28,6 +28,7 @@ from decoding.rows.arrays import (
     total,
 )
 from decoding.rows.blocks import BLOCK, block_sums, blocks, filled
+from decoding.rows.prefix import steepest_drop
 
 NOTHING = -1e4  # a log weight whose weight is 0
 _ONES = {char: np.ones(BLOCK, char) for char in "fd"}
@@ -157,10 +158,39 @@ class Moments:
         """
         xp, finite, size = library(self.z), self.support, self.kept[..., None]
         with np.errstate(over="ignore", invalid="ignore"):
-            depth = xp.where(finite, double(self.top) - self.z, 0.0)
-            mean = xp.sum(depth, -1, keepdims=True) / size
-            square = xp.sum(xp.where(finite, depth - mean, 0.0) ** 2, -1) / self.kept
-            return xp.nan_to_num(xp.sqrt(square), nan=math.inf, posinf=math.inf)
+            depth = double(self.top) - self.z
+            if on_host(depth) and (size == self.vocab).all():
+                spread = depth.std(-1)
+            else:
+                depth = xp.where(finite, depth, 0.0)
+                mean = xp.sum(depth, -1, keepdims=True) / size
+                square = xp.sum(xp.where(finite, depth - mean, 0.0) ** 2, -1) / self.kept
+                spread = xp.sqrt(square)
+            return xp.nan_to_num(spread, nan=math.inf, posinf=math.inf)
+
+    @cached_property
+    def span(self) -> Array:
+        """`(…)`, the largest logit less the smallest that is not excluded, float64.
+
+        It is that of the logits before they were divided by a temperature.
+        """
+        depth = library(self.z).where(self.support, -double(self.log_weights), 0.0)
+        return largest(depth)[..., 0] * self.divisor
+
+    @cached_property
+    def cliff(self) -> Array:
+        """`(…)`, how many tokens stand before the steepest drop; see `steepest_drop`."""
+        return steepest_drop(self.z)
+
+    @cached_property
+    def probs(self) -> Array:
+        """`(…, vocab)`, p."""
+        return self.weights * self.support / self.total[..., None]
+
+    @property
+    def divisor(self) -> Any:
+        """The temperature that the logits were divided by: a number, or `(…)`."""
+        return 1.0
 
     def log(self, value: float | Array) -> Any:
         """The natural logarithm of a number, or of each of an array."""

@@ -54,6 +54,60 @@ def first(z: Array, k: int) -> Array:
     return above | (at & (at.cumsum(-1) <= (size - count(above))[..., None]))
 
 
+def first_of_each(z: Array, k: Array) -> Array:
+    """`first` with a number of its own for each row.
+
+    Args:
+        z: `(…, vocab)`, logits.
+        k: `(…)`, >= 1; as many as there are, where it is more.
+
+    Returns:
+        `(…, vocab)`, bool.
+    """
+    vocab, k = z.shape[-1], k.clip(None, z.shape[-1])
+    if on_host(z):
+        rows = zip(z.reshape(-1, vocab), k.reshape(-1).astype(np.int64), strict=True)
+        marks = [first(row, int(size)) for row, size in rows]
+        return np.array(marks, bool).reshape(z.shape)
+    order = z.argsort(dim=-1, descending=True, stable=True)
+    inside = torch.arange(vocab, device=z.device) < k.long()[..., None]
+    return torch.zeros_like(inside).scatter_(-1, order, inside)
+
+
+def steepest_drop(z: Array) -> Array:
+    """The number of tokens before the drop to the next logit that is largest for its place.
+
+    Args:
+        z: `(…, vocab)`, logits; `-inf` marks excluded tokens.
+
+    Returns:
+        `(…)`, int64, the smallest i >= 1 at which `(z_i - z_{i+1}) / i` is largest, the tokens in
+        their order; 1 where there is one token.
+    """
+    if on_host(z):
+        rows = z.reshape(-1, z.shape[-1])
+        return np.array([_steepest_drop(row) for row in rows], np.int64).reshape(z.shape[:-1])
+    largest = z.double().sort(-1, descending=True).values
+    largest = torch.nn.functional.pad(largest, (0, 1), value=-torch.inf)
+    below = torch.where(largest[..., 1:].isfinite(), largest[..., 1:], largest[..., :-1])
+    drops = (largest[..., :-1] - below).nan_to_num(nan=0.0)
+    return (drops / torch.arange(1, z.shape[-1] + 1, device=z.device)).argmax(-1) + 1
+
+
+def _steepest_drop(row: Values) -> int:
+    finite = row[row > -np.inf].astype(np.float64)
+    lowest, size = finite.min(), 64
+    while True:
+        size = min(size, len(finite))
+        largest = -np.sort(np.partition(-finite, size - 1)[:size])
+        drops = -np.diff(largest) / np.arange(1, size)
+        steepest = drops.max(initial=0.0)
+        # No later drop is larger than all that is left to the lowest logit, at its place.
+        if size == len(finite) or (largest[-1] - lowest) / size <= steepest:
+            return int(drops.argmax()) + 1 if len(drops) else 1
+        size *= 8
+
+
 def shortest_with_mass(
     log_weights: Array, weights: Array, total: Array, mass: Array, key: Array | None = None
 ) -> Array:

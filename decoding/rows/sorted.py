@@ -109,6 +109,28 @@ class SortedRows:
         of_sets = [np.concatenate([depth[a:b], depth[c:d]]).std() for a, b, c, d in self.bounds]
         return self.scaled.beta * np.array(of_sets)
 
+    @cached_property
+    def span(self) -> FloatArray:
+        """`(S,)`, the largest logit of each set less its smallest, at temperature 1."""
+        last = np.where(self.bounds[:, 2] < self.bounds[:, 3], self.bounds[:, 3], self.bounds[:, 1])
+        span: FloatArray = self.scaled.depth[last - 1] - self.scaled.depth[self.bounds[:, 0]]
+        return span
+
+    @cached_property
+    def cliff(self) -> FloatArray:
+        """`(S,)`, how many tokens of each set stand before its steepest drop."""
+        depth, places = self.scaled.depth, np.arange(1, len(self.scaled.depth))
+        if self._are_prefixes:
+            drops = np.diff(depth) / places
+            return np.array(
+                [drops[: b - 1].argmax() + 1 if b > 1 else 1 for b in self.bounds[:, 1]]
+            )
+        found = []
+        for a, b, c, d in self.bounds:
+            gaps = np.diff(np.concatenate([depth[a:b], depth[c:d]]))
+            found.append((gaps / places[: len(gaps)]).argmax() + 1 if len(gaps) else 1)
+        return np.array(found)
+
     def first(self, k: FloatArray) -> SortedRows:
         """The k first tokens of each set."""
         return self._before(self._place(np.minimum(k, self._sizes)))

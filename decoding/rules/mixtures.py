@@ -32,6 +32,8 @@ class Xtc(Mixture):
     def apply(self, rows: Distribution, past: Past) -> Distribution:
         import torch
 
+        from decoding.rows.distribution import Distribution
+
         log_probs = rows.logits.double().log_softmax(-1)
         reaching = log_probs >= math.log(self.xtc_threshold)
         # Fewer than 1/t tokens can reach t, so the last of them is among these.
@@ -48,4 +50,5 @@ class Xtc(Mixture):
         # p' = p / left outside of the excluded.
         raised = math.log1p(-self.value) if self.value < 1 else -math.inf
         factor = torch.where(excluded, raised, ((1 - self.value) + self.value / left).log())
-        return rows.reweighted(torch.where(left < 1, log_probs + factor, log_probs))
+        mixed = torch.where(left < 1, log_probs + factor, log_probs)
+        return Distribution(mixed.to(rows.logits.dtype))

@@ -53,7 +53,9 @@ class Dry(Penalty):
         return text
 
     def apply(self, rows: Distribution, past: Past) -> Distribution:
-        return rows.reweighted(rows.logits - self.penalties(past, rows.vocab))
+        from decoding.rows.distribution import Distribution
+
+        return Distribution(rows.logits - self.penalties(past, rows.vocab))
 
     def penalties(self, past: Past, vocab: int) -> Tensor:
         """What is taken off each token's logit.

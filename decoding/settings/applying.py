@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from decoding.settings.settings import DecodingSettings
 
 _BLOCK = 1 << 22  # logits at a time
+_NONE = Past()
 
 
 class History(NamedTuple):
@@ -62,26 +62,31 @@ def apply(settings: DecodingSettings, raw: Distribution, history: History | None
         raise ValueError(f"{settings} looks back at earlier tokens, so it needs their history")
     rows, scaled, temperature = raw, None, None
     mixed, given, width = False, [], 0
-    for tempering, rules in groupby(settings.rules, lambda rule: isinstance(rule, Tempering)):
-        if tempering and settings.greedy and scaled is None:
-            return Applied(rows, rows.first(1), None)  # what follows has one token to choose from
-        if tempering:
-            rows, temperature = _tempered(rows, [*rules])  # type: ignore[list-item]
+    for stage in settings.stages:
+        if isinstance(stage, tuple):
+            if settings.greedy and scaled is None:
+                return Applied(
+                    rows, rows.first(1), None
+                )  # what follows has one token to choose from
+            rows, temperature = _tempered(rows, stage)
             continue
-        for rule in rules:
-            if scaled is None and rule.kind != "penalty":
-                scaled = rows
-            past = Past(*history[:2]) if history is not None else Past()
-            if rule.start:
-                past = past._replace(state=_state(rule.start, history, width, rows))
-                width += len(rule.start)
+        if scaled is None and stage.kind != "penalty":
+            scaled = rows
+        past = _NONE
+        if stage.looks_back and history is not None:
+            past = Past(history.ids, history.starts)
+            if stage.start:
+                past = past._replace(state=_state(stage.start, history, width, rows))
+                width += len(stage.start)
                 given.append(rows)
-            rows = rule.apply(rows, past)
-            mixed = mixed or rule.kind in ("mixture", "reweighting")
+        rows = stage.apply(rows, past)
+        mixed = mixed or stage.kind in ("mixture", "reweighting")
     return Applied(rows if scaled is None else scaled, rows, temperature, mixed, tuple(given))
 
 
-def _tempered(rows: Distribution, rules: list[Tempering]) -> tuple[Distribution, Tensor | None]:
+def _tempered(
+    rows: Distribution, rules: tuple[Tempering, ...]
+) -> tuple[Distribution, Tensor | None]:
     """Rows at the temperature that rules set one after the other; and of each row, its own."""
     value: float | Array = 1.0
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):

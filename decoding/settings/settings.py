@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from decoding.rules import BUILT_IN, RULES, Field, Rule
+from decoding.rules import BUILT_IN, RULES, Field, Rule, Tempering
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +53,7 @@ class DecodingSettings:
     dynatemp_exponent: float = 1.0
     target_entropy: float = 0.0
     top_n_sigma: float = 0.0
+    min_k: float = 0.0
     top_h: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -66,6 +67,8 @@ class DecodingSettings:
     mirostat_eta: float = 0.1
     xtc_probability: float = 0.0
     xtc_threshold: float = 0.1
+    adaptive_p: float = 0.0
+    adaptive_p_decay: float = 0.9
     extra: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
@@ -99,6 +102,19 @@ class DecodingSettings:
     def greedy(self) -> bool:
         """Whether the setting is a point mass on the model's favourite token."""
         return self.temperature == 0
+
+    @cached_property
+    def stages(self) -> tuple[Rule | tuple[Tempering, ...], ...]:
+        """The rules in their order; those that set one temperature together are one stage."""
+        stages: list[Rule | tuple[Tempering, ...]] = []
+        for rule in self.rules:
+            if not isinstance(rule, Tempering):
+                stages.append(rule)
+            elif stages and isinstance(stages[-1], tuple):
+                stages[-1] += (rule,)
+            else:
+                stages.append((rule,))
+        return tuple(stages)
 
     @classmethod
     def parse(cls, text: str) -> DecodingSettings:

@@ -1,0 +1,29 @@
+"""A cut at the steepest drop between neighbouring logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from decoding.rules.rule import NOT_NEGATIVE, Cut
+
+
+class MinK(Cut):
+    """Keep the tokens before the steepest drop of the logits, and at least τ/(z_max - z_min).
+
+    A drop counts by its size over its place: the tokens before the i at which `(z_i - z_{i+1}) / i`
+    is largest are kept. The least number of tokens, rounded down, is a guard for rows that are
+    nearly flat. The kept set is the same at every temperature; vLLM's guard, which reads logits
+    that are divided already, is not. The source's τ is 3; a tiny τ leaves the drop alone to decide.
+    """
+
+    field, neutral, range, example = "min_k", 0.0, NOT_NEGATIVE, "3"
+    says = (
+        "keep the tokens before the steepest drop of the logits, and at least {value}/(max - min)"
+    )
+    source = "Ding et al. 2026, arXiv:2604.11012 (min-k sampling); vllm-project/vllm#48142"
+
+    def keep(self, rows: Any, tau: Any) -> Any:
+        return rows.first((tau / rows.span.clip(1e-300)).clip(rows.cliff, None))
+
+    def looser(self, slack: float) -> Any:
+        return self.value * (1 + slack)
