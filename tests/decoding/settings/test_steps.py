@@ -1,4 +1,4 @@
-"""Temperature and the chain of a setting, against NumPy in float64."""
+"""Temperature and all rules of a setting, against NumPy in float64."""
 
 import numpy as np
 import pytest
@@ -77,10 +77,10 @@ def test_greedy_is_the_first_token(z):
     assert np.array_equal(log_probs.numpy(), expected)
 
 
-# --- the whole chain
+# --- all rules
 
 
-def oracle_chain(setting, z):
+def oracle_of_all(setting, z):
     """log q by the definition, and the smallest distance of anything from a cut."""
     nearest = np.inf
     z = z.copy()
@@ -118,8 +118,8 @@ any_setting = st.builds(
 )
 @settings(checked, max_examples=300)
 @given(setting=any_setting, z=grid_rows)
-def test_log_probs_equal_the_chain_in_float64(dtype, near, atol, setting, z):
-    expected, nearest = oracle_chain(setting, z)
+def test_log_probs_equal_all_rules_in_float64(dtype, near, atol, setting, z):
+    expected, nearest = oracle_of_all(setting, z)
     assume(nearest > near)
     logits = torch.tensor(z).to(dtype)
     before = logits.clone()
@@ -130,7 +130,7 @@ def test_log_probs_equal_the_chain_in_float64(dtype, near, atol, setting, z):
 
 
 @pytest.mark.parametrize("vocab", [1000, 50257])
-def test_log_probs_equal_the_chain_on_model_sized_rows(vocab):
+def test_log_probs_equal_all_rules_on_model_sized_rows(vocab):
     setting = DecodingSettings(
         temperature=1.3, top_k=400, top_p=0.97, min_p=1e-3, typical_p=0.9, epsilon_cutoff=2e-4,
         eta_cutoff=1e-3,
@@ -139,7 +139,7 @@ def test_log_probs_equal_the_chain_on_model_sized_rows(vocab):
     actual = setting.log_probs(logits)
     for i in range(2):
         for j in range(2):
-            expected, nearest = oracle_chain(setting, logits[i, j].numpy())
+            expected, nearest = oracle_of_all(setting, logits[i, j].numpy())
             assert nearest > 1e-11
             assert_log_probs(actual[i, j].numpy(), expected, 1e-10)
 
@@ -167,7 +167,7 @@ def test_each_step_works_on_the_renormalised_result_of_the_one_before():
         "greedy,dry_multiplier=9,dry_base=2",
     ],
 )
-def test_every_field_equals_its_definition_within_a_chain(setting):
+def test_every_field_equals_its_definition_among_others(setting):
     settings = DecodingSettings.parse(setting)
     generator = torch.Generator().manual_seed(12)
     logits = 2 * torch.randn(40, 60, generator=generator).double()

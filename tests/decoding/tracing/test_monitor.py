@@ -99,7 +99,7 @@ def test_beams_of_steered_mixed_and_repeating_settings(toy_gpt2, setting):
         assert_oracle(toy_gpt2, prompt, trace, settings)
 
 
-def test_left_padding_counts_as_history_in_a_chain(toy_gpt2):
+def test_left_padding_counts_as_history_for_a_processor(toy_gpt2):
     settings = DecodingSettings.parse("dry_multiplier=4,dry_allowed_length=1")
     prompts = [[3, 0], [1, 2, 3, 4, 5, 0]]  # padded with 0, which the prompt ends with too
     for prompt, trace in watch(toy_gpt2, prompts, settings, new_tokens=6):
@@ -372,7 +372,7 @@ def test_sequences_of_another_call_are_refused(toy_gpt2, num_beams, other):
         watched.traces(outputs, eos_token_id=None)
 
 
-def test_processor_after_the_chain_that_forces_a_cut_token_is_refused(toy_gpt2):
+def test_processor_after_ours_that_forces_a_cut_token_is_refused(toy_gpt2):
     settings, monitor = DecodingSettings(top_k=1), EntropyMonitor()
     processors = settings.processors(monitor)
     processors.append(lambda input_ids, scores: -scores.masked_fill(scores == -torch.inf, -1.0))
