@@ -13,7 +13,7 @@ from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.shell.delivery import deliver
 from decoding_evals.shell.options import model_options, output_options, read_model
 from decoding_evals.shell.output import RecordFile
-from decoding_evals.showing.figures import check_plot, plot_option
+from decoding_evals.shell.plots import check_plot, plot_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -58,9 +58,9 @@ def attention(as_json: bool, output: Path | None, plot: Path | None, **options: 
         names: list[str] = []
 
         def texts() -> Iterator[str]:
-            for item in inputs.documents():
+            for item in inputs:
                 names.append(item.name)
-                yield "".join(item.pieces)
+                yield "".join(item.pieces)  # type: ignore[union-attr]
 
         given = {name: options[name] for name in ("context", "bos")}
         with ScoringProgress(shown=file is not None or as_json, entropy=True) as progress:

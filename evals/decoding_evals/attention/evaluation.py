@@ -15,7 +15,7 @@ from decoding.models.attention import LayerAttention, attention_implementation, 
 from decoding.models.encoding import encode
 from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import TeacherForcing
-from decoding_evals.shell.output import finite
+from decoding_evals.showing.result import finite
 
 Floats = NDArray[np.float64]
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from decoding_evals.reading.texts import Document as Text
-from decoding_evals.reading.texts import Inputs, Prompted, Recorded, input_options
+from decoding_evals.reading.records import Recorded
+from decoding_evals.reading.texts import Inputs, Prompted, Text, input_options
 from decoding_evals.shell.options import model_options, output_options, read_model, scoring_options
 from decoding_evals.shell.output import Interrupted, RecordFile, to_json
-from decoding_evals.showing.figures import check_plot, plot_option
+from decoding_evals.shell.plots import check_plot, plot_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -114,7 +114,7 @@ def calibrate(
         measured = record["ece_before"] is not None
         if plot is not None and measured:
             from decoding_evals.calibrate.figure import plot_calibration
-            from decoding_evals.showing.figures import write_plot
+            from decoding_evals.shell.plots import write_plot
 
             write_plot(plot_calibration(record), plot)
         if file is not None:

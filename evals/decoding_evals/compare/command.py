@@ -22,7 +22,7 @@ from decoding_evals.shell.options import (
     scoring_options,
 )
 from decoding_evals.shell.output import Interrupted, RecordFile, to_json
-from decoding_evals.showing.figures import check_plot, plot_option
+from decoding_evals.shell.plots import check_plot, plot_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -74,10 +74,9 @@ def compare(
         inputs = Inputs.from_options(options)
         given = {name: options[name] for name in ("context", "stride", "bos", "batch_size")}
         loaded = [read_model(options, name) for name in models or (None,)]
-        from decoding.scoring.teacher_forcing import Document
         from decoding_evals.shell.progress import ScoringProgress
 
-        texts = (Document(item.pieces) for item in inputs.documents())
+        texts = inputs.documents()
         result: Any
         with ScoringProgress(entropy=models is None) as progress:
             if models is None:
@@ -91,7 +90,7 @@ def compare(
         record = result.record() | {"skipped_rows": inputs.skipped_rows}
         if plot is not None:
             from decoding_evals.compare.figure import plot_comparison
-            from decoding_evals.showing.figures import write_plot
+            from decoding_evals.shell.plots import write_plot
 
             write_plot(plot_comparison(record), plot)
         if file is not None:

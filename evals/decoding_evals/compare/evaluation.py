@@ -26,7 +26,7 @@ from decoding.scoring.teacher_forcing import (
 from decoding.settings.applying import Applied
 from decoding.settings.grids import MOST_SETTINGS
 from decoding.settings.policy import Setting
-from decoding_evals.shell.output import finite
+from decoding_evals.showing.result import finite
 
 Floats = NDArray[np.float64]
 

@@ -26,7 +26,7 @@ from decoding.scoring.teacher_forcing import (
     positions,
 )
 from decoding.tracing.monitor import NonFiniteLogitsError
-from decoding_evals.shell.output import finite
+from decoding_evals.showing.result import finite
 
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
 _COLUMNS = ("nll_a", "nll_b", "kl_ab", "kl_ba", "delta_p", "delta_p_squared", "same_top")

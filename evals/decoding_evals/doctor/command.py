@@ -31,8 +31,7 @@ def doctor(file: Path | None, as_json: bool, **options: Any) -> None:
     """
     text = None
     if file is not None:
-        document = next(Inputs([file]).documents())
-        text = "".join(document.pieces)
+        text = next(Inputs([file]).texts())
     language_model = read_model(options)
     from decoding_evals.doctor import evaluation
     from decoding_evals.showing.terminal import print_table

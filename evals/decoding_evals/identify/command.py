@@ -13,7 +13,8 @@ import click
 from click.core import ParameterSource
 
 from decoding.settings.grids import MOST_SETTINGS
-from decoding_evals.reading.texts import Inputs, Recorded, input_options
+from decoding_evals.reading.records import Recorded
+from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.shell.delivery import deliver
 from decoding_evals.shell.options import (
     candidate_options,
@@ -24,7 +25,7 @@ from decoding_evals.shell.options import (
     scoring_options,
 )
 from decoding_evals.shell.output import RecordFile
-from decoding_evals.showing.figures import check_plot, plot_option
+from decoding_evals.shell.plots import check_plot, plot_option
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -24,7 +24,7 @@ from decoding.scoring.teacher_forcing import Document, TokenDocument, as_documen
 from decoding.settings.grids import MOST_SETTINGS
 from decoding.settings.policy import Setting
 from decoding_evals.identify.likelihoods import Likelihoods, RuledOut, likelihoods
-from decoding_evals.shell.output import finite
+from decoding_evals.showing.result import finite
 
 Floats = NDArray[np.float64]
 

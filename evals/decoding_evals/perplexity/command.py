@@ -52,11 +52,10 @@ def perplexity(protocol: str, as_json: bool, output: Path | None, **options: Any
         file = stack.enter_context(RecordFile(output)) if output is not None else None
         inputs = Inputs.from_options(options)
         language_model = read_model(options)
-        from decoding.scoring.teacher_forcing import Document
         from decoding_evals.perplexity.evaluation import perplexity as evaluate
         from decoding_evals.shell.progress import ScoringProgress
 
-        documents: Any = (Document(item.pieces) for item in inputs.documents())
+        documents: Any = inputs.documents()
         if protocol == "all":
             # Each protocol reads them anew, and standard input can be read only once.
             documents = ["".join(document.text) for document in documents]

@@ -18,7 +18,7 @@ from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import Account, Document, LogitBlock, as_document
 from decoding.scoring.windows import Window
 from decoding_evals.perplexity.protocols import PROTOCOLS
-from decoding_evals.shell.output import finite
+from decoding_evals.showing.result import finite
 
 if TYPE_CHECKING:
     from torch import Tensor

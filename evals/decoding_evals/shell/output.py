@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import NoneType, TracebackType
@@ -19,14 +18,6 @@ BATCH_CHARACTERS = 1 << 22
 def to_json(record: dict[str, Any]) -> str:
     """One line of JSON: ASCII, so that no terminal or line reader trips over it, and no NaN."""
     return json.dumps(record, allow_nan=False)
-
-
-def finite(values: Any) -> Any:
-    """Plain numbers for JSON: arrays as nested lists, and None for what is not finite."""
-    plain = values.tolist() if hasattr(values, "tolist") else values
-    if isinstance(plain, Iterable):
-        return [finite(value) for value in plain]
-    return plain if math.isfinite(plain) else None
 
 
 class Unfinished(click.ClickException):

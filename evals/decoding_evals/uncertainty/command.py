@@ -26,7 +26,7 @@ from decoding_evals.shell.options import (
     stacked,
 )
 from decoding_evals.shell.output import Interrupted, RecordFile, Unfinished, to_json
-from decoding_evals.showing.figures import check_plot, plot_option
+from decoding_evals.shell.plots import check_plot, plot_option
 
 COLUMNS = {
     "references": "correct answers",
@@ -246,7 +246,7 @@ def uncertainty(
         if figures is not None:
             figures.write(summary)
         if plot is not None:
-            from decoding_evals.showing.figures import write_plot
+            from decoding_evals.shell.plots import write_plot
             from decoding_evals.uncertainty.figure import plot_risk_coverage
 
             write_plot(plot_risk_coverage(summary), plot)

@@ -16,7 +16,7 @@ import pytest
 from pyarrow import parquet
 
 from decoding_evals.reading.rows import PIECE_BYTES
-from decoding_evals.reading.texts import Document, Inputs, Prompted, input_options
+from decoding_evals.reading.texts import Inputs, Prompted, Text, input_options
 from decoding_evals.shell.running import run
 
 datasets.disable_progress_bars()
@@ -30,7 +30,7 @@ def inputs(*names, **options):
 
 
 def text_of(item):
-    return "".join(item.pieces if isinstance(item, Document) else item.choices)
+    return "".join(item.pieces if isinstance(item, Text) else item.choices)
 
 
 def read(*names, **options):
