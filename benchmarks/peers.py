@@ -62,17 +62,24 @@ class Worker:
 
 
 def ours(
-    language_model: Any, documents: list[str], batch_size: int = BATCH, **arguments: Any
+    language_model: Any,
+    documents: list[str],
+    protocol: str = "default",
+    stride: int | None = None,
+    batch_size: int = BATCH,
 ) -> dict[str, Any]:
+    from decoding import Windows
     from decoding_evals.perplexity.evaluation import perplexity
 
-    return perplexity(language_model, documents, batch_size=batch_size, **arguments).record()
+    windows = Windows(context=CONTEXT, stride=stride, batch_size=batch_size)
+    return perplexity(language_model, documents, protocol=protocol, windows=windows).record()
 
 
 def our_surprisals(language_model: Any, documents: list[str]) -> list[list[float]]:
+    from decoding import Windows
     from decoding_evals.score.evaluation import score
 
-    scored = score(language_model, documents, context=CONTEXT, batch_size=BATCH)
+    scored = score(language_model, documents, windows=Windows(context=CONTEXT, batch_size=BATCH))
     return [document.surprisal_nats.tolist() for document in scored]
 
 
@@ -128,7 +135,7 @@ class Bench:
     def corpus(self) -> None:
         """lm-eval on all documents."""
         theirs = self.ask("lm_eval", documents=self.documents)
-        mine = ours(self.loaded, self.documents, protocol="lm-eval", context=CONTEXT)
+        mine = ours(self.loaded, self.documents, protocol="lm-eval")
         for figure in ("word_perplexity", "byte_perplexity", "bits_per_byte"):
             self.agree("lm-eval", f"`{figure}`", theirs[figure], mine[figure])
         truth = self.ask("lm_eval_rule", documents=self.stories)["bits_per_byte"]
@@ -146,7 +153,7 @@ class Bench:
         for stride in (CONTEXT, CONTEXT // 2, CONTEXT // 16):
             theirs = self.ask("guide", documents=text, stride=stride)
             truth = self.ask("guide_rule", text=self.wiki, stride=stride)
-            mine = ours(self.loaded, text, protocol="huggingface", context=CONTEXT, stride=stride)
+            mine = ours(self.loaded, text, protocol="huggingface", stride=stride)
             figure = f"perplexity, stride {stride}"
             self.agree("huggingface (guide)", figure, theirs["present"], mine["perplexity"])
             today, formerly = (
@@ -164,7 +171,7 @@ class Bench:
             f"{odd['present']}, formerly {odd['former']}",
         )
         theirs = self.ask("llama_cpp_rule", text=self.wiki)
-        mine = ours(self.loaded, text, protocol="llama.cpp", context=CONTEXT)
+        mine = ours(self.loaded, text, protocol="llama.cpp")
         self.agree("llama.cpp (rule)", "perplexity", theirs["perplexity"], mine["perplexity"])
         self.agree(
             "llama.cpp (rule)",
@@ -179,7 +186,7 @@ class Bench:
             f"{mine['standard_error']:.3f}",
         )
         theirs = self.ask("megatron_rule", text=self.wiki, stride=32)
-        mine = ours(self.loaded, text, protocol="gpt2-paper", context=CONTEXT)
+        mine = ours(self.loaded, text, protocol="gpt2-paper")
         for figure in ("perplexity", "word_perplexity"):
             self.agree("gpt2-paper (rule)", f"`{figure}`", theirs[figure], mine[figure])
 
@@ -273,10 +280,10 @@ class Bench:
         bos = not self.adds_bos
         texts = {"all": self.documents, "stories": self.stories, "long": [self.wiki]}
         contests: list[tuple[str, str, str, dict[str, Any], Callable[..., Any], dict[str, Any]]] = [
-            ("lm-eval", "all", "lm_eval", {}, ours, {"protocol": "lm-eval", "context": CONTEXT}),
+            ("lm-eval", "all", "lm_eval", {}, ours, {"protocol": "lm-eval"}),
             ("minicons", "stories", "minicons", {"bos_token": bos}, our_surprisals, {}),
             ("surprisal", "stories", "surprisal", {"use_bos_token": bos}, our_surprisals, {}),
-            ("evaluate (rule)", "stories", "evaluate_metric", {}, ours, {"context": CONTEXT}),
+            ("evaluate (rule)", "stories", "evaluate_metric", {}, ours, {}),
             (
                 f"guide, stride {CONTEXT // 2}",
                 "long",
@@ -285,7 +292,6 @@ class Bench:
                 ours,
                 {
                     "protocol": "huggingface",
-                    "context": CONTEXT,
                     "stride": CONTEXT // 2,
                     "batch_size": 1,
                 },

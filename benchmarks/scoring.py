@@ -93,6 +93,7 @@ def corpus(megabytes: int) -> tuple[float, float, int]:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from decoding.models.loading import LanguageModel, load_model
+    from decoding.scoring.windows import Windows
     from decoding_evals.perplexity.evaluation import perplexity
     from decoding_evals.reading.texts import Inputs
 
@@ -102,7 +103,7 @@ def corpus(megabytes: int) -> tuple[float, float, int]:
         bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     model = LanguageModel(GPT2LMHeadModel(config).eval(), tokenizer, "tiny")
-    perplexity(model, ["warm up " * 2000], stride=512)
+    perplexity(model, ["warm up " * 2000], windows=Windows(stride=512))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "large.txt"
         with path.open("w") as file:
@@ -113,7 +114,7 @@ def corpus(megabytes: int) -> tuple[float, float, int]:
                 file.write(text[: 1 << 14].decode())
         before, start = forget_peak(), time.perf_counter()
         documents = Inputs([path]).documents()
-        result = perplexity(model, documents, stride=512)
+        result = perplexity(model, documents, windows=Windows(stride=512))
         return resident("VmHWM") - before, time.perf_counter() - start, result.account.tokens_scored
 
 

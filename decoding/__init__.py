@@ -33,6 +33,7 @@ _HOMES = {
     "TeacherForcing": "scoring",
     "TokenDocument": "scoring",
     "Trace": "tracing",
+    "Windows": "scoring",
     "entropy_regularized_loss": "information",
     "fit_temperature": "inference",
     "generate": "generation",
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from decoding.information.statistics import row_statistics
     from decoding.models.loading import LanguageModel, ModelLoadError, load_model
     from decoding.scoring.teacher_forcing import Document, TeacherForcing, TokenDocument
+    from decoding.scoring.windows import Windows
     from decoding.settings.policy import EntropyPolicy
     from decoding.settings.settings import DecodingSettings
     from decoding.tracing.monitor import EntropyMonitor, NonFiniteLogitsError

@@ -9,5 +9,6 @@ __getattr__, __dir__ = exported(
         "Document": "teacher_forcing",
         "TeacherForcing": "teacher_forcing",
         "TokenDocument": "teacher_forcing",
+        "Windows": "windows",
     },
 )

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from decoding.models.encoding import Segment, encode
 from decoding.models.head import LogitHead
 from decoding.models.loading import LanguageModel
-from decoding.scoring.windows import Ids, Window, sliding_windows
+from decoding.scoring.windows import Ids, Window, Windows, sliding_windows
 from decoding.tracing.monitor import NonFiniteLogitsError
 
 # A product with fewer rows at a time is slower: the head's weights are read for each block anew.
@@ -114,39 +114,24 @@ class TeacherForcing:
 
     Args:
         language_model: the model and its tokenizer.
-        context_length: tokens that a window reads; default the model's positions, at most 2,048.
-        stride: tokens between the starts of windows; default half of `context_length`.
-        bos: "auto" puts BOS in front of each document (EOS where the tokenizer has no BOS) unless
-            it is there already; "always" puts it there in any case; "never" adds nothing. Without
-            it, a document's first token is context only.
-        batch_size: windows that run together.
+        windows: how the texts are read.
 
     Raises:
-        ValueError: an argument is outside its range; the message names the limit.
+        ValueError: a value of `windows` is out of the model's range; the message names the limit.
     """
 
-    def __init__(
-        self,
-        language_model: LanguageModel,
-        *,
-        context_length: int | None = None,
-        stride: int | None = None,
-        bos: str = "auto",
-        batch_size: int = 8,
-    ) -> None:
+    def __init__(self, language_model: LanguageModel, windows: Windows = Windows()) -> None:
         self.model = language_model.model
         self.tokenizer = language_model.tokenizer
-        self.context_length = _context_length(self.model, context_length)
-        self.stride = max(1, self.context_length // 2) if stride is None else stride
-        if not 1 <= self.stride <= self.context_length:
+        self.context = _context(self.model, windows.context)
+        self.stride = max(1, self.context // 2) if windows.stride is None else windows.stride
+        if not 1 <= self.stride <= self.context:
             raise ValueError(
-                f"stride must be from 1 to the context of {self.context_length}, got {self.stride}"
+                f"stride must be from 1 to the context of {self.context}, got {self.stride}"
             )
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-        self.batch_size = batch_size
-        self.bos = bos
-        self.bos_id = _bos_id(self.tokenizer, bos)
+        self.batch_size = windows.batch_size
+        self.bos = windows.bos
+        self.bos_id = _bos_id(self.tokenizer, windows.bos)
         self.account = Account()
         self.full_logits: str | None = None
         """Why the model's logits were computed in full, or None."""
@@ -270,7 +255,7 @@ class TeacherForcing:
         return sliding_windows(
             document,
             sequence,
-            self.context_length,
+            self.context,
             self.stride,
             bos=bos,
             first_target=first_target,
@@ -396,7 +381,7 @@ def positions(model: PreTrainedModel) -> int | None:
     return None if limit is None else int(limit)
 
 
-def _context_length(model: PreTrainedModel, wanted: int | None) -> int:
+def _context(model: PreTrainedModel, wanted: int | None) -> int:
     limit = positions(model)
     if wanted is None:
         return min(limit or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
@@ -407,8 +392,6 @@ def _context_length(model: PreTrainedModel, wanted: int | None) -> int:
 
 
 def _bos_id(tokenizer: PreTrainedTokenizerBase, bos: str) -> int | None:
-    if bos not in ("auto", "always", "never"):
-        raise ValueError(f"bos must be auto, always or never, got {bos!r}")
     if bos == "never":
         return None
     token = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id

@@ -10,11 +10,39 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How texts are read: in windows of `context` tokens that begin `stride` tokens apart.
+
+    Raises:
+        ValueError: `bos` or `batch_size` is outside its range. `context` and `stride` are checked
+            where they meet a model, whose positions limit them.
+    """
+
+    context: int | None = None
+    """Tokens that a window reads, >= 1; None: the model's positions, at most 2,048."""
+    stride: int | None = None
+    """Tokens between the starts of windows, in [1, context]; None: half of `context`."""
+    bos: Literal["auto", "always", "never"] = "auto"
+    """`auto` puts BOS in front of each document (EOS where the tokenizer has no BOS) unless it is
+    there already; `always` puts it there in any case; `never` adds nothing. Without BOS, a
+    document's first token is context only."""
+    batch_size: int = 8
+    """Windows that run together, >= 1."""
+
+    def __post_init__(self) -> None:
+        if self.bos not in ("auto", "always", "never"):
+            raise ValueError(f"bos must be auto, always or never, got {self.bos!r}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
 
 
 @dataclass(frozen=True)
@@ -44,27 +72,27 @@ class Window:
 def sliding_windows(
     document: int,
     sequence: Iterable[Ids],
-    context_length: int,
+    context: int,
     stride: int,
     *,
     bos: bool,
     first_target: int = 0,
     full_last: bool = False,
 ) -> Iterator[Window]:
-    """Windows that begin `stride` tokens apart and read `context_length` tokens, the last fewer.
+    """Windows that begin `stride` tokens apart and read `context` tokens, the last fewer.
 
-    Window k reads tokens k·stride … k·stride + context_length - 1 of the sequence. With
-    `stride <= context_length` every token from `first_target` on is scored exactly once, save one
+    Window k reads tokens k·stride … k·stride + context - 1 of the sequence. With
+    `stride <= context` every token from `first_target` on is scored exactly once, save one
     that has no predecessor.
 
     Args:
         document: index of the document.
         sequence: its ids in their order, BOS included, in pieces.
-        context_length: tokens that a window reads, >= 1.
+        context: tokens that a window reads, >= 1.
         stride: tokens between the starts of windows, >= 1.
         bos: whether the sequence begins with BOS.
         first_target: index of the first token to score; what stands before is context only.
-        full_last: let the last window begin early enough to read `context_length` tokens.
+        full_last: let the last window begin early enough to read `context` tokens.
 
     Returns:
         The windows that score something, in order.
@@ -78,21 +106,21 @@ def sliding_windows(
     more = True
     while more:
         # The context before this window stays, for a last window that reaches back.
-        keep = max(0, start - context_length if full_last else start)
+        keep = max(0, start - context if full_last else start)
         keep = min(keep, offset + len(held))
         parts = [held[keep - offset :]]
         offset = keep
-        while offset + sum(map(len, parts)) <= start + context_length:
+        while offset + sum(map(len, parts)) <= start + context:
             piece = next(pieces, None)
             if piece is None:
                 more = False
                 break
             parts.append(piece)
         held = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        stop = min(start + context_length + 1, offset + len(held))
+        stop = min(start + context + 1, offset + len(held))
         target = max(target, start + 1)
         if target < stop:
-            begin = max(0, stop - 1 - context_length) if full_last else start
+            begin = max(0, stop - 1 - context) if full_last else start
             inputs = held[begin - offset : stop - 1 - offset]
             yield Window(document, target - bos, inputs, held[target - offset : stop - offset])
             target = stop

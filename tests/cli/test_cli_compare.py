@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pyarrow import parquet
 
+from decoding.scoring.windows import Windows
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.compare import evaluation as module
 from decoding_evals.compare.evaluation import compare
@@ -37,7 +38,10 @@ def test_json_is_the_record(run, story, stories):
         "temperature=2,top_p=0.9",
     ]  # fmt: skip
     want = compare(
-        stories, [TEXT], [DecodingSettings.parse(spec) for spec in settings], context=32
+        stories,
+        [TEXT],
+        [DecodingSettings.parse(spec) for spec in settings],
+        windows=Windows(context=32),
     ).record()
     assert len(out.splitlines()) == 1
     assert json.loads(out) == want | {"skipped_rows": 0}

@@ -16,6 +16,7 @@ import pytest
 from pyarrow import parquet
 
 from conftest import shared
+from decoding.scoring.windows import Windows
 from decoding_evals.perplexity.evaluation import perplexity
 from decoding_evals.score.evaluation import score, score_choices
 
@@ -77,7 +78,7 @@ def test_json_is_the_record(run, stories):
     assert (code, err) == (0, "")
     assert records(out) == [{"name": "a.txt", **plain(want.record())}]
     code, out, err = run("perplexity", "a.txt", "--json", "--context", 16, "--stride", 4)
-    want = perplexity(stories, [TEXT], context=16, stride=4)
+    want = perplexity(stories, [TEXT], windows=Windows(context=16, stride=4))
     assert (code, err) == (0, "")
     assert records(out) == [plain(want.record()) | {"skipped_rows": 0}]
 

@@ -11,7 +11,14 @@ import click
 
 from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.shell.delivery import deliver
-from decoding_evals.shell.options import model_options, output_options, read_model
+from decoding_evals.shell.options import (
+    bos_option,
+    context_option,
+    model_options,
+    output_options,
+    read_model,
+    read_windows,
+)
 from decoding_evals.shell.output import RecordFile
 from decoding_evals.shell.plots import check_plot, plot_option
 
@@ -24,19 +31,8 @@ EXTREME_HEADS = 5
 @click.command()
 @input_options
 @model_options
-@click.option(
-    "--context",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Tokens that the model reads at a time.  [default: all its positions, at most 2,048]",
-)
-@click.option(
-    "--bos",
-    type=click.Choice(["auto", "always", "never"]),
-    default="auto",
-    show_default=True,
-    help="BOS (or EOS) in front of each document; auto: unless it is there already.",
-)
+@context_option
+@bos_option
 @output_options
 @plot_option("Draw the first text's entropy by layer and head.")
 def attention(as_json: bool, output: Path | None, plot: Path | None, **options: Any) -> None:
@@ -62,9 +58,10 @@ def attention(as_json: bool, output: Path | None, plot: Path | None, **options: 
                 names.append(item.name)
                 yield "".join(item.pieces)  # type: ignore[union-attr]
 
-        given = {name: options[name] for name in ("context", "bos")}
         with ScoringProgress(shown=file is not None or as_json, entropy=True) as progress:
-            results = evaluation.attention(language_model, texts(), on_progress=progress, **given)
+            results = evaluation.attention(
+                language_model, texts(), windows=read_windows(options), on_progress=progress
+            )
             deliver(
                 (({"name": names[r.index], **r.record()}, r) for r in results),
                 inputs=inputs,

@@ -15,6 +15,7 @@ from decoding.models.attention import LayerAttention, attention_implementation, 
 from decoding.models.encoding import encode
 from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import TeacherForcing
+from decoding.scoring.windows import Windows
 from decoding_evals.showing.result import finite
 
 Floats = NDArray[np.float64]
@@ -112,8 +113,7 @@ def attention(
     language_model: LanguageModel,
     texts: Iterable[str],
     *,
-    context: int | None = None,
-    bos: str = "auto",
+    windows: Windows = Windows(),
     on_progress: Callable[[int, float], None] | None = None,
 ) -> Iterator[DocumentAttention]:
     """Entropy of every head's attention over every document; see `decoding.models.attention`.
@@ -124,8 +124,7 @@ def attention(
     Args:
         language_model: from `load_model`.
         texts: taken lazily.
-        context: tokens that a window reads; default the model's positions, at most 2,048.
-        bos: `auto`, `always` or `never`; see `TeacherForcing`.
+        windows: how the texts are read; `stride` and `batch_size` play no part.
         on_progress: is given the number of tokens and their mean entropy so far, nats.
 
     Returns:
@@ -135,8 +134,10 @@ def attention(
         ValueError: an argument is outside its range, or the model's attention does not return
             weights.
     """
-    forcing = TeacherForcing(language_model, context_length=context, bos=bos)
-    model, length = language_model.model, forcing.context_length
+    if windows.stride is not None:
+        raise ValueError("stride cannot be chosen: windows of attention follow each other")
+    forcing = TeacherForcing(language_model, windows)
+    model, length = language_model.model, forcing.context
     implementation = attention_implementation(model)
     tokens = 0
     total = 0.0

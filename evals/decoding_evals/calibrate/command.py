@@ -11,7 +11,13 @@ import click
 
 from decoding_evals.reading.records import Recorded
 from decoding_evals.reading.texts import Inputs, Prompted, Text, input_options
-from decoding_evals.shell.options import model_options, output_options, read_model, scoring_options
+from decoding_evals.shell.options import (
+    model_options,
+    output_options,
+    read_model,
+    read_windows,
+    scoring_options,
+)
 from decoding_evals.shell.output import Interrupted, RecordFile, to_json
 from decoding_evals.shell.plots import check_plot, plot_option
 
@@ -107,7 +113,7 @@ def calibrate(
                 prior=prior,
                 use_map=use_map,
                 coverage=coverage,
-                **{name: options[name] for name in ("context", "stride", "bos", "batch_size")},
+                windows=read_windows(options),
                 on_progress=progress,
             )
         record = result.record() | {"skipped_rows": inputs.skipped_rows}

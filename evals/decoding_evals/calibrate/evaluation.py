@@ -31,7 +31,7 @@ from decoding.scoring.teacher_forcing import (
     TokenDocument,
     as_document,
 )
-from decoding.scoring.windows import Window
+from decoding.scoring.windows import Window, Windows
 from decoding.settings.applying import apply_settings
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.calibrate.quality import Predictions, Quality, predictions, quality_record
@@ -120,10 +120,7 @@ def calibrate(
     prior: LogNormalPrior | None = None,
     use_map: bool = False,
     coverage: float | None = None,
-    context: int | None = None,
-    stride: int | None = None,
-    bos: str = "auto",
-    batch_size: int = 8,
+    windows: Windows = Windows(),
     on_progress: Callable[[int, float], None] | None = None,
 ) -> CalibrationResult:
     """Fit a temperature to documents and measure what it does to held-out ones.
@@ -144,10 +141,7 @@ def calibrate(
         prior: of the temperature; default median 1 and scale 0.5.
         use_map: take the temperature of the posterior's mode into the setting.
         coverage: fit top-p too, so that the setting keeps this share of the true tokens, in (0, 1].
-        context: tokens that a window reads; default the model's positions, at most 2,048.
-        stride: tokens between the starts of windows; default half of `context`.
-        bos: `auto`, `always` or `never`; see `TeacherForcing`.
-        batch_size: windows that run together.
+        windows: how the texts are read.
         on_progress: is given the number of tokens read so far, counting every reading, and the mean
             surprisal in the present one, nats.
 
@@ -166,8 +160,7 @@ def calibrate(
     if coverage is not None and not 0 < coverage <= 1:
         raise ValueError(f"coverage must be in (0, 1], got {coverage!r}")
     prior = prior or LogNormalPrior()
-    options = {"context_length": context, "stride": stride, "bos": bos, "batch_size": batch_size}
-    reader = _Reader(language_model, options, on_progress)
+    reader = _Reader(language_model, windows, on_progress)
     held, skipped = _held(documents)
     fitted, others = _split(held, held_out)
     fit, complete = _fit(reader, fitted, prior)
@@ -203,7 +196,7 @@ def calibrate(
         held_out_tokens=len(of_token),
         held_out_documents=len(np.unique(of_token)),
         documents_skipped=skipped,
-        context=run.context_length,
+        context=run.context,
         stride=run.stride,
         bos=run.bos_token,
         full_logits=run.full_logits,
@@ -282,18 +275,18 @@ class _Reader:
     def __init__(
         self,
         language_model: LanguageModel,
-        options: dict[str, Any],
+        windows: Windows,
         on_progress: Callable[[int, float], None] | None,
     ) -> None:
         self._model = language_model
-        self._options = options
+        self._windows = windows
         self._on_progress = on_progress
         self._tokens = 0
-        self.run = TeacherForcing(language_model, **options)
+        self.run = TeacherForcing(language_model, windows)
 
     def scan(self, documents: _Documents, measure: Measure) -> Iterator[tuple[Window, Columns]]:
         """One reading; where a column is a surprisal, its mean is shown."""
-        self.run = TeacherForcing(self._model, **self._options)
+        self.run = TeacherForcing(self._model, self._windows)
         tokens, surprisal = 0, 0.0
         for window, columns in self.run.scan(documents, measure):
             yield window, columns

@@ -19,6 +19,7 @@ from decoding_evals.shell.options import (
     output_options,
     read_candidates,
     read_model,
+    read_windows,
     scoring_options,
 )
 from decoding_evals.shell.output import Interrupted, RecordFile, to_json
@@ -72,7 +73,7 @@ def compare(
     with ExitStack() as stack:
         file = stack.enter_context(RecordFile(output)) if output is not None else None
         inputs = Inputs.from_options(options)
-        given = {name: options[name] for name in ("context", "stride", "bos", "batch_size")}
+        windows = read_windows(options)
         loaded = [read_model(options, name) for name in models or (None,)]
         from decoding_evals.shell.progress import ScoringProgress
 
@@ -82,11 +83,15 @@ def compare(
             if models is None:
                 from decoding_evals.compare.evaluation import compare as compare_settings
 
-                result = compare_settings(loaded[0], texts, settings, on_progress=progress, **given)
+                result = compare_settings(
+                    loaded[0], texts, settings, windows=windows, on_progress=progress
+                )
             else:
                 from decoding_evals.compare.models import compare_models
 
-                result = compare_models(loaded[0], loaded[1], texts, on_progress=progress, **given)
+                result = compare_models(
+                    loaded[0], loaded[1], texts, windows=windows, on_progress=progress
+                )
         record = result.record() | {"skipped_rows": inputs.skipped_rows}
         if plot is not None:
             from decoding_evals.compare.figure import plot_comparison

@@ -23,6 +23,7 @@ from decoding.scoring.teacher_forcing import (
     TeacherForcing,
     as_document,
 )
+from decoding.scoring.windows import Windows
 from decoding.settings.applying import Applied
 from decoding.settings.grids import MOST_SETTINGS
 from decoding.settings.policy import Setting
@@ -131,10 +132,7 @@ def compare(
     documents: Iterable[str | Document],
     settings: Sequence[Setting],
     *,
-    context: int | None = None,
-    stride: int | None = None,
-    bos: str = "auto",
-    batch_size: int = 8,
+    windows: Windows = Windows(),
     on_progress: Callable[[int, float], None] | None = None,
 ) -> SettingsComparison:
     """Compare any number of settings on the same text.
@@ -145,10 +143,7 @@ def compare(
         language_model: from `load_model`.
         documents: texts, or `Document`s; taken lazily.
         settings: 1 to 1,000, no two equal.
-        context: tokens that a window reads; default the model's positions, at most 2,048.
-        stride: tokens between the starts of windows; default half of `context`.
-        bos: `auto`, `always` or `never`; see `TeacherForcing`.
-        batch_size: windows that run together.
+        windows: how the texts are read.
         on_progress: is given the number of scored tokens and the mean entropy of the first
             setting so far, nats.
 
@@ -164,9 +159,7 @@ def compare(
     [(most, times)] = Counter(chosen).most_common(1)
     if times > 1:
         raise ValueError(f"settings must differ, got {str(most)!r} twice")
-    run = TeacherForcing(
-        language_model, context_length=context, stride=stride, bos=bos, batch_size=batch_size
-    )
+    run = TeacherForcing(language_model, windows)
     blocks = BlockSums(FIRST_BLOCK)
     follower = Follower(chosen)
     complete = True
@@ -206,7 +199,7 @@ def compare(
     return SettingsComparison(
         model=language_model.name,
         settings=chosen,
-        context=run.context_length,
+        context=run.context,
         stride=run.stride,
         bos=run.bos_token,
         entropy=ratio_of_sums(by_name["entropy"], counts),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import tee
 from typing import Any
 
@@ -25,6 +25,7 @@ from decoding.scoring.teacher_forcing import (
     logit_blocks,
     positions,
 )
+from decoding.scoring.windows import Windows
 from decoding.tracing.monitor import NonFiniteLogitsError
 from decoding_evals.showing.result import finite
 
@@ -108,10 +109,7 @@ def compare_models(
     model_b: LanguageModel,
     documents: Iterable[str | Document],
     *,
-    context: int | None = None,
-    stride: int | None = None,
-    bos: str = "auto",
-    batch_size: int = 8,
+    windows: Windows = Windows(),
     on_progress: Callable[[int, float], None] | None = None,
 ) -> ModelsComparison:
     """Compare two models token by token; no row of logits is kept.
@@ -122,10 +120,8 @@ def compare_models(
         model_a: the reference.
         model_b: the other one, with the same vocabulary.
         documents: texts, or `Document`s; taken lazily.
-        context: tokens that a window reads; default the fewer positions of the two, at most 2,048.
-        stride: tokens between the starts of windows; default half of `context`.
-        bos: `auto`, `always` or `never`; see `TeacherForcing`.
-        batch_size: windows that run together.
+        windows: how the texts are read; the default `context` is the fewer positions of the two,
+            at most 2,048.
         on_progress: is given the number of scored tokens and A's mean surprisal so far, nats.
 
     Returns:
@@ -138,14 +134,13 @@ def compare_models(
     """
     check_vocabularies(model_a, model_b)
     limits = [limit for m in (model_a, model_b) if (limit := positions(m.model)) is not None]
+    context = windows.context
     if context is None and limits:
         context = min(*limits, 2048)
     for limit in limits:
         if context is not None and context > limit:
             raise ValueError(f"context must be at most the models' {min(limits)} positions")
-    run = TeacherForcing(
-        model_a, context_length=context, stride=stride, bos=bos, batch_size=batch_size
-    )
+    run = TeacherForcing(model_a, replace(windows, context=context))
     windows_a, windows_b = tee(run.windows(map(as_document, documents)))
     blocks = BlockSums()
     kls, deltas = array("f"), array("f")
@@ -154,7 +149,7 @@ def compare_models(
     try:
         for a, b in zip(
             run.blocks(windows_a),
-            logit_blocks(model_b.model, windows_b, batch_size=batch_size),
+            logit_blocks(model_b.model, windows_b, batch_size=run.batch_size),
             strict=True,
         ):
             columns = _columns(a.logits, b.logits.to(a.logits.device), a.targets)
@@ -185,7 +180,7 @@ def compare_models(
     return ModelsComparison(
         model_a=model_a.name,
         model_b=model_b.name,
-        context=run.context_length,
+        context=run.context,
         stride=run.stride,
         bos=run.bos_token,
         nll_a=by_name["nll_a"],

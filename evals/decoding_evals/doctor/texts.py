@@ -13,6 +13,7 @@ from decoding.inference.temperature import fit_temperature
 from decoding.information.statistics import row_statistics
 from decoding.models.encoding import encode_prompt
 from decoding.scoring.teacher_forcing import LogitBlock, TeacherForcing, TokenDocument, positions
+from decoding.scoring.windows import Windows
 from decoding.tracing.monitor import NonFiniteLogitsError
 from decoding_evals.doctor.passes import causality
 from decoding_evals.doctor.patient import Finding, Patient
@@ -95,7 +96,7 @@ def sampler(patient: Patient) -> Finding:
         batch_size=16,
     )
     documents = [TokenDocument(one.trace.ids.tolist(), contexts[one.index]) for one in written]
-    forcing = TeacherForcing(patient.language_model, batch_size=16)
+    forcing = TeacherForcing(patient.language_model, Windows(batch_size=16))
 
     def measure(block: LogitBlock) -> dict[str, Tensor]:
         row = row_statistics(block.logits, block.targets)

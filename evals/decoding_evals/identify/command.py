@@ -22,6 +22,7 @@ from decoding_evals.shell.options import (
     output_options,
     read_candidates,
     read_model,
+    read_windows,
     scoring_options,
 )
 from decoding_evals.shell.output import RecordFile
@@ -112,7 +113,7 @@ def identify(
                 else:
                     yield Document(item.pieces)  # type: ignore[union-attr]
 
-        given = {name: options[name] for name in ("context", "stride", "bos", "batch_size")}
+        windows = read_windows(options)
         on_screen = file is None and not as_json
         # A bar would get in the way of what is written to the same terminal.
         shown = not (on_screen and sys.stdout.isatty())
@@ -123,8 +124,8 @@ def identify(
                 settings,
                 prior=weights,
                 min_odds=min_odds,
+                windows=windows,
                 on_progress=progress,
-                **given,
             )
             deliver(
                 (({"name": titles[r.index], **r.record()}, r) for r in results),

@@ -21,6 +21,7 @@ from decoding.inference.posterior import (
 )
 from decoding.models.loading import LanguageModel, check_vocabularies
 from decoding.scoring.teacher_forcing import Document, TokenDocument, as_document
+from decoding.scoring.windows import Windows
 from decoding.settings.grids import MOST_SETTINGS
 from decoding.settings.policy import Setting
 from decoding_evals.identify.likelihoods import Likelihoods, RuledOut, likelihoods
@@ -223,10 +224,7 @@ def identify(
     *,
     prior: Sequence[float] | None = None,
     min_odds: float = 10.0,
-    context: int | None = None,
-    stride: int | None = None,
-    bos: str = "auto",
-    batch_size: int = 8,
+    windows: Windows = Windows(),
     on_progress: Callable[[int, float], None] | None = None,
 ) -> Iterator[Identification]:
     """Which candidate wrote each document: every setting of every model is one.
@@ -242,10 +240,7 @@ def identify(
             all alike.
         min_odds: posterior odds of the best candidate against all others together, >= 1, below
             which none is named.
-        context: tokens that a window reads; default the model's positions, at most 2,048.
-        stride: tokens between the starts of windows; default half of `context`.
-        bos: `auto`, `always` or `never`; see `TeacherForcing`.
-        batch_size: windows that run together.
+        windows: how the texts are read.
         on_progress: is given the number of tokens scored by the first model and the mean entropy
             of its first candidate so far, nats.
 
@@ -285,10 +280,7 @@ def identify(
                 model,
                 copy,
                 settings,
-                context=context,
-                stride=stride,
-                bos=bos,
-                batch_size=batch_size,
+                windows=windows,
                 on_progress=on_progress if model is models[0] else None,
             )
             for model, copy in zip(models, tee(whole(), len(models)), strict=True)

@@ -34,7 +34,7 @@ from decoding.scoring.teacher_forcing import (
     TeacherForcing,
     TokenDocument,
 )
-from decoding.scoring.windows import Window
+from decoding.scoring.windows import Window, Windows
 from decoding.settings.applying import apply_settings
 from decoding.settings.policy import Setting
 from decoding.settings.settings import DecodingSettings
@@ -123,10 +123,7 @@ def likelihoods(
     documents: Iterable[Document | TokenDocument],
     settings: Sequence[Setting],
     *,
-    context: int | None = None,
-    stride: int | None = None,
-    bos: str = "auto",
-    batch_size: int = 8,
+    windows: Windows = Windows(),
     on_progress: Callable[[int, float], None] | None = None,
 ) -> Iterator[Likelihoods]:
     """Score every token of every document under every setting.
@@ -135,22 +132,15 @@ def likelihoods(
         language_model: from `load_model`.
         documents: whole texts, or token ids; taken lazily.
         settings: S of them.
-        context: as for `TeacherForcing`, like the other options.
-        stride: as there.
-        bos: as there.
-        batch_size: as there.
+        windows: how the texts are read.
         on_progress: is given the number of scored tokens and the mean entropy under the first
             setting so far, nats.
 
     Returns:
         One result per document, in their order, also where nothing could be scored.
     """
-    run = TeacherForcing(
-        language_model, context_length=context, stride=stride, bos=bos, batch_size=batch_size
-    )
-    retokenisation = Retokenisation(
-        language_model, context=context, stride=stride, batch_size=batch_size
-    )
+    run = TeacherForcing(language_model, windows)
+    retokenisation = Retokenisation(language_model, windows)
     pending: dict[int, _Pending] = {}
 
     def remembered() -> Iterator[Document | TokenDocument]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -20,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from decoding.models.loading import LanguageModel
 from decoding.scoring.following import Follower
 from decoding.scoring.teacher_forcing import LogitBlock, TeacherForcing, TokenDocument
+from decoding.scoring.windows import Windows
 from decoding.settings.applying import apply_settings
 from decoding.settings.policy import Setting
 
@@ -41,26 +43,11 @@ class Retokenisation:
 
     Args:
         language_model: what the text is scored with.
-        context: as for `TeacherForcing`, like the other options.
-        stride: as there.
-        batch_size: as there.
+        windows: how the texts are read; no BOS is added, as what stands in front is given.
     """
 
-    def __init__(
-        self,
-        language_model: LanguageModel,
-        *,
-        context: int | None = None,
-        stride: int | None = None,
-        batch_size: int = 8,
-    ) -> None:
-        self._run = TeacherForcing(
-            language_model,
-            context_length=context,
-            stride=stride,
-            bos="never",
-            batch_size=batch_size,
-        )
+    def __init__(self, language_model: LanguageModel, windows: Windows) -> None:
+        self._run = TeacherForcing(language_model, replace(windows, bos="never"))
         self._tokenizer = language_model.tokenizer
 
     def explained(

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from decoding_evals.reading.texts import Inputs, input_options
-from decoding_evals.shell.options import model_options, output_options, read_model, scoring_options
+from decoding_evals.shell.options import (
+    model_options,
+    output_options,
+    read_model,
+    read_windows,
+    scoring_options,
+)
 from decoding_evals.shell.output import Interrupted, RecordFile, to_json
 
 if TYPE_CHECKING:
@@ -41,7 +47,9 @@ PROTOCOLS = ("default", "huggingface", "lm-eval", "llama.cpp", "gpt2-paper")
     help="What the error is taken over; auto: documents from 20 on.",
 )
 @output_options
-def perplexity(protocol: str, as_json: bool, output: Path | None, **options: Any) -> None:
+def perplexity(
+    protocol: str, errors: str, as_json: bool, output: Path | None, **options: Any
+) -> None:
     """Perplexity of the texts in FILES (or standard input) under a model.
 
     A text file is one document; each row of a .jsonl, .csv or .parquet file is one. The error bars
@@ -59,6 +67,7 @@ def perplexity(protocol: str, as_json: bool, output: Path | None, **options: Any
         if protocol == "all":
             # Each protocol reads them anew, and standard input can be read only once.
             documents = ["".join(document.text) for document in documents]
+        windows = read_windows(options)
         results: list[PerplexityResult] = []
         interrupted = None
         for name in PROTOCOLS if protocol == "all" else (protocol,):
@@ -68,7 +77,8 @@ def perplexity(protocol: str, as_json: bool, output: Path | None, **options: Any
                         language_model,
                         documents,
                         protocol=name,
-                        **{key: options[key] for key in _PASSED},
+                        windows=windows,
+                        errors=errors,
                         on_progress=progress,
                     )
                 except ValueError as error:
@@ -104,9 +114,6 @@ def perplexity(protocol: str, as_json: bool, output: Path | None, **options: Any
             click.echo(f"logits computed in full: {results[-1].full_logits}", err=True)
         if interrupted is not None:
             raise Interrupted(interrupted)
-
-
-_PASSED = ("context", "stride", "bos", "batch_size", "errors")
 
 
 def _report(result: PerplexityResult) -> Iterator[Table]:

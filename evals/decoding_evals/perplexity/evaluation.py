@@ -16,7 +16,7 @@ from decoding.information.statistics import row_statistics
 from decoding.models.encoding import Segment
 from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import Account, Document, LogitBlock, as_document
-from decoding.scoring.windows import Window
+from decoding.scoring.windows import Window, Windows
 from decoding_evals.perplexity.protocols import PROTOCOLS
 from decoding_evals.showing.result import finite
 
@@ -92,10 +92,7 @@ def perplexity(
     documents: Iterable[str | Document],
     *,
     protocol: str = "default",
-    context: int | None = None,
-    stride: int | None = None,
-    bos: str = "auto",
-    batch_size: int = 8,
+    windows: Windows = Windows(),
     errors: str = "auto",
     on_progress: Callable[[int, float], None] | None = None,
 ) -> PerplexityResult:
@@ -106,10 +103,8 @@ def perplexity(
         documents: texts, or `Document`s, whose prompts are context only; taken lazily.
         protocol: `default`, or the rules of a tool: `huggingface`, `lm-eval`, `llama.cpp`,
             `gpt2-paper`; see `decoding_evals.perplexity.protocols`.
-        context: tokens that a window reads; default by protocol.
-        stride: tokens between the starts of windows; default by protocol.
-        bos: `auto`, `always` or `never`.
-        batch_size: windows that run together.
+        windows: how the texts are read; the protocol has defaults of its own for `context` and
+            `stride`.
         errors: what the standard error is taken over: `documents`, `blocks` of consecutive
             tokens, or `auto`, which takes documents from 20 on.
         on_progress: is given the number of scored tokens and the mean surprisal so far, nats.
@@ -126,12 +121,10 @@ def perplexity(
     if errors not in ("auto", "documents", "blocks"):
         raise ValueError(f"errors must be auto, documents or blocks, got {errors!r}")
     rules = PROTOCOLS[protocol]
-    given = {"context_length": context, "stride": stride, "bos": None if bos == "auto" else bos}
     for name in rules.fixed:
-        if given.pop(name) is not None:
+        if getattr(windows, name) != getattr(Windows(), name):
             raise ValueError(f"{name} cannot be chosen: protocol {protocol} fixes it")
-    arguments: Any = {name: value for name, value in given.items() if value is not None}
-    run = rules(language_model, batch_size=batch_size, **arguments)
+    run = rules(language_model, windows)
 
     prepared = run.prepared(_checked(documents, protocol))
     texts = _Texts()
@@ -186,7 +179,7 @@ def perplexity(
         protocol=protocol,
         rules=rules.rules,
         headline=rules.headline,
-        context=run.context_length + (protocol == "huggingface"),
+        context=run.context + (protocol == "huggingface"),
         stride=run.stride,
         bos=run.bos_token,
         nll_nats=nll,

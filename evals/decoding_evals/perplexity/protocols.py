@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
 from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import Document, TeacherForcing, positions
-from decoding.scoring.windows import Ids, Window, sliding_windows
+from decoding.scoring.windows import Ids, Window, Windows, sliding_windows
 
 
 class Protocol(TeacherForcing):
@@ -79,24 +81,17 @@ class HuggingFace(Protocol):
     fixed = ("bos",)
     bytes = words = None
 
-    def __init__(
-        self,
-        language_model: LanguageModel,
-        *,
-        context_length: int | None = None,
-        stride: int | None = None,
-        batch_size: int = 8,
-    ) -> None:
+    def __init__(self, language_model: LanguageModel, windows: Windows = Windows()) -> None:
         limit = positions(language_model.model)
-        length = (limit or 1024) if context_length is None else context_length
+        length = (limit or 1024) if windows.context is None else windows.context
         if length < 2 or (limit is not None and length > limit):
             most = "" if limit is None else f" and at most the model's {limit} positions"
             raise ValueError(f"context must be at least 2{most} under huggingface, got {length}")
-        stride = min(512, length) if stride is None else stride
+        stride = min(512, length) if windows.stride is None else windows.stride
         if not 1 <= stride <= length:
             raise ValueError(f"stride must be from 1 to the context of {length}, got {stride}")
         super().__init__(
-            language_model, context_length=length - 1, stride=1, bos="never", batch_size=batch_size
+            language_model, replace(windows, context=length - 1, stride=1, bos="never")
         )
         self.stride = stride
 
@@ -125,23 +120,17 @@ class LmEval(Protocol):
     fixed = ("stride", "bos")
     headline = "word_perplexity"
 
-    def __init__(
-        self,
-        language_model: LanguageModel,
-        *,
-        context_length: int | None = None,
-        batch_size: int = 8,
-    ) -> None:
-        length = positions(language_model.model) if context_length is None else context_length
-        super().__init__(language_model, context_length=length, bos="always", batch_size=batch_size)
-        self.stride = self.context_length
+    def __init__(self, language_model: LanguageModel, windows: Windows = Windows()) -> None:
+        length = positions(language_model.model) if windows.context is None else windows.context
+        super().__init__(language_model, replace(windows, context=length, bos="always"))
+        self.stride = self.context
 
     def cut(
         self, document: int, sequence: Iterable[Ids], *, bos: bool, first_target: int
     ) -> Iterator[Window]:
         """Windows of a document."""
         return sliding_windows(
-            document, sequence, self.context_length, self.stride, bos=bos, full_last=True
+            document, sequence, self.context, self.stride, bos=bos, full_last=True
         )
 
     def count_text(self, document: int, text: str) -> None:
@@ -177,26 +166,15 @@ class LlamaCpp(Protocol):
     fixed = ("stride", "bos")
     bytes = words = None
 
-    def __init__(
-        self,
-        language_model: LanguageModel,
-        *,
-        context_length: int | None = None,
-        batch_size: int = 8,
-    ) -> None:
+    def __init__(self, language_model: LanguageModel, windows: Windows = Windows()) -> None:
         limit = positions(language_model.model)
-        length = min(512, limit or 512) if context_length is None else context_length
+        length = min(512, limit or 512) if windows.context is None else windows.context
         if length < 4:
             raise ValueError(f"context must be at least 4 under llama.cpp, got {length}")
         tokenizer = language_model.tokenizer
         adds_bos = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-        super().__init__(
-            language_model,
-            context_length=length,
-            stride=length,
-            bos="always" if adds_bos else "never",
-            batch_size=batch_size,
-        )
+        bos: Literal["always", "never"] = "always" if adds_bos else "never"
+        super().__init__(language_model, replace(windows, context=length, stride=length, bos=bos))
 
     def prepared(self, documents: Iterable[Document]) -> Iterator[Document]:
         """All documents as one."""
@@ -206,7 +184,7 @@ class LlamaCpp(Protocol):
         self, document: int, sequence: Iterable[Ids], *, bos: bool, first_target: int
     ) -> Iterator[Window]:
         """Chunks of a text."""
-        chunk, half = self.context_length, self.context_length // 2
+        chunk, half = self.context, self.context // 2
         held = np.empty(0, dtype=np.int64)
         position = 0
         for piece in sequence:
@@ -241,22 +219,12 @@ class Gpt2Paper(Protocol):
     fixed = ("bos",)
     headline = "word_perplexity"
 
-    def __init__(
-        self,
-        language_model: LanguageModel,
-        *,
-        context_length: int | None = None,
-        stride: int | None = None,
-        batch_size: int = 8,
-    ) -> None:
+    def __init__(self, language_model: LanguageModel, windows: Windows = Windows()) -> None:
         limit = positions(language_model.model)
-        length = min(1024, limit or 1024) if context_length is None else context_length
+        length = min(1024, limit or 1024) if windows.context is None else windows.context
+        stride = min(32, length) if windows.stride is None else windows.stride
         super().__init__(
-            language_model,
-            context_length=length,
-            stride=min(32, length) if stride is None else stride,
-            bos="never",
-            batch_size=batch_size,
+            language_model, replace(windows, context=length, stride=stride, bos="never")
         )
 
     def prepared(self, documents: Iterable[Document]) -> Iterator[Document]:

@@ -13,6 +13,7 @@ from decoding_evals.shell.options import (
     output_options,
     read_model,
     read_setting_of_text,
+    read_windows,
     scoring_options,
 )
 from decoding_evals.shell.plots import plot_option
@@ -58,7 +59,9 @@ def score(setting: str | None, **options: Any) -> None:
         if inputs.prompt_column is not None:
             evaluate = evaluation.score_choices
             texts = ((row.prompt, row.choices) for row in inputs if isinstance(row, Prompted))
-        given = {name: options[name] for name in ("context", "stride", "bos", "batch_size")}
+        windows = read_windows(options)
         with ScoringProgress(shown=destination.shows_progress) as progress:
-            results = evaluate(language_model, texts, setting=asked, on_progress=progress, **given)
+            results = evaluate(
+                language_model, texts, windows=windows, setting=asked, on_progress=progress
+            )
             destination.deliver(results, inputs=inputs)

@@ -21,7 +21,7 @@ from decoding.scoring.teacher_forcing import (
     TeacherForcing,
     as_document,
 )
-from decoding.scoring.windows import Window
+from decoding.scoring.windows import Window, Windows
 from decoding.settings.policy import Setting
 from decoding_evals.score.figure import plot_scores
 from decoding_evals.score.tables import choice_table, token_table
@@ -181,10 +181,7 @@ def score(
     language_model: LanguageModel,
     documents: Iterable[str | Document],
     *,
-    context: int | None = None,
-    stride: int | None = None,
-    bos: str = "auto",
-    batch_size: int = 8,
+    windows: Windows = Windows(),
     setting: Setting | None = None,
     on_progress: Callable[[int, float], None] | None = None,
 ) -> Iterator[DocumentScores]:
@@ -194,10 +191,7 @@ def score(
         language_model: from `load_model`.
         documents: texts, or `Document`s, whose prompts are context only; taken lazily, each held
             whole until it is scored.
-        context: tokens that a window reads; default the model's positions, at most 2,048.
-        stride: tokens between the starts of windows; default half of `context`.
-        bos: `auto`, `always` or `never`; see `TeacherForcing`.
-        batch_size: windows that run together.
+        windows: how the texts are read.
         setting: a decoding setting that is scored beside the model's own distribution.
         on_progress: is given the number of scored tokens and the mean surprisal so far, nats.
 
@@ -207,9 +201,7 @@ def score(
     Raises:
         ValueError: an argument is outside its range.
     """
-    run = TeacherForcing(
-        language_model, context_length=context, stride=stride, bos=bos, batch_size=batch_size
-    )
+    run = TeacherForcing(language_model, windows)
     pending: dict[int, _Pending] = {}
 
     def remembered() -> Iterator[Document]:

@@ -16,6 +16,7 @@ from decoding_evals.shell.running import uncollected
 
 if TYPE_CHECKING:
     from decoding.models.loading import LanguageModel
+    from decoding.scoring.windows import Windows
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -188,14 +189,24 @@ def read_model(options: dict[str, Any], name: str | None = None) -> LanguageMode
         )
 
 
-# How texts are read.
+context_option = click.option(
+    "--context",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Tokens that the model reads at a time.  [default: all its positions, at most 2,048]",
+)
+
+bos_option = click.option(
+    "--bos",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="BOS (or EOS) in front of each document; auto: unless it is there already.",
+)
+
+# What `read_windows` takes.
 scoring_options = stacked(
-    click.option(
-        "--context",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Tokens that the model reads at a time.  [default: all its positions, at most 2,048]",
-    ),
+    context_option,
     click.option(
         "--stride",
         type=click.IntRange(min=1),
@@ -203,13 +214,7 @@ scoring_options = stacked(
         help="Tokens between such readings; fewer give longer contexts and take longer.  "
         "[default: half the context]",
     ),
-    click.option(
-        "--bos",
-        type=click.Choice(["auto", "always", "never"]),
-        default="auto",
-        show_default=True,
-        help="BOS (or EOS) in front of each document; auto: unless it is there already.",
-    ),
+    bos_option,
     click.option(
         "--batch-size",
         type=click.IntRange(min=1),
@@ -219,6 +224,15 @@ scoring_options = stacked(
         help="Readings that run together.",
     ),
 )
+
+
+def read_windows(options: dict[str, Any]) -> Windows:
+    """How `scoring_options`, or those of them that a command has, ask for texts to be read."""
+    from decoding.scoring.windows import Windows
+
+    names = ("context", "stride", "bos", "batch_size")
+    return Windows(**{name: options[name] for name in names if name in options})
+
 
 output_options = stacked(
     click.option("--json", "as_json", is_flag=True, help="JSON, one object a line."),

@@ -14,6 +14,7 @@ from decoding.models.detokenizing import token_texts
 from decoding.models.encoding import encode, encode_prompt
 from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import LogitBlock, TeacherForcing, TokenDocument, positions
+from decoding.scoring.windows import Windows
 from decoding_evals.showing.result import finite
 
 if TYPE_CHECKING:
@@ -98,12 +99,8 @@ def context_gain(
     """
     tokenizer = language_model.tokenizer
     limit = positions(language_model.model)
-    run = TeacherForcing(
-        language_model,
-        context_length=limit or 1 << 30,
-        bos="never",
-        batch_size=batch_size,
-    )
+    windows = Windows(context=limit or 1 << 30, bos="never", batch_size=batch_size)
+    run = TeacherForcing(language_model, windows)
     waiting: list[tuple[ContextRow, TokenDocument]] = []
 
     def documents() -> Iterator[TokenDocument]:

@@ -20,6 +20,7 @@ from decoding.models import encoding
 from decoding.models.loading import LanguageModel
 from decoding.scoring import teacher_forcing as scoring
 from decoding.scoring.teacher_forcing import Account, Document, TeacherForcing
+from decoding.scoring.windows import Windows
 from forcing import NATS, assert_same, assert_scored, measure, placed, reference, scan
 
 WORDS = ["<eos>", *"abcdefghijklmnop"]
@@ -68,7 +69,7 @@ SHORT = ["a b c", "", "p o n m l k j i h g f e d c b a " * 9, "d", "e f", "a b c
 def test_real_text_is_scored_as_a_plain_loop_scores_it(stories260k, wiki, context, stride):
     ids = [1, *ids_of(stories260k.tokenizer, wiki)]
     assert 2800 < len(ids) < 3300
-    forcing = TeacherForcing(stories260k, context_length=context, stride=stride, batch_size=7)
+    forcing = TeacherForcing(stories260k, Windows(context=context, stride=stride, batch_size=7))
     found = scan(forcing, [Document(wiki)])[0]
     rows = reference(stories260k.model, ids, context, stride)
     assert list(found) == list(range(len(ids) - 1))
@@ -87,7 +88,7 @@ def test_real_text_is_scored_as_a_plain_loop_scores_it(stories260k, wiki, contex
 def test_the_embedded_model_scores_as_a_plain_loop_does(stories, context, stride):
     text = "Once upon a time, there was a little girl named Lily. She didn't like 日本 🙂!\n" * 12
     ids = [0, *ids_of(stories.tokenizer, text)]
-    forcing = TeacherForcing(stories, context_length=context, stride=stride)
+    forcing = TeacherForcing(stories, Windows(context=context, stride=stride))
     found = scan(forcing, [Document(text)])[0]
     rows = reference(stories.model, ids, context, stride)
     assert list(found) == list(range(len(ids) - 1))
@@ -97,7 +98,7 @@ def test_the_embedded_model_scores_as_a_plain_loop_does(stories, context, stride
 def test_large_vocabularies_are_scored_in_blocks_of_rows(random_gpt2, monkeypatch):
     monkeypatch.setattr(scoring, "LOGITS_BYTES", 5 * 4 * 50257)
     texts = ["Once upon a time", "The cat sat on the mat, and the dog didn't.", "x"]
-    forcing = TeacherForcing(random_gpt2, context_length=8, stride=4, batch_size=2)
+    forcing = TeacherForcing(random_gpt2, Windows(context=8, stride=4, batch_size=2))
     found = scan(forcing, [Document(text) for text in texts])
     for document, text in enumerate(texts):
         ids = [50256, *ids_of(random_gpt2.tokenizer, text)]
@@ -112,19 +113,20 @@ def test_nothing_depends_on_the_batch_or_on_the_tokenizer_s_padding(
     stories260k, wiki, batch_size, side
 ):
     documents = [Document(text) for text in (wiki[:700], "", "a", wiki[700:2000], "Once", wiki[:3])]
-    options = {"context_length": 64, "stride": 40}
-    want = scan(TeacherForcing(stories260k, **options, batch_size=8), documents)
+    windows = Windows(context=64, stride=40, batch_size=8)
+    want = scan(TeacherForcing(stories260k, windows), documents)
     tokenizer = copy.deepcopy(stories260k.tokenizer)
     tokenizer.padding_side = side
     twin = dataclasses.replace(stories260k, tokenizer=tokenizer)
-    assert_same(scan(TeacherForcing(twin, **options, batch_size=batch_size), documents), want)
+    windows = Windows(context=64, stride=40, batch_size=batch_size)
+    assert_same(scan(TeacherForcing(twin, windows), documents), want)
 
 
 def test_each_document_is_scored_as_if_alone(toy):
-    forcing = TeacherForcing(toy, context_length=10, stride=3, batch_size=3)
+    forcing = TeacherForcing(toy, Windows(context=10, stride=3, batch_size=3))
     found = scan(forcing, [Document(text) for text in SHORT * 20])
     for document, text in enumerate(SHORT * 20):
-        alone = scan(TeacherForcing(toy, context_length=10, stride=3), [Document(text)])
+        alone = scan(TeacherForcing(toy, Windows(context=10, stride=3)), [Document(text)])
         assert_same({0: found.get(document, {})}, {0: alone.get(0, {})})
     assert forcing.account.documents_skipped == 2 * 20
 
@@ -148,13 +150,13 @@ def test_what_stands_in_front(toy_llama, text, bos, special):
     model = LanguageModel(toy_llama, words(**special), "toy")
     if not special and bos == "always":
         with pytest.raises(ValueError, match="neither BOS nor EOS"):
-            TeacherForcing(model, bos=bos)
+            TeacherForcing(model, Windows(bos=bos))
         return
     ids = [WORDS.index(word) for word in text.split()]
     front = bool(special) and bos != "never" and bool(ids)
     if front and bos == "auto" and ids[:1] == [0]:
         ids = ids[1:]
-    forcing = TeacherForcing(model, bos=bos)
+    forcing = TeacherForcing(model, Windows(bos=bos))
     found = scan(forcing, [Document(text)]).get(0, {})
     sequence = [0] * front + ids
     rows = reference(toy_llama, sequence, 64, 32)
@@ -170,7 +172,7 @@ def test_what_stands_in_front(toy_llama, text, bos, special):
 
 def test_bos_comes_before_eos_where_there_are_both(stories260k):
     assert TeacherForcing(stories260k).bos_id == 1
-    assert TeacherForcing(stories260k, bos="never").bos_id is None
+    assert TeacherForcing(stories260k, Windows(bos="never")).bos_id is None
 
 
 def test_bos_in_the_text_is_read_once(stories260k):
@@ -200,7 +202,7 @@ def test_a_text_without_tokens_takes_none_of_the_prompt_s(toy):
 def test_the_account_says_where_every_token_is(toy, bos, context, stride):
     documents = [Document(text) for text in SHORT]
     documents += [Document(text, "a b c d e f g h i j k l ") for text in SHORT if text != " "]
-    forcing = TeacherForcing(toy, context_length=context, stride=stride, bos=bos, batch_size=3)
+    forcing = TeacherForcing(toy, Windows(context=context, stride=stride, bos=bos, batch_size=3))
     found = scan(forcing, documents)
     want = Account(documents=len(documents))
     front = bos == "auto"
@@ -226,7 +228,7 @@ def test_the_account_says_where_every_token_is(toy, bos, context, stride):
     "name", ["tokens", "tokens_scored", "tokens_context_only", "tokens_skipped"]
 )
 def test_an_account_that_does_not_add_up_is_refused(toy, name):
-    forcing = TeacherForcing(toy, context_length=4, stride=2)
+    forcing = TeacherForcing(toy, Windows(context=4, stride=2))
     scan(forcing, [Document("c d", "a b "), Document("")])
     forcing.account.check()
     setattr(forcing.account, name, getattr(forcing.account, name) + 1)
@@ -260,7 +262,7 @@ def test_a_rule_that_scores_a_token_twice_is_refused(toy):
 
 def test_blocks_cover_every_target_once(toy, toy_llama, monkeypatch):
     monkeypatch.setattr(scoring, "LOGITS_BYTES", 3 * 4 * 17)
-    forcing = TeacherForcing(toy, context_length=9, stride=4, batch_size=3)
+    forcing = TeacherForcing(toy, Windows(context=9, stride=4, batch_size=3))
     seen = Counter()
     for block in forcing.blocks(forcing.windows(Document(text) for text in SHORT * 3)):
         assert 1 <= len(block.targets) == len(block.logits) <= 3
@@ -290,7 +292,7 @@ def test_an_endless_stream_of_documents_can_be_cut_off(toy):
         for taken in itertools.count(1):
             yield Document(said([taken % 16 + 1] * (taken % 5 + 1)))
 
-    found = TeacherForcing(toy, batch_size=2).scan(endless(), measure)
+    found = TeacherForcing(toy, Windows(batch_size=2)).scan(endless(), measure)
     indices = [window.document for window, _ in itertools.islice(found, 100)]
     assert indices == list(range(100))
     assert taken < 100 + 2 * 2 * scoring.SORTED_BATCHES
@@ -306,7 +308,7 @@ def test_a_long_document_in_pieces_is_read_as_it_is_scored(toy, monkeypatch):
             taken += 1
             yield WORDS[1 + number * number % 16] + " "
 
-    forcing = TeacherForcing(toy, context_length=40, stride=20, batch_size=2)
+    forcing = TeacherForcing(toy, Windows(context=40, stride=20, batch_size=2))
     # Two characters a word: what encoding holds, and two groups of windows.
     ahead = 2 * (3000 + encoding.OVERLAP) + 2 * scoring.SORTED_BATCHES * 2 * 20
     end = 0
@@ -347,9 +349,9 @@ def test_pieces_score_as_the_whole(stories260k, wiki, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"context_length": 65}, "context must be at least 1 .*64 positions, got 65"),
-        ({"context_length": 0}, "context must be at least 1 .*64 positions, got 0"),
-        ({"context_length": 10, "stride": 11}, "from 1 to the context of 10, got 11"),
+        ({"context": 65}, "context must be at least 1 .*64 positions, got 65"),
+        ({"context": 0}, "context must be at least 1 .*64 positions, got 0"),
+        ({"context": 10, "stride": 11}, "from 1 to the context of 10, got 11"),
         ({"stride": 65}, "from 1 to the context of 64, got 65"),
         ({"stride": 0}, "from 1 to the context of 64, got 0"),
         ({"stride": -1}, "from 1 to the context of 64, got -1"),
@@ -359,13 +361,13 @@ def test_pieces_score_as_the_whole(stories260k, wiki, monkeypatch):
 )
 def test_refusals_name_the_limit(toy, options, message):
     with pytest.raises(ValueError, match=message):
-        TeacherForcing(toy, **options)
+        TeacherForcing(toy, Windows(**options))
 
 
 def test_defaults_are_all_positions_and_half_of_them(toy, stories260k):
-    assert (TeacherForcing(toy).context_length, TeacherForcing(toy).stride) == (64, 32)
-    assert TeacherForcing(stories260k).context_length == 512
-    assert TeacherForcing(toy, context_length=1).stride == 1
+    assert (TeacherForcing(toy).context, TeacherForcing(toy).stride) == (64, 32)
+    assert TeacherForcing(stories260k).context == 512
+    assert TeacherForcing(toy, Windows(context=1)).stride == 1
 
 
 def test_a_model_in_training_mode_is_refused(toy):
@@ -392,7 +394,7 @@ def failing(model, token, value):
 @pytest.mark.parametrize("batch_size", [1, 8])
 def test_logits_that_are_no_numbers_are_refused_where_they_stand(toy, value, batch_size):
     broken = dataclasses.replace(toy, model=failing(toy.model, WORDS.index("k"), value))
-    forcing = TeacherForcing(broken, context_length=4, stride=2, batch_size=batch_size)
+    forcing = TeacherForcing(broken, Windows(context=4, stride=2, batch_size=batch_size))
     texts = ["a b", "c d", "a b c d e f k k g", "k a"]
     windows = []
 
@@ -445,14 +447,14 @@ def test_text_of_the_model_s_own_surprises_it_as_much_as_it_expects(request, nam
             ids = torch.cat([ids, torch.multinomial(probs, 1, generator=generator)], 1)
     documents = [Document(said(row[1:])) for row in ids.tolist()]
     toy = LanguageModel(model, words(eos_token="<eos>"), "toy")
-    found = scan(TeacherForcing(toy, bos="always"), documents)
+    found = scan(TeacherForcing(toy, Windows(bos="always")), documents)
     rows = [values for tokens in found.values() for values in tokens.values()]
     assert len(rows) == 200 * 30
     excess = math.fsum(values["surprisal"] - values["entropy"] for values in rows)
     z = excess / math.sqrt(math.fsum(values["varentropy"] for values in rows))
     assert abs(z) < 3
     # What the statistic is for: without BOS, or at another place, the model would not say this.
-    late = scan(TeacherForcing(toy, context_length=2, stride=1, bos="never"), documents)
+    late = scan(TeacherForcing(toy, Windows(context=2, stride=1, bos="never")), documents)
     rows = [values for tokens in late.values() for values in tokens.values()]
     excess = math.fsum(values["surprisal"] - values["entropy"] for values in rows)
     assert abs(excess / math.sqrt(math.fsum(values["varentropy"] for values in rows))) > 6

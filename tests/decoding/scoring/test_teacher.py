@@ -11,6 +11,7 @@ from decoding import DecodingSettings, TeacherForcing
 from decoding.rows.distribution import Distribution
 from decoding.scoring.following import Follower
 from decoding.scoring.teacher_forcing import TokenDocument
+from decoding.scoring.windows import Windows
 from decoding.settings.policy import EntropyPolicy, parse_setting
 from decoding_evals.compare.evaluation import compare
 from decoding_evals.identify.evaluation import identify
@@ -25,7 +26,7 @@ TEXT = (
 
 def rows_of(language_model, context=None):
     """Of each scored token of the text: float64 logits, what the model read, and the token."""
-    forcing = TeacherForcing(language_model, context_length=context)
+    forcing = TeacherForcing(language_model, Windows(context=context))
     ids = language_model.tokenizer(TEXT, add_special_tokens=False)["input_ids"]
     rows = []
     for window in forcing.windows([TokenDocument(ids)]):
@@ -100,7 +101,7 @@ SPECS = [
 @pytest.mark.parametrize("spec", SPECS)
 def test_rows_are_those_of_a_plain_loop(stories, spec, context):
     rows = rows_of(stories, context)
-    forcing = TeacherForcing(stories, context_length=context)
+    forcing = TeacherForcing(stories, Windows(context=context))
     ids = stories.tokenizer(TEXT, add_special_tokens=False)["input_ids"]
     follower = Follower([parse_setting(spec)])
     found = []

@@ -23,6 +23,7 @@ from transformers import (
 
 from decoding.models.attention import attention_entropy, attention_implementation, head_entropies
 from decoding.models.loading import LanguageModel
+from decoding.scoring.windows import Windows
 from decoding_evals.attention import evaluation as module
 from decoding_evals.attention.evaluation import attention
 from decoding_evals.attention.figure import plot_attention
@@ -217,7 +218,7 @@ def test_a_documents_means_are_those_of_its_windows(request, name, context):
     language_model = request.getfixturevalue(name)
     tokenizer = language_model.tokenizer
     ids = tokenizer(TEXT, add_special_tokens=False)["input_ids"]
-    [got] = attention(language_model, [TEXT], context=context)
+    [got] = attention(language_model, [TEXT], windows=Windows(context=context))
     sequence = [tokenizer.bos_token_id, *ids]
     step = context or len(sequence)
     columns = []  # (layers, heads, measures, window) of each window
@@ -249,10 +250,15 @@ def test_a_documents_means_are_those_of_its_windows(request, name, context):
     assert_allclose(got.token_normalized_entropy, every[:, :, 1, 1:].mean((0, 1)), atol=NATS)
 
 
+def test_windows_that_overlap_are_refused(stories):
+    with pytest.raises(ValueError, match="stride cannot be chosen"):
+        next(attention(stories, [TEXT], windows=Windows(context=8, stride=4)))
+
+
 def test_bos_is_read_once(stories):
     bos = stories.tokenizer.bos_token
     [plain], [given], [never] = (
-        list(attention(stories, [text], bos=bos_))
+        list(attention(stories, [text], windows=Windows(bos=bos_)))
         for text, bos_ in ((TEXT, "auto"), (bos + TEXT, "auto"), (TEXT, "never"))
     )
     assert_allclose(given.entropy_nats, plain.entropy_nats, atol=NATS)
@@ -263,7 +269,7 @@ def test_bos_is_read_once(stories):
 
 
 def test_nothing_to_choose_is_null_everywhere(stories):
-    empty, single = attention(stories, ["", "a"], bos="never")
+    empty, single = attention(stories, ["", "a"], windows=Windows(bos="never"))
     assert json.dumps([empty.record(), single.record()], allow_nan=False)
     assert empty.record()["collapsed_share"] is None and empty.record()["tokens"] == 0
     assert single.record()["entropy_nats"] == [[None] * 4] * 4

@@ -14,6 +14,7 @@ import decoding_evals.calibrate.evaluation as module
 from decoding import generate
 from decoding.inference.temperature import LogNormalPrior
 from decoding.scoring.teacher_forcing import Document, TokenDocument
+from decoding.scoring.windows import Windows
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.calibrate.evaluation import calibrate
 from decoding_evals.calibrate.figure import plot_calibration
@@ -81,7 +82,7 @@ def ece(confidence, correct, bins=15):
 @pytest.mark.parametrize("name", ["stories", "stories260k"])
 def test_fit_and_figures_are_those_of_plain_loops(request, name):
     language_model = request.getfixturevalue(name)
-    got = calibrate(language_model, STORIES, held_out=0.3, batch_size=2)
+    got = calibrate(language_model, STORIES, held_out=0.3, windows=Windows(batch_size=2))
     out = set(np.random.default_rng(0).permutation(6)[:2].tolist())
     fitted = [text for index, text in enumerate(STORIES) if index not in out]
     others = [STORIES[index] for index in sorted(out)]
@@ -181,7 +182,7 @@ def test_a_temperature_is_recovered(stories260k, temperature):
         max_new_tokens=80, num_return_sequences=20, batch_size=20, seed=5,
     )  # fmt: skip
     documents = [TokenDocument(g.trace.ids.tolist(), [1]) for g in generations]
-    got = calibrate(stories260k, documents, batch_size=20)
+    got = calibrate(stories260k, documents, windows=Windows(batch_size=20))
     low, high = got.fit.confidence_interval
     assert low <= temperature <= high and high - low < 0.25 * temperature
     assert got.after.nll_nats < got.before.nll_nats
@@ -268,8 +269,8 @@ def test_nothing_has_no_reliability():
         ([""], {}, "no token to fit"),
         (STORIES, {"held_out": 1.0}, r"held_out must be in \[0, 1\), got 1.0"),
         (STORIES, {"coverage": 0.0}, r"coverage must be in \(0, 1\], got 0.0"),
-        (["a"], {"bos": "never"}, "no token to fit"),
-        (STORIES, {"stride": 9999}, "stride"),
+        (["a"], {"windows": Windows(bos="never")}, "no token to fit"),
+        (STORIES, {"windows": Windows(stride=9999)}, "stride"),
     ],
 )
 def test_bad_input(stories, documents, options, message):
@@ -321,7 +322,7 @@ def test_interrupted_it_keeps_what_it_has(stories, monkeypatch):
     assert record["ece_before"] is record["nll_after_nats"] is None and record["setting"]
     # While it measures.
     got = calibrate(
-        stories, STORIES * 2, batch_size=1,
+        stories, STORIES * 2, windows=Windows(batch_size=1),
         on_progress=stopping(monkeypatch, lambda _, reading: reading == last),
     )  # fmt: skip
     assert not got.complete and got.held_out_documents == 1

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from decoding.inference.intervals import MAX_BLOCKS
 from decoding.scoring.teacher_forcing import Document
+from decoding.scoring.windows import Windows
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.compare.evaluation import FIRST_BLOCK, compare
 from oracle import log_softmax, reference_log_q
@@ -195,7 +197,7 @@ def values(stories):
 
 
 def test_every_figure_equals_a_plain_loop(stories, values):
-    result = compare(stories, [TEXT], SETTINGS, context=64, stride=32)
+    result = compare(stories, [TEXT], SETTINGS, windows=Windows(context=64, stride=32))
     record = result.record()
     tokens = len(encoded(stories, TEXT))
     assert 150 < tokens == record["tokens_scored"] == record["tokens"] == len(values["entropy"])
@@ -225,7 +227,7 @@ def test_every_figure_equals_a_plain_loop(stories, values):
 
 
 def test_identities_of_the_design_hold(stories, values):
-    record = compare(stories, [TEXT], SETTINGS, context=64, stride=32).record()
+    record = compare(stories, [TEXT], SETTINGS, windows=Windows(context=64, stride=32)).record()
     for spec in ("top_k=300", "top_p=0.9", "typical_p=0.6"):
         i = SPECS.index(spec)
         # KL(q‖raw) = -ln Z, token by token, and TV = 1 - Z.
@@ -274,10 +276,11 @@ def test_a_paired_error_is_smaller_than_that_of_independent_samples(stories):
 
 @pytest.mark.parametrize("batch_size", [1, 64])
 def test_nothing_depends_on_the_batch(stories, batch_size):
-    options = {"context": 24, "stride": 10}
+    windows = Windows(context=24, stride=10)
     text = TEXT[:350]
-    want = compare(stories, [text], SETTINGS, **options).record()
-    found = compare(stories, [text], SETTINGS, **options, batch_size=batch_size).record()
+    want = compare(stories, [text], SETTINGS, windows=windows).record()
+    windows = replace(windows, batch_size=batch_size)
+    found = compare(stories, [text], SETTINGS, windows=windows).record()
     assert found.keys() == want.keys()
     for name, value in want.items():
         if isinstance(value, list):
@@ -294,8 +297,8 @@ DOCUMENTS = ["Once upon a time there was a cat.", "", "Lily", TEXT[:200], "The e
 @pytest.mark.parametrize("bos", ["auto", "never"])
 def test_means_are_over_the_tokens_of_all_documents(stories, batch_size, bos):
     chosen = SETTINGS[:5]
-    options = {"context": 16, "stride": 7, "bos": bos, "batch_size": batch_size}
-    record = compare(stories, iter(DOCUMENTS), chosen, **options).record()
+    windows = Windows(context=16, stride=7, bos=bos, batch_size=batch_size)
+    record = compare(stories, iter(DOCUMENTS), chosen, windows=windows).record()
     want = expected_record(
         plain(*rows_of(stories, DOCUMENTS, 16, 7, bos == "auto"), chosen), record["block_length"]
     )
@@ -357,7 +360,7 @@ def test_progress_counts_up_to_all_tokens(stories, values):
     seen = []
     chosen = [SETTINGS[2], SETTINGS[0]]
     compare(
-        stories, [TEXT], chosen, context=64, stride=32, batch_size=2,
+        stories, [TEXT], chosen, windows=Windows(context=64, stride=32, batch_size=2),
         on_progress=lambda *event: seen.append(event),
     )  # fmt: skip
     counts = [count for count, _ in seen]
@@ -374,8 +377,8 @@ def test_an_interrupted_run_is_that_of_the_tokens_scored_until_then(stories, val
         if len(seen) == 2:
             raise KeyboardInterrupt
 
-    options = {"context": 64, "stride": 32, "batch_size": 2}
-    result = compare(stories, [TEXT], SETTINGS, **options, on_progress=stop)
+    windows = Windows(context=64, stride=32, batch_size=2)
+    result = compare(stories, [TEXT], SETTINGS, windows=windows, on_progress=stop)
     record = result.record()
     assert record["complete"] is False
     assert 0 < record["tokens_scored"] == seen[-1] < len(values["entropy"])
@@ -423,4 +426,4 @@ def test_nothing_to_score(stories, documents, message):
 )
 def test_reading_options_are_checked(stories, options):
     with pytest.raises(ValueError, match=f"{[*options][-1]} must be"):
-        compare(stories, ["Once"], SETTINGS, **options)
+        compare(stories, ["Once"], SETTINGS, windows=Windows(**options))

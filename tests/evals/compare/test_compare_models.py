@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from decoding import NonFiniteLogitsError
 from decoding.models.loading import LanguageModel, check_vocabularies
 from decoding.scoring.teacher_forcing import Document
+from decoding.scoring.windows import Windows
 from decoding_evals.compare.models import PERCENTILES, compare_models
 from oracle import log_softmax
 
@@ -142,7 +143,10 @@ def assert_plain(record, columns):
 @pytest.mark.parametrize(("context", "stride", "batch_size"), [(512, 256, 8), (24, 10, 3)])
 def test_every_figure_equals_a_plain_loop(stories, other, context, stride, batch_size):
     record = compare_models(
-        stories, other, [TEXT], context=context, stride=stride, batch_size=batch_size
+        stories,
+        other,
+        [TEXT],
+        windows=Windows(context=context, stride=stride, batch_size=batch_size),
     ).record()
     columns = plain(stories, other, [TEXT], context, stride)
     assert columns["kl_ab"].mean() > 0.01 and 0 < columns["same_top"].mean() < 1
@@ -177,7 +181,7 @@ def test_exchanging_the_models_exchanges_the_figures(stories, other):
 @pytest.mark.parametrize("twin", [False, True])
 def test_a_model_against_itself(stories, twin):
     same = dataclasses.replace(stories, model=copy.deepcopy(stories.model)) if twin else stories
-    record = compare_models(stories, same, [TEXT], context=32).record()
+    record = compare_models(stories, same, [TEXT], windows=Windows(context=32)).record()
     assert record["kl_nats"] == record["kl_standard_error"] == [0, 0]
     assert set(record["kl_percentiles_nats"].values()) == {0}
     assert set(record["delta_p_percentiles"].values()) == {0}
@@ -194,7 +198,10 @@ DOCUMENTS = ["Once upon a time there was a cat.", "", "Lily", TEXT[:150]]
 @pytest.mark.parametrize("bos", ["auto", "never"])
 def test_means_are_over_the_tokens_of_all_documents(stories, other, bos, batch_size):
     record = compare_models(
-        stories, other, iter(DOCUMENTS), bos=bos, context=16, stride=7, batch_size=batch_size
+        stories,
+        other,
+        iter(DOCUMENTS),
+        windows=Windows(bos=bos, context=16, stride=7, batch_size=batch_size),
     ).record()
     columns = plain(stories, other, DOCUMENTS, 16, 7, bos == "auto")
     assert record["tokens_scored"] == len(columns["nll_a"])
@@ -225,9 +232,9 @@ def test_the_context_is_that_of_the_model_with_fewer_positions(stories):
         record = compare_models(*pair, [TEXT]).record()
         assert (record["context"], record["stride"]) == (40, 20)
         assert_plain(record, plain(*pair, [TEXT], 40, 20))
-        assert compare_models(*pair, [TEXT], context=30).record()["context"] == 30
+        assert compare_models(*pair, [TEXT], windows=Windows(context=30)).record()["context"] == 30
         with pytest.raises(ValueError, match="context must be at most the models' 40 positions"):
-            compare_models(*pair, [TEXT], context=41)
+            compare_models(*pair, [TEXT], windows=Windows(context=41))
 
 
 def test_one_token_has_no_errors(stories, other):
@@ -321,9 +328,9 @@ def test_progress_and_interruption(stories, other):
         if len(seen) == 2:
             raise KeyboardInterrupt
 
-    options = {"context": 16, "stride": 8, "batch_size": 2}
+    windows = Windows(context=16, stride=8, batch_size=2)
     columns = plain(stories, other, [TEXT], 16, 8)
-    result = compare_models(stories, other, [TEXT], **options, on_progress=stop)
+    result = compare_models(stories, other, [TEXT], windows=windows, on_progress=stop)
     for count, nll in seen:
         assert nll == pytest.approx(columns["nll_a"][:count].mean(), abs=NATS)
     count = seen[-1][0]
@@ -353,7 +360,9 @@ def folder(tmp_path_factory, other):
 
 def test_the_command_compares_two_folders(run, folder, stories, other):
     renamed = dataclasses.replace(other, name=str(folder))
-    want = compare_models(stories, renamed, [TEXT], context=32).record() | {"skipped_rows": 0}
+    want = compare_models(stories, renamed, [TEXT], windows=Windows(context=32)).record() | {
+        "skipped_rows": 0
+    }
     arguments = ["compare", "--models", "builtin:stories", folder, "--context", 32]
     code, out, err = run(*arguments, "--json", stdin=TEXT.encode())
     assert (code, err) == (0, "")

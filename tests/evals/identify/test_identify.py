@@ -18,6 +18,7 @@ from decoding.generation.run import generate
 from decoding.models.encoding import encode_prompt
 from decoding.scoring.following import Follower
 from decoding.scoring.teacher_forcing import LogitBlock, TokenDocument
+from decoding.scoring.windows import Windows
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.identify import evaluation as module
 from decoding_evals.identify.evaluation import identify
@@ -117,7 +118,7 @@ def test_everything_follows_from_the_models_own_logits(stories260k, source):
 def test_likelihoods_of_all_that_could_be_written_add_up_to_1(stories260k, spec):
     vocab = stories260k.model.config.vocab_size
     every = [TokenDocument([token], [1, 403]) for token in range(vocab)]
-    results = identify(stories260k, every, parsed([spec, "greedy"]), batch_size=64)
+    results = identify(stories260k, every, parsed([spec, "greedy"]), windows=Windows(batch_size=64))
     totals = np.array([np.exp(each.log_q_nats[0]) for each in results]).sum(0)
     assert_allclose(totals, 1, atol=1e-5)
 
@@ -155,7 +156,7 @@ def test_posteriors_are_calibrated(stories260k):
         for seed, spec in enumerate(specs)
         for document in drawn(stories260k, spec, samples=60, tokens=15, seed=seed)
     ]
-    results = list(identify(stories260k, texts, parsed(specs), batch_size=60))
+    results = list(identify(stories260k, texts, parsed(specs), windows=Windows(batch_size=60)))
     posterior = np.array([np.exp(each.log_posterior()) for each in results])
     truth = np.repeat(np.arange(4), 60)[:, None] == np.arange(4)
     assert 0.2 < posterior.max(1).mean() < 0.8
@@ -365,7 +366,9 @@ def test_models_that_cut_a_text_differently_meet_where_both_end_a_token(stories,
 def test_each_document_has_its_result_in_its_place(stories260k):
     texts = ["", "Once upon", "", "She saw a dog. " * 40, "end", ""]
     settings = parsed(["raw", "temperature=0.7", "top_k=50"])
-    got = list(identify(stories260k, texts, settings, context=64, stride=32, batch_size=3))
+    got = list(
+        identify(stories260k, texts, settings, windows=Windows(context=64, stride=32, batch_size=3))
+    )
     assert [result.index for result in got] == list(range(6))
     for text, result in zip(texts, got, strict=True):
         record = result.record()
@@ -376,9 +379,9 @@ def test_each_document_has_its_result_in_its_place(stories260k):
             assert record["coverage"] == [None] * 3 and record["decided"] is None
             assert record["abstained_because"] == "the text has no token to score"
             continue
-        [alone] = identify(stories260k, [text], settings, context=64, stride=32)
+        [alone] = identify(stories260k, [text], settings, windows=Windows(context=64, stride=32))
         assert_allclose(result.log_q_nats, alone.log_q_nats, atol=NATS)
-    [result] = identify(stories260k, ["Once upon"], settings, bos="never")
+    [result] = identify(stories260k, ["Once upon"], settings, windows=Windows(bos="never"))
     assert result.tokens_skipped == 1
     assert len(result.tokens) == len(ids_of(stories260k, "Once upon")) - 1
 

@@ -23,6 +23,7 @@ from transformers import (
 from conftest import shared
 from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import Document
+from decoding.scoring.windows import Windows
 from decoding_evals.perplexity.evaluation import perplexity
 from decoding_evals.perplexity.protocols import PROTOCOLS
 
@@ -102,7 +103,9 @@ def test_figures_are_those_of_a_plain_loop(request, name, context, stride, wiki)
     ids = ids_of(language_model.tokenizer, text)
     bos = {"stories260k": 1, "stories": 0}[name]
     want = surprisals(language_model.model, [bos, *ids], context, stride or context // 2)
-    got = perplexity(language_model, [text], context=context, stride=stride).record()
+    got = perplexity(
+        language_model, [text], windows=Windows(context=context, stride=stride)
+    ).record()
     nll = want.mean()
     size, count = len(text.encode()), len(text.split())
     assert got["nll_nats"] == pytest.approx(nll, rel=RELATIVE)
@@ -131,7 +134,7 @@ def test_bos_and_what_is_counted_of_the_text(stories260k, bos, in_text):
     front = [1] if bos != "never" else []
     sequence = front + ids[dropped:]
     want = surprisals(stories260k.model, sequence, 512, 256)
-    got = perplexity(stories260k, [text], bos=bos)
+    got = perplexity(stories260k, [text], windows=Windows(bos=bos))
     record = got.record()
     assert got.bos == ("<s>" if front else None)
     assert record["nll_nats"] == pytest.approx(want.mean(), rel=RELATIVE)
@@ -149,7 +152,7 @@ def test_bos_and_what_is_counted_of_the_text(stories260k, bos, in_text):
 
 def test_text_without_tokens_is_not_counted(toy):
     for bos in ("auto", "never"):
-        got = perplexity(toy, [" \n ", "a b c", "", " "], bos=bos)
+        got = perplexity(toy, [" \n ", "a b c", "", " "], windows=Windows(bos=bos))
         scored = "a b c" if bos == "auto" else " b c"
         assert (got.bytes, got.words) == (len(scored), len(scored.split()))
         assert got.account.documents == 4 and got.account.documents_skipped == 3
@@ -337,7 +340,7 @@ def test_the_interval_of_a_long_text_holds_the_entropy_rate_of_its_source(chain)
     transition, stationary = chain
     rate = -float(stationary @ (transition * np.log(transition)).sum(1))
     ids = walk(transition, stationary, 24_000, np.random.default_rng(8))
-    got = perplexity(markov(transition), [said(ids)], bos="never")
+    got = perplexity(markov(transition), [said(ids)], windows=Windows(bos="never"))
     assert got.account.tokens_scored == 24_000
     exact = -np.log(transition[ids[:-1], ids[1:]])
     assert got.nll_nats == pytest.approx(exact.mean(), rel=RELATIVE)
@@ -363,7 +366,7 @@ def test_the_interval_over_documents_holds_the_entropy_rate_of_their_source(chai
     rate = -float(stationary @ (transition * np.log(transition)).sum(1))
     rng = np.random.default_rng(9)
     walks = [walk(transition, stationary, int(rng.integers(20, 250)), rng) for _ in range(120)]
-    got = perplexity(markov(transition), [said(ids) for ids in walks], bos="never")
+    got = perplexity(markov(transition), [said(ids) for ids in walks], windows=Windows(bos="never"))
     assert (got.error_unit, got.units) == ("documents", 120)
     assert got.account.tokens_context_only == 120
     assert abs(got.nll_nats - rate) < 3.5 * got.standard_error
@@ -409,7 +412,7 @@ def test_an_interval_beyond_the_largest_double_has_no_bound(toy):
 @pytest.mark.parametrize(("context", "stride"), [(5, 1), (5, 3), (5, 5), (64, 32)])
 def test_the_account_adds_up(toy, bos, context, stride):
     texts = ["a b c", "", "d", "p o n m " * 9, " ", "e f"]
-    got = perplexity(toy, texts, context=context, stride=stride, bos=bos)
+    got = perplexity(toy, texts, windows=Windows(context=context, stride=stride, bos=bos))
     account = got.account
     front = bos == "auto"
     sequences = [front * (n > 0) + n for n in (3, 0, 1, 36, 0, 2)]
@@ -437,7 +440,7 @@ def stopping_after(tokens):
 def test_an_interruption_leaves_the_figures_of_what_was_scored(stories260k, wiki, bos):
     documents = [STORY, wiki, wiki]
     got = perplexity(
-        stories260k, documents, context=64, stride=32, bos=bos, batch_size=2,
+        stories260k, documents, windows=Windows(context=64, stride=32, bos=bos, batch_size=2),
         on_progress=stopping_after(700),
     )  # fmt: skip
     account, record = got.account, got.record()
@@ -466,10 +469,11 @@ def test_an_interruption_leaves_the_figures_of_what_was_scored(stories260k, wiki
 
 @pytest.mark.parametrize("protocol", ["huggingface", "lm-eval", "llama.cpp", "gpt2-paper"])
 def test_an_interruption_adds_up_under_every_protocol(stories260k, wiki, protocol):
-    options = {} if protocol in ("lm-eval", "llama.cpp") else {"stride": 16}
+    stride = None if protocol in ("lm-eval", "llama.cpp") else 16
+    windows = Windows(context=32, stride=stride, batch_size=1)
     got = perplexity(
-        stories260k, [wiki, wiki], protocol=protocol, context=32, batch_size=1,
-        on_progress=stopping_after(40), **options,
+        stories260k, [wiki, wiki], protocol=protocol, windows=windows,
+        on_progress=stopping_after(40),
     )  # fmt: skip
     assert got.complete is False
     assert 40 <= got.account.tokens_scored < 40 + 32
@@ -494,7 +498,7 @@ def test_an_interruption_before_anything_is_scored_is_not_caught(toy):
 def test_progress_is_told_of_every_window(toy):
     calls = []
     got = perplexity(
-        toy, ["a b c d", "e f g"], context=2, stride=2,
+        toy, ["a b c d", "e f g"], windows=Windows(context=2, stride=2),
         on_progress=lambda *values: calls.append(values),
     )  # fmt: skip
     assert [tokens for tokens, _ in calls] == [2, 4, 6, 7]
@@ -506,15 +510,30 @@ def test_progress_is_told_of_every_window(toy):
     [
         ([], {}, "nothing to score: 0 documents with 0 tokens"),
         (["", " "], {}, "nothing to score: 2 documents with 0 tokens"),
-        (["a", "b"], {"bos": "never"}, "nothing to score: 2 documents with 2 tokens"),
+        (
+            ["a", "b"],
+            {"windows": Windows(bos="never")},
+            "nothing to score: 2 documents with 2 tokens",
+        ),
         (["a"], {"protocol": "huggingface"}, "nothing to score"),
         (["a b"], {"protocol": "megatron"}, "protocol must be one of default, .*'megatron'"),
         (["a b"], {"errors": "tokens"}, "errors must be auto, documents or blocks, got 'tokens'"),
-        (["a b"], {"protocol": "lm-eval", "stride": 4}, "stride .*protocol lm-eval fixes it"),
-        (["a b"], {"protocol": "gpt2-paper", "bos": "always"}, "bos .*gpt2-paper fixes it"),
-        (["a b"], {"context": 65}, "64 positions, got 65"),
-        (["a b"], {"stride": 65}, "stride must be from 1 to the context of 64, got 65"),
-        (["a b"], {"batch_size": 0}, "batch_size must be >= 1, got 0"),
+        (
+            ["a b"],
+            {"protocol": "lm-eval", "windows": Windows(stride=4)},
+            "stride .*protocol lm-eval fixes it",
+        ),
+        (
+            ["a b"],
+            {"protocol": "gpt2-paper", "windows": Windows(bos="always")},
+            "bos .*gpt2-paper fixes it",
+        ),
+        (["a b"], {"windows": Windows(context=65)}, "64 positions, got 65"),
+        (
+            ["a b"],
+            {"windows": Windows(stride=65)},
+            "stride must be from 1 to the context of 64, got 65",
+        ),
     ],
 )
 def test_refusals(toy, texts, options, message):
@@ -526,7 +545,7 @@ def test_refusals(toy, texts, options, message):
 @pytest.mark.parametrize("context", [0, 65, 66])
 def test_a_context_that_the_model_has_not_is_refused_by_its_number(toy, protocol, context):
     with pytest.raises(ValueError, match=rf"context must .*got {context}$"):
-        perplexity(toy, ["a b c " * 100], protocol=protocol, context=context)
+        perplexity(toy, ["a b c " * 100], protocol=protocol, windows=Windows(context=context))
 
 
 def test_the_record_holds_what_it_promises(stories260k):

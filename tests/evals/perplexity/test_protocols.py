@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from conftest import shared
 from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import Document
+from decoding.scoring.windows import Windows
 from decoding_evals.perplexity.evaluation import perplexity
 from decoding_evals.perplexity.protocols import PROTOCOLS, detokenized_wikitext
 
@@ -125,7 +126,7 @@ def test_lm_eval_scores_disjoint_windows_of_which_the_last_reaches_back(toy, cou
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 16, 17])
 def test_lm_eval_with_a_context(toy, count):
-    assert_lm_eval(toy, [text_of(count), text_of(count + 3)], 8, 0, context=8)
+    assert_lm_eval(toy, [text_of(count), text_of(count + 3)], 8, 0, windows=Windows(context=8))
 
 
 @pytest.mark.parametrize(
@@ -207,13 +208,13 @@ def assert_huggingface(language_model, texts, length, step, **options):
 @pytest.mark.parametrize("stride", [1, 2, 32, 48, 63, 64])
 @pytest.mark.parametrize("count", [2, 10, 63, 64, 65, 96, 112, 113, 128, 129, 160])
 def test_huggingface_weighs_windows_as_the_recipe_does(toy, count, stride):
-    assert_huggingface(toy, [text_of(count)], 64, stride, stride=stride)
+    assert_huggingface(toy, [text_of(count)], 64, stride, windows=Windows(stride=stride))
 
 
 @pytest.mark.parametrize("count", [2, 7, 8, 9, 16, 17, 23])
 @pytest.mark.parametrize("stride", [1, 5, 8])
 def test_huggingface_with_a_context(toy, count, stride):
-    assert_huggingface(toy, [text_of(count)], 8, stride, context=8, stride=stride)
+    assert_huggingface(toy, [text_of(count)], 8, stride, windows=Windows(context=8, stride=stride))
 
 
 def test_huggingface_joins_texts_and_defaults_to_all_positions(short, wiki):
@@ -223,7 +224,7 @@ def test_huggingface_joins_texts_and_defaults_to_all_positions(short, wiki):
 
 def test_huggingface_at_its_default_stride(stories260k, wiki):
     assert_huggingface(stories260k, [wiki[:1500]], 512, 512)
-    assert_huggingface(stories260k, [wiki[:1500]], 512, 256, stride=256)
+    assert_huggingface(stories260k, [wiki[:1500]], 512, 256, windows=Windows(stride=256))
 
 
 @pytest.mark.parametrize(("count", "last_alone"), [(64, False), (65, True), (129, True)])
@@ -245,7 +246,7 @@ def test_huggingface_stays_a_number_where_the_recipe_does_not(toy, count, last_a
 )
 def test_huggingface_refusals(toy, options, message):
     with pytest.raises(ValueError, match=message):
-        perplexity(toy, ["a b c"], protocol="huggingface", **options)
+        perplexity(toy, ["a b c"], protocol="huggingface", windows=Windows(**options))
 
 
 # llama.cpp: `perplexity()` of tools/perplexity/perplexity.cpp with ppl_stride = 0, retold.
@@ -298,7 +299,7 @@ def test_llama_cpp_scores_the_second_half_of_each_chunk(toy, count):
 @pytest.mark.parametrize("n_ctx", [4, 5, 7, 8])
 @pytest.mark.parametrize("count", [16, 17, 23, 24, 25])
 def test_llama_cpp_with_a_context(toy, n_ctx, count):
-    assert_llama_cpp(toy, [text_of(count)], n_ctx, None, context=n_ctx)
+    assert_llama_cpp(toy, [text_of(count)], n_ctx, None, windows=Windows(context=n_ctx))
 
 
 def test_llama_cpp_puts_bos_over_the_first_token_of_each_chunk(short, wiki):
@@ -319,19 +320,19 @@ def test_llama_cpp_has_chunks_of_512(stories260k, wiki):
 )
 def test_llama_cpp_joins_texts_and_drops_one_last_line_break(stories260k, texts):
     long = ["She saw a dog.\n" * 6, *texts]
-    got = assert_llama_cpp(stories260k, long, 8, 1, context=8)
+    got = assert_llama_cpp(stories260k, long, 8, 1, windows=Windows(context=8))
     assert got.account.documents == 1
 
 
 @pytest.mark.parametrize("count", [0, 1, 15])
 def test_llama_cpp_wants_two_chunks(toy, count):
     with pytest.raises(ValueError, match="16 tokens" if count else "16 tokens|nothing to score"):
-        perplexity(toy, [text_of(count)], protocol="llama.cpp", context=8)
+        perplexity(toy, [text_of(count)], protocol="llama.cpp", windows=Windows(context=8))
 
 
 def test_llama_cpp_refuses_chunks_without_a_second_half(toy):
     with pytest.raises(ValueError, match=r"context must be at least 4 .*got 3"):
-        perplexity(toy, [text_of(20)], protocol="llama.cpp", context=3)
+        perplexity(toy, [text_of(20)], protocol="llama.cpp", windows=Windows(context=3))
 
 
 # GPT-2 paper: Megatron-LM's tasks/zeroshot_gpt, retold.
@@ -440,7 +441,9 @@ def test_gpt2_paper_moves_windows_by_32_tokens(toy, count):
 
 @pytest.mark.parametrize(("length", "stride"), [(8, 1), (8, 3), (8, 8), (33, 32)])
 def test_gpt2_paper_with_a_context_and_a_stride(toy, length, stride):
-    assert_gpt2_paper(toy, [text_of(70)], length, stride, context=length, stride=stride)
+    assert_gpt2_paper(
+        toy, [text_of(70)], length, stride, windows=Windows(context=length, stride=stride)
+    )
 
 
 def test_gpt2_paper_on_real_text(short, wiki):
@@ -455,8 +458,13 @@ def test_gpt2_paper_on_real_text(short, wiki):
 @pytest.mark.parametrize("count", [256, 257, 300])
 def test_accounts_add_up_and_nothing_depends_on_the_batch(toy, protocol, count):
     texts = [text_of(count), text_of(40), "", text_of(1)]
-    one, one_record = result(toy, texts, protocol, batch_size=1)
-    many, _ = result(toy, [Document(text.split(" ", 0)) for text in texts], protocol, batch_size=7)
+    one, one_record = result(toy, texts, protocol, windows=Windows(batch_size=1))
+    many, _ = result(
+        toy,
+        [Document(text.split(" ", 0)) for text in texts],
+        protocol,
+        windows=Windows(batch_size=7),
+    )
     assert one.account == many.account
     assert one.nll_nats == pytest.approx(many.nll_nats, rel=1e-6)
     assert (one.words, one.bytes) == (many.words, many.bytes)
@@ -469,7 +477,9 @@ def test_where_they_agree(toy):
     with_bos = [result(toy, [text], name)[0].nll_nats for name in ("default", "lm-eval")]
     assert with_bos[0] == pytest.approx(with_bos[1], rel=1e-7)
     without = [
-        result(toy, [text], name, **({"bos": "never"} if name == "default" else {}))[0].nll_nats
+        result(toy, [text], name, windows=Windows(bos="never" if name == "default" else "auto"))[
+            0
+        ].nll_nats
         for name in ("default", "huggingface", "gpt2-paper")
     ]
     assert without == pytest.approx([without[0]] * 3, rel=1e-7)

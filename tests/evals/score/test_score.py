@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose
 
 from conftest import shared
 from decoding.scoring.teacher_forcing import Document
+from decoding.scoring.windows import Windows
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.score.evaluation import score, score_choices
 from oracle import CUT, LOGIT_NOISE, log_softmax, plogp, reference_log_q
@@ -70,7 +71,7 @@ def wiki():
 def test_columns_are_those_of_a_plain_loop(request, name, context, stride, wiki):
     language_model = request.getfixturevalue(name)
     text = wiki if name == "stories260k" else TEXT * 4
-    [got] = score(language_model, [text], context=context, stride=stride)
+    [got] = score(language_model, [text], windows=Windows(context=context, stride=stride))
     ids = ids_of(language_model, text)
     rows = rows_of(language_model, [bos_of(language_model), *ids], context or 512, stride or 256)
     log_p = [log_softmax(row) for row in rows]
@@ -186,7 +187,7 @@ def test_an_impossible_token_makes_its_surprisal_null(stories260k, setting):
 @pytest.mark.parametrize("bos", ["auto", "never"])
 def test_spans_partition_the_text(request, name, text, bos):
     language_model = request.getfixturevalue(name)
-    [got] = score(language_model, [text], bos=bos)
+    [got] = score(language_model, [text], windows=Windows(bos=bos))
     ids = ids_of(language_model, text)
     scored = ids if bos == "auto" else ids[1:]
     assert got.ids.tolist() == scored
@@ -219,11 +220,11 @@ def test_bos_in_the_text_is_no_token_of_it(stories260k):
 
 def test_each_document_has_its_result_in_its_place(stories260k):
     texts = ["", "Once upon", "", "", "a", "She saw a dog. " * 80, "", "end", ""]
-    got = list(score(stories260k, texts, context=64, stride=32, batch_size=3))
+    got = list(score(stories260k, texts, windows=Windows(context=64, stride=32, batch_size=3)))
     assert [scores.index for scores in got] == list(range(len(texts)))
     assert [scores.text for scores in got] == texts
     for scores, text in zip(got, texts, strict=True):
-        [alone] = score(stories260k, [text], context=64, stride=32)
+        [alone] = score(stories260k, [text], windows=Windows(context=64, stride=32))
         assert len(scores) == len(ids_of(stories260k, text)) if text else not len(scores)
         assert_allclose(scores.surprisal_nats, alone.surprisal_nats, atol=NATS)
         assert scores.starts.tolist() == alone.starts.tolist()
@@ -246,7 +247,7 @@ def test_documents_are_taken_as_they_are_scored(stories260k):
         for number in taken:
             yield "Once upon a time " * (number % 3)
 
-    found = list(itertools.islice(score(stories260k, endless(), batch_size=2), 50))
+    found = list(itertools.islice(score(stories260k, endless(), windows=Windows(batch_size=2)), 50))
     assert [scores.index for scores in found] == list(range(50))
     assert next(taken) < 50 + 2 * 16 * 2 * 3
 
@@ -297,7 +298,7 @@ ROWS = [
 @pytest.mark.parametrize("batch_size", [1, 8])
 def test_choices_have_their_log_probability_and_are_ranked(request, name, batch_size):
     language_model = request.getfixturevalue(name)
-    got = list(score_choices(language_model, ROWS, batch_size=batch_size))
+    got = list(score_choices(language_model, ROWS, windows=Windows(batch_size=batch_size)))
     assert [row.index for row in got] == list(range(len(ROWS)))
     for row, (prompt, choices) in zip(got, ROWS, strict=True):
         assert (row.prompt, [choice.text for choice in row.choices]) == (prompt, choices)
@@ -356,15 +357,15 @@ def test_choices_without_tokens_and_rows_without_choices_are_refused(stories260k
 
 def test_arguments_are_checked_before_anything_is_scored(stories260k):
     with pytest.raises(ValueError, match="512 positions, got 513"):
-        list(score(stories260k, ["a"], context=513))
+        list(score(stories260k, ["a"], windows=Windows(context=513)))
     with pytest.raises(ValueError, match="bos must be auto, always or never"):
-        list(score(stories260k, ["a"], bos="no"))
+        list(score(stories260k, ["a"], windows=Windows(bos="no")))
 
 
 def test_progress_is_told(stories260k):
     calls = []
     [got] = score(
-        stories260k, ["She saw a dog. " * 9], context=16, stride=16,
+        stories260k, ["She saw a dog. " * 9], windows=Windows(context=16, stride=16),
         on_progress=lambda *values: calls.append(values),
     )  # fmt: skip
     assert calls[-1][0] == len(got)

@@ -5,6 +5,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from decoding.scoring.teacher_forcing import Document, TeacherForcing, TokenDocument
+from decoding.scoring.windows import Windows
 from forcing import NATS, assert_same, assert_scored, measure, placed, reference, scan
 
 
@@ -18,7 +19,7 @@ def straddling(tokenizer, prompt, text):
 def assert_prompted(language_model, prompt, text, context, stride):
     ids, first = straddling(language_model.tokenizer, prompt, text)
     bos = TeacherForcing(language_model).bos_id
-    forcing = TeacherForcing(language_model, context_length=context, stride=stride)
+    forcing = TeacherForcing(language_model, Windows(context=context, stride=stride))
     found = scan(forcing, [Document(text, prompt)]).get(0, {})
     rows = reference(language_model.model, [bos, *ids], context, stride, first + 1)
     assert list(found) == list(range(first, len(ids)))
@@ -84,8 +85,8 @@ def test_all_the_tokens_of_the_text_s_first_character_are_the_text_s(request, na
 # Token documents.
 
 
-def scored_ids(language_model, documents, **options):
-    run = TeacherForcing(language_model, **options)
+def scored_ids(language_model, documents, windows=Windows()):
+    run = TeacherForcing(language_model, windows)
     found = [(w.document, w.start, c["surprisal"]) for w, c in run.scan(documents, measure)]
     return found, run.account
 
@@ -114,12 +115,12 @@ def test_ids_without_a_context_are_a_text_of_their_own(stories):
         [found], account = scored_ids(stories, [document])
         assert found[:2] == text_found[:2] and account.bos_tokens == 1
         assert_allclose(found[2], text_found[2], atol=NATS)
-    [(_, start, found)], account = scored_ids(stories, [TokenDocument(ids)], bos="never")
+    [(_, start, found)], account = scored_ids(stories, [TokenDocument(ids)], Windows(bos="never"))
     assert start == 1 and len(found) == len(ids) - 1 == account.tokens_scored
 
 
 def test_bos_goes_before_a_context_only_when_it_is_always_wanted(stories):
-    _, account = scored_ids(stories, [TokenDocument([7, 8], [5, 6])], bos="always")
+    _, account = scored_ids(stories, [TokenDocument([7, 8], [5, 6])], Windows(bos="always"))
     assert account.bos_tokens == 1 and account.tokens_context_only == 2
 
 
