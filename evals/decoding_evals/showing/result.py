@@ -86,7 +86,7 @@ def finite(values: Any) -> Any:
     return plain if math.isfinite(plain) else None
 
 
-def exp_or_none(value: float | None) -> float | None:
+def exp_or_none(value: Any) -> float | None:
     """e^value, or None where the largest double is smaller or the value unknown."""
     return math.exp(value) if value is not None and value < 709 else None
 
