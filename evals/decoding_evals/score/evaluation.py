@@ -274,10 +274,10 @@ class ChoiceScores(TextResult):
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per choice."""
-        return [
-            {name: value for name, value in choice.items() if name != "tokens"}
-            for choice in self.record()["choices"]
-        ]
+        choices: list[dict[str, Any]] = self.record()["choices"]
+        for choice in choices:
+            del choice["tokens"]
+        return choices
 
     def tables(self) -> list[Shown]:
         """One line per choice, best first."""
