@@ -259,13 +259,12 @@ class ChoiceScores(TextResult):
         ]
         choices = []
         for index, choice in enumerate(self.choices):
-            record = choice.record()
-            del record["index"]
             figures = {
+                "text": choice.text,
                 "log_prob_nats": finite(log_probs[index]),
                 "log_prob_nats_per_byte": finite(per_byte[index]),
             }
-            choices.append({"text": choice.text, **figures, **record})
+            choices.append({**figures, **choice.totals(), "tokens": choice.rows()})
         rankings = {
             name: sorted(range(len(choices)), key=lambda i, values=values: -values[i])  # type: ignore[misc]
             for name, values in (("ranking", log_probs), ("ranking_per_byte", per_byte))
