@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @model_options
 @scoring_options
 @output_options
-@plot_option("Draw the frontier of entropy and coverage, and KL between all pairs.")
+@plot_option("Draw cross-entropy against entropy, and KL between all pairs.")
 def compare(
     specs: tuple[str, ...], grid: str | None, models: tuple[str, str] | None, **options: Any
 ) -> None:

@@ -146,7 +146,7 @@ class SettingsComparison(Result):
         return setting_tables(self.record())
 
     def plot(self) -> Figure:
-        """The frontier of entropy and cross-entropy, and KL; see `plot_comparison`."""
+        """Cross-entropy against entropy, and KL; see `plot_comparison`."""
         return plot_comparison(self.record())
 
 

@@ -75,7 +75,7 @@ class TextResult(Result):
 
 def title_of(record: dict[str, Any]) -> str:
     """The name of a record's text, or its number where it has none."""
-    return str(record.get("name", f"text {record['index']}"))
+    return str(record["name"]) if "name" in record else f"text {record['index']}"
 
 
 def finite(values: Any) -> Any:
