@@ -11,7 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 
-pytest.register_assert_rewrite("oracle", "drawing", "forcing")
+pytest.register_assert_rewrite("comparing", "drawing", "forcing", "oracle", "sources", "toys")
 
 import hypothesis
 import torch
