@@ -21,7 +21,9 @@ ALLOWED = {
     "decoding_evals": {"decoding", "decoding_evals"},
     "decoding_cli": {"decoding", "decoding_evals", "decoding_cli"},
 }
-HEAVY = {"torch", "transformers", "rich", "numpy", "pyarrow", "scipy", "matplotlib", "datasets"}
+HEAVY = {
+    "torch", "transformers", "rich", "numpy", "pyarrow", "scipy", "matplotlib", "datasets", "pandas",
+}  # fmt: skip
 FOLDERS = {
     "decoding": [
         "rows",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from decoding_evals.showing.figures import blank_figure, short, text_name, visible
 
 if TYPE_CHECKING:
@@ -16,12 +18,11 @@ def plot_attention(record: dict[str, Any]) -> Figure:
 
     Dark is narrow and light is broad; grey is undefined, and a cross marks a collapsed head.
     """
-    import numpy as np
-    from matplotlib import colormaps
-
     layers, heads = max(1, record["layers"]), max(1, record["heads"])
     height = min(9.0, 2.2 + 0.25 * layers)
     figure = blank_figure(8.4, height)
+    from matplotlib import colormaps
+
     panels = figure.subplots(1, 2, sharey=True)
     colors = colormaps["cividis"].with_extremes(bad="#dddddd")
     for axes, key, title in (

@@ -50,8 +50,9 @@ def _inline(text: Any) -> str:
     """A text with its styles."""
     if not isinstance(text, Text):
         return escape(str(text).strip("\n"))
+    screen = console(False)
     pieces = []
-    for piece, style, _ in text.render(console(False)):
-        css = "" if style is None else style.get_html_style()
+    for piece, style, _ in text.render(screen):
+        css = (style or screen.get_style(text.style)).get_html_style()
         pieces.append(f'<span style="{css}">{escape(piece)}</span>' if css else escape(piece))
     return "".join(pieces)
