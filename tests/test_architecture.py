@@ -22,7 +22,8 @@ ALLOWED = {
     "decoding_cli": {"decoding", "decoding_evals", "decoding_cli"},
 }
 HEAVY = {
-    "torch", "transformers", "rich", "numpy", "pyarrow", "scipy", "matplotlib", "datasets", "pandas",
+    "datasets", "matplotlib", "numpy", "pandas", "pyarrow", "rich", "scipy", "torch",
+    "transformers",
 }  # fmt: skip
 FOLDERS = {
     "decoding": [

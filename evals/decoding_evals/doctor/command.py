@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ def doctor(file: Path | None, **options: Any) -> None:
     language_model = read_model(options)
     from decoding_evals.doctor.evaluation import doctor as evaluate
 
-    with _Progress() as progress:
+    with _progress() as progress:
         result = evaluate(language_model, *given, on_check=progress)
     with Destination(options) as destination:
         destination.deliver([result])
@@ -38,27 +41,15 @@ def doctor(file: Path | None, **options: Any) -> None:
         raise click.ClickException(f"{count} failed: {', '.join(failed)}")
 
 
-class _Progress:
-    """The name of the running check, on a terminal's standard error."""
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Shows the name of the running check on a terminal's standard error."""
+    from rich.status import Status
 
-    def __enter__(self) -> _Progress:
-        import sys
+    from decoding_evals.showing.terminal import console
 
-        from rich.status import Status
-
-        from decoding_evals.showing.terminal import console
-
-        self._status = (
-            Status("loading", console=console(False, stderr=True)) if sys.stderr.isatty() else None
-        )
-        if self._status is not None:
-            self._status.start()
-        return self
-
-    def __call__(self, name: str) -> None:
-        if self._status is not None:
-            self._status.update(name)
-
-    def __exit__(self, *_: object) -> None:
-        if self._status is not None:
-            self._status.stop()
+    if not sys.stderr.isatty():
+        yield lambda name: None
+        return
+    with Status("loading", console=console(False, stderr=True)) as status:
+        yield status.update

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Iterable
+from contextlib import ExitStack
 from dataclasses import replace
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from decoding_evals.showing.terminal import Shown
 
 
-class Destination:
+class Destination(ExitStack):
     """Where results go: into a file, to standard output as JSON, or onto the terminal as tables.
 
     Args:
@@ -29,10 +29,11 @@ class Destination:
     """
 
     def __init__(self, options: dict[str, Any]) -> None:
+        super().__init__()
         self.plot = options.get("plot")
         check_plot(self.plot)
         output = options.get("output")
-        self.file = None if output is None else RecordFile(output)
+        self.file = None if output is None else self.enter_context(RecordFile(output))
         self.as_json = options["as_json"]
 
     @property
@@ -44,18 +45,6 @@ class Destination:
     def shows_progress(self) -> bool:
         """Whether a bar does not get in the way of what is written to the same terminal."""
         return not (self.on_screen and sys.stdout.isatty())
-
-    def __enter__(self) -> Destination:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self.file is not None:
-            self.file.__exit__(kind, error, traceback)
 
     def deliver(
         self,

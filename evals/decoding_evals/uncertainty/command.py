@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,9 +127,8 @@ def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
     )
     judged = _can_be_judged(rows, options)
     plot, evaluation = options.pop("plot"), options.pop("evaluation")
-    with ExitStack() as stack:
-        destination = stack.enter_context(Destination(options))
-        file = None if evaluation is None else stack.enter_context(RecordFile(evaluation))
+    with Destination(options) as destination:
+        file = None if evaluation is None else destination.enter_context(RecordFile(evaluation))
         language_model, loaded = _models(options)
         from decoding.generation.seeds import chosen_seed
         from decoding_evals.showing.terminal import print_table
