@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from decoding_evals.shell.output import publish
+from decoding_evals.shell.output import check_target, publish, temporary_beside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,15 +38,8 @@ def check_plot(path: Path | None) -> None:
     """
     if path is None:
         return
-    if path.suffix.lower() not in FORMATS:
-        *most, last = FORMATS
-        raise click.UsageError(f"--plot takes {', '.join(most)} or {last}, got {str(path)!r}")
-    if path.is_dir():
-        raise click.UsageError(f"--plot {str(path)!r} is a folder")
-    folder = path.resolve().parent
-    if not folder.is_dir():
-        raise click.ClickException(f"the folder of {str(path)!r} does not exist")
-    if not os.access(folder, os.W_OK):
+    check_target("--plot", path, FORMATS)
+    if not os.access(path.resolve().parent, os.W_OK):
         raise click.ClickException(f"cannot write {str(path)!r}: Permission denied")
     try:
         import matplotlib  # noqa: F401
@@ -59,14 +51,9 @@ def check_plot(path: Path | None) -> None:
 
 def write_plot(figure: Figure, path: Path) -> None:
     """Write a figure whole or not at all."""
-    import tempfile
-
-    content = io.BytesIO()
-    figure.savefig(content, format=path.suffix[1:].lower(), dpi=160)
-    handle, name = tempfile.mkstemp(dir=path.resolve().parent, prefix=f".{path.name}.")
+    temporary = temporary_beside(path.resolve())
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.getvalue())
-        publish(Path(name), path.resolve())
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=160)
+        publish(temporary, path.resolve())
     finally:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
