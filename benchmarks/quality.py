@@ -115,36 +115,50 @@ def held_out(loaded, path, length):
 
 
 def draw(rows, path):
-    """Quality against variety: a line for each sampler, through its strengths."""
+    """Quality against variety: a line for each sampler, through its strengths, and a star for raw.
+
+    A row of the figure shows eight of them at most.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.4, 9), layout="constrained")
-    axes = figure.subplots(2, 1, sharex=True)
-    colors = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
-    markers = "osD^v"
-    for axis, which, label in ((axes[0], 1, "distinct-3"), (axes[1], 3, "self-overlap")):
-        for place, (name, specs) in enumerate(STRENGTHS.items()):
-            points = [rows[spec] for spec in specs if spec in rows]
-            axis.plot(
-                [point[0] for point in points], [point[which] for point in points],
-                color=colors[place % 7], marker=markers[place // 7 % 5], markersize=5,
-                linewidth=1, label=name,
-            )  # fmt: skip
-        reference = rows["held-out stories"]
-        axis.axhline(reference[which], color="#999999", linewidth=0.8, linestyle="--")
-        axis.axvline(reference[0], color="#999999", linewidth=0.8, linestyle="--")
-        axis.set_ylabel(label)
-        axis.set_xscale("log")
-        axis.spines[["top", "right"]].set_visible(False)
+    names = [name for name in STRENGTHS if name != "raw"]
+    groups = [names[first : first + 7] for first in range(0, len(names), 7)]
+    figure = Figure(figsize=(8.4, 3.3 * len(groups)), layout="constrained")
+    axes = figure.subplots(len(groups), 2, sharex=True, sharey="col", squeeze=False)
+    for (left, right), group in zip(axes, groups, strict=True):
+        for axis, which, label in ((left, 1, "distinct-3"), (right, 3, "self-overlap")):
+            draw_group(axis, rows, group, which)
+            axis.set_ylabel(label)
+        right.legend(
+            frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0
+        )
     ticks = [1.5, 2, 3, 4, 6]
-    axes[1].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes[1].minorticks_off()
-    axes[1].set_xlabel("raw perplexity of the samples (dashed: held-out stories)")
-    axes[0].set_title("builtin:stories: what each sampler does at a few strengths", loc="left")
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8
-    )
+    for axis in axes[-1]:
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.minorticks_off()
+        axis.set_xlabel("raw perplexity of the samples")
+    figure.suptitle(
+        "builtin:stories: what each sampler does at a few strengths (dashed: held-out stories)",
+        x=0.01, ha="left", fontsize=11,
+    )  # fmt: skip
     figure.savefig(path, dpi=110)
+
+
+def draw_group(axis, rows, names, which):
+    """One figure of some samplers against the perplexity."""
+    colors = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
+    for name, color, marker in zip(names, colors, "osD^vPX", strict=False):
+        points = [rows[spec] for spec in STRENGTHS[name] if spec in rows]
+        axis.plot(
+            [point[0] for point in points], [point[which] for point in points],
+            color=color, marker=marker, markersize=5, linewidth=1, label=name,
+        )  # fmt: skip
+    axis.plot(rows["raw"][0], rows["raw"][which], "*", color="#777777", markersize=9, label="raw")
+    reference = rows["held-out stories"]
+    axis.axhline(reference[which], color="#999999", linewidth=0.8, linestyle="--")
+    axis.axvline(reference[0], color="#999999", linewidth=0.8, linestyle="--")
+    axis.set_xscale("log")
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 @click.command()

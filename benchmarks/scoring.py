@@ -93,7 +93,6 @@ def corpus(megabytes: int) -> tuple[float, float, int]:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from decoding.models.loading import LanguageModel, load_model
-    from decoding.scoring.teacher_forcing import Document
     from decoding.scoring.windows import Windows
     from decoding_evals.perplexity.evaluation import perplexity
     from decoding_evals.reading.texts import Inputs
@@ -114,7 +113,7 @@ def corpus(megabytes: int) -> tuple[float, float, int]:
                 text = tokenizer.decode(ids).replace("\0", " ").encode("ascii", "replace")
                 file.write(text[: 1 << 14].decode())
         before, start = forget_peak(), time.perf_counter()
-        documents = (Document(item.pieces) for item in Inputs([path]).documents())
+        documents = Inputs([path]).documents()
         result = perplexity(model, documents, windows=Windows(stride=512))
         return resident("VmHWM") - before, time.perf_counter() - start, result.account.tokens_scored
 

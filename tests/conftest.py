@@ -11,7 +11,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 
-pytest.register_assert_rewrite("cuts_oracle", "oracle", "drawing", "forcing")
+pytest.register_assert_rewrite(
+    "comparing", "cuts_oracle", "drawing", "forcing", "oracle", "sources", "toys"
+)
 
 import hypothesis
 import torch

@@ -323,3 +323,11 @@ def spoken(language_model, prompt, continuation, **kwargs):
 
 def decode(tokenizer, ids):
     return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def ece(confidence, correct, bins=15):
+    """Expected calibration error in bins of equal mass, by hand."""
+    order = np.argsort(confidence, kind="stable")
+    parts = np.array_split(order, min(bins, len(order)))
+    gaps = [len(p) * abs(correct[p].mean() - confidence[p].mean()) for p in parts]
+    return sum(gaps) / len(order)

@@ -21,7 +21,10 @@ ALLOWED = {
     "decoding_evals": {"decoding", "decoding_evals"},
     "decoding_cli": {"decoding", "decoding_evals", "decoding_cli"},
 }
-HEAVY = {"torch", "transformers", "rich", "numpy", "pyarrow", "scipy", "matplotlib", "datasets"}
+HEAVY = {
+    "datasets", "matplotlib", "numpy", "pandas", "pyarrow", "rich", "scipy", "torch",
+    "transformers",
+}  # fmt: skip
 # Each folder imports only from those above it.
 FOLDERS = {
     "decoding": [

@@ -5,18 +5,25 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.text import Text
 
 from decoding.models.attention import LayerAttention, attention_implementation, head_entropies
 from decoding.models.encoding import encode
 from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import TeacherForcing
 from decoding.scoring.windows import Windows
-from decoding_evals.shell.output import finite
+from decoding_evals.attention.figure import plot_attention
+from decoding_evals.attention.tables import head_table, layer_table
+from decoding_evals.showing.result import TextResult, by_key, finite
+from decoding_evals.showing.terminal import Shown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
 
@@ -25,14 +32,13 @@ COLLAPSED = 0.05
 
 
 @dataclass(frozen=True)
-class DocumentAttention:
+class DocumentAttention(TextResult):
     """The heads' attention over one document.
 
     Means over the tokens count those that can choose: that see two keys or more, without the sink
     two or more beside it. NaN stands where there is none.
     """
 
-    index: int
     model: str
     implementation: str
     """The attention that the model was set to; where it is not `eager`, it was for this call."""
@@ -78,16 +84,14 @@ class DocumentAttention:
                 f"eager attention was asked for: {self.implementation!r} attention returns no "
                 "weights"
             )
-        tokens = zip(
-            self.texts,
-            finite(self.token_entropy_nats),
-            finite(self.token_normalized_entropy),
-            finite(self.token_sink_weight),
-            strict=True,
-        )
-        names = ("text", "entropy_nats", "normalized_entropy", "sink_weight")
+        per_token = {
+            "text": self.texts,
+            "entropy_nats": finite(self.token_entropy_nats),
+            "normalized_entropy": finite(self.token_normalized_entropy),
+            "sink_weight": finite(self.token_sink_weight),
+        }
         return {
-            "index": self.index,
+            **self.heading(),
             "model": self.model,
             "layers": len(self.normalized_entropy),
             "heads": max(map(len, self.normalized_entropy), default=0),
@@ -105,8 +109,33 @@ class DocumentAttention:
             "collapsed_share": len(collapsed) / measured if measured else None,
             "collapsed_heads": [list(head) for head in collapsed],
             "notes": notes,
-            "per_token": [dict(zip(names, row, strict=True)) for row in tokens],
+            "per_token": by_key(per_token),
         }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per head."""
+        record = self.record()
+        places = [
+            {"layer": layer, "head": head}
+            for layer, heads in enumerate(self.normalized_entropy)
+            for head in range(len(heads))
+        ]
+        return [
+            place | {name: record[name][place["layer"]][place["head"]] for name in _Sums.NAMES}
+            for place in places
+        ]
+
+    def tables(self) -> Iterator[Shown]:
+        """One line per layer; and the narrowest and the broadest heads."""
+        record = self.record()
+        yield layer_table(record)
+        yield from map(Text, record["notes"])
+        if any(value is not None for heads in record["normalized_entropy"] for value in heads):
+            yield head_table(record)
+
+    def plot(self) -> Figure:
+        """Normalised entropy by layer and head; see `plot_attention`."""
+        return plot_attention(self.record())
 
 
 def attention(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decoding_evals.showing.figures import short, visible
+import numpy as np
+
+from decoding_evals.showing.figures import blank_figure, short, text_name, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,13 +18,11 @@ def plot_attention(record: dict[str, Any]) -> Figure:
 
     Dark is narrow and light is broad; grey is undefined, and a cross marks a collapsed head.
     """
-    import numpy as np
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-
     layers, heads = max(1, record["layers"]), max(1, record["heads"])
     height = min(9.0, 2.2 + 0.25 * layers)
-    figure = Figure(figsize=(8.4, height), layout="constrained")
+    figure = blank_figure(8.4, height)
+    from matplotlib import colormaps
+
     panels = figure.subplots(1, 2, sharey=True)
     colors = colormaps["cividis"].with_extremes(bad="#dddddd")
     for axes, key, title in (
@@ -43,10 +43,9 @@ def plot_attention(record: dict[str, Any]) -> Figure:
         panels[0].plot(head, layer, "x", color="white", markersize=5)
     panels[0].set_ylabel("layer")
     figure.colorbar(image, ax=panels, label="entropy / ln(visible keys)")
-    name = "standard input" if record["name"] == "-" else Path(record["name"]).name
     model = short(visible(Path(record["model"]).name), 30)
     figure.suptitle(
-        f"{model} on {short(visible(name), 30)}: how broadly the heads look",
+        f"{model} on {text_name(record, 30)}: how broadly the heads look",
         x=0.01, ha="left", fontsize=12, parse_math=False,
     )  # fmt: skip
     return figure

@@ -34,9 +34,14 @@ from decoding.scoring.teacher_forcing import (
 from decoding.scoring.windows import Window, Windows
 from decoding.settings.applying import apply_settings
 from decoding.settings.settings import DecodingSettings
+from decoding_evals.calibrate.figure import plot_calibration
 from decoding_evals.calibrate.quality import Predictions, Quality, predictions, quality_record
+from decoding_evals.calibrate.tables import tables
+from decoding_evals.showing.result import Result
+from decoding_evals.showing.terminal import Shown, counted
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch import Tensor
 
 WARM_TOKENS = 2048
@@ -46,7 +51,7 @@ _Documents = list[Document | TokenDocument]
 
 
 @dataclass(frozen=True)
-class CalibrationResult:
+class CalibrationResult(Result):
     """A temperature fitted to some documents, and its effect on others."""
 
     model: str
@@ -74,6 +79,16 @@ class CalibrationResult:
     full_logits: str | None
     complete: bool
     """False where it was interrupted: the fit is of the tokens that it names."""
+
+    @property
+    def temperature(self) -> float:
+        """The likeliest temperature."""
+        return self.fit.temperature
+
+    @property
+    def confidence_interval(self) -> tuple[float, float | None]:
+        """Of the temperature, 95 %, by Fisher information."""
+        return self.fit.confidence_interval
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what is infinite or unknown is None."""
@@ -110,6 +125,28 @@ class CalibrationResult:
             "full_logits": self.full_logits,
             "complete": self.complete,
         }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per bin of confidence, before and after."""
+        measured = {"before": self.before, "after": self.after}
+        return [
+            {"when": when, **row}
+            for when, quality in measured.items()
+            if quality is not None
+            for row in quality.reliability.bins()
+        ]
+
+    def tables(self) -> Iterator[Shown]:
+        """The fit and the setting; predictions before and after, where they were measured."""
+        return tables(self.record())
+
+    def plot(self) -> Figure | None:
+        """How reliable the probabilities are, see `plot_calibration`; None where it is unknown."""
+        return None if self.before is None else plot_calibration(self.record())
+
+    def interruption(self) -> str:
+        """What to say of a result that Ctrl-C cut short."""
+        return f"the temperature is that of {counted(self.fit.tokens, 'token')}"
 
 
 def calibrate(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,15 @@ from decoding.scoring.windows import Windows
 from decoding.settings.applying import Applied
 from decoding.settings.grids import MOST_SETTINGS
 from decoding.settings.policy import Setting
-from decoding_evals.shell.output import finite
+from decoding_evals.compare.figure import plot_comparison
+from decoding_evals.compare.tables import setting_tables
+from decoding_evals.reading.interruptible import Interruptible
+from decoding_evals.showing.result import Result, by_key, finite
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from decoding_evals.showing.terminal import Shown
 
 Floats = NDArray[np.float64]
 
@@ -39,7 +47,7 @@ _BY_PAIR = ("kl", "kl_finite", "js", "total_variation")
 
 
 @dataclass(frozen=True)
-class SettingsComparison:
+class SettingsComparison(Result):
     """S settings on one text: means over its scored tokens, each with its standard error.
 
     Errors come from blocks of tokens in the order in which they are read: of one document,
@@ -126,6 +134,21 @@ class SettingsComparison:
             **asdict(self.account),
         }
 
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per setting."""
+        record = self.record()
+        names = [name for name, values in record.items() if isinstance(values, list)]
+        flat = {name: record[name] for name in names if not isinstance(record[name][0], list)}
+        return by_key({"setting": flat.pop("settings"), **flat})
+
+    def tables(self) -> Iterator[Shown]:
+        """What each setting does to the model, how it fits the text, each pair of few settings."""
+        return setting_tables(self.record())
+
+    def plot(self) -> Figure:
+        """Cross-entropy against entropy, and KL; see `plot_comparison`."""
+        return plot_comparison(self.record())
+
 
 def compare(
     language_model: LanguageModel,
@@ -161,33 +184,10 @@ def compare(
         raise ValueError(f"settings must differ, got {str(most)!r} twice")
     run = TeacherForcing(language_model, windows)
     blocks = BlockSums(FIRST_BLOCK)
-    follower = Follower(chosen)
-    complete = True
-    entropy = 0.0
-    try:
-        for block in run.blocks(run.windows(map(as_document, documents))):
-            begin = 0
-            while begin < len(block.targets):
-                rows = slice(begin, begin + blocks.room)
-                targets = block.targets[rows]
-                apply_row = partial(_applied, follower, block, begin)
-                sums = _sums(block.logits[rows], targets, chosen, apply_row)
-                blocks.add_sum(sums, len(targets))
-                entropy += sums[0]
-                begin += len(targets)
-            del block  # before the next one is made
-            if on_progress is not None:
-                on_progress(blocks.count, entropy / blocks.count)
+    with Interruptible(run.account, blocks) as reading:
+        _scan(run, documents, chosen, blocks, on_progress)
         run.account.check()
-    except KeyboardInterrupt:
-        complete = False
-        if not blocks.count:
-            raise
-        run.account.stop(blocks.count)
-    if not blocks.count:
-        raise ValueError(
-            f"nothing to score: {run.account.documents} documents with {run.account.tokens} tokens"
-        )
+    reading.check_scored()
     flat, counts = blocks.sums()
     by_name = _named(flat, len(chosen))
     surprisal, covered = by_name["surprisal"], by_name["covered"]
@@ -216,8 +216,32 @@ def compare(
         blocks=len(counts),
         account=run.account,
         full_logits=run.full_logits,
-        complete=complete,
+        complete=reading.complete,
     )
+
+
+def _scan(
+    run: TeacherForcing,
+    documents: Iterable[str | Document],
+    settings: Sequence[Setting],
+    blocks: BlockSums,
+    on_progress: Callable[[int, float], None] | None,
+) -> None:
+    follower = Follower(settings)
+    entropy = 0.0
+    for block in run.blocks(run.windows(map(as_document, documents))):
+        begin = 0
+        while begin < len(block.targets):
+            rows = slice(begin, begin + blocks.room)
+            targets = block.targets[rows]
+            apply_row = partial(_applied, follower, block, begin)
+            sums = _sums(block.logits[rows], targets, settings, apply_row)
+            blocks.add_sum(sums, len(targets))
+            entropy += sums[0]
+            begin += len(targets)
+        del block  # before the next one is made
+        if on_progress is not None:
+            on_progress(blocks.count, entropy / blocks.count)
 
 
 def _applied(follower: Follower, block: LogitBlock, begin: int, row: int) -> list[Applied]:

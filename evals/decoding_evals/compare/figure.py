@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from decoding_evals.showing.figures import BLUE, GREY, short, visible
+from decoding_evals.showing.figures import BLUE, GREY, blank_figure, short, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,49 +14,87 @@ if TYPE_CHECKING:
 
 
 def plot_comparison(record: dict[str, Any]) -> Figure:
-    """Frontier of entropy and coverage, and KL heat map, from the record of `decoding compare`.
+    """Entropy and cross-entropy of settings, and KL heat map, from their record.
 
-    Settings carry the numbers of the command's tables. The width is that of a page, so that labels
-    stay legible; of more than 60 settings only some have one.
+    Blue is the frontier: the settings of which no other has less entropy, less cross-entropy and
+    cuts off fewer tokens at once. On the dotted line the text is as surprising as q expects; above
+    it q is too sure.
+
+    Settings carry the numbers of the tables. The width is that of a page, so that labels stay
+    legible; of more than 60 settings only some have one.
     """
-    from matplotlib.figure import Figure
-
     heat_height = min(8.0, 2.0 + 0.25 * len(record["settings"]))
-    figure = Figure(figsize=(8.4, 4.0 + heat_height), layout="constrained")
-    frontier, heat = figure.subplots(2, 1, height_ratios=[4.0, heat_height])
+    figure = blank_figure(8.4, 4.6 + heat_height)
+    frontier, heat = figure.subplots(2, 1, height_ratios=[4.6, heat_height])
     _heat(figure, heat, record)
     _frontier(figure, frontier, record)
     return figure
 
 
 def _frontier(figure: Figure, axes: Axes, record: dict[str, Any]) -> None:
-    """Coverage of the true tokens against entropy; the settings that no other one beats on both."""
-    entropy, coverage = record["entropy_nats"], record["coverage"]
-    order = sorted(range(len(entropy)), key=lambda i: (entropy[i], -coverage[i]))
-    best: list[int] = []
-    for index in order:
-        if not best or coverage[index] > coverage[best[-1]]:
-            best.append(index)
-    axes.plot(
-        [entropy[i] for i in best], [coverage[i] for i in best], color=BLUE, linewidth=1.2,
-        zorder=1, label="frontier: most coverage for its entropy",
-    )  # fmt: skip
-    colors = [BLUE if index in best else GREY for index in range(len(entropy))]
-    axes.scatter(entropy, coverage, color=colors, s=22, zorder=2)
+    """Cross-entropy of the text's covered tokens against entropy; a mark is as large as what is cut
+    off. A setting that covers nothing has no cross-entropy and no mark."""
+    points = {
+        index: (entropy, cross_entropy)
+        for index, (entropy, cross_entropy) in enumerate(
+            zip(record["entropy_nats"], record["covered_cross_entropy_nats"], strict=True)
+        )
+        if cross_entropy is not None
+    }
+    cut = [1 - coverage for coverage in record["coverage"]]
+    costs = {index: (*point, cut[index]) for index, point in points.items()}
+    best = [index for index in points if not any(_beats(c, costs[index]) for c in costs.values())]
+    order = sorted(points, key=lambda index: (index not in best, points[index]))
+    for members, color in ((set(points) - {*best}, GREY), (best, BLUE)):
+        axes.scatter(
+            [points[i][0] for i in members], [points[i][1] for i in members],
+            s=[_area(cut[i]) for i in members], color=color, alpha=0.55, linewidth=0, zorder=2,
+        )  # fmt: skip
+    axes.axline((0, 0), slope=1, color=GREY, linewidth=1, linestyle=":", zorder=1)
     axes.set_xlabel("mean entropy of q (nats)")
-    axes.set_ylabel("coverage: share of true tokens kept")
-    axes.set_ylim(min(0.98, *coverage) - 0.03, 1.04)
-    axes.margins(x=0.15)
-    title = f"{short(visible(record['model']), 40)}: entropy and coverage"
-    axes.set_title(title, loc="left", pad=22, parse_math=False)
-    # Under the title, where there are no points.
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
+    axes.set_ylabel("cross-entropy of the text's\ncovered tokens (nats)")
+    axes.margins(x=0.15, y=0.15)
+    axes.set_xlim(left=-0.05 * max(1.0, *record["entropy_nats"]))
+    title = f"{short(visible(record['model']), 40)}: entropy and cross-entropy"
+    axes.set_title(title, loc="left", pad=40, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
-    named = [best[0], best[-1], *best, *(order if len(order) <= 60 else [])]
-    _annotate(figure, axes, record, list(dict.fromkeys(named))[:60])
+    _legend(axes)
+    named = [*order[:1], *best[-1:], *order] if len(points) <= 60 else best
+    _annotate(figure, axes, record, points, list(dict.fromkeys(named))[:60])
 
 
-def _annotate(figure: Figure, axes: Axes, record: dict[str, Any], order: list[int]) -> None:
+def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
+
+
+def _area(share: float) -> float:
+    """Of a mark, in square points."""
+    return 20 + 600 * share
+
+
+def _legend(axes: Axes) -> None:
+    """Under the title, where there are no points."""
+    axes.plot([], [], color=GREY, linewidth=1, linestyle=":", label="as surprising as q expects")
+    for color, share, label in (
+        (BLUE, 0.0, "frontier: no other is lower on all three"),
+        (GREY, 0.0, "cuts off 0 %"),
+        (GREY, 0.1, "10 %"),
+        (GREY, 0.4, "40 % of the tokens"),
+    ):
+        axes.scatter([], [], _area(share), color=color, alpha=0.55, linewidth=0, label=label)
+    axes.legend(
+        frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=3,
+        fontsize=8, handletextpad=0.4, columnspacing=1.2,
+    )  # fmt: skip
+
+
+def _annotate(
+    figure: Figure,
+    axes: Axes,
+    record: dict[str, Any],
+    points: dict[int, tuple[float, float]],
+    order: list[int],
+) -> None:
     """Names beside points, the first ones first, as far as they cover nothing.
 
     Between 13 and 60 settings numbers do: the heat map has all their names.
@@ -64,17 +103,18 @@ def _annotate(figure: Figure, axes: Axes, record: dict[str, Any], order: list[in
     from matplotlib.transforms import Bbox
 
     names = _names(record)
-    points = list(zip(record["entropy_nats"], record["coverage"], strict=True))
     renderer: Any = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     figure.draw_without_rendering()  # so that places are known
     taken: list[Any] = []
     if len(names) <= 60:
-        places = axes.transData.transform(points)
+        places = axes.transData.transform([*points.values()])
         taken += [Bbox([(x - 3, y - 3), (x + 3, y + 3)]) for x, y in places]
     for index in order:
         number = names[index].split()[0]
         texts = [number] if 12 < len(names) <= 60 else [names[index], number]
-        for text, (across, up) in product(texts, ((5, -8), (5, 4), (-5, 4), (-5, -8))):
+        away = 3 + (_area(1 - record["coverage"][index]) / math.pi) ** 0.5
+        offsets = ((away, -3), (away, 4), (-away, 4), (-away, -8), (away, -8))
+        for text, (across, up) in product(texts, offsets):
             name = axes.annotate(
                 text, points[index], fontsize=8, xytext=(across, up), textcoords="offset points",
                 ha="left" if across > 0 else "right",

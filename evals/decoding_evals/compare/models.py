@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import tee
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,14 +28,21 @@ from decoding.scoring.teacher_forcing import (
     positions,
 )
 from decoding.scoring.windows import Windows
-from decoding_evals.shell.output import finite
+from decoding_evals.compare.tables import model_table
+from decoding_evals.reading.interruptible import Interruptible
+from decoding_evals.showing.result import Result, by_key, exp_or_none, finite
+
+if TYPE_CHECKING:
+    from decoding_evals.showing.terminal import Shown
+
+Floats = NDArray[np.float64]
 
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
 _COLUMNS = ("nll_a", "nll_b", "kl_ab", "kl_ba", "delta_p", "delta_p_squared", "same_top")
 
 
 @dataclass(frozen=True)
-class ModelsComparison:
+class ModelsComparison(Result):
     """Model A, the reference, and model B on the same tokens.
 
     Errors come from blocks of tokens in the order in which they are read, as for
@@ -69,10 +76,10 @@ class ModelsComparison:
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what is infinite or unknown is None."""
-        interval = [_exp(bound) for bound in self.nll_difference.interval()]
+        interval = [exp_or_none(bound) for bound in self.nll_difference.interval()]
         return {
             "models": [self.model_a, self.model_b],
-            "perplexity": [_exp(self.nll_a.mean), _exp(self.nll_b.mean)],
+            "perplexity": [exp_or_none(self.nll_a.mean), exp_or_none(self.nll_b.mean)],
             "nll_nats": [finite(self.nll_a.mean), finite(self.nll_b.mean)],
             "nll_standard_error": [
                 finite(self.nll_a.standard_error),
@@ -80,7 +87,7 @@ class ModelsComparison:
             ],
             "nll_difference_nats": finite(self.nll_difference.mean),
             "nll_difference_standard_error": finite(self.nll_difference.standard_error),
-            "perplexity_ratio": _exp(self.nll_difference.mean),
+            "perplexity_ratio": exp_or_none(self.nll_difference.mean),
             "perplexity_ratio_confidence_interval": None if None in interval else interval,
             "kl_nats": [finite(self.kl_ab.mean), finite(self.kl_ba.mean)],
             "kl_standard_error": [
@@ -103,6 +110,16 @@ class ModelsComparison:
             "complete": self.complete,
             **asdict(self.account),
         }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per model; the KL is that of the model from the other one."""
+        record = self.record()
+        names = ("perplexity", "nll_nats", "nll_standard_error", "kl_nats", "kl_standard_error")
+        return by_key({"model": record["models"], **{name: record[name] for name in names}})
+
+    def tables(self) -> list[Shown]:
+        """One line per measure."""
+        return [model_table(self.record())]
 
 
 def compare_models(
@@ -142,22 +159,11 @@ def compare_models(
         if context is not None and context > limit:
             raise ValueError(f"context must be at most the models' {min(limits)} positions")
     run = TeacherForcing(model_a, replace(windows, context=context))
-    windows_a, windows_b = tee(run.windows(map(as_document, documents)))
     blocks = BlockSums()
     kls, deltas = array("f"), array("f")
     total = 0.0
-    complete = True
-    try:
-        for a, b in zip(
-            run.blocks(windows_a),
-            logit_blocks(model_b.model, windows_b, batch_size=run.batch_size),
-            strict=True,
-        ):
-            columns = _columns(a.logits, b.logits.to(a.logits.device), a.targets)
-            if np.isnan(columns).any():
-                row = a.first + int(np.isnan(columns).any(-1).argmax())
-                raise NonFiniteLogitsError(f"target {row} of a batch of windows")
-            del a, b  # before the next ones are made
+    with Interruptible(run.account, blocks) as reading:
+        for columns in _both(run, model_b, documents):
             blocks.add(columns)
             kls.extend(columns[:, _COLUMNS.index("kl_ab")].tolist())
             deltas.extend(columns[:, _COLUMNS.index("delta_p")].tolist())
@@ -165,15 +171,7 @@ def compare_models(
             if on_progress is not None:
                 on_progress(blocks.count, total / blocks.count)
         run.account.check()
-    except KeyboardInterrupt:
-        complete = False
-        if not blocks.count:
-            raise
-        run.account.stop(blocks.count)
-    if not blocks.count:
-        raise ValueError(
-            f"nothing to score: {run.account.documents} documents with {run.account.tokens} tokens"
-        )
+    reading.check_scored()
     sums, counts = blocks.sums()
     with np.errstate(invalid="ignore"):  # both may be infinite
         difference = ratio_of_sums(sums[:, 1] - sums[:, 0], counts)
@@ -196,11 +194,29 @@ def compare_models(
         same_top=by_name["same_top"],
         block_length=blocks.length,
         account=run.account,
-        complete=complete,
+        complete=reading.complete,
     )
 
 
-def _columns(a: Tensor, b: Tensor, targets: Tensor) -> NDArray[np.float64]:
+def _both(
+    run: TeacherForcing, model_b: LanguageModel, documents: Iterable[str | Document]
+) -> Iterator[Floats]:
+    """What both models say of the same windows, `_columns` of some rows at a time."""
+    windows_a, windows_b = tee(run.windows(map(as_document, documents)))
+    for a, b in zip(
+        run.blocks(windows_a),
+        logit_blocks(model_b.model, windows_b, batch_size=run.batch_size),
+        strict=True,
+    ):
+        columns = _columns(a.logits, b.logits.to(a.logits.device), a.targets)
+        if np.isnan(columns).any():
+            row = a.first + int(np.isnan(columns).any(-1).argmax())
+            raise NonFiniteLogitsError(f"target {row} of a batch of windows")
+        del a, b  # before the next ones are made
+        yield columns
+
+
+def _columns(a: Tensor, b: Tensor, targets: Tensor) -> Floats:
     """`(rows, columns)` in the order of `_COLUMNS`."""
     with torch.inference_mode():
         log_a, log_b = as_float(a).log_softmax(-1), as_float(b).log_softmax(-1)
@@ -216,7 +232,7 @@ def _columns(a: Tensor, b: Tensor, targets: Tensor) -> NDArray[np.float64]:
             delta.square(),
             same,
         ]
-        stacked: NDArray[np.float64] = torch.stack([c.double() for c in columns], -1).cpu().numpy()
+        stacked: Floats = torch.stack([c.double() for c in columns], -1).cpu().numpy()
     return stacked
 
 
@@ -225,7 +241,3 @@ def _percentiles(values: array[float]) -> dict[str, float]:
         figures = np.percentile(np.array(values, dtype=np.float64), PERCENTILES)
     named = {f"{q:g}": float(value) for q, value in zip(PERCENTILES, figures, strict=True)}
     return {"min": min(values), **named, "max": max(values)}
-
-
-def _exp(value: Any) -> float | None:
-    return math.exp(value) if value < 709 else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ from decoding.settings.settings import DecodingSettings
 from decoding_evals.doctor import passes, texts
 from decoding_evals.doctor.head import head
 from decoding_evals.doctor.patient import Finding, Patient
+from decoding_evals.doctor.tables import tables
+from decoding_evals.showing.result import Result
+from decoding_evals.showing.terminal import Shown
 
 REFERENCE = """\
 Once upon a time there was a little girl named Anna. She lived with her mother in a small house \
@@ -64,7 +67,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class DoctorResult:
+class DoctorResult(Result):
     """All checks of one model, and what is surprising about its configuration."""
 
     model: str
@@ -88,6 +91,14 @@ class DoctorResult:
             "checks": checks,
             "notes": list(self.notes),
         }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per check."""
+        return [*self.record()["checks"]]
+
+    def tables(self) -> Iterator[Shown]:
+        """One line per check; and notes."""
+        return tables(self.record())
 
 
 def doctor(

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from decoding.settings.grids import MOST_SETTINGS
-from decoding_evals.reading.texts import Inputs, Recorded, input_options
-from decoding_evals.shell.delivery import deliver
+from decoding_evals.reading.texts import Inputs, input_options
+from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
     candidate_options,
     model_options,
@@ -24,11 +19,7 @@ from decoding_evals.shell.options import (
     read_windows,
     scoring_options,
 )
-from decoding_evals.shell.output import RecordFile
-from decoding_evals.showing.figures import check_plot, plot_option
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from decoding_evals.shell.plots import plot_option
 
 
 @click.command()
@@ -66,9 +57,6 @@ def identify(
     pairs: tuple[tuple[str, str], ...],
     prior: str | None,
     min_odds: float,
-    as_json: bool,
-    output: Path | None,
-    plot: Path | None,
     **options: Any,
 ) -> None:
     """Find out which setting, or which model, wrote the texts in FILES (or standard input).
@@ -92,51 +80,24 @@ def identify(
     if not 2 <= size <= MOST_SETTINGS:
         raise click.UsageError(f"2 to {MOST_SETTINGS} candidates are needed, got {size}")
     weights = None if prior is None else _weights(prior, size)
-    check_plot(plot)
-    with ExitStack() as stack:
-        file = stack.enter_context(RecordFile(output)) if output is not None else None
+    with Destination(options) as destination:
         inputs = Inputs.from_options(options, records=True)
         models = [read_model(options, name) for name in names or (None,)]
-        from decoding.scoring.teacher_forcing import Document
         from decoding_evals.identify.evaluation import identify as evaluate
-        from decoding_evals.identify.figure import plot_identification
         from decoding_evals.shell.progress import ScoringProgress
 
-        titles: list[str] = []
-
-        def documents() -> Iterator[Any]:
-            for item in inputs:
-                titles.append(item.name)
-                if isinstance(item, Recorded):
-                    yield item.document(models[0])
-                else:
-                    yield Document(item.pieces)  # type: ignore[union-attr]
-
-        windows = read_windows(options)
-        on_screen = file is None and not as_json
-        # A bar would get in the way of what is written to the same terminal.
-        shown = not (on_screen and sys.stdout.isatty())
-        with ScoringProgress(shown=shown, entropy=True) as progress:
+        with ScoringProgress(shown=destination.shows_progress, entropy=True) as progress:
             results = evaluate(
                 models,
-                documents(),
+                inputs.documents(models[0]),
                 settings,
                 prior=weights,
                 min_odds=min_odds,
-                windows=windows,
+                windows=read_windows(options),
                 on_progress=progress,
             )
-            deliver(
-                (({"name": titles[r.index], **r.record()}, r) for r in results),
-                inputs=inputs,
-                file=file,
-                as_json=as_json,
-                show=_show,
-                plot=plot,
-                draw=lambda record, r: plot_identification(record, r.tokens, r.running_log_odds()),
-                done="identified",
-                models=[model.name for model in models],
-            )
+            names = [model.name for model in models]
+            destination.deliver(results, inputs=inputs, models=names, done="texts identified")
 
 
 def _weights(text: str, size: int) -> list[float]:
@@ -151,90 +112,3 @@ def _weights(text: str, size: int) -> list[float]:
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     return weights
-
-
-def _show(record: dict[str, Any]) -> None:
-    from decoding_evals.showing.terminal import print_table
-
-    for table in _tables(record):
-        print_table(table)
-
-
-def _tables(record: dict[str, Any]) -> Iterator[Table]:
-    """The verdict with one line per candidate, the best first; and the tokens that decided."""
-    from decoding_evals.showing.terminal import counted, harmless, number, titled
-
-    several = len(set(record["models"])) > 1
-    labels = [
-        f"{setting} · {harmless(model)}" if several else setting
-        for setting, model in zip(record["settings"], record["models"], strict=True)
-    ]
-    ruled_out = {entry["candidate"]: entry for entry in record["ruled_out"]}
-
-    def places(k: int) -> tuple[float, float]:
-        return -(record["posterior"][k] or 0.0), -(record["coverage"][k] or 0.0)
-
-    def cell(name: str, k: int, form: str) -> str:
-        value = record[name][k]
-        return "-" if value is None else f"{value:{form}}"
-
-    unit = "shared piece" if record["pieces"] else "token"
-    title = f"{record['name']}: {counted(record['tokens'], unit)} · {_verdict(record, labels)}"
-    table = titled(title)
-    table.add_column("candidate")
-    for label in ("posterior", "log q\n(nats)", "log Bayes\nfactor\n(nats)", "coverage", "z"):
-        table.add_column(label, justify="right")
-    table.add_column("ruled out at token (from 0)")
-    for k in sorted(range(len(labels)), key=places):
-        entry = ruled_out.get(k)
-        at = ""
-        if entry is not None:
-            text = harmless(repr(entry["text"]))
-            at = f"{entry['token']} {text} (rank {entry['rank']:,}, {entry['kept']:,} kept)"
-            at += " *" if entry["retokenisation"] else ""
-        table.add_row(
-            labels[k],
-            cell("posterior", k, ".4f"),
-            cell("log_likelihood_nats", k, ".2f"),
-            "infinite" if entry and record["best"] is not None
-            else cell("log_bayes_factors_nats", k, ".2f"),
-            cell("coverage", k, ".4f"),
-            cell("z", k, "+.2f"),
-            at,
-        )  # fmt: skip
-    captions = []
-    if any(entry["retokenisation"] for entry in record["ruled_out"]):
-        captions.append("* unless the text was written with other tokens than it is cut into")
-    if record["pieces"]:
-        captions.append(
-            "The models cut the text differently: a piece ends where all of them end a token. A "
-            "token that rules out is counted, from 0, among those of its own model."
-        )
-    if captions:
-        table.caption, table.caption_justify = "\n".join(captions), "left"
-    yield table
-    if not record["deciding_tokens"]:
-        return
-    best, runner_up = labels[record["best"]], labels[record["runner_up"]]
-    table = titled(f"\nwhat moved the odds of {best} to {runner_up} most")
-    table.add_column("piece" if record["pieces"] else "token", justify="right")
-    table.add_column("text")
-    table.add_column("log ratio (nats)", justify="right")
-    for token in record["deciding_tokens"]:
-        ratio = token["log_ratio_nats"]
-        table.add_row(
-            str(token["token"]),
-            harmless(repr(token["text"])),
-            ("+" if ratio > 0 else "") + number(ratio),
-        )
-    yield table
-
-
-def _verdict(record: dict[str, Any], labels: list[str]) -> str:
-    if record["decided"] is None:
-        return f"none is named: {record['abstained_because']}"
-    odds = record["log_odds_nats"]
-    if odds is None:
-        return f"{labels[record['best']]}; every other candidate is ruled out"
-    shown = f"{math.exp(odds):,.0f}" if odds < 13 else f"10^{odds / math.log(10):.0f}"
-    return f"{labels[record['best']]}, odds {shown} : 1"

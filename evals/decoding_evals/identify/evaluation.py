@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product, tee
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,15 @@ from decoding.scoring.teacher_forcing import Document, TokenDocument, as_documen
 from decoding.scoring.windows import Windows
 from decoding.settings.grids import MOST_SETTINGS
 from decoding.settings.policy import Setting
+from decoding_evals.identify.figure import plot_identification
 from decoding_evals.identify.likelihoods import Likelihoods, RuledOut, likelihoods
-from decoding_evals.shell.output import finite
+from decoding_evals.identify.tables import tables
+from decoding_evals.showing.result import TextResult, by_key, finite
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from decoding_evals.showing.terminal import Shown
 
 Floats = NDArray[np.float64]
 
@@ -58,11 +65,9 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Identification:
+class Identification(TextResult):
     """The posterior over K candidates after a text."""
 
-    index: int
-    """Of the text, from 0."""
     candidates: tuple[Candidate, ...]
     tokens: tuple[str, ...]
     """Text of each of the n scored tokens. Where models cut the text differently, of the shortest
@@ -74,6 +79,17 @@ class Identification:
     tokens_skipped: int
     """Tokens of the text that could not be scored: the first one, without BOS."""
     min_odds: float
+
+    @property
+    def posterior(self) -> Floats:
+        """`(K,)`, in [0, 1]; NaN where every candidate is ruled out."""
+        return np.exp(self.log_posterior())
+
+    @property
+    def decided(self) -> Candidate | None:
+        """What wrote the text; None where `verdict` names none."""
+        place, _ = self.verdict()
+        return None if place is None else self.candidates[place]
 
     def log_posterior(self) -> Floats:
         """`(K,)`, nats; NaN where every candidate is ruled out."""
@@ -147,18 +163,19 @@ class Identification:
         """Plain values for JSON; lists are in the order of the candidates, None is infinite or
         unknown."""
         ranking = self.ranking()
-        decided, reason = self.verdict()
+        decided = self.decided
+        _, reason = self.verdict()
         factors = (
             log_bayes_factors(self._log_likelihoods(), ranking[0])
             if ranking
             else np.full(len(self.candidates), math.nan)
         )
         return {
-            "index": self.index,
+            **self.heading(),
             "settings": [str(candidate.setting) for candidate in self.candidates],
             "models": [candidate.model for candidate in self.candidates],
             "prior": self._prior().tolist(),
-            "posterior": finite(np.exp(self.log_posterior())),
+            "posterior": finite(self.posterior),
             "model_posterior": self._by_model(),
             "log_likelihood_nats": finite(self._log_likelihoods()),
             "log_bayes_factors_nats": finite(factors),
@@ -178,8 +195,8 @@ class Identification:
             "runner_up": ranking[1] if len(ranking) > 1 else None,
             "log_odds_nats": finite(self.log_odds_nats()),
             "min_odds": self.min_odds,
-            "decided": None if decided is None else str(self.candidates[decided].setting),
-            "decided_model": None if decided is None else self.candidates[decided].model,
+            "decided": None if decided is None else str(decided.setting),
+            "decided_model": None if decided is None else decided.model,
             "abstained_because": reason,
             "deciding_tokens": [
                 {"token": index, "text": self.tokens[index], "log_ratio_nats": ratio}
@@ -189,6 +206,23 @@ class Identification:
             "pieces": self.pieces,
             "tokens_skipped": self.tokens_skipped,
         }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per candidate."""
+        record = self.record()
+        names = (
+            "prior", "posterior", "log_likelihood_nats", "log_bayes_factors_nats", "coverage", "z",
+        )  # fmt: skip
+        labels = {"setting": record["settings"], "model": record["models"]}
+        return by_key(labels | {name: record[name] for name in names})
+
+    def tables(self) -> Iterator[Shown]:
+        """The verdict with one line per candidate, the best first; the tokens that decided."""
+        return tables(self.record())
+
+    def plot(self) -> Figure:
+        """The odds of every candidate along the text; see `plot_identification`."""
+        return plot_identification(self.record(), self.tokens, self.running_log_odds())
 
     def _odds(self, log_likelihoods: Floats) -> Floats:
         return log_odds(log_posterior(log_likelihoods, self._prior()))
@@ -206,7 +240,7 @@ class Identification:
     def _by_model(self) -> dict[str, float | None]:
         """The posterior of each model, whatever its setting."""
         sums: dict[str, float] = {}
-        for candidate, share in zip(self.candidates, np.exp(self.log_posterior()), strict=True):
+        for candidate, share in zip(self.candidates, self.posterior, strict=True):
             sums[candidate.model] = sums.get(candidate.model, 0.0) + float(share)
         return dict(zip(sums, finite(sums.values()), strict=True))
 

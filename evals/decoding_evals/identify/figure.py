@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decoding_evals.showing.figures import GREY, new_figure, short, token_label, visible
+from decoding_evals.showing.figures import GREY, new_figure, short, text_name, token_label, visible
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
@@ -54,18 +54,7 @@ def plot_identification(
                 places[end - 1], decades[end - 1, k], "X", markersize=7, clip_on=False,
                 color=COLOURS[place] if coloured else GREY, zorder=len(order) + 3,
             )  # fmt: skip
-    bar = math.log10(record["min_odds"])
-    axes.axhline(bar, color=GREY, linewidth=1, linestyle=":", zorder=1)
-    axes.annotate(
-        f"odds of {record['min_odds']:g}", (1, bar), xycoords=("axes fraction", "data"),
-        xytext=(0, 3), textcoords="offset points", ha="right", fontsize=8, color="#555555",
-    )  # fmt: skip
-    ticks = range(-6, 7, 2)
-    names = [f"1 : {10**-tick:,}" if tick < 0 else f"{10**tick:,} : 1" for tick in ticks]
-    names[0], names[-1] = f"≤ {names[0]}", f"≥ {names[-1]}"
-    axes.set_yticks(list(ticks), names, parse_math=False)
-    axes.set_ylim(-FURTHEST - 0.3, FURTHEST + 0.3)
-    axes.set_ylabel("posterior odds against all others")
+    _odds_axis(axes, record["min_odds"])
     axes.set_xlim(0, max(1, len(tokens)))
     if 0 < len(tokens) <= 60:
         labels = [token_label(text) for text in tokens]
@@ -73,10 +62,8 @@ def plot_identification(
         axes.set_xlabel("after token")
     else:
         axes.set_xlabel("tokens read")
-    name = "standard input" if record["name"] == "-" else Path(record["name"]).name
-    axes.set_title(
-        f"{short(visible(name), 40)}: which candidate wrote it", loc="left", parse_math=False
-    )
+    title = f"{text_name(record, 40)}: which candidate wrote it"
+    axes.set_title(title, loc="left", parse_math=False)
     more = len(order) - len(COLOURS)
     if more > 0:
         axes.plot([], [], color=GREY, linewidth=0.8, label=f"{more} more")
@@ -88,3 +75,19 @@ def plot_identification(
         frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, fontsize=8
     )
     return figure
+
+
+def _odds_axis(axes: Axes, min_odds: float) -> None:
+    """Powers of ten as odds, and a line at those from which on a candidate is named."""
+    bar = math.log10(min_odds)
+    axes.axhline(bar, color=GREY, linewidth=1, linestyle=":", zorder=1)
+    axes.annotate(
+        f"odds of {min_odds:g}", (1, bar), xycoords=("axes fraction", "data"),
+        xytext=(0, 3), textcoords="offset points", ha="right", fontsize=8, color="#555555",
+    )  # fmt: skip
+    ticks = range(-6, 7, 2)
+    names = [f"1 : {10**-tick:,}" if tick < 0 else f"{10**tick:,} : 1" for tick in ticks]
+    names[0], names[-1] = f"≤ {names[0]}", f"≥ {names[-1]}"
+    axes.set_yticks(list(ticks), names, parse_math=False)
+    axes.set_ylim(-FURTHEST - 0.3, FURTHEST + 0.3)
+    axes.set_ylabel("posterior odds against all others")

@@ -218,10 +218,7 @@ class _Pending:
     windows: list[tuple[Window, Columns]] = field(default_factory=list)
 
     def likelihoods(
-        self,
-        run: TeacherForcing,
-        settings: Sequence[Setting],
-        retokenisation: Retokenisation,
+        self, run: TeacherForcing, settings: Sequence[Setting], retokenisation: Retokenisation
     ) -> Likelihoods:
         scored = _joined(window.targets for window, _ in self.windows)
         n = len(scored)
@@ -230,35 +227,28 @@ class _Pending:
         own = bounds[unscored:]
         texts = tuple(text[begin:end] for begin, end in pairwise(own))
 
-        def column(name: str) -> Floats:
-            parts = [columns[name] for _, columns in self.windows]
-            return np.concatenate([np.empty(0), *parts])
-
-        def by_setting(name: str) -> Floats:
-            return np.stack([column(f"{name} {index}") for index in range(len(settings))], axis=1)
-
-        log_q, kept, rank = by_setting("log_q_nats"), by_setting("kept"), column("rank")
+        log_q, kept, entropy, varentropy = (
+            np.stack([self._column(f"{name} {index}") for index in range(len(settings))], axis=1)
+            for name in ("log_q_nats", "kept", "entropy_nats", "varentropy_nats2")
+        )
+        rank = self._column("rank")
         outside = [np.flatnonzero(values == -math.inf).tolist() for values in log_q.T]
         explained: dict[tuple[Setting, int], float] = {}
         if isinstance(self.document, Document):
-            explained = retokenisation.explained(
-                text,
-                ids,
-                bounds,
-                [] if run.bos_id is None else [run.bos_id],
-                [
-                    (setting, unscored + place)
-                    for setting, places in zip(settings, outside, strict=True)
-                    for place in places[:CHECKED]
-                ],
-                first=unscored,
-            )
+            tried = [
+                (setting, unscored + place)
+                for setting, places in zip(settings, outside, strict=True)
+                for place in places[:CHECKED]
+            ]
+            front = [] if run.bos_id is None else [run.bos_id]
+            explained = retokenisation.explained(text, ids, bounds, front, tried, first=unscored)
         ruled_out: list[RuledOut | None] = []
         for index, (setting, places) in enumerate(zip(settings, outside, strict=True)):
             if not places:
                 ruled_out.append(None)
                 continue
-            firm = [p for p in places[:CHECKED] if (setting, unscored + p) not in explained]
+            tried_logs = [explained.get((setting, unscored + p)) for p in places[:CHECKED]]
+            firm = [p for p, log in zip(places, tried_logs, strict=False) if log is None]
             token = firm[0] if firm else places[0]
             ruled_out.append(
                 RuledOut(
@@ -269,8 +259,7 @@ class _Pending:
                     kept=int(kept[token, index]),
                     retokenisation=not firm,
                     others_log_prob_nats=math.fsum(
-                        explained.get((setting, unscored + place), -math.inf)
-                        for place in places[:CHECKED]
+                        -math.inf if log is None else log for log in tried_logs
                     ),
                 )
             )
@@ -281,12 +270,15 @@ class _Pending:
             texts=texts,
             bounds=own,
             log_q_nats=log_q,
-            entropy_nats=by_setting("entropy_nats"),
-            varentropy_nats2=by_setting("varentropy_nats2"),
+            entropy_nats=entropy,
+            varentropy_nats2=varentropy,
             coverage=np.array(coverage),
             ruled_out=tuple(ruled_out),
             tokens_skipped=unscored if run.bos_id is None and not prompted else 0,
         )
+
+    def _column(self, name: str) -> Floats:
+        return np.concatenate([np.empty(0), *(columns[name] for _, columns in self.windows)])
 
     def _cut(self, run: TeacherForcing) -> tuple[str, Integers, Integers]:
         """The text, all of its tokens, those of a prompt included, and their bounds in it."""

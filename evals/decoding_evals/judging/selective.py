@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from decoding_evals.judging.bootstrap import Interval, bootstrap
-from decoding_evals.shell.output import finite
+from decoding_evals.showing.result import finite
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

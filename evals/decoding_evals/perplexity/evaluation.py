@@ -11,23 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from decoding.inference.intervals import BlockSums, ratio_of_sums
+from decoding.inference.intervals import BlockSums, MeanError, ratio_of_sums
 from decoding.information.statistics import row_statistics
 from decoding.models.encoding import Segment
 from decoding.models.loading import LanguageModel
-from decoding.scoring.teacher_forcing import Account, Document, LogitBlock, as_document
+from decoding.scoring.teacher_forcing import Account, Columns, Document, LogitBlock, as_document
 from decoding.scoring.windows import Window, Windows
-from decoding_evals.perplexity.protocols import PROTOCOLS
-from decoding_evals.shell.output import finite
+from decoding_evals.perplexity.protocols import PROTOCOLS, Protocol
+from decoding_evals.perplexity.tables import result_table
+from decoding_evals.reading.interruptible import Interruptible
+from decoding_evals.showing.result import Result, exp_or_none, finite
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from decoding_evals.showing.terminal import Shown
 
 FEW_DOCUMENTS = 20
 
 
 @dataclass(frozen=True)
-class PerplexityResult:
+class PerplexityResult(Result):
     """Perplexity of a model on a corpus, and how it was come by."""
 
     model: str
@@ -61,11 +65,31 @@ class PerplexityResult:
     complete: bool
     """False where it was interrupted: the figures are of what was scored until then."""
 
+    @property
+    def perplexity(self) -> float | None:
+        """e^nll_nats; None, as for the other figures, where that is beyond the largest double."""
+        return exp_or_none(self.nll_nats)
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Mean surprisal per byte of the text that was scored, bits; None where it is unknown."""
+        return finite(self._nats_per(self.bytes) / math.log(2))  # type: ignore[no-any-return]
+
+    @property
+    def byte_perplexity(self) -> float | None:
+        """The same per byte as an exponential."""
+        return exp_or_none(self._nats_per(self.bytes))
+
+    @property
+    def word_perplexity(self) -> float | None:
+        """The exponential of the mean surprisal per word."""
+        return exp_or_none(self._nats_per(self.words))
+
+    def _nats_per(self, units: int | None) -> float:
+        return self.nll_nats * self.account.tokens_scored / units if units else math.nan
+
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what has no finite value is None."""
-        nll, tokens = self.nll_nats, self.account.tokens_scored
-        per_byte = nll * tokens / self.bytes if self.bytes else math.nan
-        per_word = nll * tokens / self.words if self.words else math.nan
         values = {
             name: value for name, value in vars(self).items() if name not in ("account", "nll_nats")
         }
@@ -75,16 +99,20 @@ class PerplexityResult:
         if self.standard_error is not None and self.naive_standard_error:
             ratio = self.standard_error / self.naive_standard_error
         return {
-            "perplexity": _exp(nll),
-            "nll_nats": finite(nll),
-            "bits_per_token": finite(nll / math.log(2)),
-            "bits_per_byte": finite(per_byte / math.log(2)),
-            "word_perplexity": _exp(per_word),
-            "byte_perplexity": _exp(per_byte),
+            "perplexity": self.perplexity,
+            "nll_nats": finite(self.nll_nats),
+            "bits_per_token": finite(self.nll_nats / math.log(2)),
+            "bits_per_byte": self.bits_per_byte,
+            "word_perplexity": self.word_perplexity,
+            "byte_perplexity": self.byte_perplexity,
             **values,
             "standard_error_ratio": ratio,
             **asdict(self.account),
         }
+
+    def tables(self) -> list[Shown]:
+        """One line per measure."""
+        return [result_table(self)]
 
 
 def perplexity(
@@ -126,54 +154,22 @@ def perplexity(
             raise ValueError(f"{name} cannot be chosen: protocol {protocol} fixes it")
     run = rules(language_model, windows)
 
+    sums = _Sums(run)
     prepared = run.prepared(_checked(documents, protocol))
-    texts = _Texts()
-    sums, counts = array("d"), array("q")  # by document
-    blocks = BlockSums()
-    weighted = weights = total = squares = entropy = 0.0
-    document = end = -1
-    complete = True
-    try:
-        for window, columns in run.scan(prepared, _measured, texts.add):
-            surprisal = columns["surprisal"]
-            run.count_text(window.document, texts.of(window))
-            if window.document != document:
-                document, end = window.document, 0
-                sums.append(0.0)
-                counts.append(0)
-            sums[-1] += surprisal.sum()
-            counts[-1] += len(surprisal)
-            blocks.add(surprisal)
-            weight = run.weight(window, end)
-            weighted += weight * surprisal.mean()
-            weights += weight
-            total += surprisal.sum()
-            squares += np.square(surprisal).sum()
-            entropy += columns["entropy"].sum()
-            end = window.end
+    with Interruptible(run.account, sums.blocks) as reading:
+        for window, columns in run.scan(prepared, _measured, sums.texts.add):
+            sums.add(window, columns)
             if on_progress is not None:
-                on_progress(blocks.count, total / blocks.count)
-    except KeyboardInterrupt:
-        complete = False
-        if not blocks.count:
-            raise
-        run.account.stop(blocks.count)
-    run.finish(complete)
-    tokens = blocks.count
-    if not tokens:
-        raise ValueError(
-            f"nothing to score: {run.account.documents} documents with {run.account.tokens} tokens"
-        )
-    if not weights:
+                on_progress(sums.blocks.count, sums.total / sums.blocks.count)
+    run.finish(reading.complete)
+    reading.check_scored()
+    if not sums.weights:
         raise ValueError(f"protocol {protocol} gives every window weight zero at this stride")
-    by_document = errors == "documents" or (errors == "auto" and len(sums) >= FEW_DOCUMENTS)
-    error = ratio_of_sums(sums, counts) if by_document else ratio_of_sums(*blocks.sums())
-    nll = float(weighted / weights)
+    few = len(sums.by_document) < FEW_DOCUMENTS
+    by_document = errors == "documents" or (errors == "auto" and not few)
+    nll = float(sums.weighted / sums.weights)
+    error = sums.error(by_document)
     low, high = (nll + float(bound) - float(error.mean) for bound in error.interval())
-    naive = None
-    if tokens > 1 and math.isfinite(squares):
-        variance = max(0.0, squares / tokens - (total / tokens) ** 2)
-        naive = math.sqrt(variance / (tokens - 1))
     return PerplexityResult(
         model=language_model.name,
         protocol=protocol,
@@ -183,20 +179,67 @@ def perplexity(
         stride=run.stride,
         bos=run.bos_token,
         nll_nats=nll,
-        mean_entropy_nats=float(entropy / tokens),
+        mean_entropy_nats=float(sums.entropy / sums.blocks.count),
         words=run.words,
         bytes=run.bytes,
         standard_error=finite(float(error.standard_error)),
-        naive_standard_error=naive,
+        naive_standard_error=sums.naive_error(),
         error_unit="documents" if by_document else "blocks",
         units=error.units,
-        block_length=None if by_document else blocks.length,
+        block_length=None if by_document else sums.blocks.length,
         # No perplexity is below 1, however few tokens there are.
-        confidence_interval=None if math.isnan(low) else (_exp(max(0.0, low)), _exp(high)),
+        confidence_interval=(
+            None if math.isnan(low) else (exp_or_none(max(0.0, low)), exp_or_none(high))
+        ),
         account=run.account,
         full_logits=run.full_logits,
-        complete=complete,
+        complete=reading.complete,
     )
+
+
+class _Sums:
+    """What a perplexity and its errors are made of, over the windows that a protocol scores."""
+
+    def __init__(self, run: Protocol) -> None:
+        self._run = run
+        self._document = self._end = -1
+        self.texts = _Texts()
+        self.by_document, self.counts = array("d"), array("q")
+        self.blocks = BlockSums()
+        self.weighted = self.weights = self.total = self.squares = self.entropy = 0.0
+
+    def add(self, window: Window, columns: Columns) -> None:
+        """Take in a window."""
+        surprisal = columns["surprisal"]
+        self._run.count_text(window.document, self.texts.of(window))
+        if window.document != self._document:
+            self._document, self._end = window.document, 0
+            self.by_document.append(0.0)
+            self.counts.append(0)
+        self.by_document[-1] += surprisal.sum()
+        self.counts[-1] += len(surprisal)
+        self.blocks.add(surprisal)
+        weight = self._run.weight(window, self._end)
+        self.weighted += weight * surprisal.mean()
+        self.weights += weight
+        self.total += surprisal.sum()
+        self.squares += np.square(surprisal).sum()
+        self.entropy += columns["entropy"].sum()
+        self._end = window.end
+
+    def error(self, by_document: bool) -> MeanError:
+        """Of the mean surprisal."""
+        if by_document:
+            return ratio_of_sums(self.by_document, self.counts)
+        return ratio_of_sums(*self.blocks.sums())
+
+    def naive_error(self) -> float | None:
+        """The same as if tokens were independent; None where it is unknown."""
+        tokens = self.blocks.count
+        if tokens < 2 or not math.isfinite(self.squares):
+            return None
+        variance = max(0.0, self.squares / tokens - (self.total / tokens) ** 2)
+        return math.sqrt(variance / (tokens - 1))
 
 
 def _checked(documents: Iterable[str | Document], protocol: str) -> Iterator[Document]:
@@ -239,8 +282,3 @@ def _measured(block: LogitBlock) -> dict[str, Tensor]:
     statistics = row_statistics(block.logits, block.targets)
     assert statistics.target_log_prob is not None
     return {"surprisal": -statistics.target_log_prob, "entropy": statistics.entropy}
-
-
-def _exp(value: float) -> float | None:
-    # e^709 is the largest double; a perplexity beyond it has no number to print.
-    return math.exp(value) if value < 709 else None

@@ -201,8 +201,7 @@ def _texts(name: str, value: object, separator: str | None) -> tuple[str, ...]:
 
 def _from_file(file: Path, column: str | None) -> list[str]:
     if file.suffix.lower() in FORMATS:
-        rows = Inputs([file], column="prompt" if column is None else column)
-        return ["".join(row.pieces) for row in rows.documents()]
+        return [*Inputs([file], column="prompt" if column is None else column).texts()]
     if file.suffix.lower() != ".txt":
         *most, last = (".txt", *FORMATS)
         raise click.UsageError(

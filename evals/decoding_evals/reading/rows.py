@@ -341,3 +341,10 @@ FORMATS: dict[str, tuple[str, Callable[[Path, Sequence[str] | None], Iterator[Ro
     ".csv": ("line", _csv),
     ".parquet": ("row", _parquet),
 }
+
+
+def string_problem(column: str, value: object, alternative: str = "") -> str | None:
+    """What is wrong with a value that should be a string, or may be `alternative`."""
+    if not isinstance(value, str):
+        return f"{column!r} is {kind_name(value)}, not a string{alternative}"
+    return None if is_utf8(value) else f"{column!r} is not valid UTF-8"

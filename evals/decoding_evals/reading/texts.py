@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -13,31 +12,31 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from decoding_evals.reading.records import Recorded, recorded
 from decoding_evals.reading.rows import (
     FORMATS,
     Rows,
     dataset_rows,
     decoded,
     file_rows,
-    is_utf8,
     json_lines,
     json_row,
-    kind_name,
     listed,
     readable,
+    string_problem,
 )
 from decoding_evals.shell.options import stacked
 
 if TYPE_CHECKING:
     from decoding.models.loading import LanguageModel
-    from decoding.scoring.teacher_forcing import TokenDocument
+    from decoding.scoring.teacher_forcing import Document
 
 STANDARD_INPUT = Path("-")
 # What is taken from a folder. Not .json: beside data it mostly holds something else.
 IN_FOLDERS = (".txt", ".raw", ".tokens", ".md", ".jsonl", ".csv", ".parquet")
 
 
-class Document(NamedTuple):
+class Text(NamedTuple):
     """A text.
 
     Args:
@@ -49,12 +48,18 @@ class Document(NamedTuple):
     name: str
     pieces: Iterable[str]
 
+    def document(self, language_model: object = None) -> Document:
+        """What to score; the model does not matter."""
+        from decoding.scoring.teacher_forcing import Document
+
+        return Document(self.pieces)
+
 
 class Prompted(NamedTuple):
     """A prompt and the texts that may follow it, of one row.
 
     Args:
-        name: as for `Document`.
+        name: as for `Text`.
         prompt: the prompt.
         choices: one text, or as many as the row lists.
     """
@@ -62,49 +67,6 @@ class Prompted(NamedTuple):
     name: str
     prompt: str
     choices: tuple[str, ...]
-
-
-class Recorded(NamedTuple):
-    """A sequence that `decoding generate` recorded.
-
-    Args:
-        name: as for `Document`.
-        ids: the tokens that were drawn.
-        prompt: what they continue.
-        prompt_ids: what the model read of it; None where the record does not say.
-        model: what wrote it, by the record.
-        num_beams: above 1 where no setting drew it.
-    """
-
-    name: str
-    ids: tuple[int, ...]
-    prompt: str
-    prompt_ids: tuple[int, ...] | None
-    model: str | None = None
-    num_beams: int = 1
-
-    def document(self, language_model: LanguageModel) -> TokenDocument:
-        """What to score, with the prompt as context.
-
-        Raises:
-            ValueError: an id outside the model's vocabulary, or an empty prompt where the tokenizer
-                has no BOS.
-        """
-        from decoding.models.encoding import encode_prompt
-        from decoding.scoring.teacher_forcing import TokenDocument
-
-        context = self.prompt_ids
-        if context is None:
-            name = f"the prompt of {self.name!r}"
-            context = tuple(encode_prompt(language_model.tokenizer, self.prompt, name=name))
-        vocab = language_model.model.config.get_text_config().vocab_size
-        largest = max((*self.ids, *context), default=0)
-        if largest >= vocab:
-            raise ValueError(
-                f"{self.name!r} has token {largest}, and {language_model.name!r} has {vocab} "
-                "tokens: another model wrote it"
-            )
-        return TokenDocument(self.ids, context)
 
 
 class Inputs:
@@ -122,7 +84,7 @@ class Inputs:
     Args:
         paths: files, folders, `-`.
         column: the column of the texts; default `text`.
-        prompt_column: the column of their prompts. Items are `Prompted` then, else `Document`.
+        prompt_column: the column of their prompts. Items are `Prompted` then, else `Text`.
         dataset: instead of paths, `NAME[:CONFIG][:SPLIT]`; see `rows.dataset_rows`.
         records: take the rows that `decoding generate` recorded, those with a list of `tokens`, as
             `Recorded`, unless a column is named. Standard input may then be its JSON Lines too.
@@ -152,6 +114,8 @@ class Inputs:
         self.skipped_rows = 0
         self.writers: Counter[str | None] = Counter()
         """Models that the records name, None where they name none."""
+        self.names: list[str] = []
+        """Of the items that were iterated over until now."""
         self.beam_records = 0
         if paths and dataset is not None:
             raise click.UsageError("give FILES or --dataset, not both")
@@ -190,16 +154,18 @@ class Inputs:
             skip_bad_rows=options["skip_bad_rows"],
         )
 
-    def __iter__(self) -> Iterator[Document | Prompted | Recorded]:
+    def __iter__(self) -> Iterator[Text | Prompted | Recorded]:
         for place in self.sources:
             piped = place == STANDARD_INPUT and self.records
             source = _standard_input() if piped else place
+            items: Iterable[Text | Prompted | Recorded]
             if isinstance(source, Rows):
-                yield from self._rows(source)
-            elif isinstance(source, Path):
-                yield Document(str(source), _pieces(source))
+                items = self._rows(source)
             else:
-                yield source
+                items = [Text(str(source), _pieces(source)) if isinstance(source, Path) else source]
+            for item in items:
+                self.names.append(item.name)
+                yield item
 
     def notes(self, models: Collection[str] = ()) -> list[str]:
         """What to tell the user of what was read until now, a line each.
@@ -215,9 +181,20 @@ class Inputs:
             notes.append(f"{self.beam_records} of the records are of beam search, not drawn")
         return notes
 
-    def documents(self) -> Iterator[Document]:
-        """The items where there is no prompt column."""
-        return (item for item in self if isinstance(item, Document))
+    def documents(self, language_model: LanguageModel | None = None) -> Iterator[Any]:
+        """What to score of each item where there is no prompt column.
+
+        Args:
+            language_model: what scores them; needed for records.
+
+        Returns:
+            `Document`s, and `TokenDocument`s of records.
+        """
+        return (item.document(language_model) for item in self)  # type: ignore[arg-type, union-attr]
+
+    def texts(self) -> Iterator[str]:
+        """The texts where there are neither prompts nor records."""
+        return ("".join(item.pieces) for item in self if isinstance(item, Text))
 
     def _look_at(self, source: Rows | Path) -> None:
         """Read the beginning of a source, unless it can be read only once."""
@@ -226,7 +203,7 @@ class Inputs:
         elif source != STANDARD_INPUT and (source.is_file() or not source.exists()):
             next(_pieces(source))
 
-    def _rows(self, source: Rows) -> Iterator[Document | Prompted | Recorded]:
+    def _rows(self, source: Rows) -> Iterator[Text | Prompted | Recorded]:
         columns = [self.column, *([] if self.prompt_column is None else [self.prompt_column])]
         found = False
         first_problem = None
@@ -251,20 +228,20 @@ class Inputs:
                 else f"every row is broken; the first: {first_problem}"
             )
 
-    def _item(self, name: str, row: dict[str, Any]) -> Document | Prompted | Recorded | str:
+    def _item(self, name: str, row: dict[str, Any]) -> Text | Prompted | Recorded | str:
         """What a row holds, or what is wrong with it."""
         if self.records and "tokens" in row:
-            return _recorded(name, row)
+            return recorded(name, row)
         for column in (self.column, self.prompt_column):
             if column is not None and column not in row:
                 return f"no column {column!r}; it has {listed(row)}"
         value = row[self.column]
         if self.prompt_column is None:
-            return _problem(self.column, value) or Document(name, (value,))
+            return string_problem(self.column, value) or Text(name, (value,))
         prompt = row[self.prompt_column]
         choices = value if isinstance(value, list) else [value]
-        problems = [_problem(self.prompt_column, prompt)]
-        problems += [_problem(self.column, choice, " or a list of strings") for choice in choices]
+        problems = [string_problem(self.prompt_column, prompt)]
+        problems += [string_problem(self.column, c, " or a list of strings") for c in choices]
         if not choices:
             problems.append(f"{self.column!r} is an empty list")
         if "" in choices:
@@ -327,7 +304,7 @@ def _pieces(path: Path) -> Iterator[str]:
         raise click.ClickException(f"{source} is empty")
 
 
-def _standard_input() -> Rows | Document:
+def _standard_input() -> Rows | Text:
     """JSON Lines where the first line is a record, else one text."""
     pieces = _pieces(STANDARD_INPUT)
     first = ""
@@ -345,7 +322,7 @@ def _standard_input() -> Rows | Document:
                 "it is read as one text",
                 err=True,
             )
-        return Document(str(STANDARD_INPUT), pieces)
+        return Text(str(STANDARD_INPUT), pieces)
     return Rows(str(STANDARD_INPUT), "line", lambda columns: json_lines(_lines(pieces)))
 
 
@@ -355,42 +332,3 @@ def _lines(pieces: Iterable[str]) -> Iterator[str]:
         *lines, rest = (rest + piece).split("\n")
         yield from lines
     yield rest
-
-
-def _recorded(name: str, row: dict[str, Any]) -> Recorded | str:
-    """The sequence of a record of `decoding generate`, or what is wrong with it."""
-    tokens, prompt, prompt_ids = row["tokens"], row.get("prompt"), row.get("prompt_ids")
-    if isinstance(tokens, str):  # a cell of a CSV file
-        try:
-            tokens, prompt_ids = json.loads(tokens), json.loads(prompt_ids or "null")
-        except (ValueError, RecursionError):
-            return "'tokens' or 'prompt_ids' is broken JSON"
-    try:
-        ids = tuple(_token_id(token["id"]) for token in tokens)
-    except (TypeError, KeyError, IndexError):
-        return "'tokens' is no list of objects with token ids as 'id'"
-    try:
-        context = None if prompt_ids is None else tuple(map(_token_id, prompt_ids))
-    except TypeError:
-        return "'prompt_ids' is no list of token ids"
-    model, beams = row.get("model"), str(row.get("num_beams"))
-    return _problem("prompt", prompt) or Recorded(
-        name,
-        ids,
-        str(prompt),
-        context,
-        model if isinstance(model, str) else None,
-        int(beams) if beams.isdecimal() else 1,
-    )
-
-
-def _token_id(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
-        raise TypeError
-    return value
-
-
-def _problem(column: str, value: object, alternative: str = "") -> str | None:
-    if not isinstance(value, str):
-        return f"{column!r} is {kind_name(value)}, not a string{alternative}"
-    return None if is_utf8(value) else f"{column!r} is not valid UTF-8"

@@ -23,10 +23,15 @@ from decoding.scoring.teacher_forcing import (
 )
 from decoding.scoring.windows import Window, Windows
 from decoding.settings.policy import Setting
-from decoding_evals.shell.output import finite
+from decoding_evals.score.figure import plot_scores
+from decoding_evals.score.tables import choice_table, token_table
+from decoding_evals.showing.result import TextResult, by_key, exp_or_none, finite
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch import Tensor
+
+    from decoding_evals.showing.terminal import Shown
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -48,10 +53,9 @@ class UnderSetting:
 
 
 @dataclass(frozen=True)
-class DocumentScores:
+class DocumentScores(TextResult):
     """Every scored token of one document; columns have one row a token."""
 
-    index: int
     text: str
     """The document, without its prompt."""
     tokens: int
@@ -94,18 +98,27 @@ class DocumentScores:
         """The text of each token."""
         return [self.text[start:end] for start, end in zip(self.starts, self.ends, strict=True)]
 
+    @property
+    def nll_nats(self) -> float | None:
+        """Mean surprisal; infinite where a token is impossible, None without tokens."""
+        return math.fsum(self.surprisal_nats) / len(self) if len(self) else None
+
+    @property
+    def perplexity(self) -> float | None:
+        """e^nll_nats; None where that is beyond the largest double."""
+        return exp_or_none(self.nll_nats)
+
     def totals(self) -> dict[str, Any]:
         """Sums and means over the tokens; what is infinite or undefined is None."""
         tokens = len(self)
         surprisal = math.fsum(self.surprisal_nats)
         size = len(self.text[int(self.starts[0]) :].encode()) if tokens else 0
-        nll = surprisal / tokens if tokens else None
         totals = {
             "tokens_scored": tokens,
             "tokens_not_scored": self.tokens - tokens,
             "surprisal_nats": finite(surprisal),
-            "nll_nats": None if nll is None else finite(nll),
-            "perplexity": math.exp(nll) if nll is not None and nll < 709 else None,
+            "nll_nats": finite(self.nll_nats) if tokens else None,
+            "perplexity": self.perplexity,
             "bits_per_byte": finite(surprisal / size / math.log(2)) if size else None,
             "mean_entropy_nats": math.fsum(self.entropy_nats) / tokens if tokens else None,
             "z": self.z(),
@@ -149,10 +162,19 @@ class DocumentScores:
 
     def record(self) -> dict[str, Any]:
         """Totals, and one object per token under `tokens`, ready for JSON."""
-        columns = self.columns()
-        rows = zip(*columns.values(), strict=True)
-        tokens = [dict(zip(columns, row, strict=True)) for row in rows]
-        return {"index": self.index, **self.totals(), "tokens": tokens}
+        return {**self.heading(), **self.totals(), "tokens": self.rows()}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per token."""
+        return by_key(self.columns())
+
+    def tables(self) -> list[Shown]:
+        """One line per token."""
+        return [token_table(self.record())]
+
+    def plot(self) -> Figure:
+        """Entropy and surprisal along the text; see `plot_scores`."""
+        return plot_scores(self.record())
 
 
 def score(
@@ -214,10 +236,9 @@ def score(
 
 
 @dataclass(frozen=True)
-class ChoiceScores:
+class ChoiceScores(TextResult):
     """The texts that may follow a prompt, scored as its continuations."""
 
-    index: int
     prompt: str
     choices: tuple[DocumentScores, ...]
 
@@ -238,18 +259,28 @@ class ChoiceScores:
         ]
         choices = []
         for index, choice in enumerate(self.choices):
-            record = choice.record()
-            del record["index"]
             figures = {
+                "text": choice.text,
                 "log_prob_nats": finite(log_probs[index]),
                 "log_prob_nats_per_byte": finite(per_byte[index]),
             }
-            choices.append({"text": choice.text, **figures, **record})
+            choices.append({**figures, **choice.totals(), "tokens": choice.rows()})
         rankings = {
             name: sorted(range(len(choices)), key=lambda i, values=values: -values[i])  # type: ignore[misc]
             for name, values in (("ranking", log_probs), ("ranking_per_byte", per_byte))
         }
-        return {"index": self.index, "prompt": self.prompt, **rankings, "choices": choices}
+        return {**self.heading(), "prompt": self.prompt, **rankings, "choices": choices}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per choice."""
+        choices: list[dict[str, Any]] = self.record()["choices"]
+        for choice in choices:
+            del choice["tokens"]
+        return choices
+
+    def tables(self) -> list[Shown]:
+        """One line per choice, best first."""
+        return [choice_table(self.record())]
 
 
 def score_choices(
@@ -291,7 +322,7 @@ def score_choices(
         scored.append(scores)
         prompt, size = open_rows[0]
         if len(scored) == size:
-            yield ChoiceScores(index, prompt, tuple(scored))
+            yield ChoiceScores(index=index, prompt=prompt, choices=tuple(scored))
             del open_rows[0]
             scored = []
             index += 1

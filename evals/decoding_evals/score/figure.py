@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decoding_evals.showing.figures import BLUE, ORANGE, new_figure, short, token_label, visible
+from decoding_evals.showing.figures import BLUE, ORANGE, new_figure, text_name, token_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,8 +49,7 @@ def plot_scores(record: dict[str, Any]) -> Figure:
     axes.set_ylabel("nats")
     axes.set_xlim(-0.5, max(1, len(tokens)) - 0.5)
     axes.set_ylim(0, 1.15 * float(np.nanmax([*entropy, *surprisal, 1e-3])))
-    name = "standard input" if record["name"] == "-" else Path(record["name"]).name
-    title = f"{short(visible(name), 30)}: entropy and surprisal along the text"
+    title = f"{text_name(record, 30)}: entropy and surprisal along the text"
     axes.set_title(title, loc="left", parse_math=False)
     axes.legend(frameon=False, loc="upper left", ncols=2)
     return figure

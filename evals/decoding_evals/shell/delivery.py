@@ -1,65 +1,118 @@
-"""The results of texts, one after the other, to where the user wants them."""
+"""The results of a command to where the user wants them."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterable
-from pathlib import Path
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from decoding_evals.reading.texts import Inputs
 from decoding_evals.shell.output import Interrupted, RecordFile, to_json
+from decoding_evals.shell.plots import check_plot, write_plot
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from decoding_evals.reading.texts import Inputs
+    from decoding_evals.showing.terminal import Shown
 
 
-def deliver(
-    results: Iterable[tuple[dict[str, Any], Any]],
-    *,
-    inputs: Inputs,
-    file: RecordFile | None,
-    as_json: bool,
-    show: Callable[[dict[str, Any]], None],
-    plot: Path | None,
-    draw: Callable[[dict[str, Any], Any], Figure],
-    done: str,
-    models: Collection[str] = (),
-) -> None:
-    """Write the record of each text as it comes, and a picture of the first.
+class Destination(ExitStack):
+    """Where results go: into a file, to standard output as JSON, or onto the terminal as tables.
 
     Args:
-        results: pairs of a record and the result that it is of, taken lazily.
-        inputs: where the texts come from.
-        file: takes the records, if any.
-        as_json: write them to standard output as JSON; else they are shown there.
-        show: shows a record.
-        plot: where the picture goes, if any.
-        draw: draws it from a record and its result.
-        done: what happened to a text, as in "scored".
-        models: names of those that records are scored with.
+        options: of the command: `output`, `as_json` and `plot`, each where the command has it.
 
     Raises:
-        Interrupted: on Ctrl-C; what is finished stays.
+        click.ClickException: the file or the picture could not be written.
     """
-    count = 0
-    try:
-        for record, result in results:
-            if file is not None:
-                file.write(record)
-            elif as_json:
-                click.echo(to_json(record))
-            else:
-                show(record)
-            if plot is not None and count == 0:
-                from decoding_evals.showing.figures import write_plot
 
-                write_plot(draw(record, result), plot)
-            count += 1
-    except KeyboardInterrupt:
-        raise Interrupted(f"{count} texts {done}") from None
-    if plot is not None and count > 1:
-        click.echo(f"{str(plot)!r} shows the first of {count} texts", err=True)
-    for note in inputs.notes(models):
-        click.echo(note, err=True)
+    def __init__(self, options: dict[str, Any]) -> None:
+        super().__init__()
+        self.plot = options.get("plot")
+        check_plot(self.plot)
+        output = options.get("output")
+        self.file = None if output is None else self.enter_context(RecordFile(output))
+        self.as_json = options["as_json"]
+
+    @property
+    def on_screen(self) -> bool:
+        """Whether tables are printed."""
+        return self.file is None and not self.as_json
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether a bar does not get in the way of what is written to the same terminal."""
+        return not (self.on_screen and sys.stdout.isatty())
+
+    def deliver(
+        self,
+        results: Iterable[Any],
+        *,
+        inputs: Inputs | None = None,
+        models: Collection[str] = (),
+        done: str = "texts scored",
+        notes: Iterable[str] = (),
+        together: Callable[[list[Any]], Iterable[Shown]] | None = None,
+    ) -> None:
+        """Write each result as it comes, and a picture of the first.
+
+        Args:
+            results: each a `Result`; taken lazily.
+            inputs: where the texts come from; they name the results of single texts.
+            models: names of those that records are scored with.
+            done: what happened to the results that are finished, said after their number.
+            notes: lines for standard error, after those of the inputs.
+            together: makes tables of all results at the end, in place of each one's own.
+
+        Raises:
+            Interrupted: on Ctrl-C; what is finished stays.
+        """
+        from decoding_evals.showing.terminal import print_table
+
+        count = 0
+        record: dict[str, Any] = {}
+        kept: list[Any] = []
+        ended = None
+        try:
+            for result in results:
+                record, result = self._written(result, inputs)
+                if self.on_screen and together is None:
+                    print_table(*result.tables())
+                elif self.on_screen:
+                    kept.append(result)
+                if self.plot is not None and count == 0 and (figure := result.plot()) is not None:
+                    write_plot(figure, self.plot)
+                count += 1
+        except KeyboardInterrupt:
+            raise Interrupted(f"{count} {done}") from None
+        except Interrupted as interrupted:
+            ended = interrupted
+        if together is not None and kept:
+            print_table(*together(kept))
+        if self.plot is not None and count > 1:
+            click.echo(f"{str(self.plot)!r} shows the first of {count} texts", err=True)
+        for note in [*(inputs.notes(models) if inputs is not None else ()), *notes]:
+            click.echo(note, err=True)
+        if record.get("full_logits"):
+            click.echo(f"logits computed in full: {record['full_logits']}", err=True)
+        if ended is None and not record.get("complete", True):
+            ended = Interrupted(result.interruption())
+        if ended is not None:
+            raise ended
+
+    def _written(self, result: Any, inputs: Inputs | None) -> tuple[dict[str, Any], Any]:
+        """The record of a result, which is written unless tables are, and the result by name."""
+        from decoding_evals.showing.result import TextResult
+
+        if isinstance(result, TextResult) and inputs is not None:
+            result = replace(result, name=inputs.names[result.index])
+        record = result.record()
+        if not isinstance(result, TextResult) and inputs is not None:
+            record |= {"skipped_rows": inputs.skipped_rows}
+        if self.file is not None:
+            self.file.write(record)
+        elif self.as_json:
+            click.echo(to_json(record))
+        return record, result

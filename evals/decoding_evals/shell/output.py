@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import NoneType, TracebackType
+from types import NoneType
 from typing import Any
 
 import click
@@ -19,14 +18,6 @@ BATCH_CHARACTERS = 1 << 22
 def to_json(record: dict[str, Any]) -> str:
     """One line of JSON: ASCII, so that no terminal or line reader trips over it, and no NaN."""
     return json.dumps(record, allow_nan=False)
-
-
-def finite(values: Any) -> Any:
-    """Plain numbers for JSON: arrays as nested lists, and None for what is not finite."""
-    plain = values.tolist() if hasattr(values, "tolist") else values
-    if isinstance(plain, Iterable):
-        return [finite(value) for value in plain]
-    return plain if math.isfinite(plain) else None
 
 
 class Unfinished(click.ClickException):
@@ -61,15 +52,9 @@ class RecordFile:
     """
 
     def __init__(self, path: Path) -> None:
-        if path.suffix.lower() not in FORMATS:
-            *most, last = FORMATS
-            raise click.UsageError(f"--output takes {', '.join(most)} or {last}, got {str(path)!r}")
-        if path.is_dir():
-            raise click.UsageError(f"--output {str(path)!r} is a folder")
+        check_target("--output", path, FORMATS)
         self.path = Path(os.path.realpath(path))
         self.count = 0
-        if not self.path.parent.is_dir():
-            raise click.ClickException(f"the folder of {str(path)!r} does not exist")
         self.temporary: list[Path] = []
         try:
             self.spool = self._temporary()
@@ -90,12 +75,7 @@ class RecordFile:
     def __enter__(self) -> RecordFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None or (issubclass(kind, Unfinished) and self.count):
                 self.file.close()
@@ -115,15 +95,36 @@ class RecordFile:
                 path.unlink(missing_ok=True)
 
     def _temporary(self) -> Path:
-        import tempfile
-
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
-        os.close(handle)
-        self.temporary.append(Path(name))
+        self.temporary.append(temporary_beside(self.path))
         return self.temporary[-1]
 
     def _failure(self, error: OSError) -> click.ClickException:
         return click.ClickException(f"cannot write {str(self.path)!r}: {error.strerror or error}")
+
+
+def check_target(option: str, path: Path, suffixes: Collection[str]) -> None:
+    """Refuse a file that could not be written, before any work is done.
+
+    Raises:
+        click.UsageError: another suffix, or a folder.
+        click.ClickException: no such folder.
+    """
+    if path.suffix.lower() not in suffixes:
+        *most, last = suffixes
+        raise click.UsageError(f"{option} takes {', '.join(most)} or {last}, got {str(path)!r}")
+    if path.is_dir():
+        raise click.UsageError(f"{option} {str(path)!r} is a folder")
+    if not Path(os.path.realpath(path)).parent.is_dir():
+        raise click.ClickException(f"the folder of {str(path)!r} does not exist")
+
+
+def temporary_beside(path: Path) -> Path:
+    """A new empty file in the folder of another one."""
+    import tempfile
+
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    return Path(name)
 
 
 def publish(temporary: Path, path: Path) -> None:

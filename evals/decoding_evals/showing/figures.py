@@ -2,87 +2,44 @@
 
 from __future__ import annotations
 
-import io
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import click
-
-from decoding_evals.shell.output import publish
+from decoding_evals.showing.result import title_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-FORMATS = (".png", ".svg", ".pdf")
 # Okabe and Ito's colours, told apart by readers of every kind of colour vision.
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#999999"
 
 
-def plot_option(text: str) -> Callable[[Command], Command]:
-    """`--plot FILE`."""
-    return click.option(
-        "--plot",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help=f"{text} FILE is .png, .svg or .pdf.",
-    )
-
-
-def check_plot(path: Path | None) -> None:
-    """Refuse a plot that could not be written, before any work is done.
+def blank_figure(width: float, height: float) -> Figure:
+    """A figure of so many inches, whose parts make room for each other.
 
     Raises:
-        click.UsageError: another suffix, or a folder.
-        click.ClickException: no matplotlib, or no such folder, or one that cannot be written.
+        ImportError: matplotlib is missing.
     """
-    if path is None:
-        return
-    if path.suffix.lower() not in FORMATS:
-        *most, last = FORMATS
-        raise click.UsageError(f"--plot takes {', '.join(most)} or {last}, got {str(path)!r}")
-    if path.is_dir():
-        raise click.UsageError(f"--plot {str(path)!r} is a folder")
-    folder = path.resolve().parent
-    if not folder.is_dir():
-        raise click.ClickException(f"the folder of {str(path)!r} does not exist")
-    if not os.access(folder, os.W_OK):
-        raise click.ClickException(f"cannot write {str(path)!r}: Permission denied")
     try:
-        import matplotlib  # noqa: F401
+        from matplotlib.figure import Figure
     except ImportError:
-        raise click.ClickException(
-            "--plot needs matplotlib: pip install 'decoding-toolkit[plot]'"
-        ) from None
-
-
-def write_plot(figure: Figure, path: Path) -> None:
-    """Write a figure whole or not at all."""
-    import tempfile
-
-    content = io.BytesIO()
-    figure.savefig(content, format=path.suffix[1:].lower(), dpi=160)
-    handle, name = tempfile.mkstemp(dir=path.resolve().parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.getvalue())
-        publish(Path(name), path.resolve())
-    finally:
-        Path(name).unlink(missing_ok=True)
+        raise ImportError("plot needs matplotlib: pip install 'decoding-toolkit[plot]'") from None
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def new_figure(width: float, height: float = 4.2) -> tuple[Figure, Axes]:
-    """A figure of so many inches with one pair of axes, open above and on the right."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
+    """A figure with one pair of axes, open above and on the right."""
+    figure = blank_figure(width, height)
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def text_name(record: dict[str, Any], most: int) -> str:
+    """What a title calls the text of a record."""
+    name = title_of(record)
+    return "standard input" if name == "-" else short(visible(Path(name).name), most)
 
 
 def token_label(text: str) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
+from collections.abc import Iterable
+from typing import TextIO
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -24,6 +27,11 @@ SHADES: tuple[tuple[float, Style | None], ...] = (
 
 NARROWEST = 12
 """What a column of text may fold to."""
+WIDEST = 10_000
+"""Columns of a pipe."""
+
+Shown = Table | Text
+"""What a result is shown as: a table, or a line."""
 
 # C0 and C1 controls but tab and newline, and the marks that reorder or hide what follows.
 _HARMFUL = re.compile(
@@ -56,10 +64,11 @@ def legend() -> Text:
     return result
 
 
-def console(color: bool, *, stderr: bool = False) -> Console:
+def console(color: bool, *, stderr: bool = False, file: TextIO | None = None) -> Console:
     """A console that writes text as it is: no wrapping, no markup, colour as told."""
     return Console(
         stderr=stderr,
+        file=file,
         color_system="truecolor" if color else None,
         force_terminal=color or None,
         no_color=not color,
@@ -88,28 +97,41 @@ def titled(title: str | None = None, *, show_header: bool = True) -> Table:
     )
 
 
-def print_table(table: Table, *, stderr: bool = False) -> None:
-    """Write a table: within a terminal, or as wide as it is in a pipe.
+def print_table(*parts: Shown, stderr: bool = False) -> None:
+    """Write tables and lines: within a terminal, or as wide as they are in a pipe.
 
-    Nothing is cut: text folds, figures do not, and where that is still too wide for a terminal,
+    Nothing is cut: text folds, figures do not, and where a table is still too wide for a terminal,
     lines run over its edge.
 
     Args:
-        table: the table.
+        *parts: the tables and lines.
         stderr: to standard error, plain, instead of standard output.
     """
     screen = console(wants_color() and not stderr, stderr=stderr)
-    wide = screen.options.update(width=10_000)
-    least = Measurement.get(screen, wide, table).maximum
-    for column in table.columns:
-        if column.justify == "right":
-            column.no_wrap = True
-        elif not column.no_wrap:
-            column.overflow = "fold"
-            widths = [Measurement.get(screen, wide, cell).maximum for cell in column.cells]
-            least -= max(0, max(widths) - NARROWEST)
-    screen.width = max(screen.width, least) if screen.is_terminal else wide.max_width
-    screen.print(table)
+    _write(screen, parts, screen.width if screen.is_terminal else WIDEST)
+
+
+def to_text(parts: Iterable[Shown], width: int = 100) -> str:
+    """Tables and lines without colour; text folds where a table is wider than `width`."""
+    file = io.StringIO()
+    _write(console(False, file=file), parts, width)
+    return file.getvalue().removesuffix("\n")
+
+
+def _write(screen: Console, parts: Iterable[Shown], width: int) -> None:
+    wide = screen.options.update(width=WIDEST)
+    for part in parts:
+        if isinstance(part, Table):
+            least = Measurement.get(screen, wide, part).maximum
+            for column in part.columns:
+                if column.justify == "right":
+                    column.no_wrap = True
+                elif not column.no_wrap:
+                    column.overflow = "fold"
+                    widths = [Measurement.get(screen, wide, cell).maximum for cell in column.cells]
+                    least -= max(0, max(widths, default=0) - NARROWEST)
+            screen.width = max(width, least)
+        screen.print(part)
 
 
 def counted(count: int, name: str) -> str:

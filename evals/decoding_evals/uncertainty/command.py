@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -17,6 +16,7 @@ from decoding_evals.reading.prompts import (
     prompt_options,
     read_prompt_rows,
 )
+from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
     model_options,
     output_options,
@@ -25,8 +25,12 @@ from decoding_evals.shell.options import (
     setting_options,
     stacked,
 )
-from decoding_evals.shell.output import Interrupted, RecordFile, Unfinished, to_json
-from decoding_evals.showing.figures import check_plot, plot_option
+from decoding_evals.shell.output import RecordFile, Unfinished
+from decoding_evals.shell.plots import check_plot, plot_option, write_plot
+
+if TYPE_CHECKING:
+    from decoding.models.loading import LanguageModel
+    from decoding_evals.uncertainty.evaluation import PromptUncertainty
 
 COLUMNS = {
     "references": "correct answers",
@@ -108,28 +112,7 @@ column_options = stacked(
     help="Write how well each estimator tells correct answers to FILE (.json, .jsonl, …).",
 )
 @plot_option("Draw risk against coverage, where prompts have references.")
-def uncertainty(
-    prompts: tuple[str, ...],
-    prompts_file: Path | None,
-    column: str | None,
-    separator: str | None,
-    setting: str,
-    num_samples: int,
-    max_new_tokens: int,
-    seed: int | None,
-    stop: tuple[str, ...],
-    chat: bool,
-    batch_size: int,
-    members: tuple[str, ...],
-    mc_dropout: int | None,
-    nli_model: str | None,
-    correct_by: str,
-    as_json: bool,
-    output: Path | None,
-    evaluation: Path | None,
-    plot: Path | None,
-    **options: Any,
-) -> None:
+def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
     """Answer each PROMPT, greedily and by sampling, and say how sure the model is.
 
     Per prompt: entropy of the next token and its candidates, probabilities and entropies of the
@@ -137,120 +120,133 @@ def uncertainty(
     With paraphrases, --members or --mc-dropout also how much of the entropy is disagreement; with a
     context, what it adds; with references, which estimator tells correct answers from wrong ones.
     """
-    settings = read_setting(setting, options)
+    settings = _setting(options)
+    columns = {name: options[f"{name}_column"] for name in COLUMNS}
+    rows = read_prompt_rows(
+        prompts, options["prompts_file"], options["column"], columns, options["separator"]
+    )
+    judged = _can_be_judged(rows, options)
+    plot, evaluation = options.pop("plot"), options.pop("evaluation")
+    with Destination(options) as destination:
+        file = None if evaluation is None else destination.enter_context(RecordFile(evaluation))
+        language_model, loaded = _models(options)
+        from decoding.generation.seeds import chosen_seed
+        from decoding_evals.showing.terminal import print_table
+        from decoding_evals.uncertainty.evaluation import PromptRow
+        from decoding_evals.uncertainty.evaluation import uncertainty as measure
+        from decoding_evals.uncertainty.summary import EstimatorEvaluation, evaluate
+
+        seed = chosen_seed(options["seed"])
+        results = measure(
+            language_model,
+            [PromptRow(**row) for row in rows],
+            settings,
+            seed=seed,
+            correctness=options["correct_by"],
+            **{name: options[name] for name in _PASSED},
+            **_others(options, language_model, loaded, seed),
+        )
+        done: list[dict[str, Any]] = []
+        finished = _finished(results, done, len(rows), shown=destination.shows_progress)
+        destination.deliver(finished, done=f"of {len(rows)} prompts finished")
+        empty = sum(record.pop("empty") for record in done)
+        if empty:
+            click.echo(f"{empty} of {len(rows)} greedy answers are empty", err=True)
+        if destination.on_screen:
+            click.echo(f"{settings}, {options['num_samples']} samples each, seed {seed}")
+        if not judged:
+            return
+        summary = EstimatorEvaluation(
+            language_model.name, str(settings), options["correct_by"], evaluate(done)
+        )
+        if file is not None:
+            file.write(summary.record())
+        if plot is not None:
+            write_plot(summary.plot(), plot)
+        print_table(*summary.tables(), stderr=not destination.on_screen)
+
+
+JUDGED = ("estimators", "correct", "quality")
+_PASSED = ("num_samples", "max_new_tokens", "stop", "chat", "batch_size")
+
+
+def _setting(options: dict[str, Any]) -> DecodingSettings:
+    """What samples are drawn under, where the options go together."""
+    settings = read_setting(options["setting"], options)
     if not isinstance(settings, DecodingSettings):
         raise click.UsageError("uncertainty draws whole answers under one setting, not a policy")
     if settings.greedy:
         raise click.UsageError("samples of a greedy setting are all the same")
-    if len(members) == 1:
+    if len(options["members"]) == 1:
         raise click.UsageError("--members needs at least two models: give it again")
-    if separator == "":
+    if options["separator"] == "":
         raise click.UsageError("--separator needs a text, not empty")
-    check_stop(stop)
-    check_plot(plot)
-    files = [path.resolve() for path in (output, evaluation, plot) if path is not None]
+    check_stop(options["stop"])
+    check_plot(options["plot"])
+    paths = (options[name] for name in ("output", "evaluation", "plot"))
+    files = [path.resolve() for path in paths if path is not None]
     if len(set(files)) < len(files):
         raise click.UsageError("--output, --evaluation and --plot must be different files")
-    rows = read_prompt_rows(
-        prompts,
-        prompts_file,
-        column,
-        {name: options[f"{name}_column"] for name in COLUMNS},
-        separator,
-    )
-    needed = ("references", "incorrect") if correct_by == "likelihood" else ("references",)
-    judged = sum(all(row[name] for name in needed) for row in rows)
-    for name, asked in (("--plot", plot), ("--evaluation", evaluation)):
-        if asked is not None and not judged:
-            raise click.UsageError(f"{name} needs prompts with {' and '.join(needed)}")
-    with ExitStack() as stack:
-        file = stack.enter_context(RecordFile(output)) if output is not None else None
-        figures = stack.enter_context(RecordFile(evaluation)) if evaluation is not None else None
-        source = click.get_current_context().get_parameter_source("model")
-        loaded = [read_model(options, name) for name in members]
-        language_model = (
-            loaded[0] if loaded and source is ParameterSource.DEFAULT else read_model(options)
-        )
-        from decoding.generation.seeds import chosen_seed
-        from decoding_evals.judging.entailment import EntailmentModel
-        from decoding_evals.shell.progress import progress_bar
-        from decoding_evals.uncertainty import evaluation as evaluations
-        from decoding_evals.uncertainty.epistemic import checkpoint_members, dropout_members
-        from decoding_evals.uncertainty.report import show, show_evaluation
-
-        seed = chosen_seed(seed)
-        if loaded:
-            # The one that answers has to share the members' vocabulary.
-            checkpoint_members([language_model, *loaded])
-        arguments: dict[str, Any] = {
-            "members": checkpoint_members(loaded) if loaded else (),
-            "dropout": dropout_members(language_model, mc_dropout, seed=seed) if mc_dropout else (),
-            "entailment": EntailmentModel(
-                nli_model,
-                device=language_model.model.device,
-                trust_remote_code=options["trust_remote_code"],
-            )
-            if nli_model is not None
-            else None,
-        }
-        results = evaluations.uncertainty(
-            language_model,
-            [evaluations.PromptRow(**row) for row in rows],
-            settings,
-            num_samples=num_samples,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            stop=stop,
-            chat=chat,
-            batch_size=batch_size,
-            correctness=correct_by,
-            **arguments,
-        )
-        on_screen = file is None and not as_json
-        done: list[dict[str, Any]] = []
-        empty = 0
-        # A bar would get in the way of what is written to the same terminal.
-        shown = len(rows) > 1 and not (on_screen and sys.stdout.isatty())
-        with progress_bar(len(rows), "prompts", shown=shown) as advance:
-            try:
-                for result in results:
-                    record = result.record()
-                    if file is not None:
-                        file.write(record)
-                    elif as_json:
-                        click.echo(to_json(record))
-                    else:
-                        show(record)
-                    empty += not record["greedy"]
-                    done.append({name: record[name] for name in ("estimators", *_JUDGED)})
-                    advance()
-            except KeyboardInterrupt:
-                raise Interrupted(f"{len(done)} of {len(rows)} prompts finished") from None
-            except ValueError as error:
-                if not done:
-                    raise
-                ended = f"{error}; {len(done)} of {len(rows)} prompts finished"
-                raise Unfinished(ended) from error
-        if empty:
-            click.echo(f"{empty} of {len(rows)} greedy answers are empty", err=True)
-        if on_screen:
-            click.echo(f"{settings}, {num_samples} samples each, seed {seed}")
-        if not judged:
-            return
-        summary = {
-            "model": language_model.name,
-            "settings": str(settings),
-            "correct_by": correct_by,
-            "evaluation": evaluations.evaluate(done),
-        }
-        if figures is not None:
-            figures.write(summary)
-        if plot is not None:
-            from decoding_evals.showing.figures import write_plot
-            from decoding_evals.uncertainty.figure import plot_risk_coverage
-
-            write_plot(plot_risk_coverage(summary), plot)
-        show_evaluation(summary, stderr=not on_screen)
+    return settings
 
 
-_JUDGED = ("correct", "quality")
+def _can_be_judged(rows: list[dict[str, Any]], options: dict[str, Any]) -> bool:
+    """Whether any answer can be judged, which files of evaluations need."""
+    likelihood = options["correct_by"] == "likelihood"
+    needed = ("references", "incorrect") if likelihood else ("references",)
+    judged = any(all(row[name] for name in needed) for row in rows)
+    for name in ("plot", "evaluation"):
+        if options[name] is not None and not judged:
+            raise click.UsageError(f"--{name} needs prompts with {' and '.join(needed)}")
+    return judged
+
+
+def _models(options: dict[str, Any]) -> tuple[LanguageModel, list[LanguageModel]]:
+    """The model that answers, and the members of an ensemble."""
+    source = click.get_current_context().get_parameter_source("model")
+    loaded = [read_model(options, name) for name in options["members"]]
+    first = loaded and source is ParameterSource.DEFAULT
+    return loaded[0] if first else read_model(options), loaded
+
+
+def _others(
+    options: dict[str, Any], language_model: LanguageModel, loaded: list[LanguageModel], seed: int
+) -> dict[str, Any]:
+    """The arguments that hold other models than the one that answers."""
+    from decoding_evals.judging.entailment import EntailmentModel
+    from decoding_evals.uncertainty.epistemic import checkpoint_members, dropout_members
+
+    if loaded:
+        # The one that answers has to share the members' vocabulary.
+        checkpoint_members([language_model, *loaded])
+    passes, name = options["mc_dropout"], options["nli_model"]
+    entailment = None
+    if name is not None:
+        device, trust = language_model.model.device, options["trust_remote_code"]
+        entailment = EntailmentModel(name, device=device, trust_remote_code=trust)
+    return {
+        "members": checkpoint_members(loaded) if loaded else (),
+        "dropout": dropout_members(language_model, passes, seed=seed) if passes else (),
+        "entailment": entailment,
+    }
+
+
+def _finished(
+    results: Iterator[PromptUncertainty], done: list[dict[str, Any]], total: int, *, shown: bool
+) -> Iterator[PromptUncertainty]:
+    """The results under a bar; what the evaluation needs of those delivered goes to `done`."""
+    from decoding_evals.shell.progress import progress_bar
+    from decoding_evals.uncertainty.estimators import answer
+
+    with progress_bar(total, "prompts", shown=shown and total > 1) as advance:
+        try:
+            for result in results:
+                yield result
+                known = {name: getattr(result, name) for name in JUDGED}
+                done.append(known | {"empty": not answer(result.greedy)})
+                advance()
+        except ValueError as error:
+            if not done:
+                raise
+            ended = f"{error}; {len(done)} of {total} prompts finished"
+            raise Unfinished(ended) from error

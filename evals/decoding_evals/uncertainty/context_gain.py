@@ -15,7 +15,7 @@ from decoding.models.encoding import encode, encode_prompt
 from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import LogitBlock, TeacherForcing, TokenDocument, positions
 from decoding.scoring.windows import Windows
-from decoding_evals.shell.output import finite
+from decoding_evals.showing.result import finite
 
 if TYPE_CHECKING:
     from torch import Tensor

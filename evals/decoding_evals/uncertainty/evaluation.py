@@ -18,7 +18,8 @@ from decoding.settings.settings import DecodingSettings
 from decoding_evals.judging.answers import distinct
 from decoding_evals.judging.correctness import CORRECTNESS, continuing, judged, preferred
 from decoding_evals.judging.entailment import EntailmentModel, entailment_clusters
-from decoding_evals.judging.selective import evaluate_estimators
+from decoding_evals.showing.result import TextResult
+from decoding_evals.showing.terminal import Shown
 from decoding_evals.uncertainty.context_gain import ContextGain, ContextRow, context_gain
 from decoding_evals.uncertainty.epistemic import (
     EpistemicUncertainty,
@@ -35,6 +36,7 @@ from decoding_evals.uncertainty.estimators import (
     sample_estimates,
     surprisals,
 )
+from decoding_evals.uncertainty.tables import prompt_lines
 
 CANDIDATES = 5
 
@@ -62,10 +64,9 @@ class PromptRow(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PromptUncertainty:
+class PromptUncertainty(TextResult):
     """What is known about the answer to one prompt."""
 
-    index: int
     row: PromptRow
     greedy: Generation
     samples: tuple[Generation, ...]
@@ -99,7 +100,7 @@ class PromptUncertainty:
         ]
         text, share = most_common(self.samples, self.labels)
         return {
-            "index": self.index,
+            **self.heading(),
             "prompt": self.row.prompt,
             "context": self.row.context,
             "model": self.greedy.model,
@@ -134,6 +135,16 @@ class PromptUncertainty:
             "quality": self.quality,
             "correct": self.correct,
         }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row: the prompt, its greedy answer, and each estimator."""
+        record = self.record()
+        names = ("index", "prompt", "greedy", "next_token_entropy_nats", "quality", "correct")
+        return [{name: record[name] for name in names} | self.estimators]
+
+    def tables(self) -> Iterator[Shown]:
+        """The prompt, and some lines about its answers."""
+        return prompt_lines(self.record())
 
 
 def uncertainty(
@@ -214,23 +225,6 @@ def uncertainty(
     numbered = iter(enumerate(rows))
     while some := list(islice(numbered, max(1, batch_size // num_samples))):
         yield from run.batch(some)
-
-
-def evaluate(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How well each estimator tells correct answers from wrong ones.
-
-    Args:
-        records: of `PromptUncertainty`; those whose `correct` is None are counted and left out.
-
-    Returns:
-        As `evaluate_estimators`.
-    """
-    names = dict.fromkeys(name for record in records for name in record["estimators"])
-    return evaluate_estimators(
-        {name: [record["estimators"].get(name) for record in records] for name in names},
-        [record["correct"] for record in records],
-        [record["quality"] for record in records],
-    )
 
 
 @dataclass(frozen=True)

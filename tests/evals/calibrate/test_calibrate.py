@@ -18,8 +18,7 @@ from decoding.scoring.windows import Windows
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.calibrate.evaluation import calibrate
 from decoding_evals.calibrate.figure import plot_calibration
-from decoding_evals.calibrate.quality import reliability
-from oracle import log_softmax, reference_log_q
+from oracle import ece, log_softmax, reference_log_q
 
 STORIES = [
     "Once upon a time there was a small cat. The cat liked milk and a red ball.",
@@ -66,14 +65,6 @@ def quality(z, y, temperature):
         q.max(1),
         z.argmax(1) == y,
     )
-
-
-def ece(confidence, correct, bins=15):
-    """Bins of equal mass by hand."""
-    order = np.argsort(confidence, kind="stable")
-    parts = np.array_split(order, min(bins, len(order)))
-    gaps = [len(p) * abs(correct[p].mean() - confidence[p].mean()) for p in parts]
-    return sum(gaps) / len(order)
 
 
 # The numbers.
@@ -201,62 +192,6 @@ def test_greedy_text_is_greedy(stories):
     assert record["nll_after_nats"] is None and record["nll_before_nats"] > 0
     assert record["brier_after"] == 2 * (1 - record["accuracy_after"])
     assert 0 < record["map_temperature"] < 1
-
-
-# Reliability.
-
-
-def calibrated(n, seed, power=1.0):
-    """Stated probabilities, and what came: true where the power is 1."""
-    rng = np.random.default_rng(seed)
-    stated = rng.uniform(0.01, 0.99, n)
-    return stated, rng.random(n) < stated**power
-
-
-def test_bins_have_equal_mass_and_the_ece_of_a_plain_loop():
-    stated, came = calibrated(100, 0)
-    got = reliability(stated, came)
-    assert got.ece == pytest.approx(ece(stated, came))
-    assert set(got.counts.tolist()) == {6, 7} and got.counts.sum() == 100
-    assert (np.diff(got.confidence) > 0).all()
-    assert (got.accuracy * got.counts).sum() == pytest.approx(came.sum())
-    assert (got.ece_unit, got.units) == ("blocks", 32)
-
-
-def test_documents_are_the_units_from_twenty_on():
-    stated, came = calibrated(400, 1)
-    few, many = np.arange(400) // 22, np.arange(400) // 20
-    assert reliability(stated, came, few).ece_unit == "blocks"
-    got = reliability(stated, came, many)
-    assert (got.ece_unit, got.units) == ("documents", 20)
-    # All that documents have in common widens the interval.
-    together = np.repeat(came[::20], 20)
-    low, high = reliability(np.repeat(stated[::20], 20), together, many).ece_interval
-    alone = reliability(np.repeat(stated[::20], 20), together).ece_interval
-    assert high - low > 0.5 * (alone[1] - alone[0])
-    one = reliability([0.7], [True])
-    assert one.ece_interval is None and one.ece == pytest.approx(0.3)
-
-
-def test_the_interval_holds_the_truth():
-    truth = reliability(*calibrated(200_000, 99, power=2.0)).ece
-    held = {1.0: 0, 2.0: 0}
-    for seed in range(50):
-        for power, true in ((1.0, 0.0), (2.0, truth)):
-            low, high = reliability(*calibrated(800, seed, power), seed=seed).ece_interval
-            held[power] += low <= true <= high
-    assert held[1.0] >= 45 and held[2.0] >= 40
-
-
-def test_what_a_calibrated_model_shows():
-    several = [reliability(*calibrated(500, seed)) for seed in range(40)]
-    shown = np.mean([one.ece for one in several])
-    assert shown == pytest.approx(np.mean([one.ece_if_calibrated for one in several]), rel=0.1)
-
-
-def test_nothing_has_no_reliability():
-    with pytest.raises(ValueError, match="got 0 and 15"):
-        reliability([], [])
 
 
 # Bad input, and Ctrl-C.

@@ -9,7 +9,8 @@ import click
 import pytest
 
 from decoding.scoring.teacher_forcing import TokenDocument
-from decoding_evals.reading.texts import Document, Inputs, Recorded
+from decoding_evals.reading.records import Recorded
+from decoding_evals.reading.texts import Inputs, Text
 from decoding_evals.shell.output import RecordFile
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -78,8 +79,8 @@ def test_without_prompt_ids_the_prompt_is_encoded(tmp_path, stories):
 def test_records_beside_rows_of_text_and_a_column_that_is_named(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"text": "plain"}) + "\n" + json.dumps(RECORD))
-    assert [type(item) for item in recorded(path)] == [Document, Recorded]
-    assert [type(item) for item in recorded(path, column="text")] == [Document, Document]
+    assert [type(item) for item in recorded(path)] == [Text, Recorded]
+    assert [type(item) for item in recorded(path, column="text")] == [Text, Text]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from decoding_evals.judging.answers import rouge_l
 from decoding_evals.reading.prompts import read_prompt_rows
 from decoding_evals.uncertainty.epistemic import checkpoint_members, dropout_members
 from decoding_evals.uncertainty.estimators import answer
-from decoding_evals.uncertainty.evaluation import PromptRow, evaluate, uncertainty
+from decoding_evals.uncertainty.evaluation import PromptRow, uncertainty
+from decoding_evals.uncertainty.summary import evaluate
 from oracle import TOLERANCE, log_softmax, plogp, teacher_forced
 
 SHORT = {"num_samples": 3, "max_new_tokens": 6, "seed": 4}

@@ -1,4 +1,4 @@
-"""How the results of `decoding uncertainty` look on a terminal and in a pipe."""
+"""What is known about answers, in lines and tables."""
 
 from __future__ import annotations
 
@@ -8,14 +8,7 @@ from typing import Any
 
 from rich.text import Text
 
-from decoding_evals.showing.terminal import (
-    console,
-    harmless,
-    number,
-    print_table,
-    titled,
-    wants_color,
-)
+from decoding_evals.showing.terminal import Shown, harmless, number, titled
 
 PARTS = {
     "phrasing": "phrasings",
@@ -24,15 +17,13 @@ PARTS = {
 }
 
 
-def show(record: dict[str, Any]) -> None:
-    """Write what is known about one prompt to standard output."""
-    color = wants_color()
-    screen = console(color)
+def prompt_lines(record: dict[str, Any]) -> Iterator[Text]:
+    """What is known about one prompt."""
     prompt = record["prompt"] if record["context"] is None else "…\n" + record["prompt"]
-    screen.print(Text(harmless(prompt), style="bold"))
+    yield Text(harmless(prompt), style="bold")
     for label, text in _lines(record):
-        screen.print(Text(f"  {label:<11}", style="dim") + Text(text))
-    screen.print()
+        yield Text(f"  {label:<11}", style="dim") + Text(text)
+    yield Text()
 
 
 def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -105,8 +96,8 @@ def _samples(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "", f"{cut} of {count} samples were cut off: it is the entropy up to there"
 
 
-def show_evaluation(summary: dict[str, Any], *, stderr: bool = False) -> None:
-    """Write one line per estimator, the best first."""
+def evaluation_tables(summary: dict[str, Any]) -> Iterator[Shown]:
+    """One line per estimator, the best first; and what is to be said of them."""
     evaluation = summary["evaluation"]
     accuracy = evaluation["accuracy"]
     title = f"{summary['model']} · {evaluation['prompts']} prompts with references"
@@ -134,9 +125,8 @@ def show_evaluation(summary: dict[str, Any], *, stderr: bool = False) -> None:
         )
         if entry["note"]:
             notes[entry["note"]] = None
-    print_table(table, stderr=stderr)
-    for note in notes:
-        console(False, stderr=stderr).print(note)
+    yield table
+    yield from map(Text, notes)
 
 
 def _interval(ends: list[float] | None) -> str:

@@ -1,0 +1,106 @@
+"""Attention in tables: by layer, and the narrowest and the broadest heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from decoding_evals.showing.result import title_of
+from decoding_evals.showing.terminal import counted, number, titled
+
+EXTREME_HEADS = 5
+
+
+def layer_table(record: dict[str, Any]) -> Table:
+    """One line per layer: its heads' mean, narrowest and broadest."""
+    title = f"{title_of(record)}: {counted(record['tokens'], 'token')}"
+    if record["windows"] > 1:
+        title += f" in {record['windows']:,} windows"
+    if record["collapsed_share"] is not None:
+        measured = sum(value is not None for row in record["normalized_entropy"] for value in row)
+        title += (
+            f" · {len(record['collapsed_heads'])} of {measured} heads collapsed "
+            f"(normalised entropy below {record['collapse_threshold']:g})"
+        )
+    table = titled(title)
+    for label in (
+        "layer", "entropy\n(nats)", "normalised:\nmean", "\nnarrowest", "\nbroadest",
+        "without\nsink", "sink\nweight", "\ncollapsed",
+    ):  # fmt: skip
+        table.add_column(label, justify="right")
+    for layer in range(record["layers"]):
+        columns = {
+            name: [value for value in record[name][layer] if value is not None]
+            for name in (
+                "entropy_nats", "normalized_entropy", "without_sink_normalized_entropy",
+                "sink_weight",
+            )
+        }  # fmt: skip
+        mean = {
+            name: sum(values) / len(values) if values else None for name, values in columns.items()
+        }
+        normalized = columns["normalized_entropy"]
+        collapsed = sum(place[0] == layer for place in record["collapsed_heads"])
+        table.add_row(
+            str(layer),
+            number(mean["entropy_nats"]),
+            *map(
+                _share,
+                (
+                    mean["normalized_entropy"],
+                    min(normalized, default=None),
+                    max(normalized, default=None),
+                    mean["without_sink_normalized_entropy"],
+                    mean["sink_weight"],
+                ),
+            ),
+            f"{collapsed} of {len(record['normalized_entropy'][layer])}",
+        )
+    return table
+
+
+def head_table(record: dict[str, Any]) -> Table:
+    """The narrowest and the broadest heads."""
+    order = sorted(
+        (value, layer, head)
+        for layer, heads in enumerate(record["normalized_entropy"])
+        for head, value in enumerate(heads)
+        if value is not None
+    )
+    few = len(order) <= 2 * EXTREME_HEADS
+    title = "\nheads, narrowest first" if few else "\nnarrowest and broadest heads"
+    table = titled(title)
+    for label in (
+        "layer",
+        "head",
+        "entropy\n(nats)",
+        "normalised",
+        "without\nsink",
+        "sink\nweight",
+    ):
+        table.add_column(label, justify="right")
+    table.add_column("")
+    for place, (value, layer, head) in enumerate(order):
+        if not few and place == EXTREME_HEADS:
+            table.add_row("…")
+        if not few and EXTREME_HEADS <= place < len(order) - EXTREME_HEADS:
+            continue
+        sink = record["sink_weight"][layer][head]
+        remark = ""
+        if [layer, head] in record["collapsed_heads"]:
+            remark = "collapsed" + (" onto the first token" if sink > 0.5 else "")
+        table.add_row(
+            str(layer),
+            str(head),
+            number(record["entropy_nats"][layer][head]),
+            _share(value),
+            _share(record["without_sink_normalized_entropy"][layer][head]),
+            _share(sink),
+            remark,
+        )
+    return table
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,109 @@
+"""Comparisons in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any
+
+from rich.table import Table
+
+from decoding_evals.showing.terminal import counted, number, titled
+
+MOST_PAIRED = 12
+"""Settings of which a table shows every pair."""
+
+
+def setting_tables(record: dict[str, Any]) -> Iterator[Table]:
+    """What each setting does to the model, how it fits the text, and each pair of few settings."""
+    own = titled(f"{record['model']} · {_scored(record)}")
+    own.add_column("", justify="right")
+    own.add_column("setting", overflow="fold")
+    for label in ("entropy\n(nats)", "effective\nchoices", "kept\ntokens", "kept\nmass"):
+        own.add_column(label, justify="right")
+    of_text = titled("\nthe text's tokens")
+    for label in ("", "covered", "cross-entropy\n(nats)", "of those covered\n(nats)"):
+        of_text.add_column(label, justify="right")
+    for index, setting in enumerate(record["settings"]):
+        of = {name: values[index] for name, values in record.items() if isinstance(values, list)}
+        exact = of["cross_entropy_nats"]
+        own.add_row(
+            f"[{index + 1}]",
+            setting,
+            _four_decimals(of["entropy_nats"], of["entropy_standard_error"]),
+            number(of["effective_choices"]),
+            number(of["kept"]),
+            number(of["kept_mass"]),
+        )
+        of_text.add_row(
+            f"[{index + 1}]",
+            _four_decimals(of["coverage"], of["coverage_standard_error"]),
+            "infinite" if exact is None else number(exact),
+            number(of["covered_cross_entropy_nats"]),
+        )
+    yield own
+    yield of_text
+    count = len(record["settings"])
+    if not 1 < count <= MOST_PAIRED:
+        return
+    pairs = titled("\npairs: KL both ways and Jensen-Shannon divergence in nats, total variation")
+    for label in ("i", "j", "KL(i‖j)", "KL(j‖i)", "JS", "TV"):
+        pairs.add_column(label, justify="right")
+    kl, js, variation = (record[name] for name in ("kl_nats", "js_nats", "total_variation"))
+    for i, j in combinations(range(count), 2):
+        ways = ("infinite" if value is None else number(value) for value in (kl[i][j], kl[j][i]))
+        pairs.add_row(f"[{i + 1}]", f"[{j + 1}]", *ways, number(js[i][j]), number(variation[i][j]))
+    yield pairs
+
+
+def _scored(record: dict[str, Any]) -> str:
+    scored = f"{counted(record['tokens_scored'], 'token')} scored · "
+    if record["units"] < 2:
+        return scored + "too few for an error"
+    length = counted(record["block_length"], "token")
+    return scored + f"± from {record['units']} blocks of {length}"
+
+
+def model_table(record: dict[str, Any]) -> Table:
+    """One line per measure."""
+    a, b = record["models"]
+    table = titled(f"A {a} · B {b} · {_scored(record)}", show_header=False)
+    for place, name in enumerate("AB"):
+        nll, error = record["nll_nats"][place], record["nll_standard_error"][place]
+        table.add_row(f"perplexity {name}", number(record["perplexity"][place]))
+        table.add_row(f"nats per token {name}", _with_error(nll, error))
+    interval = record["perplexity_ratio_confidence_interval"]
+    table.add_row(
+        "perplexity B / A",
+        number(record["perplexity_ratio"])
+        + ("" if interval is None else f" (95 %: {number(interval[0])} to {number(interval[1])})"),
+    )
+    for name, place in (("KL(A‖B), nats", 0), ("KL(B‖A), nats", 1)):
+        table.add_row(
+            name, _with_error(record["kl_nats"][place], record["kl_standard_error"][place])
+        )
+    for name, key in (
+        ("KL(A‖B)", "kl_percentiles_nats"),
+        ("Δp of the true token", "delta_p_percentiles"),
+    ):
+        figures = record[key]
+        shown = ("1", "10", "50", "90", "99", "99.9", "max")
+        table.add_row(
+            name, " · ".join(f"{q if q == 'max' else q + ' %'} {number(figures[q])}" for q in shown)
+        )
+    mean = _with_error(record["delta_p"], record["delta_p_standard_error"])
+    table.add_row("mean Δp, B - A", mean)
+    table.add_row("root mean square Δp", number(record["delta_p_rms"]))
+    table.add_row(
+        "same favourite token",
+        _with_error(record["same_top_share"], record["same_top_standard_error"]),
+    )
+    return table
+
+
+def _four_decimals(value: float, error: float | None) -> str:
+    return number(value) if error is None else f"{value:.4f} ± {error:.4f}"
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    return number(value) if error is None else f"{number(value)} ± {number(error)}"

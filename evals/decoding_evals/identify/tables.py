@@ -1,0 +1,98 @@
+"""An identification in tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from rich.table import Table
+
+from decoding_evals.showing.result import title_of
+from decoding_evals.showing.terminal import counted, harmless, number, titled
+
+
+def tables(record: dict[str, Any]) -> Iterator[Table]:
+    """The verdict with one line per candidate, the best first; and the tokens that decided."""
+    several = len(set(record["models"])) > 1
+    labels = [
+        f"{setting} · {harmless(model)}" if several else setting
+        for setting, model in zip(record["settings"], record["models"], strict=True)
+    ]
+    yield _candidates(record, labels)
+    if record["deciding_tokens"]:
+        yield _deciding_tokens(record, labels)
+
+
+def _candidates(record: dict[str, Any], labels: list[str]) -> Table:
+    ruled_out = {entry["candidate"]: entry for entry in record["ruled_out"]}
+
+    def places(k: int) -> tuple[float, float]:
+        return -(record["posterior"][k] or 0.0), -(record["coverage"][k] or 0.0)
+
+    def cell(name: str, k: int, form: str) -> str:
+        value = record[name][k]
+        return "-" if value is None else f"{value:{form}}"
+
+    unit = "shared piece" if record["pieces"] else "token"
+    title = f"{title_of(record)}: {counted(record['tokens'], unit)} · {_verdict(record, labels)}"
+    table = titled(title)
+    table.add_column("candidate")
+    for label in ("posterior", "log q\n(nats)", "log Bayes\nfactor\n(nats)", "coverage", "z"):
+        table.add_column(label, justify="right")
+    table.add_column("ruled out at token (from 0)")
+    for k in sorted(range(len(labels)), key=places):
+        entry = ruled_out.get(k)
+        infinite = entry is not None and record["best"] is not None
+        table.add_row(
+            labels[k],
+            cell("posterior", k, ".4f"),
+            cell("log_likelihood_nats", k, ".2f"),
+            "infinite" if infinite else cell("log_bayes_factors_nats", k, ".2f"),
+            cell("coverage", k, ".4f"),
+            cell("z", k, "+.2f"),
+            "" if entry is None else _ruled_out(entry),
+        )
+    captions = []
+    if any(entry["retokenisation"] for entry in record["ruled_out"]):
+        captions.append("* unless the text was written with other tokens than it is cut into")
+    if record["pieces"]:
+        captions.append(
+            "The models cut the text differently: a piece ends where all of them end a token. A "
+            "token that rules out is counted, from 0, among those of its own model."
+        )
+    if captions:
+        table.caption, table.caption_justify = "\n".join(captions), "left"
+    return table
+
+
+def _ruled_out(entry: dict[str, Any]) -> str:
+    text = harmless(repr(entry["text"]))
+    place = f"{entry['token']} {text} (rank {entry['rank']:,}, {entry['kept']:,} kept)"
+    return place + (" *" if entry["retokenisation"] else "")
+
+
+def _deciding_tokens(record: dict[str, Any], labels: list[str]) -> Table:
+    best, runner_up = labels[record["best"]], labels[record["runner_up"]]
+    table = titled(f"\nwhat moved the odds of {best} to {runner_up} most")
+    table.add_column("piece" if record["pieces"] else "token", justify="right")
+    table.add_column("text")
+    table.add_column("log ratio (nats)", justify="right")
+    for token in record["deciding_tokens"]:
+        ratio = token["log_ratio_nats"]
+        table.add_row(
+            str(token["token"]),
+            harmless(repr(token["text"])),
+            ("+" if ratio > 0 else "") + number(ratio),
+        )
+    return table
+
+
+def _verdict(record: dict[str, Any], labels: list[str]) -> str:
+    if record["decided"] is None:
+        return f"none is named: {record['abstained_because']}"
+    odds = record["log_odds_nats"]
+    if odds is None:
+        return f"{labels[record['best']]}; every other candidate is ruled out"
+    shown = f"{math.exp(odds):,.0f}" if odds < 13 else f"10^{odds / math.log(10):.0f}"
+    return f"{labels[record['best']]}, odds {shown} : 1"

@@ -1,0 +1,88 @@
+"""Sequences that `decoding generate` recorded, read again to be scored by their token ids."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from decoding_evals.reading.rows import string_problem
+
+if TYPE_CHECKING:
+    from decoding.models.loading import LanguageModel
+    from decoding.scoring.teacher_forcing import TokenDocument
+
+
+class Recorded(NamedTuple):
+    """A sequence that `decoding generate` recorded.
+
+    Args:
+        name: as for `Text`.
+        ids: the tokens that were drawn.
+        prompt: what they continue.
+        prompt_ids: what the model read of it; None where the record does not say.
+        model: what wrote it, by the record.
+        num_beams: above 1 where no setting drew it.
+    """
+
+    name: str
+    ids: tuple[int, ...]
+    prompt: str
+    prompt_ids: tuple[int, ...] | None
+    model: str | None = None
+    num_beams: int = 1
+
+    def document(self, language_model: LanguageModel) -> TokenDocument:
+        """What to score, with the prompt as context.
+
+        Raises:
+            ValueError: an id outside the model's vocabulary, or an empty prompt where the tokenizer
+                has no BOS.
+        """
+        from decoding.models.encoding import encode_prompt
+        from decoding.scoring.teacher_forcing import TokenDocument
+
+        context = self.prompt_ids
+        if context is None:
+            name = f"the prompt of {self.name!r}"
+            context = tuple(encode_prompt(language_model.tokenizer, self.prompt, name=name))
+        vocab = language_model.model.config.get_text_config().vocab_size
+        largest = max((*self.ids, *context), default=0)
+        if largest >= vocab:
+            raise ValueError(
+                f"{self.name!r} has token {largest}, and {language_model.name!r} has {vocab} "
+                "tokens: another model wrote it"
+            )
+        return TokenDocument(self.ids, context)
+
+
+def recorded(name: str, row: dict[str, Any]) -> Recorded | str:
+    """The sequence of a record of `decoding generate`, or what is wrong with it."""
+    tokens, prompt, prompt_ids = row["tokens"], row.get("prompt"), row.get("prompt_ids")
+    if isinstance(tokens, str):  # a cell of a CSV file
+        try:
+            tokens, prompt_ids = json.loads(tokens), json.loads(prompt_ids or "null")
+        except (ValueError, RecursionError):
+            return "'tokens' or 'prompt_ids' is broken JSON"
+    try:
+        ids = tuple(_token_id(token["id"]) for token in tokens)
+    except (TypeError, KeyError, IndexError):
+        return "'tokens' is no list of objects with token ids as 'id'"
+    try:
+        context = None if prompt_ids is None else tuple(map(_token_id, prompt_ids))
+    except TypeError:
+        return "'prompt_ids' is no list of token ids"
+    model, beams = row.get("model"), str(row.get("num_beams"))
+    return string_problem("prompt", prompt) or Recorded(
+        name,
+        ids,
+        str(prompt),
+        context,
+        model if isinstance(model, str) else None,
+        int(beams) if beams.isdecimal() else 1,
+    )
+
+
+def _token_id(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+        raise TypeError
+    return value

@@ -1,0 +1,59 @@
+"""`--plot FILE`: refused before any work, or written whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from decoding_evals.shell.output import check_target, publish, temporary_beside
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+FORMATS = (".png", ".svg", ".pdf")
+
+
+def plot_option(text: str) -> Callable[[Command], Command]:
+    """`--plot FILE`."""
+    return click.option(
+        "--plot",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help=f"{text} FILE is .png, .svg or .pdf.",
+    )
+
+
+def check_plot(path: Path | None) -> None:
+    """Refuse a plot that could not be written, before any work is done.
+
+    Raises:
+        click.UsageError: another suffix, or a folder.
+        click.ClickException: no matplotlib, or no such folder, or one that cannot be written.
+    """
+    if path is None:
+        return
+    check_target("--plot", path, FORMATS)
+    if not os.access(path.resolve().parent, os.W_OK):
+        raise click.ClickException(f"cannot write {str(path)!r}: Permission denied")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise click.ClickException(
+            "--plot needs matplotlib: pip install 'decoding-toolkit[plot]'"
+        ) from None
+
+
+def write_plot(figure: Figure, path: Path) -> None:
+    """Write a figure whole or not at all."""
+    temporary = temporary_beside(path.resolve())
+    try:
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=160)
+        publish(temporary, path.resolve())
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,96 @@
+"""What all results of evaluations have in common: they show themselves."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from decoding_evals.showing.html import to_html
+from decoding_evals.showing.terminal import Shown, to_text
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class Result(ABC):
+    """What an evaluation found; `print` and a notebook show its tables.
+
+    Where there is a picture of a result, its method `plot()` returns it.
+    """
+
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON; what is infinite or unknown is None."""
+
+    @abstractmethod
+    def tables(self) -> Iterable[Shown]:
+        """Tables and lines, as a command prints them."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of `to_pandas`: plain values by column."""
+        return [self.record()]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The result as a data frame.
+
+        Raises:
+            ImportError: pandas is missing.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise ImportError(
+                "to_pandas needs pandas: pip install 'decoding-toolkit[pandas]'"
+            ) from None
+        return pandas.DataFrame(self.rows())
+
+    def interruption(self) -> str:
+        """What to say of a result that Ctrl-C cut short."""
+        return f"the figures are of the {self.record()['tokens_scored']} tokens scored until then"
+
+    def __str__(self) -> str:
+        return to_text(self.tables())
+
+    def _repr_html_(self) -> str:
+        return to_html(self.tables())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextResult(Result):
+    """A result of one text among several."""
+
+    index: int
+    """Of the text, from 0."""
+    name: str | None = None
+    """Of the text: its file, or file and row."""
+
+    def heading(self) -> dict[str, Any]:
+        """The first keys of the record."""
+        named = {} if self.name is None else {"name": self.name}
+        return {**named, "index": self.index}
+
+
+def title_of(record: dict[str, Any]) -> str:
+    """The name of a record's text, or its number where it has none."""
+    return str(record["name"]) if "name" in record else f"text {record['index']}"
+
+
+def finite(values: Any) -> Any:
+    """Plain numbers for JSON: arrays as nested lists, and None for what is not finite."""
+    plain = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(plain, Iterable):
+        return [finite(value) for value in plain]
+    return plain if math.isfinite(plain) else None
+
+
+def exp_or_none(value: Any) -> float | None:
+    """e^value, or None where the largest double is smaller or the value unknown."""
+    return math.exp(value) if value is not None and value < 709 else None
+
+
+def by_key(columns: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of columns of one length."""
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
