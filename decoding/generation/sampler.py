@@ -32,7 +32,7 @@ from decoding.rows.blocks import row_blocks
 from decoding.rows.distribution import Distribution
 from decoding.rows.draw import draw
 from decoding.rows.faults import NonFiniteLogitsError, without_faults
-from decoding.settings.applying import History, apply, remembered
+from decoding.settings.applying import History, remembered
 from decoding.settings.policy import ENDINGS, EntropyPolicy
 from decoding.settings.processor import not_neutral
 from decoding.settings.settings import DecodingSettings
@@ -334,9 +334,9 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
                 self._end(decisions)
             applied = settings.apply(given, history, decisions, raw=raw)
         else:
-            applied = apply(settings, given, history)
+            applied = settings.apply(given, history)
         tokens = draw(applied.final, rows.points)
-        memory = remembered(settings, rows.memory, applied, tokens)
+        memory = remembered(settings.rules, rows.memory, applied, tokens)
         measures = None
         if sampler.monitor is not None:
             measures = sampler.monitor.measure(raw, applied, tokens)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -11,11 +12,10 @@ from torch import Tensor
 from decoding.rows.arrays import Array, as_array, as_tensor, double, library
 from decoding.rows.blocks import row_blocks
 from decoding.rows.distribution import COLDEST, Distribution
-from decoding.rules import Past, Tempering
+from decoding.rules import Past, Rule, Tempering
 
-if TYPE_CHECKING:
-    from decoding.settings.policy import Setting
-    from decoding.settings.settings import DecodingSettings
+Stage = Rule | tuple[Tempering, ...]
+"""A rule, or those that set one temperature together."""
 
 _BLOCK = 1 << 22  # logits at a time
 _NONE = Past()
@@ -47,24 +47,19 @@ class Applied(NamedTuple):
     """What each rule that remembers was given, in their order."""
 
 
-def apply(settings: DecodingSettings, raw: Distribution, history: History | None = None) -> Applied:
-    """All rules of a setting in their order.
+def apply(stages: Sequence[Stage], raw: Distribution, history: History | None = None) -> Applied:
+    """What the rules of a setting make of rows, in their order.
 
     Args:
-        settings: the rules and their parameters.
+        stages: the rules.
         raw: the model's own rows.
-        history: what came before each row, for a setting that looks back.
-
-    Raises:
-        ValueError: the setting looks back and there is no history.
+        history: what came before each row, for rules that look back.
     """
-    if settings.looks_back and history is None:
-        raise ValueError(f"{settings} looks back at earlier tokens, so it needs their history")
     rows, scaled, temperature = raw, None, None
     mixed, given, width = False, [], 0
-    for stage in settings.stages:
+    for stage in stages:
         if isinstance(stage, tuple):
-            if settings.greedy and scaled is None:
+            if scaled is None and stage[0].is_fixed and stage[0].value == 0:
                 return Applied(
                     rows, rows.first(1), None
                 )  # what follows has one token to choose from
@@ -109,14 +104,14 @@ def _state(
 
 
 def remembered(
-    settings: Setting, memory: Tensor | None, applied: Applied, tokens: Tensor | Array
+    rules: Sequence[Rule], memory: Tensor | None, applied: Applied, tokens: Tensor | Array
 ) -> Tensor | None:
-    """What the rules of a setting remember after a step; None where none remembers.
+    """What rules remember after a step; None where none remembers.
 
     Args:
-        settings: the setting; a policy remembers nothing.
+        rules: those of a setting; of a policy none remembers.
         memory: `(rows, n)`, what they remembered at the step; None at the beginning.
-        applied: what the setting made of the rows.
+        applied: what they made of the rows.
         tokens: `(rows)`, what was drawn, or what a given text has there.
 
     Returns:
@@ -125,23 +120,23 @@ def remembered(
     if not applied.given:
         return None
     columns: list[Array] = []
-    rules = [rule for rule in settings.rules if rule.start]
-    for rule, given in zip(rules, applied.given, strict=True):
+    remembering = (rule for rule in rules if rule.start)
+    for rule, given in zip(remembering, applied.given, strict=True):
         state = _state(rule.start, History(None, None, memory), len(columns), given)
         columns += rule.observe(state, as_array(tokens), given, applied.final, applied.scaled)
     return as_tensor(library(columns[0]).stack(columns, -1))
 
 
 class Memory:
-    """What a setting carries from one step of a generation to the next.
+    """What rules carry from one step of a generation to the next.
 
     Args:
-        settings: the setting, or a policy.
+        rules: those of a setting or a policy.
         starts: `(rows)`, where each row's ids begin behind its left padding.
     """
 
-    def __init__(self, settings: Setting, starts: Tensor | None = None) -> None:
-        self.settings = settings
+    def __init__(self, rules: Sequence[Rule], starts: Tensor | None = None) -> None:
+        self.rules = rules
         self.starts = starts
         self.numbers: Tensor | None = None
 
@@ -155,10 +150,20 @@ class Memory:
 
     def observe(self, applied: Applied, tokens: Tensor | Array) -> None:
         """Take note of what was drawn; see `remembered`."""
-        self.numbers = remembered(self.settings, self.numbers, applied, tokens)
+        self.numbers = remembered(self.rules, self.numbers, applied, tokens)
 
 
-def apply_settings(settings: Setting, logits: Tensor, history: History | None = None) -> Tensor:
+class Applicable(Protocol):
+    """A setting or a policy."""
+
+    @property
+    def looks_back(self) -> bool: ...  # noqa: D102
+    def apply(  # noqa: D102
+        self, raw: Distribution, history: History | None = None, /
+    ) -> Applied: ...
+
+
+def apply_settings(settings: Applicable, logits: Tensor, history: History | None = None) -> Tensor:
     """All rules of a setting in their order, a few rows at a time; the result is not normalised.
 
     Args:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor
 
 from decoding.rows.arrays import Array
 from decoding.rows.distribution import Distribution
 from decoding.rows.faults import without_faults
-from decoding.settings.applying import Applied, Memory
-from decoding.settings.settings import RULES_IN_ORDER, DecodingSettings
+from decoding.rules import BUILT_IN, Rule
+from decoding.settings.applying import Applicable, Applied, Memory
 
 
 class Monitor(Protocol):
@@ -35,13 +36,16 @@ class SettingProcessor(LogitsProcessor):  # type: ignore[misc]
 
     Args:
         settings: the setting.
+        rules: its rules.
         monitor: records each step.
     """
 
-    def __init__(self, settings: DecodingSettings, monitor: Monitor | None = None) -> None:
+    def __init__(
+        self, settings: Applicable, rules: Sequence[Rule], monitor: Monitor | None = None
+    ) -> None:
         self.settings = settings
         self.monitor = monitor
-        self._memory = Memory(settings)
+        self._memory = Memory(rules)
         self._last: Applied | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -56,20 +60,17 @@ class SettingProcessor(LogitsProcessor):  # type: ignore[misc]
         applied = self.settings.apply(raw, self._memory.history(input_ids))
         if self.monitor is not None:
             self.monitor.record(self.monitor.measure(raw, applied), fault, (raw, applied.final))
-        self._last = applied if self.settings.remembers else None
+        self._last = applied if applied.given else None
         return applied.final.logits.log_softmax(-1)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.settings)!r})"
 
 
-def processors(settings: DecodingSettings, monitor: Monitor | None = None) -> LogitsProcessorList:
-    """See `DecodingSettings.processors`."""
-    return LogitsProcessorList([SettingProcessor(settings, monitor)])
-
-
 _OF_RULES = {
-    rule.field: rule.in_transformers for rule in RULES_IN_ORDER if rule.in_transformers is not None
+    rule.field: rule.in_transformers
+    for rule in BUILT_IN.values()
+    if rule.in_transformers is not None
 }
 
 # What would change the distribution before or after the processor, and the value that does not.

@@ -233,10 +233,16 @@ class DecodingSettings:
         return cls(**values)
 
     def apply(self, raw: Distribution, history: History | None = None) -> Applied:
-        """What the setting makes of the model's own rows; see `decoding.settings.applying`."""
+        """What the setting makes of the model's own rows; see `decoding.settings.applying`.
+
+        Raises:
+            ValueError: the setting looks back and there is no history.
+        """
         from decoding.settings.applying import apply
 
-        return apply(self, raw, history)
+        if self.looks_back and history is None:
+            raise ValueError(f"{self} looks back at earlier tokens, so it needs their history")
+        return apply(self.stages, raw, history)
 
     def log_probs(self, logits: Tensor, history: History | None = None) -> Tensor:
         """log q for rows of logits.
@@ -264,9 +270,11 @@ class DecodingSettings:
         Args:
             monitor: records each step's statistics; one monitor serves one call of `generate`.
         """
-        from decoding.settings.processor import processors
+        from transformers import LogitsProcessorList
 
-        return processors(self, monitor)
+        from decoding.settings.processor import SettingProcessor
+
+        return LogitsProcessorList([SettingProcessor(self, self.rules, monitor)])
 
     def generate_kwargs(
         self, num_beams: int = 1, *, monitor: Monitor | None = None
