@@ -120,6 +120,23 @@ def top_n_sigma(z, value, slack=0.0):
     return Verdict(depth <= reach + slack, margin, z == z.max())
 
 
+def min_k(z, value, slack=0.0):
+    order = by_logit(z)[: np.isfinite(z).sum()]
+    ranked, count = z[order], len(order)
+    drops = -np.diff(ranked) / np.arange(1, count)
+    cliff = int(drops.argmax()) + 1 if count > 1 else 1
+    span = ranked[0] - ranked[-1]
+    least = min((value + slack) / span, count) if span > 0 else count
+    kept = order[: max(cliff, int(least))]
+    # It turns on the two steepest drops, and on the last whole number where that decides.
+    steepest = np.sort(drops)[::-1][:2]
+    margin = 1 - steepest[1] / steepest[0] if len(steepest) == 2 and span > 0 else np.inf
+    if cliff - 1 < least < count:
+        margin = min(margin, abs(least - round(least)) / max(least, 1))
+    marked = np.isin(np.arange(len(z)), kept)
+    return Verdict(marked, np.full(len(z), margin), z == z[kept[-1]])
+
+
 def top_h(z, value, slack=0.0):
     p, order = softmax(z), by_logit(z)
     entropies = np.empty_like(p)
@@ -142,6 +159,7 @@ def kl_budget(z, value, slack=0.0):
 
 ORACLES = {
     "top_n_sigma": top_n_sigma,
+    "min_k": min_k,
     "top_h": top_h,
     "top_k": top_k,
     "top_p": top_p,
@@ -154,6 +172,7 @@ ORACLES = {
 }
 VALUES = {
     "top_n_sigma": (0.3, 1.0, 1.5, 2.5, 4.0),
+    "min_k": (1e-9, 3.0, 30.0, 200.0, 1e9),
     "top_h": (0.1, 0.4, 0.6, 0.8, 0.99),
     "top_k": (1, 3, 20, 50, 1000),
     "top_p": (0.1, 0.5, 0.9, 0.95, 0.999),

@@ -10,7 +10,7 @@ from transformers import LogitsProcessor
 
 from decoding import DecodingSettings, EntropyMonitor, Sampler
 from decoding.rows.draw import draw
-from oracle import TOLERANCE, editing, left_padded, reference_log_q
+from oracle import TOLERANCE, editing, left_padded, reference_log_q, reference_memory
 
 RAW, GREEDY = DecodingSettings(), DecodingSettings(temperature=0)
 SETTINGS = [
@@ -25,6 +25,8 @@ SETTINGS = [
     "temperature=0.8,dynatemp_range=1,dynatemp_exponent=2",
     "target_entropy=1.2",
     "top_n_sigma=1",
+    "min_k=20",
+    "temperature=0.8,min_k=3,top_p=0.9",
     "top_h=0.5",
     "top_k=5",
     "top_p=0.8",
@@ -42,6 +44,8 @@ SETTINGS = [
     "temperature=0.7,top_k=20,top_p=0.9,min_p=0.05",
     "target_entropy=1,top_p=0.9,min_p=0.02,xtc_probability=0.5,xtc_threshold=0.2",
     "dynatemp_range=0.3,top_n_sigma=2,typical_p=0.9,eta_cutoff=0.001",
+    "adaptive_p=0.4",
+    "top_k=12,adaptive_p=0.3,adaptive_p_decay=0.5",
     "dry_multiplier=0.8",
     "dry_multiplier=3,dry_base=1.2,dry_allowed_length=1,dry_breakers=3/5,temperature=0.8,top_p=0.9",
 ]
@@ -138,13 +142,11 @@ def assert_inverse_cdf_of(log_qs, tokens, points):
 
 def assert_inverse_cdf(rows, tokens, points, settings, prompt=()):
     """As `assert_inverse_cdf_of`, of a setting."""
-    past, most, log_qs = list(prompt), None, []
+    past, memory, log_qs = list(prompt), None, []
     for z, token in zip(rows, tokens, strict=True):
-        log_qs.append(reference_log_q(z, settings, ids=past, most_surprisal=most))
+        log_qs.append(reference_log_q(z, settings, ids=past, memory=memory))
+        memory = reference_memory(settings, memory, z, token, -log_qs[-1][token], tuple(past))
         past.append(token)
-        if settings.mirostat_tau:
-            before = 2 * settings.mirostat_tau if most is None else most
-            most = before - settings.mirostat_eta * (-log_qs[-1][token] - settings.mirostat_tau)
     assert_inverse_cdf_of(log_qs, tokens, points)
 
 

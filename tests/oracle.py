@@ -114,10 +114,10 @@ def without_top_choices(p, threshold):
     return left / left.sum()
 
 
-def reference_log_q(logits, settings, slack=0.0, ids=(), most_surprisal=None):
+def reference_log_q(logits, settings, slack=0.0, ids=(), memory=None):
     """log q of one row; `slack` moves every threshold towards keeping more.
 
-    A setting that looks back needs the `ids` so far, and mirostat's μ where it has moved.
+    A setting that looks back needs the `ids` so far, and its `memory` where it has moved.
     """
     z = reference_scaled(logits, settings, ids)
     steps = [(rule.field, rule.value) for rule in settings.rules]
@@ -132,8 +132,17 @@ def reference_log_q(logits, settings, slack=0.0, ids=(), most_surprisal=None):
             with np.errstate(divide="ignore"):
                 z = np.log((1 - value) * p + value * excluded)
             continue
+        if name == "adaptive_p":
+            total, weight = memory or adaptive_start(settings)
+            goal = np.clip(2 * value - total / weight, 0, 1)
+            distance = np.abs(np.exp(log_softmax(z)) - goal) / 0.3
+            z = np.where(np.isfinite(z), -10 * distance**2 / (1 + distance), -np.inf)
+            continue
+        if name == "min_k":  # its number is one of logits at temperature 1
+            z_raw = reference_scaled(logits, replace(settings, temperature=1.0), ids)
+            value = value * np.ptp(z[np.isfinite(z)]) / max(np.ptp(z_raw[np.isfinite(z)]), 1e-300)
         if name == "mirostat_tau":
-            most = 2 * value if most_surprisal is None else most_surprisal
+            most = 2 * value if memory is None else memory
             kept = -log_softmax(z) <= most + slack
             kept[by_logit(z)[0]] = True
         else:
@@ -142,10 +151,30 @@ def reference_log_q(logits, settings, slack=0.0, ids=(), most_surprisal=None):
     return log_softmax(z)
 
 
-def reference_row(logits, token, settings, slack=0.0, ids=(), most_surprisal=None):
+def adaptive_start(settings):
+    """Of adaptive_p: the sum of probabilities drawn, and its weight."""
+    weight = 1 / (1 - settings.adaptive_p_decay)
+    return settings.adaptive_p * weight, weight
+
+
+def reference_memory(settings, memory, z, token, surprisal, ids=()):
+    """What a setting remembers after a token that had this surprisal under q."""
+    if settings.mirostat_tau:
+        before = 2 * settings.mirostat_tau if memory is None else memory
+        return before - settings.mirostat_eta * (surprisal - settings.mirostat_tau)
+    if settings.adaptive_p:
+        total, weight = memory or adaptive_start(settings)
+        decay = settings.adaptive_p_decay
+        before = replace(settings, adaptive_p=0.0, adaptive_p_decay=0.9)
+        drawn = np.exp(reference_log_q(z, before, ids=ids)[token])
+        return drawn + decay * total, 1 + decay * weight
+    return None
+
+
+def reference_row(logits, token, settings, slack=0.0, ids=(), memory=None):
     """What a trace should say about one token, by the record's names."""
     z = np.array(logits, dtype=np.float64)
-    log_p, log_q = log_softmax(z), reference_log_q(z, settings, slack, ids, most_surprisal)
+    log_p, log_q = log_softmax(z), reference_log_q(z, settings, slack, ids, memory)
     scaled = log_softmax(reference_scaled(z, settings, ids))
     with np.errstate(invalid="ignore"):
         row = {
@@ -175,10 +204,10 @@ def assert_rows_match(trace, rows, settings, prompt=()):
 
     A setting that looks back needs the ids of the prompt.
     """
-    before, most_surprisal = list(prompt), None
+    before, memory = list(prompt), None
     for step, (z, record) in enumerate(zip(rows, trace.records(), strict=True)):
         token = record["id"]
-        past = {"ids": before, "most_surprisal": most_surprisal}
+        past = {"ids": before, "memory": memory}
         want = reference_row(z, token, settings, **past)
         if record["kept"] != want["kept"]:
             either = [reference_row(z, token, settings, slack, **past) for slack in (-CUT, CUT)]
@@ -190,11 +219,9 @@ def assert_rows_match(trace, rows, settings, prompt=()):
             assert record[name] == pytest.approx(value, abs=TOLERANCE, rel=0), (step, name)
         fewest, most = (z > z[token] + LOGIT_NOISE).sum(), (z > z[token] - LOGIT_NOISE).sum()
         assert fewest <= record["rank"] < most, (step, "rank")
+        surprisal = want["surprisal_nats"]
+        memory = reference_memory(settings, memory, z, token, surprisal, tuple(before))
         before.append(token)
-        if settings.mirostat_tau:
-            before_it = 2 * settings.mirostat_tau if most_surprisal is None else most_surprisal
-            error = want["surprisal_nats"] - settings.mirostat_tau
-            most_surprisal = before_it - settings.mirostat_eta * error
 
 
 def assert_oracle(model, prompt, trace, settings):

@@ -17,6 +17,7 @@ NEUTRAL = {
     "dynatemp_exponent": 1.0,
     "target_entropy": 0.0,
     "top_n_sigma": 0.0,
+    "min_k": 0.0,
     "top_h": 1.0,
     "top_k": 0,
     "top_p": 1.0,
@@ -30,6 +31,8 @@ NEUTRAL = {
     "mirostat_eta": 0.1,
     "xtc_probability": 0.0,
     "xtc_threshold": 0.1,
+    "adaptive_p": 0.0,
+    "adaptive_p_decay": 0.9,
 }
 
 OWNERS = {
@@ -40,6 +43,7 @@ OWNERS = {
     "dynatemp_exponent": "dynatemp_range",
     "mirostat_eta": "mirostat_tau",
     "xtc_threshold": "xtc_probability",
+    "adaptive_p_decay": "adaptive_p",
 }
 
 not_negative = st.floats(0, allow_infinity=False)
@@ -74,6 +78,7 @@ VALUES = {
     "dynatemp_exponent": positive,
     "target_entropy": not_negative,
     "top_n_sigma": not_negative,
+    "min_k": not_negative,
     "top_h": share,
     "p_less": any_share,
     "kl_budget": not_negative,
@@ -81,6 +86,8 @@ VALUES = {
     "mirostat_eta": share,
     "xtc_probability": any_share,
     "xtc_threshold": share,
+    "adaptive_p": any_share,
+    "adaptive_p_decay": st.floats(0, 0.99),
 }
 
 
@@ -96,6 +103,7 @@ def settings_of_any_kind(draw):
         values.pop("temperature", None)
     if values.get("mirostat_tau"):
         values.pop("xtc_probability", None)
+        values.pop("adaptive_p", None)
     for name, owner in OWNERS.items():
         if not values.get(owner):
             values.pop(name, None)

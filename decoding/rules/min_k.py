@@ -23,7 +23,9 @@ class MinK(Cut):
     source = "Ding et al. 2026, arXiv:2604.11012 (min-k sampling); vllm-project/vllm#48142"
 
     def keep(self, rows: Any, tau: Any) -> Any:
-        return rows.first((tau / rows.span.clip(1e-300)).clip(rows.cliff, None))
+        # No row has 1e9 tokens, and a flat one has no span.
+        least = tau / rows.span.clip(tau * 1e-9 + 1e-300)
+        return rows.first(least.clip(rows.cliff, None))
 
     def looser(self, slack: float) -> Any:
         return self.value * (1 + slack)

@@ -162,7 +162,7 @@ def test_what_mirostat_draws_next_follows_what_it_has_drawn(toy_gpt2):
     for token, count in Counter(drawn[:, 0].tolist()).items():
         z = teacher_forced(toy_gpt2, [*prompt, token], [0])[0]
         most = 2.4 - (-first[token] - 1.2)
-        q = np.exp(reference_log_q(z, settings, most_surprisal=most))
+        q = np.exp(reference_log_q(z, settings, memory=most))
         unmoved = np.exp(reference_log_q(z, settings))
         if count >= 200 and (q > 10 / count).sum() > 2:
             assert_follows(drawn[drawn[:, 0] == token, 1].numpy(), q)

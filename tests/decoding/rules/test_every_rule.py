@@ -66,6 +66,7 @@ REACHES = {
     "dynatemp_range": [0.5, 3.0, 1e308],
     "target_entropy": [1e-3, 0.7, 20.0],
     "top_n_sigma": [1e-9, 1.0, 1e9],
+    "min_k": [1e-9, 3.0, 1e300],
     "top_h": [1e-9, 0.5, 0.999999],
     "top_k": [1, 3],
     "top_p": [1e-12, 0.5, 0.999999],
@@ -77,6 +78,7 @@ REACHES = {
     "kl_budget": [1e-12, 0.5, 800.0],
     "mirostat_tau": [1e-9, 1.0, 800.0],
     "xtc_probability": [1e-9, 0.5, 1.0],
+    "adaptive_p": [1e-9, 0.5, 1.0],
 }
 HUGE = {
     **ADVERSARIAL,
@@ -101,6 +103,7 @@ def test_no_combination_leaves_a_row_without_tokens(row, data):
         values.pop("temperature", None)
     if "mirostat_tau" in values:
         values.pop("xtc_probability", None)
+        values.pop("adaptive_p", None)
     logits = HUGE[row].unsqueeze(0)
     ids = torch.randint(logits.shape[1], (1, 30), generator=torch.Generator().manual_seed(1))
     log_q = DecodingSettings(**values).log_probs(logits, History(ids))

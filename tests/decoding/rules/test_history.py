@@ -344,7 +344,7 @@ def test_the_rule_alone_follows_what_was_appended():
     for step, z in enumerate(rows):
         ids = torch.tensor([[7, *tokens[:step]]])
         got = rule(ids, torch.tensor(z[None])).log_softmax(-1)[0].numpy()
-        want = reference_log_q(z, settings, most_surprisal=mu)
+        want = reference_log_q(z, settings, memory=mu)
         np.testing.assert_allclose(got, want, atol=1e-6)
         mu -= 0.3 * (-want[tokens[step]] - 1.5)
 

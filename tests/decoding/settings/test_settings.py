@@ -52,9 +52,9 @@ def test_parameters_are_no_steps_of_their_own():
 
 
 @pytest.mark.parametrize("name", [name for name in NEUTRAL if name not in OWNERS])
-def test_only_penalties_of_repetition_and_mirostat_look_back(name):
+def test_what_looks_back(name):
     setting = DecodingSettings(**{name: 1 if name == "top_k" else 0.5})
-    assert setting.looks_back == (name in ("dry_multiplier", "mirostat_tau"))
+    assert setting.looks_back == (name in ("dry_multiplier", "mirostat_tau", "adaptive_p"))
 
 
 def test_frozen_hashable_and_keyword_only():
@@ -103,6 +103,7 @@ NOT_IN_RANGE = {
     "dynatemp_exponent": ("a finite number > 0", [0, -1, *NEVER]),
     "target_entropy": NOT_NEGATIVE,
     "top_n_sigma": NOT_NEGATIVE,
+    "min_k": NOT_NEGATIVE,
     "top_h": SHARE,
     "top_k": (">= 0", [-1]),
     "top_p": SHARE,
@@ -116,6 +117,8 @@ NOT_IN_RANGE = {
     "mirostat_eta": SHARE,
     "xtc_probability": SHARE_OR_NONE,
     "xtc_threshold": SHARE,
+    "adaptive_p": SHARE_OR_NONE,
+    "adaptive_p_decay": ("in [0, 0.99]", [-0.1, 0.991, 1, *NEVER]),
 }
 NOT_A_NUMBER = ["0.7", None, True, False, 1j, [1]]
 NOT_WHOLE = [2.5, 2.0, math.inf, math.nan]
@@ -177,6 +180,7 @@ def test_a_parameter_without_its_owner_is_refused_by_name(name, owner):
         ("greedy,dynatemp_range=1", "dynatemp_range sets the temperature, which temperature=0"),
         ("greedy,target_entropy=1", "target_entropy sets the temperature, which temperature=0"),
         ("temperature=0.7,target_entropy=1", "leave out temperature=0.7"),
+        ("mirostat_tau=3,adaptive_p=0.5", "mirostat_tau follows what its own cut leaves"),
         ("mirostat_tau=3,xtc_probability=0.5", "mirostat_tau follows what its own cut leaves"),
     ],
 )
