@@ -157,6 +157,8 @@ class Applicable(Protocol):
     """A setting or a policy."""
 
     @property
+    def rules(self) -> tuple[Rule, ...]: ...  # noqa: D102
+    @property
     def looks_back(self) -> bool: ...  # noqa: D102
     def apply(  # noqa: D102
         self, raw: Distribution, history: History | None = None, /

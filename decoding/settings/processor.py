@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -11,7 +10,7 @@ from transformers import GenerationConfig, LogitsProcessor
 from decoding.rows.arrays import Array
 from decoding.rows.distribution import Distribution
 from decoding.rows.faults import without_faults
-from decoding.rules import BUILT_IN, Rule
+from decoding.rules import BUILT_IN
 from decoding.settings.applying import Applicable, Applied, Memory
 
 
@@ -36,16 +35,13 @@ class SettingProcessor(LogitsProcessor):  # type: ignore[misc]
 
     Args:
         settings: the setting.
-        rules: its rules.
         monitor: records each step.
     """
 
-    def __init__(
-        self, settings: Applicable, rules: Sequence[Rule], monitor: Monitor | None = None
-    ) -> None:
+    def __init__(self, settings: Applicable, monitor: Monitor | None = None) -> None:
         self.settings = settings
         self.monitor = monitor
-        self._memory = Memory(rules)
+        self._memory = Memory(settings.rules)
         self._last: Applied | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:

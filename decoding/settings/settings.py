@@ -274,7 +274,7 @@ class DecodingSettings:
 
         from decoding.settings.processor import SettingProcessor
 
-        return LogitsProcessorList([SettingProcessor(self, self.rules, monitor)])
+        return LogitsProcessorList([SettingProcessor(self, monitor)])
 
     def generate_kwargs(
         self, num_beams: int = 1, *, monitor: Monitor | None = None
