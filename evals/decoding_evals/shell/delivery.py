@@ -1,4 +1,4 @@
-"""The results of a command to where the user wants them."""
+"""Writes the results of a command where the user wants them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Destination(ExitStack):
 
     @property
     def shows_progress(self) -> bool:
-        """Whether a bar does not get in the way of what is written to the same terminal."""
+        """Whether to show a bar: not where tables are written to the same terminal."""
         return not (self.on_screen and sys.stdout.isatty())
 
     def deliver(
@@ -103,7 +103,7 @@ class Destination(ExitStack):
             raise ended
 
     def _written(self, result: Any, inputs: Inputs | None) -> tuple[dict[str, Any], Any]:
-        """The record of a result, which is written unless tables are, and the result by name."""
+        """Write the record unless tables are shown; return it and the result under its name."""
         from decoding_evals.showing.result import TextResult
 
         if isinstance(result, TextResult) and inputs is not None:
