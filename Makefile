@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 
-.PHONY: demo test check test-gpu test-oldest wheel-test picture bench bench-gpu validate peers lm-polygraph clean
+.PHONY: demo test check test-gpu test-oldest wheel-test docs picture bench bench-gpu validate peers lm-polygraph clean
 
 demo: .venv/.installed
 	$(BIN)/decoding generate "Once upon a time" --temperature 0.8 --top-p 0.95 --color
@@ -31,6 +31,10 @@ wheel-test: .venv/.installed-dev
 	$(PYTHON) -m venv build/wheel
 	build/wheel/bin/pip install -q -c constraints.txt dist/*.whl
 	cd / && $(CURDIR)/build/wheel/bin/decoding generate "Once upon a time" --seed 1 --max-new-tokens 20
+
+# The site: pages and the API reference, into build/site. A warning is an error.
+docs: .venv/.installed-docs
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/site
 
 # The pictures in the README.
 picture: .venv/.installed-dev
@@ -84,6 +88,11 @@ lm-polygraph: .venv/.installed-dev .venv-lm-polygraph/.installed
 .venv/.installed-dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@ .venv/.installed
+
+.venv/.installed-docs: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
 	touch $@ .venv/.installed
 
 .venv-oldest/.installed: pyproject.toml constraints-oldest.txt
