@@ -16,6 +16,7 @@ check: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_house.py
 
 test-gpu: .venv/.installed-dev
 	$(BIN)/python -m pytest -m gpu

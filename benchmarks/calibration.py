@@ -34,7 +34,7 @@ def sampled(
     text: list[TokenDocument] = []
     while tokens:
         generations = generate(
-            language_model.model, language_model.tokenizer, "",
+            language_model, "",
             DecodingSettings(temperature=temperature), max_new_tokens=length,
             num_return_sequences=tokens * 5 // length // 4 + 1, batch_size=64, seed=seed,
         )  # fmt: skip

@@ -19,6 +19,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from decoding import DecodingSettings, row_statistics
 from decoding.information.comparison import compare_rows
 from decoding.information.measures import js_divergence, kl_divergence, total_variation
+from decoding_evals.shell.running import keep_freed_memory
 
 VOCAB = 50257
 SETTINGS = [
@@ -58,6 +59,7 @@ def seconds(work: Callable[[], object]) -> float:
 @torch.no_grad()
 def main(rows: int, pairwise_rows: int, tokens: int, repeats: int) -> None:
     """Time every way, interleaved, and write the tables into RESULTS.md."""
+    keep_freed_memory()
     torch.manual_seed(0)
     config = GPT2Config(n_layer=6, n_positions=tokens, vocab_size=VOCAB)
     model = GPT2LMHeadModel(config).eval()

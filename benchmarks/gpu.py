@@ -11,7 +11,8 @@ from collections.abc import Callable
 import click
 import torch
 from results import write_section
-from sampling import (
+from sampling import percent
+from steps import (
     BATCHES,
     PROMPT,
     SAMPLERS,
@@ -19,7 +20,6 @@ from sampling import (
     SHAPES,
     distil_model,
     generations,
-    percent,
     rate_seconds,
     step_seconds,
 )

@@ -59,7 +59,7 @@ def sampled(
     twin = endless(language_model)
     context = encode_prompt(language_model.tokenizer, "")
     generations = generate(
-        twin.model, twin.tokenizer, "", setting, max_new_tokens=tokens,
+        twin, "", setting, max_new_tokens=tokens,
         num_return_sequences=texts, seed=seed, batch_size=25,
     )  # fmt: skip
     return [TokenDocument(g.trace.ids.tolist(), context) for g in generations]

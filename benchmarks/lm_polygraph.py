@@ -108,7 +108,7 @@ def our_answers(folder: Path, tasks: list[tuple[str, str, int]]) -> list[Answers
         prompts = [prompt for prompt, _, most in tasks if most == tokens]
         return iter(
             generate(
-                loaded.model, loaded.tokenizer, prompts, settings, max_new_tokens=tokens,
+                loaded, prompts, settings, max_new_tokens=tokens,
                 num_return_sequences=samples, seed=SEED, batch_size=20,
             )
         )  # fmt: skip

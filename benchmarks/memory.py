@@ -28,6 +28,9 @@ def measure(mode: str, tokens: int) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from decoding import DecodingSettings, EntropyMonitor
+    from decoding_evals.shell.running import keep_freed_memory
+
+    keep_freed_memory()
 
     torch.manual_seed(0)
     config = GPT2Config(n_layer=2, n_embd=64, n_head=2, n_positions=tokens + 1, eos_token_id=None)

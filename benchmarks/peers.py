@@ -21,6 +21,8 @@ import click
 from peer_tools import BATCH, CONTEXT
 from results import write_section
 
+Surprisals = list[list[float]]
+
 
 class Worker:
     def __init__(self, python: Path, errors: IO[str]) -> None:
@@ -75,7 +77,7 @@ def ours(
     return perplexity(language_model, documents, protocol=protocol, windows=windows).record()
 
 
-def our_surprisals(language_model: Any, documents: list[str]) -> list[list[float]]:
+def our_surprisals(language_model: Any, documents: list[str]) -> Surprisals:
     from decoding import Windows
     from decoding_evals.score.evaluation import score
 
@@ -83,11 +85,11 @@ def our_surprisals(language_model: Any, documents: list[str]) -> list[list[float
     return [document.surprisal_nats.tolist() for document in scored]
 
 
-def sum_of(surprisals: list[list[float]]) -> float:
+def sum_of(surprisals: Surprisals) -> float:
     return math.fsum(value for document in surprisals for value in document)
 
 
-def largest(first: list[list[float]], second: list[list[float]]) -> float:
+def largest(first: Surprisals, second: Surprisals) -> float:
     """The largest difference of two surprisals of the same token."""
     return max(
         abs(a - b)
@@ -196,7 +198,11 @@ class Bench:
         truth = self.ask("surprisals_by_rule", documents=self.stories)
         exactly = [document["surprisals"] for document in truth]
         self._surprisals_agree("float64 loop", exactly, mine)
+        self._minicons(mine, exactly)
+        self._surprisal(mine, exactly, [document["without_eos"] for document in truth])
+        self._evaluate(mine, exactly)
 
+    def _minicons(self, mine: Surprisals, exactly: Surprisals) -> None:
         # As it must be called for each kind of tokenizer: the first entry is a placeholder.
         minicons = self.ask("minicons", documents=self.stories, bos_token=not self.adds_bos)
         self._surprisals_agree("minicons", [scores[1:] for scores in minicons], mine)
@@ -217,13 +223,13 @@ class Bench:
                 f"{sum_of(rest) / (sum_of(exactly) - first) - 1:+.2%}",
             )
 
+    def _surprisal(self, mine: Surprisals, exactly: Surprisals, without_eos: Surprisals) -> None:
         theirs = self.ask("surprisal", documents=self.stories, use_bos_token=not self.adds_bos)
         begin = int(self.adds_bos)
         cut = [
             scores[begin : begin + len(document)]
             for scores, document in zip(theirs, exactly, strict=True)
         ]
-        without_eos = [document["without_eos"] for document in truth]
         self._surprisals_agree("surprisal", cut, mine)
         rule, effect = largest(cut, without_eos), largest(cut, exactly)
         if effect > 1e-3:
@@ -250,6 +256,7 @@ class Bench:
             f"{padded} of {len(theirs)} texts have an infinite sum",
         )
 
+    def _evaluate(self, mine: Surprisals, exactly: Surprisals) -> None:
         theirs = self.ask("evaluate_metric", documents=self.stories)
         mean = statistics.fmean(math.exp(statistics.fmean(scores)) for scores in mine)
         self.agree("evaluate (rule)", "`mean_perplexity`", theirs["mean_perplexity"], mean)
@@ -263,9 +270,7 @@ class Bench:
             f"{1 - everything['tokens_scored'] / tokens:.0%} of the tokens are dropped",
         )
 
-    def _surprisals_agree(
-        self, tool: str, theirs: list[list[float]], mine: list[list[float]]
-    ) -> None:
+    def _surprisals_agree(self, tool: str, theirs: Surprisals, mine: Surprisals) -> None:
         figure = f"sum of surprisals (a token: {largest(theirs, mine):.0e} nats at most)"
         self.agree(tool, figure, sum_of(theirs), sum_of(mine))
 

@@ -186,7 +186,7 @@ def main(samples, tokens, stories, work, plot):
         if spec in rows:
             continue
         written = generate(
-            loaded.model, loaded.tokenizer, "", parse_setting(spec), num_return_sequences=samples,
+            loaded, "", parse_setting(spec), num_return_sequences=samples,
             max_new_tokens=tokens, batch_size=50, seed=11,
         )  # fmt: skip
         written = [one for one in written if len(one.trace)]

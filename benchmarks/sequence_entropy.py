@@ -23,7 +23,7 @@ def drawn(samples):
     loaded = load_model()
     for prompt in PROMPTS:
         found = generate(
-            loaded.model, loaded.tokenizer, prompt, DecodingSettings(),
+            loaded, prompt, DecodingSettings(),
             num_return_sequences=samples, max_new_tokens=max(LENGTHS), batch_size=100, seed=7,
         )  # fmt: skip
         traces = [(one.trace.surprisal_nats, one.trace.entropy_nats) for one in found]

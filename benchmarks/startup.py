@@ -69,9 +69,7 @@ import decoding.models.loading, decoding.generation.run
 stage("the rest of `decoding`")
 language_model = decoding.models.loading.load_model()
 stage("loading the model")
-decoding.generation.run.generate(
-    language_model.model, language_model.tokenizer, "Once upon a time", max_new_tokens=1, seed=1
-)
+decoding.generation.run.generate(language_model, "Once upon a time", max_new_tokens=1, seed=1)
 stage("a token")
 """
 
@@ -167,14 +165,9 @@ def shares(parts: list[Cost], wholes: list[Cost], bare: list[Cost], measure: str
     return [(part - none) / (whole - none) for part, whole, none in zip(*values, strict=True)]
 
 
-@click.command()
-@click.option("--repeats", default=9, show_default=True)
-def main(repeats: int) -> None:
-    """Start every process, interleaved, and write the tables into RESULTS.md."""
-    statements = named_imports()
-    modules = json.loads(run("-c", LIST, *GENERATE).stderr.splitlines()[-1])
-    script = str(Path(sys.executable).with_name("decoding"))
-    ways = {
+def ways_of(script: str, statements: str, modules: list[str]) -> dict[str, list[str]]:
+    """The arguments of each process that is started."""
+    return {
         "bare Python": ["-c", END],
         "`decoding --help`": [script, "--help"],
         "`import torch`": ["-c", UNCOLLECTED.format("import torch")],
@@ -194,6 +187,57 @@ def main(repeats: int) -> None:
             json.dumps(modules),
         ],
     }
+
+
+def cost_table(costs: dict[str, list[Cost]]) -> list[str]:
+    """Medians and ranges of each process; the first repeat only fills the caches."""
+    lines = ["| | processor, s | until the first byte, s |", "|---|---|---|"]
+    for name, values in costs.items():
+        cpu, first = ([getattr(c, field) for c in values[1:]] for field in ("cpu", "first"))
+        lines.append(f"| {name} | {spread(cpu, '.3f')} | {spread(first, '.3f')} |")
+    return lines
+
+
+def bar_table(beyond: list[float], of_imports: dict[str, list[float]]) -> list[str]:
+    """What was to be met, and whether it is: seconds of `--help`, and the imports' shares."""
+    bars = [
+        ("`decoding --help` beyond bare Python, processor", spread(beyond, ".3f") + " s",
+         f"< {BAR_HELP} s", statistics.median(beyond) < BAR_HELP)
+    ]  # fmt: skip
+    for title, values in of_imports.items():
+        met = statistics.median(values) >= BAR_IMPORTS
+        bars.append((f"importing, of a first token: {title}", spread(values, ".1%"),
+                     f"≥ {BAR_IMPORTS:.0%}", met))  # fmt: skip
+    table = ["| | | bar | |", "|---|---|---|---|"]
+    return table + [
+        f"| {a} | {b} | {c} | {'met' if met else '**missed**'} |" for a, b, c, met in bars
+    ]
+
+
+def importtime_line(traced: list[tuple[Counter[str], float, float]]) -> str:
+    """What `-X importtime` says, of medians."""
+    torch_s, transformers_s = (statistics.median(by[name] for by, *_ in traced) for name in PEERS)
+    lazy_s = statistics.median(lazy for _, lazy, _ in traced)
+    other_s = statistics.median(
+        by.total() - lazy - by["torch"] - by["transformers"] for by, lazy, _ in traced
+    )
+    traced_s = statistics.median(first for *_, first in traced)
+    return (
+        f"\n\n`-X importtime`: {torch_s:.2f} s in `torch`, {transformers_s:.2f} s in "
+        f"`transformers`, {lazy_s:.2f} s in the latter's lazy modules while ours name them (what "
+        "our modules take beyond what they take where all of theirs is there already), "
+        f"{other_s:.2f} s in other imports, of {traced_s:.2f} s until the first byte."
+    )
+
+
+@click.command()
+@click.option("--repeats", default=9, show_default=True)
+def main(repeats: int) -> None:
+    """Start every process, interleaved, and write the tables into RESULTS.md."""
+    statements = named_imports()
+    modules = json.loads(run("-c", LIST, *GENERATE).stderr.splitlines()[-1])
+    script = str(Path(sys.executable).with_name("decoding"))
+    ways = ways_of(script, statements, modules)
     costs: dict[str, list[Cost]] = {name: [] for name in ways}
     traced: list[tuple[Counter[str], float, float]] = []
     staged = []
@@ -214,38 +258,23 @@ def main(repeats: int) -> None:
             )
         click.echo(f"repeat {repeat} of {repeats}", err=True)
     bare, help_, _, named, all_theirs, whole, _ = (values[1:] for values in costs.values())
-    lines = ["| | processor, s | until the first byte, s |", "|---|---|---|"]
-    for name, values in costs.items():
-        cpu, first = ([getattr(c, field) for c in values[1:]] for field in ("cpu", "first"))
-        lines.append(f"| {name} | {spread(cpu, '.3f')} | {spread(first, '.3f')} |")
+    lines = cost_table(costs)
     beyond = [cost.cpu - none.cpu for cost, none in zip(help_, bare, strict=True)]
     by_trace = [
         (by["torch"] + by["transformers"] + lazy) / (first - none.first)
         for (by, lazy, first), none in zip(traced, bare, strict=True)
     ]
     by_stage = [(stages[4][1] - stages[1][1]) / (stages[-1][1] - stages[0][1]) for stages in staged]
-    torch_s, transformers_s = (statistics.median(by[name] for by, *_ in traced) for name in PEERS)
-    lazy_s = statistics.median(lazy for _, lazy, _ in traced)
-    other_s = statistics.median(
-        by.total() - lazy - by["torch"] - by["transformers"] for by, lazy, _ in traced
+    table = bar_table(
+        beyond,
+        {
+            "their modules alone, processor": shares(all_theirs, whole, bare, "cpu"),
+            "their modules alone, clock": shares(all_theirs, whole, bare, "first"),
+            "only those that we name, processor": shares(named, whole, bare, "cpu"),
+            "the stages below, processor": by_stage,
+            "`-X importtime`, clock": by_trace,
+        },
     )
-    traced_s = statistics.median(first for *_, first in traced)
-    bars = [
-        ("`decoding --help` beyond bare Python, processor", spread(beyond, ".3f") + " s",
-         f"< {BAR_HELP} s", statistics.median(beyond) < BAR_HELP)
-    ]  # fmt: skip
-    for title, values in (
-        ("their modules alone, processor", shares(all_theirs, whole, bare, "cpu")),
-        ("their modules alone, clock", shares(all_theirs, whole, bare, "first")),
-        ("only those that we name, processor", shares(named, whole, bare, "cpu")),
-        ("the stages below, processor", by_stage),
-        ("`-X importtime`, clock", by_trace),
-    ):
-        met = statistics.median(values) >= BAR_IMPORTS
-        bars.append((f"importing, of a first token: {title}", spread(values, ".1%"),
-                     f"≥ {BAR_IMPORTS:.0%}", met))  # fmt: skip
-    table = ["| | | bar | |", "|---|---|---|---|"]
-    table += [f"| {a} | {b} | {c} | {'met' if met else '**missed**'} |" for a, b, c, met in bars]
     whole_cpu = statistics.median(cost.cpu for cost in whole)
     body = (
         f"Medians and ranges of {repeats} interleaved repeats, files in the system's cache. "
@@ -257,12 +286,9 @@ def main(repeats: int) -> None:
         + "\n".join(lines)
         + "\n\n"
         + "\n".join(table)
-        + f"\n\n`-X importtime`: {torch_s:.2f} s in `torch`, {transformers_s:.2f} s in "
-        f"`transformers`, {lazy_s:.2f} s in the latter's lazy modules while ours name them (what "
-        "our modules take beyond what they take where all of theirs is there already), "
-        f"{other_s:.2f} s in other imports, of {traced_s:.2f} s until the first byte.\n\nA first "
-        "token in stages, each with what the ones before it have not imported; the end of the "
-        "process is left out:\n\n" + stage_table(staged, whole_cpu)
+        + importtime_line(traced)
+        + "\n\nA first token in stages, each with what the ones before it have not imported; the "
+        "end of the process is left out:\n\n" + stage_table(staged, whole_cpu)
     )
     write_section("Start", "python benchmarks/startup.py", body)
     click.echo(body)

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import MinPLogitsWarper, TopPLogitsWarper, TypicalLogitsWarper
 
 from decoding.rules import truncation
+from decoding_evals.shell.running import keep_freed_memory
 
 VOCABS = (50_257, 151_936, 262_144)
 BATCHES = (1, 8, 32)
@@ -103,6 +104,7 @@ def exact(rule: str, logits: Tensor) -> Tensor:
 
 def measure(threads: int, repeats: int) -> dict[str, dict[str, list[float]]]:
     """Seconds of both, by the cell's name."""
+    keep_freed_memory()
     torch.set_num_threads(threads)
     cells = {}
     for name, rule in RULES.items():

@@ -44,7 +44,8 @@ _HOMES = {
 __all__ = [*sorted(_HOMES), "__version__"]
 
 if TYPE_CHECKING:
-    from decoding.generation.run import Generation, generate
+    from decoding.generation.result import Generation
+    from decoding.generation.run import generate
     from decoding.generation.sampler import Sampler
     from decoding.inference.temperature import fit_temperature
     from decoding.information.regularization import entropy_regularized_loss

@@ -52,9 +52,7 @@ def save(console: Console, name: str) -> None:
 
 def draw_story(loaded: LanguageModel) -> None:
     """The story, shaded."""
-    [story] = generate(
-        loaded.model, loaded.tokenizer, PROMPT, SETTINGS, seed=SEED, max_new_tokens=200
-    )
+    [story] = generate(loaded, PROMPT, SETTINGS, seed=SEED, max_new_tokens=200)
     console = screen(f'decoding generate "{PROMPT}" --temperature 0.8 --top-p 0.95 --seed {SEED}')
     body = Text.assemble((PROMPT, "bold"))
     for token, entropy in zip(story.trace.texts or (), story.trace.entropy_nats, strict=True):
@@ -74,7 +72,7 @@ def draw_story(loaded: LanguageModel) -> None:
 def draw_tree(loaded: LanguageModel) -> None:
     """Alternatives where the model hesitated."""
     tree = branch(
-        loaded.model, loaded.tokenizer, PROMPT, DecodingSettings(temperature=0.8),
+        loaded, PROMPT, DecodingSettings(temperature=0.8),
         entropy_above=2.5, branches=3, seed=1, max_new_tokens=24,
     )  # fmt: skip
     console = screen(

@@ -15,7 +15,7 @@ def drawn(language_model, spec, samples=1, tokens=100, prompt="", seed=5):
     context = encode_prompt(language_model.tokenizer, prompt)
     settings = DecodingSettings.parse(spec)
     generations = generate(
-        language_model.model, language_model.tokenizer, prompt, settings, max_new_tokens=tokens,
+        language_model, prompt, settings, max_new_tokens=tokens,
         num_return_sequences=samples, seed=seed, batch_size=32,
     )  # fmt: skip
     return [TokenDocument(each.trace.ids.tolist(), context) for each in generations]

@@ -99,8 +99,8 @@ def toy_tokenizer():
 
 @pytest.fixture
 def toy(toy_gpt2, toy_tokenizer):
-    """Model and tokenizer, as the first arguments of `generate`."""
-    return toy_gpt2, toy_tokenizer
+    """Model and tokenizer, as the first argument of `generate`."""
+    return LanguageModel(toy_gpt2, toy_tokenizer, "toy")
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,33 @@ import math
 import numpy as np
 import torch
 from numpy.testing import assert_allclose
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
 
 from decoding import row_statistics
 from oracle import LOGIT_NOISE
 
+WORDS = ["<eos>", *"abcdefghijklmnop"]
+SHORT = ["a b c", "", "p o n m l k j i h g f e d c b a " * 9, "d", "e f", "a b c d e f g " * 3, " "]
 NATS = 5e-5  # between float32 passes over other batches, on any CPU
+
+
+def ids_of(tokenizer, text):
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def words(**special):
+    """Seventeen words, the first of which is special; spaces between them are nobody's."""
+    raw = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="p"))
+    raw.pre_tokenizer = Whitespace()
+    raw.add_special_tokens(["<eos>"])
+    return PreTrainedTokenizerFast(tokenizer_object=raw, **special)
+
+
+def said(ids):
+    return " ".join(WORDS[i] for i in ids)
 
 
 def measure(block):

@@ -3,6 +3,7 @@
 import copy
 import functools
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -347,18 +348,20 @@ def with_config(model, **values):
 # Texts.
 
 
-def pair(language_model):
-    return language_model.model, language_model.tokenizer
+def saying(language_model, *rows):
+    """A twin that says these ids, row by row; see `scripted`."""
+    return replace(language_model, model=scripted(language_model.model, *rows))
 
 
-def spoken(model, tokenizer, prompt, continuation, **kwargs):
+def spoken(language_model, prompt, continuation, **kwargs):
     """The generation of a model that is made to say one continuation of one prompt."""
+    tokenizer = language_model.tokenizer
     start = list(tokenizer(prompt)["input_ids"])
     ids = list(tokenizer(prompt + continuation)["input_ids"])
     assert ids[: len(start)] == start
     ids = ids[len(start) :]
     kwargs = {"max_new_tokens": len(ids)} | kwargs
-    return ids, generate(scripted(model, ids), tokenizer, prompt, GREEDY, seed=0, **kwargs)[0]
+    return ids, generate(saying(language_model, ids), prompt, GREEDY, seed=0, **kwargs)[0]
 
 
 def decode(tokenizer, ids):

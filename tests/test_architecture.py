@@ -25,6 +25,7 @@ HEAVY = {
     "datasets", "matplotlib", "numpy", "pandas", "pyarrow", "rich", "scipy", "torch",
     "transformers",
 }  # fmt: skip
+# Each folder imports only from those above it.
 FOLDERS = {
     "decoding": [
         "rows",
@@ -36,6 +37,20 @@ FOLDERS = {
         "information",
         "inference",
         "generation",
+    ],
+    "decoding_evals": [
+        "showing",
+        "shell",
+        "reading",
+        "score",
+        "judging",
+        "perplexity",
+        "compare",
+        "uncertainty",
+        "calibrate",
+        "identify",
+        "attention",
+        "doctor",
     ],
 }
 PURE = sorted(

@@ -103,9 +103,7 @@ def main(data: Path, log: Path, repeat: int, step_tokens: int, seed: int) -> Non
         tokens += ids.shape[1] - 1
     characters = sum(map(len, held_out))
 
-    samples = generate(
-        model, tokenizer, "", SETTINGS, seed=SEED, num_return_sequences=5, max_new_tokens=300
-    )
+    samples = generate(loaded, "", SETTINGS, seed=SEED, num_return_sequences=5, max_new_tokens=300)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     texts = read_stories(data / "stories.txt")[:-HELD_OUT] * repeat
     texts += read_stories(data / "synthetic.txt")

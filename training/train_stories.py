@@ -123,6 +123,57 @@ def export(model: GPT2LMHeadModel, tokenizer: Tokenizer, out: Path) -> None:
         file.chmod(0o644)
 
 
+def optimizers_of(model: GPT2LMHeadModel, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for the rest."""
+    matrices = [p for p in model.transformer.h.parameters() if p.ndim == 2]
+    chosen = set(map(id, matrices))
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    return [
+        torch.optim.Muon(matrices, lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def descend(
+    model: GPT2LMHeadModel, loss: torch.Tensor, optimizers: list[torch.optim.Optimizer]
+) -> None:
+    """One step down the loss."""
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def save(
+    work: Path,
+    step: int,
+    minutes: float,
+    model: GPT2LMHeadModel,
+    optimizers: list[torch.optim.Optimizer],
+) -> None:
+    """Write a checkpoint in the place of the one before."""
+    state = {
+        "step": step,
+        "minutes": minutes,
+        "model": model.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+    }
+    torch.save(state, work / "checkpoint.tmp")
+    os.replace(work / "checkpoint.tmp", work / "checkpoint.pt")
+
+
+def restored(
+    work: Path, model: GPT2LMHeadModel, optimizers: list[torch.optim.Optimizer]
+) -> tuple[int, float]:
+    """Load the checkpoint; steps and minutes until then."""
+    state = torch.load(work / "checkpoint.pt", weights_only=True)
+    model.load_state_dict(state["model"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    return state["step"], state["minutes"]
+
+
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Log, checkpoint.")
@@ -168,20 +219,8 @@ def main(
         bos_token_id=end, eos_token_id=end, pad_token_id=end,
     )  # fmt: skip
     model = GPT2LMHeadModel(config)
-    matrices = [p for p in model.transformer.h.parameters() if p.ndim == 2]
-    chosen = set(map(id, matrices))
-    others = [p for p in model.parameters() if id(p) not in chosen]
-    optimizers = [
-        torch.optim.Muon(matrices, lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
-    first, before = 0, 0.0
-    if resume:
-        state = torch.load(work / "checkpoint.pt", weights_only=True)
-        first, before = state["step"], state["minutes"]
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+    optimizers = optimizers_of(model, rate)
+    first, before = restored(work, model, optimizers) if resume else (0, 0.0)
     size = sum(p.numel() for p in model.parameters())
     epoch = sum(len(row) - 1 for row in rows)
     print(f"{size:,} parameters; {len(rows):,} stories, {epoch:,} tokens an epoch", flush=True)
@@ -200,11 +239,7 @@ def main(
                 group["lr"] = rate * min(1.0, (step + 1) / 100) * decay
         with torch.autocast("cpu", torch.bfloat16):
             loss = step_loss(model, ids)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        descend(model, loss, optimizers)
         recent.append(loss.item())
         if (step + 1) % every == 0 or step + 1 == steps:
             line = {
@@ -220,14 +255,7 @@ def main(
             with (work / "log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
-            state = {
-                "step": step + 1,
-                "minutes": line["minutes"],
-                "model": model.state_dict(),
-                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-            }
-            torch.save(state, work / "checkpoint.tmp")
-            os.replace(work / "checkpoint.tmp", work / "checkpoint.pt")
+            save(work, step + 1, line["minutes"], model, optimizers)
     export(model, tokenizer, out)
 
 

@@ -26,7 +26,7 @@ from decoding_evals.shell.options import (
 from decoding_evals.shell.output import Interrupted, RecordFile, to_json
 
 if TYPE_CHECKING:
-    from decoding.generation.run import Generation, StreamedToken
+    from decoding.generation.result import Generation, StreamedToken
 
 
 @click.command()
@@ -70,8 +70,8 @@ if TYPE_CHECKING:
     "--branch-at-entropy",
     type=click.FloatRange(min=0),
     metavar="H",
-    help="Fork where the model's own entropy exceeds H nats: into the setting's most probable "
-    "tokens, each of which goes on by draws. Shows a tree with the probability of each branch.",
+    help="Fork where the model's own entropy exceeds H nats, into the setting's most probable "
+    "tokens; each branch goes on by draws. Shows a tree with the probability of each branch.",
 )
 @click.option(
     "--branches",
@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     default=3,
     show_default=True,
     metavar="N",
-    help="Alternatives at a fork, at most.",
+    help="Alternatives at a fork; fewer where the setting keeps fewer.",
 )
 @click.option(
     "--max-leaves",
@@ -87,7 +87,7 @@ if TYPE_CHECKING:
     default=9,
     show_default=True,
     metavar="N",
-    help="Ends that a tree may have; no more forks after that.",
+    help="Ends of a tree; once there are so many, it no longer forks.",
 )
 @output_options
 @click.option("--color/--no-color", default=None, help="Shade tokens by entropy.  [default: auto]")
@@ -120,60 +120,109 @@ def generate(
     model hesitates, "… else stop" and "… else abstain" end the sequence there.
     """
     settings = read_setting(setting, options)
-    try:
-        settings.generate_kwargs(num_beams)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    if num_beams > 1 and num_samples > num_beams:
-        raise click.UsageError(f"--num-samples {num_samples} needs at least as many --num-beams")
     check_stop(stop)
     if alternatives and not as_json and output is None:
         raise click.UsageError("--alternatives adds to records: give --json or --output too")
-    if branch_at_entropy is not None:
-        _check_branching(settings, branch_at_entropy, num_samples, num_beams, alternatives)
-    else:
-        for name in ("branches", "max_leaves"):
-            if click.get_current_context().get_parameter_source(name) != ParameterSource.DEFAULT:
-                option = "--" + name.replace("_", "-")
-                raise click.UsageError(f"{option} needs --branch-at-entropy")
+    _check_beams(settings, num_samples, num_beams)
+    _check_branching(settings, branch_at_entropy, num_samples, num_beams, alternatives)
     texts = read_prompts(prompts, prompts_file, column)
     if color is None:
         from decoding_evals.showing.terminal import wants_color
 
         color = wants_color()
-    on_screen = (sys.stdout.isatty() or color) and not as_json and output is None
-    streaming = on_screen and num_beams == 1 and batch_size in (None, 1)
-
-    if branch_at_entropy is not None:
+    arguments: dict[str, Any]
+    shared = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": stop, "chat": chat}
+    if branch_at_entropy is None:
+        arguments = {
+            "num_return_sequences": num_samples,
+            "num_beams": num_beams,
+            "batch_size": batch_size,
+            "alternatives": alternatives,
+        }
+        write_texts(
+            options, texts, settings, shared | arguments,
+            as_json=as_json, output=output, color=color,
+        )  # fmt: skip
+    else:
         from decoding_cli.trees import grow_trees
 
+        arguments = {
+            "entropy_above": branch_at_entropy,
+            "branches": branches,
+            "max_leaves": max_leaves,
+        }
         grow_trees(
-            options,
-            texts,
-            settings,
-            {
-                "entropy_above": branch_at_entropy,
-                "branches": branches,
-                "max_leaves": max_leaves,
-                "max_new_tokens": max_new_tokens,
-                "seed": seed,
-                "stop": stop,
-                "chat": chat,
-            },
-            as_json=as_json,
-            output=output,
-            color=color,
-        )
-        return
+            options, texts, settings, shared | arguments,
+            as_json=as_json, output=output, color=color,
+        )  # fmt: skip
 
+
+def _check_beams(settings: Setting, samples: int, beams: int) -> None:
+    """Refuse what does not go with beam search."""
+    try:
+        settings.generate_kwargs(beams)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if beams > 1 and samples > beams:
+        raise click.UsageError(f"--num-samples {samples} needs at least as many --num-beams")
+
+
+def _check_branching(
+    settings: Setting, bound: float | None, samples: int, beams: int, alternatives: int
+) -> None:
+    """Refuse what does not go with a tree, and options of trees without one."""
+    if bound is None:
+        for name in ("branches", "max_leaves"):
+            if click.get_current_context().get_parameter_source(name) != ParameterSource.DEFAULT:
+                option = "--" + name.replace("_", "-")
+                raise click.UsageError(f"{option} needs --branch-at-entropy")
+        return
+    for name, given in (
+        ("--num-samples", samples > 1),
+        ("--num-beams", beams > 1),
+        ("--alternatives", alternatives > 0),
+        ("a policy in --setting", isinstance(settings, EntropyPolicy)),
+    ):
+        if given:
+            raise click.UsageError(f"--branch-at-entropy cannot be used with {name}")
+    if not math.isfinite(bound):
+        raise click.UsageError(f"--branch-at-entropy takes a finite number, got {bound}")
+    if isinstance(settings, DecodingSettings) and settings.mirostat_tau:
+        raise click.UsageError("--branch-at-entropy cannot be used with mirostat_tau")
+
+
+def write_texts(
+    options: dict[str, Any],
+    prompts: list[str],
+    settings: Setting,
+    arguments: dict[str, Any],
+    *,
+    as_json: bool,
+    output: Path | None,
+    color: bool,
+) -> None:
+    """Write the sequences of all prompts as they are finished, or stream them.
+
+    Args:
+        options: those of `model_options`.
+        prompts: the prompts.
+        settings: the setting.
+        arguments: further ones of `decoding.generate`; a `batch_size` of None chooses one.
+        as_json: records on standard output.
+        output: records into a file.
+        color: shade tokens by entropy.
+    """
+    on_screen = (sys.stdout.isatty() or color) and not as_json and output is None
+    streaming = on_screen and arguments["num_beams"] == 1 and arguments["batch_size"] in (None, 1)
+    batch_size = arguments["batch_size"] or (1 if streaming else 8)
     with ExitStack() as stack:
         file = stack.enter_context(RecordFile(output)) if output is not None else None
         language_model = read_model(options)
         from decoding.generation.run import generate as generate_texts
         from decoding_evals.shell.progress import progress_bar
 
-        screen = _Screen(texts, color, streaming) if on_screen else None
-        progress = _Progress(len(texts) * num_samples)
+        screen = _Screen(prompts, color, streaming) if on_screen else None
+        progress = _Progress(len(prompts) * arguments["num_return_sequences"])
         shown = progress.total > 1 and not sys.stdout.isatty() and not streaming
         bar = stack.enter_context(ExitStack())
         advance = bar.enter_context(progress_bar(progress.total, "sequences", shown=shown))
@@ -192,20 +241,12 @@ def generate(
 
         try:
             generate_texts(
-                language_model.model,
-                language_model.tokenizer,
-                texts,
+                language_model,
+                prompts,
                 settings,
-                max_new_tokens=max_new_tokens,
-                num_return_sequences=num_samples,
-                num_beams=num_beams,
-                seed=seed,
-                stop=stop,
-                batch_size=batch_size or (1 if streaming else 8),
-                alternatives=alternatives,
-                chat=chat,
                 on_token=screen.token if screen is not None and streaming else None,
                 on_generation=finished,
+                **arguments | {"batch_size": batch_size},
             )
         except KeyboardInterrupt:
             if streaming:
@@ -219,24 +260,6 @@ def generate(
 
 
 ENDED_BY_POLICY = {"entropy": "stopped at a hesitation", "abstain": "abstained"}
-
-
-def _check_branching(
-    settings: Setting, bound: float, samples: int, beams: int, alternatives: int
-) -> None:
-    """Refuse what a tree has no place for."""
-    for name, given in (
-        ("--num-samples", samples > 1),
-        ("--num-beams", beams > 1),
-        ("--alternatives", alternatives > 0),
-        ("a policy in --setting", isinstance(settings, EntropyPolicy)),
-    ):
-        if given:
-            raise click.UsageError(f"--branch-at-entropy cannot be used with {name}")
-    if not math.isfinite(bound):
-        raise click.UsageError(f"--branch-at-entropy takes a finite number, got {bound}")
-    if isinstance(settings, DecodingSettings) and settings.mirostat_tau:
-        raise click.UsageError("--branch-at-entropy cannot be used with mirostat_tau")
 
 
 class _Screen:
@@ -322,8 +345,6 @@ class _Progress:
 
     def summary(self, color: bool, with_legend: bool) -> None:
         """One line on stderr, after the legend where tokens are shaded."""
-        import math
-
         from decoding_evals.showing.terminal import console, legend
 
         if not self.tokens:

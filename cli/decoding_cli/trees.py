@@ -57,8 +57,7 @@ def grow_trees(
         try:
             for index, prompt in enumerate(prompts):
                 tree = branch(
-                    language_model.model,
-                    language_model.tokenizer,
+                    language_model,
                     prompt,
                     settings,
                     index=index,

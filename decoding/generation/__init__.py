@@ -6,9 +6,9 @@ __getattr__, __dir__ = exported(
     __name__,
     {
         "Branch": "branching",
-        "Generation": "run",
+        "Generation": "result",
         "Sampler": "sampler",
-        "StreamedToken": "run",
+        "StreamedToken": "result",
         "Tree": "branching",
         "branch": "branching",
         "generate": "run",

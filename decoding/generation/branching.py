@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from decoding.generation.run import Job, Run, evaluating
 from decoding.generation.seeds import chosen_seed
 from decoding.generation.stopping import eos_ids
 from decoding.models.detokenizing import Detokenizer, text_of
+from decoding.models.loading import LanguageModel
 from decoding.rows.arrays import as_tensor
 from decoding.rows.distribution import Distribution
 from decoding.rules.history import History
@@ -75,7 +75,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class Tree:
-    """The alternatives that one prompt has."""
+    """The alternatives found for one prompt."""
 
     prompt: str
     prompt_ids: tuple[int, ...]
@@ -106,8 +106,7 @@ class Tree:
 
 
 def branch(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    language_model: LanguageModel,
     prompt: str,
     settings: DecodingSettings | None = None,
     *,
@@ -122,20 +121,19 @@ def branch(
 ) -> Tree:
     """Continue a prompt, and fork wherever the model hesitates.
 
-    A fork is into the most probable tokens under the setting, and each goes on by draws. Forks are
-    taken in the order of their depth, until there are `max_leaves` ends; from then on text is drawn
-    without forks. Where the setting keeps one token alone there is nothing to choose from, and no
-    fork.
+    The text forks into the setting's most probable tokens, and each branch goes on by draws. Forks
+    are made in the order of their depth until there are `max_leaves` ends; after that, text is
+    drawn without forks. Where the setting keeps a single token, there is no fork.
 
     Args:
-        model: a Hugging Face causal language model.
-        tokenizer: its tokenizer.
+        language_model: from `load_model`, or `LanguageModel(model, tokenizer)` around a pair of
+            your own.
         prompt: the prompt.
         settings: what tokens are drawn under, and what ranks the alternatives; default `raw`.
         entropy_above: nats; it forks where H(p) exceeds this.
         branches: >= 2, alternatives at a fork; fewer where the setting keeps fewer, or where there
             would be too many ends.
-        max_leaves: >= 1.
+        max_leaves: ends of the tree, >= 1.
         max_new_tokens: >= 1, of each whole text.
         seed: 0 <= seed < 2^64; None picks one, which the tree reports.
         stop: strings that end a text when they appear in it.
@@ -158,8 +156,7 @@ def branch(
     settings = settings or DecodingSettings()
     policy = EntropyPolicy(settings=settings, entropy_above=entropy_above, then="branch")
     run = Run(
-        model=model,
-        tokenizer=tokenizer,
+        language_model=language_model,
         settings=policy,
         max_new_tokens=max_new_tokens,
         samples=1,
@@ -168,7 +165,6 @@ def branch(
         stop=[stop] if isinstance(stop, str) else list(stop),
         alternatives=0,
         chat=chat,
-        name=model.name_or_path,
         on_token=None,
     )
     run.check()
@@ -193,12 +189,12 @@ def branch(
         node.children, node.hesitation_nats = children, hesitation
         leaves += len(children) - 1
         open_ends.extend((child, before) for child in children)
-    _add_texts(root, Detokenizer(tokenizer, prompt_ids))
+    _add_texts(root, Detokenizer(run.tokenizer, prompt_ids))
     return Tree(
         prompt=prompt,
         prompt_ids=tuple(prompt_ids),
         index=index,
-        model=run.name,
+        model=language_model.name,
         settings=settings,
         entropy_above=entropy_above,
         branches=branches,
@@ -208,7 +204,7 @@ def branch(
 
 
 def _add_texts(root: Branch, detokenizer: Detokenizer) -> None:
-    """Give each token its text, which a character that a fork parts has behind the fork."""
+    """Give each token its text; a character that a fork splits belongs to what is behind it."""
     waiting = [(root, detokenizer)]
     while waiting:
         node, own = waiting.pop()
@@ -225,7 +221,7 @@ class _Growing:
         self.run = run
         self.prompt = prompt
         self.prompt_ids = prompt_ids
-        self.end = eos_ids(run.model, run.tokenizer)
+        self.end = eos_ids(run.language_model)
         self.stretches = 0
 
     def grow(

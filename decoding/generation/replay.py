@@ -1,7 +1,7 @@
 """`Replay`: the kernels of a function on a CUDA device, recorded once and launched as one.
 
-The step of a decoding loop is about a hundred kernels of a few microseconds each. To launch them
-one by one takes the host many times as long as the device takes to run them.
+The step of a decoding loop is about a hundred kernels of a few microseconds each. Launching them
+one by one takes the host many times longer than running them takes the device.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 class Replay:
     """A function of tensors on a CUDA device, whose kernels are recorded at its second call.
 
-    From then on a call is the launch of one CUDA graph. So the function must do the same each time,
-    and nothing may change but the numbers in its arguments: not their shapes, nor what else it
-    reads; and it may not look at a number.
+    From then on a call is the launch of one CUDA graph. So the function must run the same kernels
+    each time: only the numbers in its arguments may change, not their shapes nor anything else that
+    it reads, and it must not branch on a number.
 
     Args:
-        function: from tensors, or None, to what it makes of them; the next call overwrites that.
+        function: takes tensors, or None; the next call overwrites what it returned.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -32,7 +32,7 @@ class Replay:
         self._result: Any = None
 
     def __call__(self, *inputs: Tensor | None) -> Any:
-        """What the function makes of the inputs."""
+        """The function's result for these inputs."""
         if self._function is not None:
             if not self._warm:
                 # What a kernel sets up when it first runs cannot be recorded.

@@ -1,8 +1,8 @@
 """`generate`: prompts in, text and a `Trace` for each sequence out.
 
-Every sequence is a row of its own, with its own uniforms, so what it says does not depend on the
-rows beside it. Tokens are drawn by a `Sampler` inside `model.generate`; beam search runs the chain
-of processors instead.
+Every sequence is a row of its own, with its own uniforms, so its text does not depend on the rows
+beside it. A `Sampler` draws the tokens inside `model.generate`; beam search runs the chain of
+processors instead.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,92 +21,24 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from decoding.generation.prompts import prompt_ids
+from decoding.generation.result import Generation, StreamedToken
 from decoding.generation.sampler import Sampler
 from decoding.generation.seeds import check_seed, chosen_seed, uniforms
 from decoding.generation.stopping import Finished, eos_ids
 from decoding.models.detokenizing import Detokenizer, text_of, token_texts
-from decoding.models.encoding import encode_prompt
+from decoding.models.loading import LanguageModel
 from decoding.settings.policy import EntropyPolicy
 from decoding.settings.settings import DecodingSettings
 from decoding.tracing.monitor import EntropyMonitor
 from decoding.tracing.trace import Trace
 
-# Rows are sorted by length within so many batches at a time; results come in order after each.
+# Rows are sorted by length within this many batches; after each such group, results come in order.
 _BATCHES_TOGETHER = 8
 
 
-@dataclass(frozen=True)
-class Generation:
-    """One generated sequence."""
-
-    prompt: str
-    prompt_ids: tuple[int, ...]
-    """What the model read of it."""
-    index: int
-    """Position of the prompt in the input, from 0."""
-    sample: int
-    """How many samples of this prompt text came before it in the run."""
-    text: str
-    """The continuation; the prompt is not part of it."""
-    model: str
-    settings: DecodingSettings | EntropyPolicy
-    num_beams: int
-    seed: int
-    finish_reason: str
-    """`eos`, `stop` (a stop string, which stays in the text) or `length`; where a policy ended the
-    sequence, `entropy`, `abstain` or `branch`, and the token that it ended at was not drawn."""
-    trace: Trace
-    alternative_texts: tuple[tuple[str, ...], ...] | None = None
-    """Text of each token's runners-up, where they were asked for."""
-
-    def record(self) -> dict[str, Any]:
-        """Plain Python values, ready for JSON; see the README for the keys."""
-        tokens = self.trace.records()
-        if self.trace.alternatives is not None and self.alternative_texts is not None:
-            runners_up = self.trace.alternatives
-            for i, token in enumerate(tokens):
-                token["alternatives"] = [
-                    {"id": id_, "text": text, "probability": q, "raw_probability": p}
-                    for id_, text, q, p in zip(
-                        runners_up.ids[i].tolist(),
-                        self.alternative_texts[i],
-                        runners_up.probability[i].tolist(),
-                        runners_up.raw_probability[i].tolist(),
-                        strict=True,
-                    )
-                ]
-        return {
-            "prompt": self.prompt,
-            "prompt_ids": list(self.prompt_ids),
-            "index": self.index,
-            "sample": self.sample,
-            "text": self.text,
-            "model": self.model,
-            "settings": str(self.settings),
-            "num_beams": self.num_beams,
-            "seed": self.seed,
-            "finish_reason": self.finish_reason,
-            "tokens": tokens,
-            "summary": self.trace.summary(),
-        }
-
-
-@dataclass(frozen=True)
-class StreamedToken:
-    """A token at the moment it is drawn."""
-
-    index: int
-    sample: int
-    id: int
-    text: str
-    """What the token adds to the text; empty while a character is incomplete."""
-    entropy_nats: float
-    """H(q) of the step, in [0, ln vocab]."""
-
-
 def generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    language_model: LanguageModel,
     prompts: str | Iterable[str],
     settings: DecodingSettings | EntropyPolicy | None = None,
     *,
@@ -125,10 +56,10 @@ def generate(
     """Continue prompts with a model under a decoding setting, and trace every token.
 
     Args:
-        model: a Hugging Face causal language model, on any device, in any floating dtype.
-        tokenizer: its tokenizer; a prompt is encoded with the tokenizer's own special tokens, and
-            an empty prompt becomes BOS.
-        prompts: one prompt or many, of any lengths.
+        language_model: from `load_model`, or `LanguageModel(model, tokenizer)` around a pair of
+            your own, on any device, in any floating dtype.
+        prompts: one prompt or many, of any lengths. A prompt is encoded with the tokenizer's own
+            special tokens, and an empty one becomes BOS.
         settings: the decoding setting, or a policy that wraps one; default `raw`. With beams, the
             setting that scores them.
         max_new_tokens: >= 1; prompt and new tokens together must fit the model's context.
@@ -143,9 +74,8 @@ def generate(
         alternatives: K >= 0, runners-up to record at each step.
         chat: put each prompt into the tokenizer's chat template as the user's message.
         on_token: called with every token as it is drawn; not with beams.
-        on_generation: called with every generation, in the order of the result, while later ones
-            still wait; on Ctrl-C, with those that are finished, before `KeyboardInterrupt` is
-            raised.
+        on_generation: called with every generation as it is finished, in the order of the result;
+            on Ctrl-C, with those that are finished, before `KeyboardInterrupt` is raised.
 
     Returns:
         The generations, ordered by prompt, then sample.
@@ -157,8 +87,7 @@ def generate(
         NonFiniteLogitsError: the model returned NaN.
     """
     run = Run(
-        model=model,
-        tokenizer=tokenizer,
+        language_model=language_model,
         settings=settings or DecodingSettings(),
         max_new_tokens=_at_least_one("max_new_tokens", max_new_tokens),
         samples=_at_least_one("num_return_sequences", num_return_sequences),
@@ -167,7 +96,6 @@ def generate(
         stop=[stop] if isinstance(stop, str) else list(stop),
         alternatives=alternatives,
         chat=chat,
-        name=model.name_or_path,
         on_token=on_token,
     )
     _at_least_one("batch_size", batch_size)
@@ -176,7 +104,7 @@ def generate(
     # All prompts are encoded first, so that a bad one is refused before any work is done.
     jobs = list(run.jobs([prompts] if isinstance(prompts, str) else prompts))
     generations: list[Generation] = []
-    # Who listens to tokens wants one sequence after the other.
+    # A listener wants one sequence after the other.
     batches_together = 1 if on_token is not None else _BATCHES_TOGETHER
     for together in _chunks(jobs, per_batch * batches_together):
         by_length = sorted(together, key=lambda job: len(job.ids))
@@ -192,43 +120,6 @@ def generate(
                 for generation in done:
                     on_generation(generation)
     return generations
-
-
-def prompt_ids(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: str,
-    max_new_tokens: int,
-    *,
-    chat: bool = False,
-    name: str = "the prompt",
-) -> list[int]:
-    """What a model reads of a prompt that it is to continue.
-
-    Args:
-        model: the model.
-        tokenizer: its tokenizer.
-        prompt: the prompt.
-        max_new_tokens: room to leave in the model's context.
-        chat: put the prompt into the tokenizer's chat template.
-        name: what to call it in an error.
-
-    Returns:
-        One id or more; see `encode_prompt`.
-
-    Raises:
-        ValueError: an empty prompt without BOS, or one that does not fit.
-    """
-    ids = encode_prompt(tokenizer, prompt, chat=chat, name=name)
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if context is not None and len(ids) + max_new_tokens > context:
-        room = context - len(ids)
-        mend = f"set max_new_tokens to at most {room}" if room > 0 else "shorten the prompt"
-        raise ValueError(
-            f"{name} has {len(ids)} tokens; with max_new_tokens={max_new_tokens} "
-            f"it exceeds the model's context of {context}: {mend}"
-        )
-    return ids
 
 
 @dataclass(frozen=True)
@@ -248,8 +139,7 @@ class Job:
 class Run:
     """What is common to all sequences of one call."""
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    language_model: LanguageModel
     settings: DecodingSettings | EntropyPolicy
     max_new_tokens: int
     samples: int
@@ -258,11 +148,26 @@ class Run:
     stop: list[str]
     alternatives: int
     chat: bool
-    name: str
     on_token: Callable[[StreamedToken], None] | None
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model."""
+        return self.language_model.model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its tokenizer."""
+        return self.language_model.tokenizer
 
     def check(self) -> None:
         """Refuse what cannot work before any work is done."""
+        if not isinstance(self.language_model, LanguageModel):
+            kind = type(self.language_model).__name__
+            raise TypeError(
+                f"language_model must be a LanguageModel, got {kind}; wrap a pair of your own as "
+                "LanguageModel(model, tokenizer)"
+            )
         check_seed(self.seed)
         if "" in self.stop:
             raise ValueError("a stop string must not be empty")
@@ -300,7 +205,7 @@ class Run:
     def encode(self, prompt: str, index: int) -> list[int]:
         """What the model reads of a prompt."""
         return prompt_ids(
-            self.model, self.tokenizer, prompt, self.max_new_tokens,
+            self.language_model, prompt, self.max_new_tokens,
             chat=self.chat, name=f"prompt {index}",
         )  # fmt: skip
 
@@ -310,7 +215,7 @@ class Run:
         On Ctrl-C it gives those that have ended, and raises `KeyboardInterrupt` after them.
         """
         device = self.model.device
-        end = eos_ids(self.model, self.tokenizer)
+        end = eos_ids(self.language_model)
         pad = next((i for i in (self.tokenizer.pad_token_id, *end) if i is not None), 0)
         width = max(len(job.ids) for job in jobs)
         padded = [[pad] * (width - len(job.ids)) + job.ids for job in jobs]
@@ -409,7 +314,7 @@ class Run:
             index=job.index,
             sample=job.sample + beam,
             text=text,
-            model=self.name,
+            model=self.language_model.name,
             settings=self.settings,
             num_beams=self.num_beams,
             seed=self.seed,

@@ -12,15 +12,15 @@ from torch import Tensor
 
 
 def chosen_seed(seed: int | None) -> int:
-    """The seed of a run: the given one, or one in [0, 2^32) that nobody can foresee."""
+    """The seed of a run: the given one, or a random one in [0, 2^32)."""
     return secrets.randbits(32) if seed is None else seed
 
 
 def check_seed(seed: object) -> None:
-    """Refuse what is no seed.
+    """Refuse what is not a seed.
 
     Raises:
-        ValueError: it is no whole number in [0, 2^64).
+        ValueError: it is not a whole number in [0, 2^64).
     """
     if not isinstance(seed, Integral) or isinstance(seed, bool):
         raise ValueError(f"seed must be a whole number, got {seed!r}")

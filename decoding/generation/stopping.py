@@ -6,15 +6,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+from transformers import PreTrainedTokenizerBase, StoppingCriteria
 
 from decoding.models.detokenizing import text_of
+from decoding.models.loading import LanguageModel
 
 
 class Finished(StoppingCriteria):  # type: ignore[misc]
     """Stops rows at EOS or a stop string and remembers at which length each one stopped.
 
-    Under beam search rows change places, so each look is at the ids alone, and lengths mean
+    Beam search moves sequences between rows, so each step looks at the ids alone; lengths mean
     nothing there.
     """
 
@@ -48,7 +49,7 @@ class Finished(StoppingCriteria):  # type: ignore[misc]
         ended_at = self.ended_at
         if ended_at is None or len(ended_at) != len(over):
             ended_at = torch.zeros_like(over, dtype=torch.long)
-        # In this order, so that no row has ended behind the ids, whenever Ctrl-C comes.
+        # In this order: wherever Ctrl-C comes in between, no row ends beyond the ids.
         self.ids = input_ids
         self.ended_at = torch.where(over & (ended_at == 0), self.steps, ended_at)
         return over
@@ -69,11 +70,11 @@ class Finished(StoppingCriteria):  # type: ignore[misc]
         return [length or generated for length in self.ended_at.tolist()]
 
 
-def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def eos_ids(language_model: LanguageModel) -> list[int]:
     """The ids that end a sequence: the generation configuration's, else the tokenizer's."""
-    end = model.generation_config.eos_token_id
+    end = language_model.model.generation_config.eos_token_id
     if end is None:
-        end = tokenizer.eos_token_id
+        end = language_model.tokenizer.eos_token_id
     if end is None:
         return []
     return [end] if isinstance(end, int) else list(end)

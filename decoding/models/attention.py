@@ -127,7 +127,7 @@ def head_entropies(
                 if (batch, *square) == shape:
                     seen = visible & _allowed(module, args, kwargs)
                     layers.append(_reduced(weights, seen, first))
-                    # Nobody is to collect the maps.
+                    # Without the map, so that nothing collects it.
                     return (*output[:place], None, *output[place + 1 :])
         return None
 
@@ -144,7 +144,7 @@ def head_entropies(
         with torch.inference_mode():
             model.base_model(input_ids, **inputs)
             if not layers and "output_attentions" in parameters:
-                # Some return weights to a caller who asks alone. Those that do anyway must not be
+                # Some return weights only when asked. Those that return them anyway must not be
                 # asked: transformers 4 would keep all maps before a hook can take them.
                 model.base_model(input_ids, output_attentions=True, **inputs)
     if not layers:

@@ -105,8 +105,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str | Iterable[str]) -> Ite
 
 
 class _Encoding:
-    """The tokens of `text`, which begins at `start` of the whole; those before `first` are not
-    this encoding's to give."""
+    """The tokens of `text`, which begins at `start` of the whole; those before `first` belong to
+    the encoding before."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, text: str, start: int, first: int

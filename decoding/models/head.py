@@ -23,9 +23,9 @@ class LogitHead:
     """Runs a model's body on whole sequences and its head on any rows of the result.
 
     The configuration's scales and soft-cap of the logits are applied (`logit_scale` of Cohere,
-    `logits_scaling` of Granite, `final_logit_softcapping` of Gemma 2). Whether that is all that
-    the model does is tried on a short probe when a model is first used; where it is not,
-    `full_logits` says so, and the hidden states are the model's own logits.
+    `logits_scaling` of Granite, `final_logit_softcapping` of Gemma 2). When a model is first used,
+    a short probe checks that it does nothing else; where it does, `full_logits` says so, and
+    `hidden` gives the model's own logits.
 
     Args:
         model: a causal language model in evaluation mode.
@@ -54,7 +54,7 @@ class LogitHead:
 
     @torch.inference_mode()
     def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """What `logits` takes rows of.
+        """Hidden states, of which `logits` takes rows.
 
         Args:
             input_ids: `(batch, seq)`.

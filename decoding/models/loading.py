@@ -32,12 +32,23 @@ class LanguageModel:
         model: a Hugging Face causal language model.
         tokenizer: its tokenizer; one that was loaded here pads on the left, as `model.generate`
             needs it.
-        name: what to call it in records.
+        name: what to call it in records; default the name or folder that it was loaded from, or
+            its class where there is none.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    name: str
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            name = self.model.name_or_path or type(self.model).__name__
+            object.__setattr__(self, "name", name)
+
+    def __repr__(self) -> str:
+        size = _shortened(self.model.num_parameters())
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return f"LanguageModel({self.name!r}, {size} parameters, {dtype}, {self.model.device})"
 
 
 def load_model(
@@ -143,6 +154,14 @@ def check_vocabularies(a: LanguageModel, b: LanguageModel) -> None:
         )
 
 
+def _shortened(count: int) -> str:
+    """A number to two digits or more, as in 1.1M."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if count >= size:
+            return f"{count / size:.{1 if count < 10 * size else 0}f}{unit}"
+    return str(count)
+
+
 def _check(
     name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, report: dict[str, Any]
 ) -> None:
@@ -161,7 +180,7 @@ def _check(
 
 
 def _source(name: str) -> str:
-    """What to hand to `from_pretrained`, where it can exist at all."""
+    """What to give `from_pretrained`; a name that cannot exist is refused."""
     if name == BUILTIN:
         return str(files("decoding") / "stories")
     if name.startswith("builtin:"):
@@ -200,7 +219,7 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> Any:
 
 
 def _looks_local(name: str) -> bool:
-    """Whether a name can only mean a folder: it exists, or a hub name would not look like it."""
+    """Whether a name can only mean a folder: it exists, or no hub name looks like that."""
     path = Path(name)
     return (
         path.exists()

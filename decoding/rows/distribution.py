@@ -37,12 +37,6 @@ BLOCK = 256  # ids whose weights are added up first, in the precision that they 
 _NOTHING = -1e4  # a log weight whose weight is 0
 _ONES = {char: np.ones(BLOCK, char) for char in "fd"}
 
-# A step's temporaries are a few megabytes each. By default, glibc hands such blocks back to the
-# system when they are freed, and the next step pays for every page anew: up to ten times its
-# arithmetic. Freeing one large block, whose pages are never touched, makes it keep them
-# (mallopt(3): the mmap threshold is dynamic, 32 MiB at most).
-torch.empty(31 << 20, dtype=torch.uint8)
-
 
 class Distribution:
     """Rows of `p = softmax(z)`; what follows from them are arrays (see `decoding.rows.arrays`).

@@ -2,7 +2,7 @@
 
 Texts stream through: they are encoded piece by piece, cut into windows, read in batches of similar
 length, and the head is applied to a few of the scored positions at a time. So memory depends on the
-batch and the context, and neither on the texts' length nor on vocabulary × length.
+batch and the context, not on how long the texts are.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from decoding.tracing.monitor import NonFiniteLogitsError
 # A product with fewer rows at a time is slower: the head's weights are read for each block anew.
 LOGITS_BYTES = 128 << 20
 SORTED_BATCHES = 16
-DEFAULT_CONTEXT = 2048
 
 Columns = dict[str, NDArray[np.float64]]
 OnSegment = Callable[[int, Segment], None]
@@ -47,7 +46,7 @@ class TokenDocument(NamedTuple):
 
     ids: Sequence[int]
     context: Sequence[int] = ()
-    """What the model read first, whole: nothing but a BOS that is always wanted goes before it."""
+    """What the model read before them. Nothing is put in front of it, but BOS under `always`."""
 
 
 def as_document(document: str | Document) -> Document:
@@ -71,7 +70,7 @@ class Account:
     """Tokens that no window reads."""
 
     def stop(self, scored: int) -> None:
-        """Enter what an interruption leaves unscored as skipped.
+        """Count what an interruption leaves unscored as skipped.
 
         Args:
             scored: tokens whose scores are kept.
@@ -123,12 +122,7 @@ class TeacherForcing:
     def __init__(self, language_model: LanguageModel, windows: Windows = Windows()) -> None:
         self.model = language_model.model
         self.tokenizer = language_model.tokenizer
-        self.context = _context(self.model, windows.context)
-        self.stride = max(1, self.context // 2) if windows.stride is None else windows.stride
-        if not 1 <= self.stride <= self.context:
-            raise ValueError(
-                f"stride must be from 1 to the context of {self.context}, got {self.stride}"
-            )
+        self.context, self.stride = windows.within(positions(self.model))
         self.batch_size = windows.batch_size
         self.bos = windows.bos
         self.bos_id = _bos_id(self.tokenizer, windows.bos)
@@ -156,8 +150,8 @@ class TeacherForcing:
         Args:
             documents: taken lazily.
             measure: takes a block, returns named `(rows,)` values.
-            on_segment: is given each stretch of encoded text, without BOS, and the index of its
-                document, before any window of it; nothing of token documents.
+            on_segment: called with the index of a document and each stretch of its encoded text,
+                without BOS, before any window of that stretch; not for token documents.
 
         Returns:
             Windows with their columns, float64.
@@ -379,16 +373,6 @@ def positions(model: PreTrainedModel) -> int | None:
     """How many positions a model has, or None where its configuration sets no limit."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return None if limit is None else int(limit)
-
-
-def _context(model: PreTrainedModel, wanted: int | None) -> int:
-    limit = positions(model)
-    if wanted is None:
-        return min(limit or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
-    if wanted < 1 or (limit is not None and wanted > limit):
-        most = "" if limit is None else f" and at most the model's {limit} positions"
-        raise ValueError(f"context must be at least 1{most}, got {wanted}")
-    return wanted
 
 
 def _bos_id(tokenizer: PreTrainedTokenizerBase, bos: str) -> int | None:

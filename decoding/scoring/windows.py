@@ -15,6 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+DEFAULT_CONTEXT = 2048
+
 Ids = NDArray[np.int64]
 
 
@@ -43,6 +45,26 @@ class Windows:
             raise ValueError(f"bos must be auto, always or never, got {self.bos!r}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
+
+    def within(self, limit: int | None) -> tuple[int, int]:
+        """Context and stride under a model.
+
+        Args:
+            limit: how many positions the model has, or None where it sets no limit.
+
+        Raises:
+            ValueError: `context` or `stride` is outside its range.
+        """
+        context = self.context
+        if context is None:
+            context = min(limit or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+        elif context < 1 or (limit is not None and context > limit):
+            most = "" if limit is None else f" and at most the model's {limit} positions"
+            raise ValueError(f"context must be at least 1{most}, got {context}")
+        stride = max(1, context // 2) if self.stride is None else self.stride
+        if not 1 <= stride <= context:
+            raise ValueError(f"stride must be from 1 to the context of {context}, got {stride}")
+        return context, stride
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,11 @@ class EntropyMonitor:
         self._fault: Array = None
         self._last: tuple[Distribution, Distribution] | None = None
 
+    def __repr__(self) -> str:
+        seen = f"{self.steps} steps of {self._prompt.shape[0]} rows"
+        options = f"alternatives={self.alternatives}, num_beams={self.num_beams}"
+        return f"EntropyMonitor({seen}, {options})"
+
     def first_processor(self) -> LogitsProcessor:
         """The processor that takes the model's own logits; a chain begins with it."""
         return _First(self)

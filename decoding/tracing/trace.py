@@ -63,6 +63,9 @@ class Trace:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        return f"Trace({described(self)})"
+
     def columns(self) -> dict[str, Any]:
         """Columns by record key, in the order of the records; `text` only where it is known."""
         named: dict[str, Any] = {"id": self.ids}
@@ -142,6 +145,15 @@ class Trace:
         console.print(self)
         assert isinstance(console.file, io.StringIO)
         return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+def described(trace: Trace, *facts: str) -> str:
+    """How long a trace is and its mean entropy, with further facts in between, on one line."""
+    tokens = len(trace)
+    parts = [f"{tokens} token{'' if tokens == 1 else 's'}", *facts]
+    if tokens:
+        parts.append(f"mean entropy {math.fsum(trace.entropy_nats) / tokens:.2f} nats")
+    return ", ".join(parts)
 
 
 _MEASURES = (

@@ -1,15 +1,11 @@
 """The command: what it prints, where, and how it fails."""
 
-import csv
 import dataclasses
 import gc
 import json
 import os
-import pty
 import re
-import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow
@@ -17,18 +13,12 @@ import pytest
 from pyarrow import parquet
 
 import decoding
+from commands import COMMAND, contents, records
 from decoding import generate
 from decoding.generation import run as generation
 from decoding.settings.settings import DecodingSettings
 
-COMMAND = [sys.executable, "-m", "decoding_cli"]
-
-
 pytestmark = pytest.mark.usefixtures("elsewhere")
-
-
-def records(text):
-    return [json.loads(line) for line in text.splitlines()]
 
 
 def test_version_and_help(run):
@@ -38,9 +28,7 @@ def test_version_and_help(run):
 
 def test_text_alone_in_a_pipe(run, stories):
     code, out, err = run("generate", "Once upon a time", "--seed", 3, "--max-new-tokens", 12)
-    [expected] = generate(
-        stories.model, stories.tokenizer, "Once upon a time", seed=3, max_new_tokens=12
-    )
+    [expected] = generate(stories, "Once upon a time", seed=3, max_new_tokens=12)
     assert (code, out, err) == (0, expected.text + "\n", "")
 
 
@@ -48,7 +36,7 @@ def test_json_lines_are_the_records(run, stories):
     arguments = ["Once", "Lily saw", "--num-samples", 2, "--seed", 5, "--max-new-tokens", 8]
     code, out, _ = run("generate", *arguments, "--json", "--top-p", 0.9, "--alternatives", 2)
     expected = generate(
-        stories.model, stories.tokenizer, ["Once", "Lily saw"], DecodingSettings(top_p=0.9),
+        stories, ["Once", "Lily saw"], DecodingSettings(top_p=0.9),
         num_return_sequences=2, seed=5, max_new_tokens=8, alternatives=2,
     )  # fmt: skip
     got = records(out)
@@ -107,16 +95,6 @@ def test_prompts_from_a_column_of_parquet(run):
     assert [record["prompt"] for record in records(out)] == ["One", "two\n"]
 
 
-def contents(path):
-    """The records of an output file; in CSV, all values as text."""
-    if path.suffix == ".parquet":
-        return parquet.read_table(path).to_pylist()
-    if path.suffix == ".csv":
-        with path.open(newline="") as file:
-            return list(csv.DictReader(file))
-    return json.loads(path.read_text()) if path.suffix == ".json" else records(path.read_text())
-
-
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
 def test_output_file_is_whole_and_stdout_silent(run, suffix):
     path = Path(f"out{suffix}")
@@ -157,7 +135,7 @@ def test_beams(run, stories):
         "generate", "Once", "--json", "--num-beams", 3, "--num-samples", 2, "--max-new-tokens", 6
     )
     expected = generate(
-        stories.model, stories.tokenizer, "Once",
+        stories, "Once",
         num_beams=3, num_return_sequences=2, max_new_tokens=6,
     )  # fmt: skip
     assert code == 0
@@ -250,84 +228,6 @@ def test_a_late_bad_prompt_is_found_before_anything_is_written(run):
     assert (code, out) == (1, "") and "prompt 300 has" in err
 
 
-def on_terminal(*arguments, **environment):
-    """Run the command on a pseudo-terminal; gives exit code and all that it wrote."""
-    leader, follower = pty.openpty()
-    environment = os.environ | {"TERM": "xterm-256color"} | environment
-    process = subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
-        stdin=follower, stdout=follower, stderr=follower, env=environment, start_new_session=True,
-    )  # fmt: skip
-    os.close(follower)
-    written = b""
-    while True:
-        try:
-            chunk = os.read(leader, 65536)
-        except OSError:
-            break
-        if not chunk:
-            break
-        written += chunk
-    os.close(leader)
-    return process.wait(), written.decode().replace("\r\n", "\n")
-
-
-def test_on_a_terminal_text_is_shaded_with_legend_and_summary(stories):
-    code, written = on_terminal("generate", "Once upon a time", "--seed", 1, "--max-new-tokens", 30)
-    [expected] = generate(
-        stories.model, stories.tokenizer, "Once upon a time", seed=1, max_new_tokens=30
-    )
-    assert code == 0
-    assert "\x1b[38;2;0;0;0;48;2;" in written
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", written)
-    assert plain.startswith("Once upon a time" + expected.text)
-    assert "entropy in nats" in plain
-    summary = expected.trace.summary()
-    assert (
-        f"30 tokens · mean entropy {summary['mean_entropy_nats']:.2f} nats "
-        f"({summary['effective_choices']:.1f} effective choices) · "
-        f"raw perplexity {summary['raw_perplexity']:.2f} · " in plain
-    )
-    assert plain.rstrip().endswith("tokens/s · seed 1")
-
-
-def test_several_sequences_stream_one_after_the_other(run, stories):
-    prompts = ["Lily saw a", "Tom"]
-    _, out, err = run("generate", *prompts, "--num-samples", 2, "--seed", 1, "--color",
-                      "--max-new-tokens", 6)  # fmt: skip
-    expected = generate(
-        stories.model, stories.tokenizer, prompts, num_return_sequences=2, seed=1, max_new_tokens=6
-    )
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", out)
-    assert plain == "\n".join(f"{g.prompt}{g.text}\n" for g in expected)
-    assert "24 tokens" in err
-
-
-def test_a_progress_bar_for_many_prompts_where_only_stderr_is_a_terminal():
-    leader, follower = pty.openpty()
-    arguments = ["generate", "One", "Two", "--max-new-tokens", "2", "--json"]
-    environment = os.environ | {"TERM": "xterm-256color"}
-    result = subprocess.run(
-        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=follower, env=environment
-    )
-    os.close(follower)
-    written = os.read(leader, 65536).decode()
-    os.close(leader)
-    assert len(records(result.stdout.decode())) == 2
-    assert "2/2 sequences" in written
-    assert re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written).splitlines()[-1].startswith("4 tokens · ")
-
-
-@pytest.mark.parametrize(("flag", "no_color"), [("--no-color", ""), (None, "1")])
-def test_no_color_is_honoured(flag, no_color):
-    flags = [flag] if flag else []
-    code, written = on_terminal(
-        "generate", "Once", "--max-new-tokens", 5, *flags, NO_COLOR=no_color
-    )
-    assert code == 0 and "\x1b[" not in written
-    assert written.startswith("Once")
-
-
 def test_ctrl_c_keeps_what_is_finished(run, monkeypatch):
     batch = generation.Run.batch
     calls = []
@@ -345,30 +245,6 @@ def test_ctrl_c_keeps_what_is_finished(run, monkeypatch):
     assert err == "Error: interrupted; 4 of 9 sequences finished\n"
     assert [record["index"] for record in records(Path("o.jsonl").read_text())] == [0, 1, 2, 3]
     assert os.listdir() == ["o.jsonl"]
-
-
-def test_ctrl_c_while_a_token_is_drawn():
-    process = subprocess.Popen(
-        [*COMMAND, "generate", "Once upon a time", "--color"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        # A background job inherits SIGINT ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    assert process.stdout is not None
-    process.stdout.read(1)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate()
-    assert process.returncode == 130
-    assert err.decode() == "\nError: interrupted; 0 of 1 sequences finished\n"
-
-
-def test_a_closed_pipe_is_quiet():
-    Path("p.txt").write_text("Once upon a time\n" * 9)
-    script = '"$@" 2>err.txt | head -c 1 >/dev/null'
-    arguments = ["generate", "--prompts-file", "p.txt", "--json", "--max-new-tokens", "40"]
-    subprocess.run(["bash", "-c", script, "-", *COMMAND, *arguments], check=True)
-    assert Path("err.txt").read_text() == ""
 
 
 @pytest.mark.parametrize("spec", ["target_entropy=1.2", "edt_theta=0.3", "dynatemp_range=0.4"])

@@ -1,13 +1,9 @@
 """The commands `score` and `perplexity`: what they print, where, and how they fail."""
 
-import csv
 import json
 import os
-import pty
 import re
 import runpy
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,34 +11,20 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from commands import contents, records
 from conftest import shared
 from decoding.scoring.windows import Windows
 from decoding_evals.perplexity.evaluation import perplexity
 from decoding_evals.score.evaluation import score, score_choices
 
-COMMAND = [sys.executable, "-m", "decoding_cli"]
 TEXT = "Once upon a time, Lily didn't see the 日本 cat 🙂.\n She was  sad!"
 
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
-def records(text):
-    return [json.loads(line) for line in text.splitlines()]
-
-
 def plain(record):
     return json.loads(json.dumps(record, allow_nan=False))
-
-
-def contents(path):
-    """The records of an output file; in CSV, all values as text."""
-    if path.suffix == ".parquet":
-        return parquet.read_table(path).to_pylist()
-    if path.suffix == ".csv":
-        with path.open(newline="") as file:
-            return list(csv.DictReader(file))
-    return json.loads(path.read_text()) if path.suffix == ".json" else records(path.read_text())
 
 
 def as_csv(record):
@@ -314,7 +296,7 @@ def test_bad_input_is_one_line_and_nothing_written(
     assert sorted(Path().rglob("*")) == before
 
 
-# Processes.
+# Modules, interruptions, and use.
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
@@ -327,72 +309,6 @@ def test_modules_are_the_commands(module, run, monkeypatch, capsys):
         runpy.run_module(module, run_name="__main__")
     out, err = capsys.readouterr()
     assert (exit_.value.code or 0, out, err) == want
-
-
-def child(*arguments, **options):
-    return subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
-        # A background job inherits SIGINT ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        **options,
-    )
-
-
-def test_ctrl_c_leaves_the_perplexity_of_what_was_scored(stories):
-    text = "Once upon a time there was a dog. " * 30_000
-    Path("a.txt").write_text(text)
-    leader, follower = pty.openpty()
-    process = child(
-        "perplexity", "a.txt", "--output", "o.json", "--stride", 64,
-        stderr=follower, stdout=subprocess.PIPE, env=os.environ | {"TERM": "xterm-256color"},
-    )  # fmt: skip
-    os.close(follower)
-    written = b""
-    while b"perplexity" not in written:
-        written += os.read(leader, 65536)
-    process.send_signal(signal.SIGINT)
-    while True:
-        try:
-            written += os.read(leader, 65536)
-        except OSError:
-            break
-    os.close(leader)
-    assert process.stdout is not None and process.stdout.read() == b""
-    assert process.wait() == 130
-    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written.decode()).splitlines()
-    [record] = json.loads(Path("o.json").read_text())
-    scored = record["tokens_scored"]
-    assert shown[-1] == (
-        f"Error: interrupted; the figures are of the {scored} tokens scored until then"
-    )
-    assert record["complete"] is False and 0 < scored < record["tokens"]
-    places = ("tokens_scored", "tokens_context_only", "tokens_skipped")
-    assert sum(record[place] for place in places) == record["tokens"]
-    # Nine words a sentence, of 34 bytes; the text scored is a prefix.
-    prefix = text.encode()[: record["bytes"]].decode()
-    assert record["words"] == len(prefix.split())
-    assert len(stories.tokenizer(prefix)["input_ids"]) == pytest.approx(scored, abs=2)
-    assert sorted(os.listdir()) == ["a.txt", "o.json"]
-
-
-def test_ctrl_c_keeps_the_texts_that_are_scored():
-    Path("a.csv").write_text("text\n" + '"' + "Once upon a time. " * 40 + '"\n' * 1 +
-                             ('"' + "Once upon a time. " * 40 + '"\n') * 20_000)  # fmt: skip
-    process = child("score", "a.csv", "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None
-    process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate()
-    assert process.returncode == 130
-    assert re.fullmatch(r"Error: interrupted; \d+ texts scored\n", err.decode())
-
-
-def test_a_closed_pipe_is_quiet():
-    Path("a.csv").write_text("text\n" + "Once upon a time\n" * 2000)
-    script = '"$@" 2>err.txt | head -1 >/dev/null'
-    arguments = ["score", "a.csv", "--json"]
-    subprocess.run(["bash", "-c", script, "-", *COMMAND, *arguments], check=True)
-    assert Path("err.txt").read_text() == ""
 
 
 def test_interrupted_between_protocols_the_finished_ones_are_kept(run, monkeypatch):

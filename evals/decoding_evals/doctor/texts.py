@@ -87,8 +87,7 @@ def sampler(patient: Patient) -> Finding:
     contexts = [encode_prompt(patient.tokenizer, prompt) for prompt in prompts]
     room = (positions(patient.model) or math.inf) - max(map(len, contexts))
     written = generate(
-        patient.model,
-        patient.tokenizer,
+        patient.language_model,
         prompts,
         max_new_tokens=int(min(NEW_TOKENS, room)),
         num_return_sequences=SAMPLES,

@@ -112,7 +112,7 @@ class PerplexityResult(Result):
 
     def tables(self) -> list[Shown]:
         """One line per measure."""
-        return [result_table(self)]
+        return [result_table(self.record())]
 
 
 def perplexity(

@@ -12,7 +12,7 @@ import click
 
 from decoding.settings.grids import MOST_SETTINGS, parse_grid
 from decoding.settings.policy import EntropyPolicy, Setting, parse_setting
-from decoding_evals.shell.running import uncollected
+from decoding_evals.shell.running import keep_freed_memory, uncollected
 
 if TYPE_CHECKING:
     from decoding.models.loading import LanguageModel
@@ -181,6 +181,7 @@ def read_model(options: dict[str, Any], name: str | None = None) -> LanguageMode
         quiet_transformers()
         from decoding.models.loading import load_model
 
+        keep_freed_memory()
         return load_model(
             options["model"] if name is None else name,
             device=options["device"],

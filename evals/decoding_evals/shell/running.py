@@ -55,6 +55,20 @@ def uncollected() -> Iterator[None]:
         gc.enable()
 
 
+def keep_freed_memory() -> None:
+    """Make glibc keep blocks of up to 31 MiB when they are freed, for the rest of the process.
+
+    The temporaries of a decoding step are a few megabytes each. By default, glibc hands such blocks
+    back to the system, and the next step pays for every page anew: up to ten times its arithmetic.
+    Freeing one large block, whose pages are never touched, raises the size from which it does so.
+
+    Source: mallopt(3), M_MMAP_THRESHOLD: the threshold is dynamic, 32 MiB at most.
+    """
+    import torch
+
+    torch.empty(31 << 20, dtype=torch.uint8)
+
+
 def _fail(message: str, code: int) -> int:
     click.echo(f"Error: {' '.join(message.split())}", err=True)
     return code

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from decoding.generation.run import Generation
+from decoding.generation.result import Generation
 from decoding.inference.sequences import SequenceEntropy
 from decoding_evals.judging.answers import lexical_similarity
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
-from decoding.generation.run import Generation, generate, prompt_ids
+from decoding.generation.prompts import prompt_ids
+from decoding.generation.result import Generation
+from decoding.generation.run import generate
 from decoding.generation.seeds import chosen_seed
 from decoding.inference.sequences import SequenceEntropy, sequence_entropy
 from decoding.models.loading import LanguageModel
@@ -206,7 +208,7 @@ def uncertainty(
         for number, phrasing in enumerate(row.phrasings()):
             name = f"prompt {index}" + (f", paraphrase {number}" if number else "")
             prompt_ids(
-                language_model.model, language_model.tokenizer, phrasing, max_new_tokens,
+                language_model, phrasing, max_new_tokens,
                 chat=chat, name=name,
             )  # fmt: skip
     run = _Run(
@@ -262,9 +264,8 @@ class _Run:
     def generate(
         self, texts: list[str], settings: DecodingSettings, **options: Any
     ) -> list[Generation]:
-        model, tokenizer = self.language_model.model, self.language_model.tokenizer
         return generate(
-            model, tokenizer, texts, settings,
+            self.language_model, texts, settings,
             seed=self.seed, batch_size=self.batch_size, **self.options, **options,
         )  # fmt: skip
 
@@ -316,7 +317,7 @@ class _Run:
         if row.paraphrases:
             contexts = [
                 prompt_ids(
-                    self.language_model.model, self.language_model.tokenizer, phrasing,
+                    self.language_model, phrasing,
                     self.options["max_new_tokens"], chat=self.options["chat"],
                 )
                 for phrasing in row.phrasings()

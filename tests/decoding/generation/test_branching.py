@@ -3,6 +3,7 @@
 import copy
 import functools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,9 +19,7 @@ BOUND = 2.0
 def grown(language_model, spec="temperature=0.8,top_p=0.9", **options):
     settings = DecodingSettings.parse(spec)
     options = {"entropy_above": BOUND, "max_new_tokens": 16, "seed": 3} | options
-    return branch(
-        language_model.model, language_model.tokenizer, "Once upon a time", settings, **options
-    )
+    return branch(language_model, "Once upon a time", settings, **options)
 
 
 def logits_after(model, ids):
@@ -104,7 +103,9 @@ def test_a_setting_that_keeps_one_token_has_one_alternative(stories):
 
 def test_a_sure_model_never_forks(stories):
     model = scripted(stories.model, [5, 6, 7])
-    tree = branch(model, stories.tokenizer, "Once", entropy_above=0.5, max_new_tokens=3, seed=0)
+    tree = branch(
+        replace(stories, model=model), "Once", entropy_above=0.5, max_new_tokens=3, seed=0
+    )
     assert tree.root.ids == [5, 6, 7] and not tree.root.children
     assert tree.root.finish_reason == "length"
 
@@ -147,7 +148,12 @@ def test_a_fork_within_a_character_belongs_to_both_of_its_branches(stories260k):
 
     twin.forward = forward
     tree = branch(
-        twin, tokenizer, "Once", entropy_above=0.5, max_new_tokens=len(script), branches=2, seed=1
+        replace(stories260k, model=twin),
+        "Once",
+        entropy_above=0.5,
+        max_new_tokens=len(script),
+        branches=2,
+        seed=1,
     )
     assert {text for text, _ in tree.root.leaves()} == {" a 🎈 and é.", " a 🎉 and é."}
 

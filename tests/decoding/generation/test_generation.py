@@ -2,12 +2,14 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from decoding import DecodingSettings, NonFiniteLogitsError, generate
+from decoding.models.loading import LanguageModel
 from oracle import (
     GREEDY,
     HOSTILE,
@@ -19,10 +21,7 @@ from oracle import (
     editing,
     log_softmax,
     modes,
-    pair,
     reference_log_q,
-    scripted,
-    spoken,
     teacher_forced,
     with_config,
 )
@@ -33,13 +32,16 @@ from oracle import (
 @modes
 @pytest.mark.parametrize("name", ["stories", "stories260k", "random_gpt2"])
 def test_traces_equal_teacher_forcing(name, setting, num_beams, samples, request):
-    model, tokenizer = pair(request.getfixturevalue(name))
+    language_model = request.getfixturevalue(name)
+    model, tokenizer = language_model.model, language_model.tokenizer
     settings = DecodingSettings.parse(setting)
     kwargs = {"num_return_sequences": samples, "num_beams": num_beams, "seed": 5}
-    free = generate(model, tokenizer, TEXTS, settings, max_new_tokens=5, **kwargs)[0]
+    free = generate(language_model, TEXTS, settings, max_new_tokens=5, **kwargs)[0]
     eos = int(free.trace.ids[-1])
     model = with_config(model, eos_token_id=eos)
-    generations = generate(model, tokenizer, TEXTS, settings, max_new_tokens=12, **kwargs)
+    generations = generate(
+        replace(language_model, model=model), TEXTS, settings, max_new_tokens=12, **kwargs
+    )
     assert [(g.prompt, g.index, g.sample) for g in generations] == [
         (text, i, j) for i, text in enumerate(TEXTS) for j in range(samples)
     ]
@@ -59,10 +61,10 @@ def test_traces_equal_teacher_forcing(name, setting, num_beams, samples, request
 
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_alternatives_in_records(stories, num_beams):
-    model, tokenizer = pair(stories)
+    model, tokenizer = stories.model, stories.tokenizer
     settings = DecodingSettings(temperature=0.8, top_k=3)
     for generation in generate(
-        model, tokenizer, TEXTS, settings, max_new_tokens=8, seed=0, alternatives=2,
+        stories, TEXTS, settings, max_new_tokens=8, seed=0, alternatives=2,
         num_beams=num_beams,
     ):  # fmt: skip
         prompt, ids = list(tokenizer(generation.prompt)["input_ids"]), generation.trace.ids.tolist()
@@ -81,8 +83,8 @@ def test_alternatives_in_records(stories, num_beams):
 
 
 def test_greedy_is_hugging_face_greedy(stories):
-    model, tokenizer = pair(stories)
-    for generation in generate(model, tokenizer, TEXTS, GREEDY, max_new_tokens=12, seed=1):
+    model, tokenizer = stories.model, stories.tokenizer
+    for generation in generate(stories, TEXTS, GREEDY, max_new_tokens=12, seed=1):
         prompt = torch.tensor([tokenizer(generation.prompt)["input_ids"]])
         theirs = model.generate(prompt, max_new_tokens=12, do_sample=False)
         assert generation.trace.ids.tolist() == theirs[0, prompt.shape[1] :].tolist()
@@ -94,13 +96,20 @@ def test_the_models_own_configuration_changes_nothing(toy, setting, num_beams):
     settings = DecodingSettings.parse(setting)
     if num_beams > 1 and settings.greedy:
         pytest.skip("greedy cannot score beams")
-    model, tokenizer = toy
+    model = toy.model
     hostile = with_config(
         model, **HOSTILE, do_sample=True, num_beams=2, num_return_sequences=2, max_length=3,
         use_cache=False, return_dict_in_generate=False, stop_strings=["a"], max_time=1e-9,
     )  # fmt: skip
     plain, other = (
-        generate(m, tokenizer, TOY_TEXTS, settings, max_new_tokens=9, seed=0, num_beams=num_beams)
+        generate(
+            replace(toy, model=m),
+            TOY_TEXTS,
+            settings,
+            max_new_tokens=9,
+            seed=0,
+            num_beams=num_beams,
+        )
         for m in (model, hostile)
     )
     assert [g.trace.ids.tolist() for g in other] == [g.trace.ids.tolist() for g in plain]
@@ -116,7 +125,12 @@ def test_half_precision_models(stories, dtype, setting, num_beams):
     model, tokenizer = copy.deepcopy(stories.model).to(dtype), stories.tokenizer
     settings = DecodingSettings.parse(setting)
     for generation in generate(
-        model, tokenizer, TEXTS, settings, max_new_tokens=6, seed=0, num_beams=num_beams
+        LanguageModel(model, tokenizer),
+        TEXTS,
+        settings,
+        max_new_tokens=6,
+        seed=0,
+        num_beams=num_beams,
     ):
         trace = generation.trace
         for name, column in trace.columns().items():
@@ -127,11 +141,11 @@ def test_half_precision_models(stories, dtype, setting, num_beams):
 
 
 def test_dropout_is_off_and_the_mode_is_left_as_it_was(toy):
-    evaluated, tokenizer = toy
+    evaluated = toy.model
     trained = copy.deepcopy(evaluated).train()
     assert trained.config.resid_pdrop == 0.1
     want, got = (
-        generate(model, tokenizer, TOY_TEXTS, max_new_tokens=10, seed=0)
+        generate(replace(toy, model=model), TOY_TEXTS, max_new_tokens=10, seed=0)
         for model in (evaluated, trained)
     )
     assert [g.record() for g in got] == [g.record() for g in want]
@@ -139,16 +153,16 @@ def test_dropout_is_off_and_the_mode_is_left_as_it_was(toy):
     assert not evaluated.training
     trained.transformer.h[0].eval()
     modes = [module.training for module in trained.modules()]
-    generate(trained, tokenizer, TOY_TEXTS, max_new_tokens=1, seed=0)
+    generate(replace(toy, model=trained), TOY_TEXTS, max_new_tokens=1, seed=0)
     assert [module.training for module in trained.modules()] == modes
 
 
 def test_mode_is_restored_after_an_error(toy):
-    model, tokenizer = toy
+    model = toy.model
     trained = copy.deepcopy(model).train()
     broken = editing(trained, lambda step, logits: logits * torch.nan)
     with pytest.raises(NonFiniteLogitsError, match="step 0, row 0"):
-        generate(broken, tokenizer, "a b", max_new_tokens=5, seed=0)
+        generate(replace(toy, model=broken), "a b", max_new_tokens=5, seed=0)
     assert broken.training
 
 
@@ -156,29 +170,29 @@ def test_mode_is_restored_after_an_error(toy):
 
 
 def test_an_empty_prompt_is_bos(random_gpt2):
-    model, tokenizer = pair(random_gpt2)
-    (generation,) = generate(model, tokenizer, "", GREEDY, max_new_tokens=3, seed=0)
+    model, tokenizer = random_gpt2.model, random_gpt2.tokenizer
+    (generation,) = generate(random_gpt2, "", GREEDY, max_new_tokens=3, seed=0)
     assert generation.prompt == ""
     assert_oracle(model, [tokenizer.bos_token_id], generation.trace, GREEDY)
 
 
 def test_the_tokenizers_own_special_tokens_are_kept(stories260k):
-    model, tokenizer = pair(stories260k)
+    model, tokenizer = stories260k.model, stories260k.tokenizer
     prompt = tokenizer("Once upon")["input_ids"]
     assert prompt[0] == tokenizer.bos_token_id
-    (generation,) = generate(model, tokenizer, "Once upon", GREEDY, max_new_tokens=3, seed=0)
+    (generation,) = generate(stories260k, "Once upon", GREEDY, max_new_tokens=3, seed=0)
     assert_oracle(model, prompt, generation.trace, GREEDY)
 
 
 def test_results_come_in_the_order_of_the_prompts(toy):
     prompts = ["a b c d e", "f", "a b", "g h i", "j", "a b c", "k"]
-    generations = generate(*toy, prompts, max_new_tokens=2, num_return_sequences=2, batch_size=3)
+    generations = generate(toy, prompts, max_new_tokens=2, num_return_sequences=2, batch_size=3)
     assert [(g.index, g.sample) for g in generations] == [(i, j) for i in range(7) for j in (0, 1)]
     assert [g.prompt for g in generations] == [prompt for prompt in prompts for _ in range(2)]
 
 
 def test_no_prompts_no_results(toy):
-    assert generate(*toy, []) == []
+    assert generate(toy, []) == []
 
 
 def watched_calls(model):
@@ -193,11 +207,11 @@ def watched_calls(model):
 
 
 def test_results_appear_in_order_while_later_prompts_wait(toy):
-    model, calls = watched_calls(toy[0])
+    model, calls = watched_calls(toy.model)
     prompts = [f"{'abcdefgh'[i % 8]} b" for i in range(40)]
     seen = []
     results = generate(
-        model, toy[1], prompts, max_new_tokens=1, seed=0, batch_size=1,
+        replace(toy, model=model), prompts, max_new_tokens=1, seed=0, batch_size=1,
         on_generation=lambda generation: seen.append((generation, len(calls))),
     )  # fmt: skip
     assert [generation for generation, _ in seen] == results
@@ -206,9 +220,14 @@ def test_results_appear_in_order_while_later_prompts_wait(toy):
 
 
 def test_a_bad_prompt_is_refused_before_any_work_is_done(toy):
-    model, calls = watched_calls(toy[0])
+    model, calls = watched_calls(toy.model)
     with pytest.raises(ValueError, match="prompt 30 has 64 tokens"):
-        generate(model, toy[1], ["a"] * 30 + [" ".join("ab" * 32)], max_new_tokens=1, batch_size=1)
+        generate(
+            replace(toy, model=model),
+            ["a"] * 30 + [" ".join("ab" * 32)],
+            max_new_tokens=1,
+            batch_size=1,
+        )
     assert calls == []
 
 
@@ -219,75 +238,23 @@ def test_chat_puts_the_prompt_into_the_template(stories):
         "{% if add_generation_prompt %}<assistant>{% endif %}"
     )
     kwargs = {"max_new_tokens": 6, "seed": 0}
-    (chat,) = generate(model, tokenizer, "Tell me a story.", GREEDY, chat=True, **kwargs)
+    (chat,) = generate(
+        LanguageModel(model, tokenizer), "Tell me a story.", GREEDY, chat=True, **kwargs
+    )
     rendered = "<user>Tell me a story.\n<assistant>"
-    (plain,) = generate(model, tokenizer, rendered, GREEDY, **kwargs)
+    (plain,) = generate(LanguageModel(model, tokenizer), rendered, GREEDY, **kwargs)
     assert chat.trace.ids.tolist() == plain.trace.ids.tolist()
     assert chat.prompt == "Tell me a story."
     assert_oracle(model, tokenizer(rendered)["input_ids"], chat.trace, GREEDY)
-
-
-# Streaming.
-
-
-@pytest.mark.parametrize("name", ["stories", "stories260k"])
-def test_streamed_pieces_join_to_the_text(name, request):
-    model, tokenizer = pair(request.getfixturevalue(name))
-    tokens = []
-    generations = generate(
-        model, tokenizer, TEXTS, DecodingSettings(top_k=20), max_new_tokens=12, stop=["."], seed=2,
-        num_return_sequences=2, batch_size=4, on_token=tokens.append,
-    )  # fmt: skip
-    for g in generations:
-        mine = [t for t in tokens if (t.index, t.sample) == (g.index, g.sample)]
-        assert "".join(t.text for t in mine) == g.text
-        assert [t.id for t in mine] == g.trace.ids.tolist()
-        np.testing.assert_array_equal([t.entropy_nats for t in mine], g.trace.entropy_nats)
-    assert len(tokens) == sum(len(g.trace) for g in generations)
-
-
-def test_streaming_changes_nothing_and_ends_with_eos(toy):
-    tokens, kwargs = [], {"max_new_tokens": 20, "seed": 3}
-    toy = with_config(toy[0], eos_token_id=[0, 3, 9]), toy[1]
-    silent = generate(*toy, TOY_TEXTS, **kwargs)
-    streamed = generate(*toy, TOY_TEXTS, **kwargs, on_token=tokens.append)
-    assert [g.record() for g in streamed] == [g.record() for g in silent]
-    assert {g.finish_reason for g in streamed} >= {"eos"}
-    for g in streamed:
-        assert [t.id for t in tokens if t.index == g.index] == g.trace.ids.tolist()
-
-
-@pytest.mark.parametrize("name", ["stories", "stories260k"])
-def test_streamed_pieces_join_where_the_text_ends_within_a_character(name, request):
-    model, tokenizer = pair(request.getfixturevalue(name))
-    pieces = []
-    ids, generation = spoken(
-        model, tokenizer, "Once", " 😀", max_new_tokens=3, on_token=lambda t: pieces.append(t.text)
-    )
-    assert len(ids) > 3
-    assert generation.text.endswith("\ufffd")
-    assert "".join(pieces) == generation.text
-
-
-def test_streamed_pieces_join_where_eos_comes_within_a_character(stories260k):
-    model, tokenizer = pair(stories260k)
-    cut_off = tokenizer(" 😀", add_special_tokens=False)["input_ids"][:-1]
-    pieces = []
-    (generation,) = generate(
-        scripted(model, [*cut_off, tokenizer.eos_token_id]), tokenizer, "Once", GREEDY, seed=0,
-        max_new_tokens=20, on_token=lambda token: pieces.append(token.text),
-    )  # fmt: skip
-    assert generation.finish_reason == "eos" and generation.text.endswith("\ufffd")
-    assert "".join(pieces) == generation.text
 
 
 # Records.
 
 
 def test_record_is_valid_json_with_the_documented_keys(stories):
-    model, tokenizer = pair(stories)
+    tokenizer = stories.tokenizer
     settings = DecodingSettings(temperature=0.7, top_p=0.9)
-    (generation,) = generate(model, tokenizer, TEXTS[0], settings, max_new_tokens=6, seed=8)
+    (generation,) = generate(stories, TEXTS[0], settings, max_new_tokens=6, seed=8)
     record = generation.record()
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert list(record) == [
@@ -312,9 +279,9 @@ def test_records_hold_no_nan_or_infinity(toy, setting):
     def rule_out(step, logits):
         return logits.index_fill(-1, torch.tensor([3, 5]), -torch.inf)
 
-    model, tokenizer = toy
+    model = toy.model
     for generation in generate(
-        editing(model, rule_out), tokenizer, TOY_TEXTS, DecodingSettings.parse(setting),
+        replace(toy, model=editing(model, rule_out)), TOY_TEXTS, DecodingSettings.parse(setting),
         max_new_tokens=4, seed=0, alternatives=16,
     ):  # fmt: skip
         json.dumps(generation.record(), allow_nan=False)
@@ -345,29 +312,39 @@ def test_records_hold_no_nan_or_infinity(toy, setting):
 )
 def test_arguments_out_of_range_are_refused(toy, kwargs, message):
     with pytest.raises(ValueError, match=message):
-        generate(*toy, "a b c", **{"max_new_tokens": 5} | kwargs)
+        generate(toy, "a b c", **{"max_new_tokens": 5} | kwargs)
 
 
 def test_the_whole_context_can_be_used(toy):
-    assert len(generate(*toy, "a b c", max_new_tokens=61, seed=0)[0].trace) >= 1
+    assert len(generate(toy, "a b c", max_new_tokens=61, seed=0)[0].trace) >= 1
 
 
 def test_a_prompt_that_fills_the_context_must_be_shortened(toy):
     with pytest.raises(ValueError, match=r"prompt 1 has 64 tokens.*context of 64: shorten"):
-        generate(*toy, ["a", " ".join("ab" * 32)], max_new_tokens=1)
+        generate(toy, ["a", " ".join("ab" * 32)], max_new_tokens=1)
 
 
 def test_an_empty_prompt_without_bos_is_refused(toy):
-    model, tokenizer = toy[0], copy.deepcopy(toy[1])
+    model, tokenizer = toy.model, copy.deepcopy(toy.tokenizer)
     tokenizer.bos_token = None
     with pytest.raises(ValueError, match="prompt 1 is empty and the tokenizer has no BOS"):
-        generate(model, tokenizer, ["a", ""], max_new_tokens=5)
+        generate(LanguageModel(model, tokenizer), ["a", ""], max_new_tokens=5)
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("prompt_lookup_num_tokens", 3), ("cache_implementation", "paged")]
 )
 def test_configurations_that_cannot_be_traced_are_refused(toy, name, value):
-    model, tokenizer = toy
+    model = toy.model
     with pytest.raises(ValueError, match=r"assisted decoding|paged"):
-        generate(with_config(model, **{name: value}), tokenizer, "a b", max_new_tokens=5)
+        generate(replace(toy, model=with_config(model, **{name: value})), "a b", max_new_tokens=5)
+
+
+def test_a_pair_of_ones_own_is_wrapped(stories, toy):
+    wrapped = LanguageModel(stories.model, stories.tokenizer)
+    assert wrapped == stories
+    assert LanguageModel(toy.model, toy.tokenizer).name == "GPT2LMHeadModel"
+    [mine], [theirs] = (generate(pair, "Once", seed=1) for pair in (wrapped, stories))
+    assert mine.text == theirs.text
+    with pytest.raises(TypeError, match=r"got GPT2LMHeadModel; wrap .*LanguageModel\(model, tok"):
+        generate(toy.model, toy.tokenizer, "Once")

@@ -34,10 +34,10 @@ def test_draws_follow_the_setting(setting):
 
 @pytest.mark.parametrize("setting", ["raw", "temperature=1.5,top_k=5", "min_p=0.1"])
 def test_generated_tokens_follow_the_setting(toy, setting):
-    model, tokenizer = toy
+    model, tokenizer = toy.model, toy.tokenizer
     settings, prompt = DecodingSettings.parse(setting), tokenizer("c j g")["input_ids"]
     generations = generate(
-        model, tokenizer, "c j g", settings, max_new_tokens=1, num_return_sequences=2000,
+        toy, "c j g", settings, max_new_tokens=1, num_return_sequences=2000,
         batch_size=500, seed=0,
     )  # fmt: skip
     q = np.exp(reference_log_q(teacher_forced(model, prompt, [0])[0], settings))
@@ -46,7 +46,7 @@ def test_generated_tokens_follow_the_setting(toy, setting):
 
 def test_generated_pairs_follow_the_chain_rule(toy):
     """Independent draws at each step: q(a, b) = q(a)·q(b | a), and an EOS ends the pair."""
-    model, tokenizer = toy
+    model, tokenizer = toy.model, toy.tokenizer
     settings, prompt = DecodingSettings(temperature=1.5, top_k=4), tokenizer("c j g")["input_ids"]
 
     def next_token(ids):
@@ -59,7 +59,7 @@ def test_generated_pairs_follow_the_chain_rule(toy):
         pairs |= {(a, b): first[a] * second[b] for b in np.flatnonzero(second)}
     assert sum(pairs.values()) == pytest.approx(1)
     generations = generate(
-        model, tokenizer, "c j g", settings, max_new_tokens=2, num_return_sequences=2000,
+        toy, "c j g", settings, max_new_tokens=2, num_return_sequences=2000,
         batch_size=500, seed=0,
     )  # fmt: skip
     places = {pair: place for place, pair in enumerate(pairs)}
@@ -123,11 +123,13 @@ def said(generations):
 
 
 def test_same_seed_same_text_alone_in_a_batch_and_in_another_order(stories):
-    model, tokenizer = stories.model, stories.tokenizer
-
     def run(prompts, batch_size):
         return generate(
-            model, tokenizer, prompts, max_new_tokens=12, seed=11, batch_size=batch_size
+            stories,
+            prompts,
+            max_new_tokens=12,
+            seed=11,
+            batch_size=batch_size,
         )
 
     together = run(EIGHT, 8)
@@ -141,10 +143,9 @@ def test_same_seed_same_text_alone_in_a_batch_and_in_another_order(stories):
 
 
 def test_samples_of_a_prompt_are_the_prompt_given_again(stories):
-    model, tokenizer = stories.model, stories.tokenizer
     kwargs = {"max_new_tokens": 10, "seed": 11}
-    three = generate(model, tokenizer, TEXTS[0], num_return_sequences=3, **kwargs)
-    again = generate(model, tokenizer, [TEXTS[0]] * 3, **kwargs)
+    three = generate(stories, TEXTS[0], num_return_sequences=3, **kwargs)
+    again = generate(stories, [TEXTS[0]] * 3, **kwargs)
     assert [g.text for g in three] == [g.text for g in again]
     assert len({g.text for g in three}) == 3
     assert [(g.index, g.sample) for g in three] == [(0, 0), (0, 1), (0, 2)]
@@ -152,18 +153,17 @@ def test_samples_of_a_prompt_are_the_prompt_given_again(stories):
 
 
 def test_a_repeated_prompt_goes_on_counting_its_samples(stories):
-    model, tokenizer = stories.model, stories.tokenizer
     kwargs = {"max_new_tokens": 10, "seed": 11, "batch_size": 3}
     first, second = TEXTS[:2]
-    mixed = generate(model, tokenizer, [first, second, first], num_return_sequences=2, **kwargs)
+    mixed = generate(stories, [first, second, first], num_return_sequences=2, **kwargs)
     assert [(g.index, g.sample) for g in mixed] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 2), (2, 3)]
-    four = generate(model, tokenizer, first, num_return_sequences=4, **kwargs)
+    four = generate(stories, first, num_return_sequences=4, **kwargs)
     assert said(four) == {key: value for key, value in said(mixed).items() if key[0] == first}
 
 
 def test_repeated_prompts_count_samples_of_beams_too(toy):
     generations = generate(
-        *toy, ["a b", "c", "a b"], num_beams=3, num_return_sequences=2, max_new_tokens=4, seed=0
+        toy, ["a b", "c", "a b"], num_beams=3, num_return_sequences=2, max_new_tokens=4, seed=0
     )
     assert [(g.index, g.sample) for g in generations] == [
         (0, 0), (0, 1), (1, 0), (1, 1), (2, 2), (2, 3),
@@ -171,9 +171,8 @@ def test_repeated_prompts_count_samples_of_beams_too(toy):
 
 
 def test_another_seed_says_something_else(stories):
-    model, tokenizer = stories.model, stories.tokenizer
     texts = {
-        seed: [g.text for g in generate(model, tokenizer, TEXTS, max_new_tokens=10, seed=seed)]
+        seed: [g.text for g in generate(stories, TEXTS, max_new_tokens=10, seed=seed)]
         for seed in (0, 1, 2**64 - 1)
     }
     for one, other in itertools.combinations(texts.values(), 2):
@@ -181,19 +180,19 @@ def test_another_seed_says_something_else(stories):
 
 
 def test_without_a_seed_one_is_picked_and_reported(toy):
-    first, second = (generate(*toy, TOY_TEXTS, max_new_tokens=20) for _ in range(2))
+    first, second = (generate(toy, TOY_TEXTS, max_new_tokens=20) for _ in range(2))
     assert len({g.seed for g in first}) == 1
     assert first[0].seed != second[0].seed
-    repeated = generate(*toy, TOY_TEXTS, max_new_tokens=20, seed=first[0].seed)
+    repeated = generate(toy, TOY_TEXTS, max_new_tokens=20, seed=first[0].seed)
     assert said(repeated) == said(first)
 
 
 def test_globally_seeded_generators_are_neither_read_nor_moved(toy):
     torch.manual_seed(0)
     np.random.seed(0)
-    first = generate(*toy, TOY_TEXTS, max_new_tokens=9, seed=4)
+    first = generate(toy, TOY_TEXTS, max_new_tokens=9, seed=4)
     after = torch.rand(1).item(), np.random.rand()
     torch.manual_seed(0)
     np.random.seed(0)
     assert after == (torch.rand(1).item(), np.random.rand())
-    assert said(generate(*toy, TOY_TEXTS, max_new_tokens=9, seed=4)) == said(first)
+    assert said(generate(toy, TOY_TEXTS, max_new_tokens=9, seed=4)) == said(first)

@@ -1,18 +1,21 @@
 """Where sequences end: EOS, stop strings, and what Ctrl-C keeps."""
 
+from dataclasses import replace
+
 import pytest
 
 from decoding import EntropyMonitor, generate
 from decoding.settings.policy import parse_setting
-from oracle import GREEDY, TOY_TEXTS, decode, editing, pair, scripted, spoken, with_config
+from oracle import GREEDY, TOY_TEXTS, decode, editing, saying, scripted, spoken, with_config
 
 
 @pytest.mark.parametrize("stop", ["sat", "cat s", " th", ".", "日", "é!", "😀"])
 @pytest.mark.parametrize("name", ["stories", "stories260k"])
 def test_stop_strings_end_the_text_and_stay_in_it(name, stop, request):
-    model, tokenizer = pair(request.getfixturevalue(name))
+    language_model = request.getfixturevalue(name)
+    tokenizer = language_model.tokenizer
     continuation = " time the cat sat. 日 é! 😀 and so on and on and on"
-    ids, generation = spoken(model, tokenizer, "Once upon a", continuation, stop=stop)
+    ids, generation = spoken(language_model, "Once upon a", continuation, stop=stop)
     prompt = list(tokenizer("Once upon a")["input_ids"])
     texts = [decode(tokenizer, [*prompt, *ids[:n]]) for n in range(1, len(ids) + 1)]
     start = len(decode(tokenizer, prompt))
@@ -24,17 +27,17 @@ def test_stop_strings_end_the_text_and_stay_in_it(name, stop, request):
 
 @pytest.mark.parametrize("name", ["stories", "stories260k"])
 def test_a_stop_string_right_behind_a_character_of_several_tokens(name, request):
-    model, tokenizer = pair(request.getfixturevalue(name))
-    _, generation = spoken(model, tokenizer, "Once", " a 🎈. Then he ran.", stop=".")
+    language_model = request.getfixturevalue(name)
+    _, generation = spoken(language_model, "Once", " a 🎈. Then he ran.", stop=".")
     assert (generation.text, generation.finish_reason) == (" a 🎈.", "stop")
 
 
 def test_a_stop_string_with_tokens_between_that_have_no_text(stories260k):
-    model, tokenizer = pair(stories260k)
+    tokenizer = stories260k.tokenizer
     begin, end = (tokenizer.convert_tokens_to_ids(letter) for letter in "en")
     silent = [tokenizer.bos_token_id] * 5
     (generation,) = generate(
-        scripted(model, [begin, *silent, end, begin]), tokenizer, "Once", GREEDY, stop="en",
+        saying(stories260k, [begin, *silent, end, begin]), "Once", GREEDY, stop="en",
         max_new_tokens=9, seed=0,
     )  # fmt: skip
     assert (generation.text, generation.finish_reason) == ("en", "stop")
@@ -43,29 +46,29 @@ def test_a_stop_string_with_tokens_between_that_have_no_text(stories260k):
 
 def test_the_first_of_several_stop_strings_ends_the_text(stories):
     stops = ["mat", "zebra", "cat"]
-    _, generation = spoken(*pair(stories), "Once", " the cat sat on the mat", stop=stops)
+    _, generation = spoken(stories, "Once", " the cat sat on the mat", stop=stops)
     assert generation.text == " the cat"
 
 
 def test_stop_strings_of_the_prompt_stop_nothing(stories):
     continuation = " the cat sat on the mat"
-    _, generation = spoken(*pair(stories), "Once upon a time", continuation, stop="time")
+    _, generation = spoken(stories, "Once upon a time", continuation, stop="time")
     assert (generation.text, generation.finish_reason) == (continuation, "length")
 
 
 def test_a_stop_string_must_lie_in_the_continuation(stories):
     """`a cat` begins in the prompt, so it does not appear in the text."""
     continuation = " cat sat on the mat"
-    _, generation = spoken(*pair(stories), "Once upon a", continuation, stop="a cat")
+    _, generation = spoken(stories, "Once upon a", continuation, stop="a cat")
     assert (generation.text, generation.finish_reason) == (continuation, "length")
 
 
 def test_a_row_that_stops_does_not_stop_the_others(stories):
-    model, tokenizer = pair(stories)
+    tokenizer = stories.tokenizer
     long, short = " the cat sat on the mat", " it was. And so on"
     rows = [tokenizer(text)["input_ids"] for text in (long, short)]
     first, second = generate(
-        scripted(model, *rows), tokenizer, ["Once", "Tom"], GREEDY, stop=".", seed=0,
+        saying(stories, *rows), ["Once", "Tom"], GREEDY, stop=".", seed=0,
         max_new_tokens=len(rows[0]),
     )  # fmt: skip
     assert (first.text, first.finish_reason) == (long, "length")
@@ -75,33 +78,31 @@ def test_a_row_that_stops_does_not_stop_the_others(stories):
 
 @pytest.mark.parametrize("script", [[4, 5, 0], [0], [4, 5, 6, 7]])
 def test_finish_reasons(toy, script):
-    model, tokenizer = toy
-    (generation,) = generate(
-        scripted(model, script), tokenizer, "a b", GREEDY, max_new_tokens=4, seed=0
-    )
+    tokenizer = toy.tokenizer
+    (generation,) = generate(saying(toy, script), "a b", GREEDY, max_new_tokens=4, seed=0)
     assert generation.trace.ids.tolist() == script
     assert generation.finish_reason == ("eos" if script[-1] == 0 else "length")
     assert decode(tokenizer, [1, 2]) + generation.text == decode(tokenizer, [1, 2, *script])
 
 
 def test_beams_end_at_eos(toy):
-    model, tokenizer = toy
+    model = toy.model
     sure = scripted(model, [4, 5, 0, 6], [4, 5, 0, 6])
-    (generation,) = generate(sure, tokenizer, "a b", num_beams=2, max_new_tokens=6, seed=0)
+    (generation,) = generate(replace(toy, model=sure), "a b", num_beams=2, max_new_tokens=6, seed=0)
     assert (generation.trace.ids.tolist(), generation.finish_reason) == ([4, 5, 0], "eos")
 
 
 def test_the_tokenizers_eos_ends_where_the_configuration_names_none(toy):
-    model, tokenizer = toy
+    model = toy.model
     silent = with_config(scripted(model, [4, 0, 5]), eos_token_id=None)
-    (generation,) = generate(silent, tokenizer, "a b", GREEDY, max_new_tokens=4, seed=0)
+    (generation,) = generate(replace(toy, model=silent), "a b", GREEDY, max_new_tokens=4, seed=0)
     assert (generation.trace.ids.tolist(), generation.finish_reason) == ([4, 0], "eos")
 
 
 def test_every_eos_of_a_list_ends(toy):
-    model, tokenizer = toy
+    model = toy.model
     several = with_config(scripted(model, [4, 5, 6], [4, 0], [4, 4, 7]), eos_token_id=[0, 6])
-    generations = generate(several, tokenizer, TOY_TEXTS, GREEDY, max_new_tokens=3, seed=0)
+    generations = generate(replace(toy, model=several), TOY_TEXTS, GREEDY, max_new_tokens=3, seed=0)
     assert [g.finish_reason for g in generations] == ["eos", "eos", "length"]
 
 
@@ -117,10 +118,10 @@ def test_what_is_finished_is_handed_over_when_interrupted(toy):
     seen = []
     with pytest.raises(KeyboardInterrupt):
         generate(
-            editing(toy[0], interrupt), toy[1], TOY_TEXTS * 2, max_new_tokens=1, seed=0,
-            batch_size=1, on_generation=seen.append,
+            replace(toy, model=editing(toy.model, interrupt)), TOY_TEXTS * 2, max_new_tokens=1,
+            seed=0, batch_size=1, on_generation=seen.append,
         )  # fmt: skip
-    want = generate(*toy, TOY_TEXTS * 2, max_new_tokens=1, seed=0)
+    want = generate(toy, TOY_TEXTS * 2, max_new_tokens=1, seed=0)
     # Shortest first: both copies of the first prompt and one of the second were done.
     assert [generation.text for generation in seen] == [want[i].text for i in (0, 1, 3)]
 
@@ -152,8 +153,8 @@ def test_rows_that_have_ended_are_handed_over_when_their_batch_is_interrupted(
     seen = []
     with pytest.raises(KeyboardInterrupt):
         generate(
-            editing(scripted(model, *written), interrupt), tokenizer, ["Once"] * 4, policy,
-            stop="dog", seed=0, max_new_tokens=9, on_generation=seen.append,
+            replace(stories, model=editing(scripted(model, *written), interrupt)), ["Once"] * 4,
+            policy, stop="dog", seed=0, max_new_tokens=9, on_generation=seen.append,
         )  # fmt: skip
     assert [(one.index, one.finish_reason) for one in seen] == [
         (0, "eos"), (1, "stop"), (2, "entropy"),
@@ -168,4 +169,4 @@ def test_an_interrupt_of_the_first_look_for_a_stop_string_is_one(toy, monkeypatc
 
     monkeypatch.setattr("decoding.generation.stopping.Finished._stops", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        generate(*toy, TOY_TEXTS, max_new_tokens=5, seed=0, stop="x")
+        generate(toy, TOY_TEXTS, max_new_tokens=5, seed=0, stop="x")

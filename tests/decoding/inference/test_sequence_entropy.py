@@ -86,9 +86,7 @@ def test_better_is_the_one_with_the_smaller_error():
 
 
 def test_the_samples_of_generate_are_what_it_takes(stories):
-    found = generate(
-        stories.model, stories.tokenizer, "Tom", num_return_sequences=4, max_new_tokens=8, seed=2
-    )
+    found = generate(stories, "Tom", num_return_sequences=4, max_new_tokens=8, seed=2)
     traces = [generation.trace for generation in found]
     result = sequence_entropy(
         [trace.surprisal_nats for trace in traces], [trace.entropy_nats for trace in traces]

@@ -1,6 +1,7 @@
 """Policies against float64 entropies: who draws where the model hesitates, and what ends there."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -146,8 +147,7 @@ def test_other_processors_do_not_move_the_bound(toy_gpt2, outcome):
 def test_a_policy_that_nothing_crosses_is_its_setting(stories):
     policy = EntropyPolicy(settings=SHARP, entropy_above=100, then="stop")
     with_policy, plain = (
-        generate(stories.model, stories.tokenizer, TEXTS, s, max_new_tokens=10, seed=3)
-        for s in (policy, SHARP)
+        generate(stories, TEXTS, s, max_new_tokens=10, seed=3) for s in (policy, SHARP)
     )
     for one, other in zip(with_policy, plain, strict=True):
         assert one.record() == other.record() | {"settings": str(policy)}
@@ -163,11 +163,11 @@ REASONS = {"stop": "entropy", "abstain": "abstain", "branch": "branch"}
 @pytest.mark.parametrize("bound", ["entropy<=3", "entropy<=2 or varentropy<=5"])
 def test_a_row_ends_before_the_first_token_above_the_bound(stories, ending, bound):
     """The others go on, and each is what it is alone."""
-    model, tokenizer = stories.model, stories.tokenizer
+    model = stories.model
     policy, kwargs = parse_setting(f"raw while {bound} else {ending}"), {"seed": 4}
     prompts = [*TEXTS, "Once upon a time, there was a little boy named", "A"]
-    free = generate(model, tokenizer, prompts, RAW, max_new_tokens=20, **kwargs)
-    ended = generate(model, tokenizer, prompts, policy, max_new_tokens=20, **kwargs)
+    free = generate(stories, prompts, RAW, max_new_tokens=20, **kwargs)
+    ended = generate(stories, prompts, policy, max_new_tokens=20, **kwargs)
     lengths = []
     for whole, part in zip(free, ended, strict=True):
         rows = teacher_forced(model, list(whole.prompt_ids), whole.trace.ids.tolist())
@@ -177,7 +177,7 @@ def test_a_row_ends_before_the_first_token_above_the_bound(stories, ending, boun
         wanted = whole.finish_reason if lengths[-1] is None else REASONS[ending]
         assert part.finish_reason == wanted
         assert whole.text.startswith(part.text)
-        [alone] = generate(model, tokenizer, part.prompt, policy, max_new_tokens=20, **kwargs)
+        [alone] = generate(stories, part.prompt, policy, max_new_tokens=20, **kwargs)
         assert alone.trace.ids.tolist() == part.trace.ids.tolist()
         assert alone.finish_reason == part.finish_reason
     assert len(set(lengths)) > 2
@@ -188,7 +188,7 @@ def test_a_row_ends_before_the_first_token_above_the_bound(stories, ending, boun
 def test_a_row_may_end_at_the_very_first_token(stories, ending, reason, alternatives):
     policy = EntropyPolicy(entropy_above=0, then=ending)
     (generation,) = generate(
-        stories.model, stories.tokenizer, TEXTS[0], policy, max_new_tokens=5, seed=0,
+        stories, TEXTS[0], policy, max_new_tokens=5, seed=0,
         alternatives=alternatives,
     )  # fmt: skip
     assert (generation.text, generation.finish_reason, len(generation.trace)) == ("", reason, 0)
@@ -251,19 +251,26 @@ def test_a_text_that_has_ended_keeps_its_reason(stories):
     for kwargs, eos, reason in [({"stop": ["cat"]}, [], "stop"), ({}, [0], "eos")]:
         model = with_config(hesitating_after(stories.model, [*said, *eos]), eos_token_id=0)
         first, second = generate(
-            model, tokenizer, ["One", "Two three"], policy, max_new_tokens=12, seed=0, **kwargs
+            replace(stories, model=model),
+            ["One", "Two three"],
+            policy,
+            max_new_tokens=12,
+            seed=0,
+            **kwargs,
         )
         assert (first.finish_reason, second.finish_reason) == (reason, "length")
         assert first.text == (" the cat" if kwargs else " the cat.")
     model = hesitating_after(stories.model, said)
-    first, _ = generate(model, tokenizer, ["One", "Two three"], policy, max_new_tokens=12, seed=0)
+    first, _ = generate(
+        replace(stories, model=model), ["One", "Two three"], policy, max_new_tokens=12, seed=0
+    )
     assert (first.text, first.finish_reason) == (" the cat.", "entropy")
 
 
 def test_the_token_that_a_row_ends_at_is_not_streamed(stories):
     tokens, policy = [], EntropyPolicy(entropy_above=3, then="stop")
     generations = generate(
-        stories.model, stories.tokenizer, TEXTS, policy, max_new_tokens=12, seed=4,
+        stories, TEXTS, policy, max_new_tokens=12, seed=4,
         on_token=tokens.append,
     )  # fmt: skip
     assert "entropy" in {g.finish_reason for g in generations}
@@ -473,7 +480,7 @@ def test_beams_are_refused(stories):
     with pytest.raises(ValueError, match="a policy follows single sequences"):
         policy.generate_kwargs(num_beams=2)
     with pytest.raises(ValueError, match="a policy follows single sequences"):
-        generate(stories.model, stories.tokenizer, "a", policy, num_beams=2)
+        generate(stories, "a", policy, num_beams=2)
     assert policy.generate_kwargs() == RAW.generate_kwargs()
 
 

@@ -118,9 +118,9 @@ def test_a_beginning_elsewhere_changes_nothing(stories, monkeypatch):
     assert warm.record()["reliability_before"] == plain.record()["reliability_before"]
     assert tokens == sorted(tokens) and warm.fit.steps <= plain.fit.steps
     # What the beginning alone cannot fit, favourites only or an unlikely token, is no obstacle.
-    favourite = generate(
-        stories.model, stories.tokenizer, "", DecodingSettings(temperature=0), max_new_tokens=40
-    )[0].trace.ids.tolist()
+    favourite = generate(stories, "", DecodingSettings(temperature=0), max_new_tokens=40)[
+        0
+    ].trace.ids.tolist()
     for ids in (favourite, [2047]):
         documents = [TokenDocument(ids), *STORIES]
         monkeypatch.setattr(module, "WARM_TOKENS", len(ids))
@@ -169,7 +169,7 @@ def test_map_is_what_the_setting_takes(stories):
 @pytest.mark.parametrize("temperature", [0.5, 1.5])
 def test_a_temperature_is_recovered(stories260k, temperature):
     generations = generate(
-        stories260k.model, stories260k.tokenizer, "", DecodingSettings(temperature=temperature),
+        stories260k, "", DecodingSettings(temperature=temperature),
         max_new_tokens=80, num_return_sequences=20, batch_size=20, seed=5,
     )  # fmt: skip
     documents = [TokenDocument(g.trace.ids.tolist(), [1]) for g in generations]
@@ -182,7 +182,7 @@ def test_a_temperature_is_recovered(stories260k, temperature):
 
 def test_greedy_text_is_greedy(stories):
     greedy = DecodingSettings(temperature=0)
-    [written] = generate(stories.model, stories.tokenizer, "", greedy, max_new_tokens=40)
+    [written] = generate(stories, "", greedy, max_new_tokens=40)
     # Of six documents, number 0 is held out; it is not the model's favourite.
     ids = [written.trace.ids.tolist()] * 6
     ids[int(np.random.default_rng(0).permutation(6)[0])] = [5, 9, 7]

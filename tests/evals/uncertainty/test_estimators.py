@@ -27,9 +27,7 @@ def answered(request, stories):
     settings = DecodingSettings.parse(request.param)
 
     def run(settings, **options):
-        return generate(
-            stories.model, stories.tokenizer, PROMPT, settings, max_new_tokens=24, seed=3, **options
-        )
+        return generate(stories, PROMPT, settings, max_new_tokens=24, seed=3, **options)
 
     [greedy] = run(DecodingSettings(temperature=0))
     samples = run(settings, num_return_sequences=8)
@@ -93,7 +91,7 @@ def test_an_answer_that_only_ends_has_no_length(stories):
     ends = [
         found
         for found in generate(
-            stories.model, stories.tokenizer, "Once. The end.", num_return_sequences=64,
+            stories, "Once. The end.", num_return_sequences=64,
             max_new_tokens=2, seed=5, batch_size=64,
         )
         if len(found.trace) == 1

@@ -53,12 +53,8 @@ def test_answers_are_those_of_generate(stories):
     settings = DecodingSettings(temperature=0.8, top_k=50)
     [result] = uncertainty(stories, ["Tom was"], settings, **SHORT)
     options = {"max_new_tokens": 6, "seed": 4}
-    [greedy] = generate(
-        stories.model, stories.tokenizer, "Tom was", DecodingSettings(temperature=0), **options
-    )
-    samples = generate(
-        stories.model, stories.tokenizer, "Tom was", settings, num_return_sequences=3, **options
-    )
+    [greedy] = generate(stories, "Tom was", DecodingSettings(temperature=0), **options)
+    samples = generate(stories, "Tom was", settings, num_return_sequences=3, **options)
     record = result.record()
     assert record["greedy"] == answer(greedy)
     assert record["samples"] == [answer(sample) for sample in samples]
@@ -94,7 +90,7 @@ def test_errors_are_those_of_the_samples(stories):
 def test_correctness_and_rows_without_references(stories):
     rows = [PromptRow("Tom was", ("zebra zebra",)), PromptRow("Tom was"), PromptRow("Tom was")]
     [greedy] = generate(
-        stories.model, stories.tokenizer, "Tom was", DecodingSettings(temperature=0),
+        stories, "Tom was", DecodingSettings(temperature=0),
         max_new_tokens=6,
     )  # fmt: skip
     text = answer(greedy)
@@ -159,7 +155,7 @@ def test_a_context_stands_before_the_prompt(stories):
     row = PromptRow("Her name was", ("Sue",), context="There was a girl named Sue.")
     [record] = plain(uncertainty(stories, [row], **SHORT))
     [greedy] = generate(
-        stories.model, stories.tokenizer, "There was a girl named Sue.\nHer name was",
+        stories, "There was a girl named Sue.\nHer name was",
         DecodingSettings(temperature=0), max_new_tokens=6,
     )  # fmt: skip
     assert record["greedy"] == answer(greedy)

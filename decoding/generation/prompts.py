@@ -1,0 +1,42 @@
+"""Prompts into the ids that a model reads before it continues them."""
+
+from __future__ import annotations
+
+from decoding.models.encoding import encode_prompt
+from decoding.models.loading import LanguageModel
+
+
+def prompt_ids(
+    language_model: LanguageModel,
+    prompt: str,
+    max_new_tokens: int,
+    *,
+    chat: bool = False,
+    name: str = "the prompt",
+) -> list[int]:
+    """The ids that a model reads of a prompt, with room left for its continuation.
+
+    Args:
+        language_model: the model and its tokenizer.
+        prompt: the prompt.
+        max_new_tokens: room to leave in the model's context.
+        chat: put the prompt into the tokenizer's chat template.
+        name: what to call it in an error.
+
+    Returns:
+        One id or more; see `encode_prompt`.
+
+    Raises:
+        ValueError: an empty prompt without BOS, or one that does not fit.
+    """
+    ids = encode_prompt(language_model.tokenizer, prompt, chat=chat, name=name)
+    config = language_model.model.config.get_text_config()
+    context = getattr(config, "max_position_embeddings", None)
+    if context is not None and len(ids) + max_new_tokens > context:
+        room = context - len(ids)
+        mend = f"set max_new_tokens to at most {room}" if room > 0 else "shorten the prompt"
+        raise ValueError(
+            f"{name} has {len(ids)} tokens; with max_new_tokens={max_new_tokens} "
+            f"it exceeds the model's context of {context}: {mend}"
+        )
+    return ids

@@ -1,0 +1,90 @@
+"""What `generate` gives: finished sequences, and tokens as they are drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from decoding.settings.policy import EntropyPolicy
+from decoding.settings.settings import DecodingSettings
+from decoding.tracing.trace import Trace, described
+
+SHOWN = 40  # characters of a text in a repr
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One generated sequence."""
+
+    prompt: str
+    prompt_ids: tuple[int, ...]
+    """What the model read of it."""
+    index: int
+    """Position of the prompt in the input, from 0."""
+    sample: int
+    """How many samples of this prompt text came before it in the run."""
+    text: str
+    """The continuation; the prompt is not part of it."""
+    model: str
+    settings: DecodingSettings | EntropyPolicy
+    num_beams: int
+    seed: int
+    finish_reason: str
+    """`eos`, `stop` (a stop string, which stays in the text) or `length`; where a policy ended the
+    sequence, `entropy`, `abstain` or `branch`, and the token that it ended at was not drawn."""
+    trace: Trace
+    alternative_texts: tuple[tuple[str, ...], ...] | None = None
+    """Text of each token's runners-up, where they were asked for."""
+
+    def __repr__(self) -> str:
+        facts = described(self.trace, self.finish_reason)
+        return f"Generation({_shortened(self.prompt)} → {_shortened(self.text)}, {facts})"
+
+    def record(self) -> dict[str, Any]:
+        """Plain Python values, ready for JSON; see the README for the keys."""
+        tokens = self.trace.records()
+        if self.trace.alternatives is not None and self.alternative_texts is not None:
+            runners_up = self.trace.alternatives
+            for i, token in enumerate(tokens):
+                token["alternatives"] = [
+                    {"id": id_, "text": text, "probability": q, "raw_probability": p}
+                    for id_, text, q, p in zip(
+                        runners_up.ids[i].tolist(),
+                        self.alternative_texts[i],
+                        runners_up.probability[i].tolist(),
+                        runners_up.raw_probability[i].tolist(),
+                        strict=True,
+                    )
+                ]
+        return {
+            "prompt": self.prompt,
+            "prompt_ids": list(self.prompt_ids),
+            "index": self.index,
+            "sample": self.sample,
+            "text": self.text,
+            "model": self.model,
+            "settings": str(self.settings),
+            "num_beams": self.num_beams,
+            "seed": self.seed,
+            "finish_reason": self.finish_reason,
+            "tokens": tokens,
+            "summary": self.trace.summary(),
+        }
+
+
+@dataclass(frozen=True)
+class StreamedToken:
+    """A token at the moment it is drawn."""
+
+    index: int
+    sample: int
+    id: int
+    text: str
+    """What the token adds to the text; empty while a character is incomplete."""
+    entropy_nats: float
+    """H(q) of the step, in [0, ln vocab]."""
+
+
+def _shortened(text: str) -> str:
+    """A text on one line, in quotes, its control characters escaped."""
+    return repr(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")

@@ -1,0 +1,180 @@
+"""Commands as processes: on terminals, interrupted, and behind closed pipes."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from commands import COMMAND, records
+from decoding import generate
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+def on_terminal(*arguments, **environment):
+    """Run the command on a pseudo-terminal; gives exit code and all that it wrote."""
+    leader, follower = pty.openpty()
+    environment = os.environ | {"TERM": "xterm-256color"} | environment
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        stdin=follower, stdout=follower, stderr=follower, env=environment, start_new_session=True,
+    )  # fmt: skip
+    os.close(follower)
+    written = b""
+    while True:
+        try:
+            chunk = os.read(leader, 65536)
+        except OSError:
+            break
+        if not chunk:
+            break
+        written += chunk
+    os.close(leader)
+    return process.wait(), written.decode().replace("\r\n", "\n")
+
+
+def test_on_a_terminal_text_is_shaded_with_legend_and_summary(stories):
+    code, written = on_terminal("generate", "Once upon a time", "--seed", 1, "--max-new-tokens", 30)
+    [expected] = generate(stories, "Once upon a time", seed=1, max_new_tokens=30)
+    assert code == 0
+    assert "\x1b[38;2;0;0;0;48;2;" in written
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", written)
+    assert plain.startswith("Once upon a time" + expected.text)
+    assert "entropy in nats" in plain
+    summary = expected.trace.summary()
+    assert (
+        f"30 tokens · mean entropy {summary['mean_entropy_nats']:.2f} nats "
+        f"({summary['effective_choices']:.1f} effective choices) · "
+        f"raw perplexity {summary['raw_perplexity']:.2f} · " in plain
+    )
+    assert plain.rstrip().endswith("tokens/s · seed 1")
+
+
+def test_several_sequences_stream_one_after_the_other(run, stories):
+    prompts = ["Lily saw a", "Tom"]
+    _, out, err = run("generate", *prompts, "--num-samples", 2, "--seed", 1, "--color",
+                      "--max-new-tokens", 6)  # fmt: skip
+    expected = generate(stories, prompts, num_return_sequences=2, seed=1, max_new_tokens=6)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", out)
+    assert plain == "\n".join(f"{g.prompt}{g.text}\n" for g in expected)
+    assert "24 tokens" in err
+
+
+def test_a_progress_bar_for_many_prompts_where_only_stderr_is_a_terminal():
+    leader, follower = pty.openpty()
+    arguments = ["generate", "One", "Two", "--max-new-tokens", "2", "--json"]
+    environment = os.environ | {"TERM": "xterm-256color"}
+    result = subprocess.run(
+        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=follower, env=environment
+    )
+    os.close(follower)
+    written = os.read(leader, 65536).decode()
+    os.close(leader)
+    assert len(records(result.stdout.decode())) == 2
+    assert "2/2 sequences" in written
+    assert re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written).splitlines()[-1].startswith("4 tokens · ")
+
+
+@pytest.mark.parametrize(("flag", "no_color"), [("--no-color", ""), (None, "1")])
+def test_no_color_is_honoured(flag, no_color):
+    flags = [flag] if flag else []
+    code, written = on_terminal(
+        "generate", "Once", "--max-new-tokens", 5, *flags, NO_COLOR=no_color
+    )
+    assert code == 0 and "\x1b[" not in written
+    assert written.startswith("Once")
+
+
+def test_ctrl_c_while_a_token_is_drawn():
+    process = subprocess.Popen(
+        [*COMMAND, "generate", "Once upon a time", "--color"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A background job inherits SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout is not None
+    process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert err.decode() == "\nError: interrupted; 0 of 1 sequences finished\n"
+
+
+def test_a_closed_pipe_is_quiet():
+    Path("p.txt").write_text("Once upon a time\n" * 9)
+    script = '"$@" 2>err.txt | head -c 1 >/dev/null'
+    arguments = ["generate", "--prompts-file", "p.txt", "--json", "--max-new-tokens", "40"]
+    subprocess.run(["bash", "-c", script, "-", *COMMAND, *arguments], check=True)
+    assert Path("err.txt").read_text() == ""
+
+
+def child(*arguments, **options):
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        # A background job inherits SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **options,
+    )
+
+
+def test_ctrl_c_leaves_the_perplexity_of_what_was_scored(stories):
+    text = "Once upon a time there was a dog. " * 30_000
+    Path("a.txt").write_text(text)
+    leader, follower = pty.openpty()
+    process = child(
+        "perplexity", "a.txt", "--output", "o.json", "--stride", 64,
+        stderr=follower, stdout=subprocess.PIPE, env=os.environ | {"TERM": "xterm-256color"},
+    )  # fmt: skip
+    os.close(follower)
+    written = b""
+    while b"perplexity" not in written:
+        written += os.read(leader, 65536)
+    process.send_signal(signal.SIGINT)
+    while True:
+        try:
+            written += os.read(leader, 65536)
+        except OSError:
+            break
+    os.close(leader)
+    assert process.stdout is not None and process.stdout.read() == b""
+    assert process.wait() == 130
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written.decode()).splitlines()
+    [record] = json.loads(Path("o.json").read_text())
+    scored = record["tokens_scored"]
+    assert shown[-1] == (
+        f"Error: interrupted; the figures are of the {scored} tokens scored until then"
+    )
+    assert record["complete"] is False and 0 < scored < record["tokens"]
+    places = ("tokens_scored", "tokens_context_only", "tokens_skipped")
+    assert sum(record[place] for place in places) == record["tokens"]
+    # Nine words a sentence, of 34 bytes; the text scored is a prefix.
+    prefix = text.encode()[: record["bytes"]].decode()
+    assert record["words"] == len(prefix.split())
+    assert len(stories.tokenizer(prefix)["input_ids"]) == pytest.approx(scored, abs=2)
+    assert sorted(os.listdir()) == ["a.txt", "o.json"]
+
+
+def test_ctrl_c_keeps_the_texts_that_are_scored():
+    Path("a.csv").write_text("text\n" + '"' + "Once upon a time. " * 40 + '"\n' * 1 +
+                             ('"' + "Once upon a time. " * 40 + '"\n') * 20_000)  # fmt: skip
+    process = child("score", "a.csv", "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert re.fullmatch(r"Error: interrupted; \d+ texts scored\n", err.decode())
+
+
+def test_a_closed_pipe_is_quiet_for_scores_too():
+    Path("a.csv").write_text("text\n" + "Once upon a time\n" * 2000)
+    script = '"$@" 2>err.txt | head -1 >/dev/null'
+    arguments = ["score", "a.csv", "--json"]
+    subprocess.run(["bash", "-c", script, "-", *COMMAND, *arguments], check=True)
+    assert Path("err.txt").read_text() == ""
