@@ -1,1 +1,1 @@
-"""Evaluations of decoding settings and models; each is a module with a `main` of its own."""
+"""Evaluations of decoding settings and models; each folder is one, and a command."""

@@ -29,9 +29,10 @@ from decoding_evals.shell.plots import plot_option
 def attention(**options: Any) -> None:
     """Entropy of each head's attention over the texts in FILES (or standard input).
 
-    Entropy is divided by ln(keys that the token may look at), so 0 is a look at one key and 1 an
-    even look at all. "Without the sink" leaves out the first token, on which many heads rest. A
-    head is collapsed where its mean is below 0.05. --json has every head and every token.
+    Entropy is divided by ln(keys that the token may look at), so 0 means that all weight is on one
+    key and 1 that it is spread evenly. "Without the sink" leaves out the first token, on which many
+    heads put their weight. A head is collapsed where its mean is below 0.05. --json has every head
+    and every token.
     """
     with Destination(options) as destination:
         inputs = Inputs.from_options(options)

@@ -35,8 +35,8 @@ COLLAPSED = 0.05
 class DocumentAttention(TextResult):
     """The heads' attention over one document.
 
-    Means over the tokens count those that can choose: that see two keys or more, without the sink
-    two or more beside it. NaN stands where there is none.
+    Means are over the tokens that have a choice: those that see at least two keys, or, without the
+    sink, at least two other keys. They are NaN where no token has one.
     """
 
     model: str
@@ -147,8 +147,8 @@ def attention(
 ) -> Iterator[DocumentAttention]:
     """Entropy of every head's attention over every document; see `decoding.models.attention`.
 
-    A long document is read in windows that follow each other, `context` tokens at a time, so a
-    token sees its window alone. One window runs at a time, and one layer's map of it is alive.
+    A long document is read in consecutive windows of `context` tokens, and a token sees only its
+    own window. One window runs at a time, and only one layer's attention map is in memory.
 
     Args:
         language_model: from `load_model`.
@@ -224,7 +224,7 @@ class _Sums:
         """Of each layer `(2, measures, heads)`: sums, and how many they are of."""
 
     def add(self, layers: list[LayerAttention]) -> None:
-        """Take in a window."""
+        """Add a window."""
         # Of each layer (measures, heads, positions).
         values = [torch.cat(tuple(layer)).double().cpu().numpy() for layer in layers]
         for measures in values:
@@ -239,7 +239,7 @@ class _Sums:
             self.rows.append(np.nanmean(every, axis=1))
 
     def means(self) -> dict[str, Any]:
-        """Of each measure, the means of each layer's heads; NaN where there is nothing."""
+        """The mean of each measure for each layer's heads; NaN where nothing was measured."""
         with np.errstate(invalid="ignore"):
             layers = [sums / counts for sums, counts in self.heads]
         return {name: [layer[i] for layer in layers] for i, name in enumerate(self.NAMES)}

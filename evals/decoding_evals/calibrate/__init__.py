@@ -1,4 +1,4 @@
-"""Calibration: the temperature that fits a text, and what it mends on text it has not seen."""
+"""Calibration: the temperature that fits a text, and how much it helps on held-out text."""
 
 from decoding.exports import exported
 

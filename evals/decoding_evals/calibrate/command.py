@@ -28,7 +28,7 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
     default=0.2,
     show_default=True,
     metavar="SHARE",
-    help="Documents that are not fitted but measured, before and after.",
+    help="Share of the documents to hold out and measure before and after.",
 )
 @click.option(
     "--coverage",
@@ -65,10 +65,10 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 def calibrate(prior_median: float, prior_scale: float, **options: Any) -> None:
     """Fit a temperature to the texts in FILES (or standard input).
 
-    The likeliest temperature, with its error; and what it does to held-out documents: surprisal,
-    Brier score, and expected calibration error (ECE). The setting that is printed is for
-    "decoding generate --setting". Records of "decoding generate --json" are scored from their token
-    ids; a text file is one document, each row of a .jsonl, .csv or .parquet file is one.
+    Shows the likeliest temperature with its error, and its effect on held-out documents: surprisal,
+    Brier score, and expected calibration error (ECE). The printed setting is for "decoding generate
+    --setting". Records of "decoding generate --json" are scored from their token ids; a text file
+    is one document, each row of a .jsonl, .csv or .parquet file is one.
     """
     from decoding.inference.temperature import LogNormalPrior
 

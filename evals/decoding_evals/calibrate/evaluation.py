@@ -1,4 +1,4 @@
-"""Calibration: the temperature that fits a text, and what it mends on text it has not seen."""
+"""Calibration: the temperature that fits a text, and how much it helps on held-out text."""
 
 from __future__ import annotations
 
@@ -162,13 +162,13 @@ def calibrate(
 ) -> CalibrationResult:
     """Fit a temperature to documents and measure what it does to held-out ones.
 
-    The documents are read about three times, after some readings of their first 2,048 tokens that
-    find where to begin; no logits are kept. Memory holds the documents, and about 80 bytes for each
-    held-out token (16 for each fitted one where `coverage` is given).
+    The first 2,048 tokens are read a few times to find a temperature to start from, then all
+    documents about three times; no logits are kept. Memory holds the documents, and about 80 bytes
+    for each held-out token (16 for each fitted one where `coverage` is given).
 
-    A single document is not split: its parts are no strangers to each other. Then, and where
-    `held_out` is 0, the figures are of the text that was fitted, which flatters the mean surprisal
-    by about 1/(2·tokens) nats.
+    A single document is not split, because its parts are not independent. Then, and where
+    `held_out` is 0, the figures are measured on the fitted text, which makes the mean surprisal too
+    small by about 1/(2·tokens) nats.
 
     Args:
         language_model: from `load_model`.
@@ -246,7 +246,7 @@ def _listed(interval: tuple[float, float] | None) -> list[float] | None:
 
 
 def _held(documents: Iterable[str | Document | TokenDocument]) -> tuple[_Documents, int]:
-    """Documents that can be read again and again, and how many empty ones were left out."""
+    """Documents that can be read several times, and how many empty ones were left out."""
     held: _Documents = []
     count = 0
     for item in documents:
@@ -307,7 +307,7 @@ def _fit(
 
 
 class _Reader:
-    """Reads documents as often as is asked for."""
+    """Reads documents any number of times."""
 
     def __init__(
         self,
@@ -334,7 +334,7 @@ class _Reader:
                 self._on_progress(self._tokens, surprisal / tokens)
 
     def sums(self, documents: _Documents, temperature: float) -> TemperatureSums:
-        """What a temperature is fitted to."""
+        """The sums that determine the likeliest temperature."""
         table = np.zeros((len(TemperatureSums._fields), len(documents)))
 
         def measure(block: LogitBlock) -> dict[str, Tensor]:
@@ -347,7 +347,7 @@ class _Reader:
 
 
 def _mass(tempered: DecodingSettings) -> Measure:
-    """What top-p is fitted to."""
+    """The mass in front of each true token, which determines top-p."""
 
     def measure(block: LogitBlock) -> dict[str, Tensor]:
         z = apply_settings(tempered, block.logits)

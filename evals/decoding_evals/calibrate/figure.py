@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def plot_calibration(record: dict[str, Any]) -> Figure:
     """Accuracy against confidence in bins of equal mass, from the record of `decoding calibrate`.
 
-    Points on the diagonal state what happens; below it, the model is too sure of itself.
+    On the diagonal, stated probabilities are true; below it, the model is too sure of itself.
     """
     figure, axes = new_figure(width=5.6, height=5.2)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")

@@ -194,14 +194,14 @@ def quality_record(quality: Quality | None, when: str) -> dict[str, Any]:
 
 
 class Predictions:
-    """Columns of `predictions`, as they come."""
+    """Collects the columns of `predictions`, window by window."""
 
     def __init__(self) -> None:
         self.columns: list[Columns] = []
         self._documents: list[int] = []
 
     def add(self, window: Window, columns: Columns) -> None:
-        """Take those of a window."""
+        """Add the columns of a window."""
         self.columns.append(columns)
         self._documents.append(window.document)
 
@@ -211,13 +211,13 @@ class Predictions:
         return np.repeat(np.array(self._documents, dtype=np.int64), lengths)
 
     def coverage(self) -> float | None:
-        """Share of the tokens that are kept, where that was asked for."""
+        """Share of the tokens that are kept; None where it was not measured."""
         if not self.columns or "covered" not in self.columns[0]:
             return None
         return float(self._column("covered").mean())
 
     def quality(self, prefix: str) -> Quality | None:
-        """Of the columns whose names begin so."""
+        """Quality by the columns whose names begin with `prefix`."""
         if not self.columns:
             return None
         correct = self._column(f"{prefix}correct")

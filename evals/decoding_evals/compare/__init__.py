@@ -1,4 +1,4 @@
-"""Decoding settings against each other on the same text, from one forward pass."""
+"""Comparison of decoding settings on the same text, from one forward pass."""
 
 from decoding.exports import exported
 

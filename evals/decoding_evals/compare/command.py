@@ -46,7 +46,7 @@ def compare(
     Every setting is measured on the same tokens, from one forward pass: its entropy, how many
     tokens it keeps, how many of the true tokens those cover; and for each pair KL both ways,
     Jensen-Shannon divergence and total variation. Without --setting and --grid, "raw" and "greedy"
-    stand beside some usual settings.
+    are compared with some usual settings.
     """
     if models is not None and (specs or grid is not None):
         raise click.UsageError("give --models, or settings, not both")

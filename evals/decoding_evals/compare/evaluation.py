@@ -1,4 +1,4 @@
-"""Decoding settings against each other on the same text, from one forward pass."""
+"""Comparison of decoding settings on the same text, from one forward pass."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ _BY_PAIR = ("kl", "kl_finite", "js", "total_variation")
 class SettingsComparison(Result):
     """S settings on one text: means over its scored tokens, each with its standard error.
 
-    Errors come from blocks of tokens in the order in which they are read: of one document,
-    consecutive ones; of several, those of documents of like length stand together. Errors of a pair
-    are paired, since both settings see the same tokens.
+    Standard errors are computed over blocks of tokens in reading order: consecutive tokens of one
+    document; of several documents, those of similar length are read together. Errors of a pair of
+    settings are paired, since both see the same tokens.
     """
 
     model: str

@@ -68,12 +68,12 @@ def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 
 def _area(share: float) -> float:
-    """Of a mark, in square points."""
+    """The area of a mark, in square points."""
     return 20 + 600 * share
 
 
 def _legend(axes: Axes) -> None:
-    """Under the title, where there are no points."""
+    """A legend under the title, where there are no points."""
     axes.plot([], [], color=GREY, linewidth=1, linestyle=":", label="as surprising as q expects")
     for color, share, label in (
         (BLUE, 0.0, "frontier: no other is lower on all three"),
@@ -95,9 +95,9 @@ def _annotate(
     points: dict[int, tuple[float, float]],
     order: list[int],
 ) -> None:
-    """Names beside points, the first ones first, as far as they cover nothing.
+    """Write names beside points, in the given order, where they cover nothing.
 
-    Between 13 and 60 settings numbers do: the heat map has all their names.
+    From 13 to 60 settings, numbers stand in for names, which the heat map shows.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.transforms import Bbox

@@ -45,8 +45,8 @@ _COLUMNS = ("nll_a", "nll_b", "kl_ab", "kl_ba", "delta_p", "delta_p_squared", "s
 class ModelsComparison(Result):
     """Model A, the reference, and model B on the same tokens.
 
-    Errors come from blocks of tokens in the order in which they are read, as for
-    `SettingsComparison`, and are paired where both models enter.
+    Standard errors are computed over blocks of tokens, as for `SettingsComparison`, and are paired
+    where a figure depends on both models.
     """
 
     model_a: str
@@ -132,7 +132,7 @@ def compare_models(
 ) -> ModelsComparison:
     """Compare two models token by token; no row of logits is kept.
 
-    Both read the same windows in step. 8 bytes a token are kept for the percentiles.
+    Both models read the same windows at the same time. Percentiles need 8 bytes of memory a token.
 
     Args:
         model_a: the reference.

@@ -67,7 +67,7 @@ def _linear(layer: nn.Module, shape: tuple[int, int]) -> tuple[Tensor | None, Te
 
 
 def _explained(patient: Patient, got: Tensor, want: Tensor, limit: float) -> str:
-    """In what way logits are not those of the head."""
+    """How the logits differ from those of the head."""
     for rows, others, way in (
         (slice(1, None), slice(None, -1), "late"),
         (slice(None, -1), slice(1, None), "early"),
@@ -89,7 +89,7 @@ def _explained(patient: Patient, got: Tensor, want: Tensor, limit: float) -> str
 
 
 def _factor(got: Tensor, want: Tensor) -> float:
-    """The c of the least squares of got - c · want."""
+    """The factor c that minimises the squares of got - c · want."""
     finite = got.isfinite() & want.isfinite()
     a, b = got[finite].double(), want[finite].double()
     return float(a @ b / (b @ b).clamp(min=1e-300))

@@ -111,7 +111,7 @@ def _padding(patient: Patient, side: str) -> Finding:
 
 
 def batch(patient: Patient) -> Finding:
-    """Rows do not see each other."""
+    """Rows of a batch do not influence each other."""
     alone = torch.cat([patient.logits([row]) for row in patient.rows])
     differ = "a row's logits depend on the rows beside it in the batch"
     return patient.compared(patient.together, alone, "four rows together as one by one", differ)
@@ -119,8 +119,8 @@ def batch(patient: Patient) -> Finding:
 
 @torch.inference_mode()
 def cache(patient: Patient) -> Finding:
-    """Cached steps against whole passes, of two texts, so that the second finds what the first
-    left behind."""
+    """Cached steps against whole passes, on two texts, so that a cache that outlives the first is
+    noticed."""
     size = len(patient.probe)
     given = size // 2
     steps, wholes = [], []

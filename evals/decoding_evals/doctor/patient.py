@@ -1,4 +1,4 @@
-"""What the doctor's checks look at: passes of a model over a text, and how far two are apart."""
+"""What the doctor's checks look at: passes of a model over a text, and how they differ."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Patient:
         return next(candidate for candidate in candidates if candidate != token)
 
     def limit(self, logits: Tensor) -> float:
-        """Rounding of logits: so much may they differ between two ways to compute them."""
+        """How much rounding may make logits differ between two ways to compute them."""
         eps = max(torch.finfo(dtype).eps for dtype in (logits.dtype, self.model.dtype))
         units = ROUNDING if eps <= torch.finfo(torch.float32).eps else ROUNDING_HALF
         finite = logits.double()[logits.isfinite()]

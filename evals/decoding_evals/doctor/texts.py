@@ -46,7 +46,7 @@ def shifts(patient: Patient) -> Finding:
 
 
 def bos(patient: Patient) -> Finding:
-    """BOS in front helps, or does little harm."""
+    """BOS in front makes the text more probable, or hardly less."""
     if patient.bos_id is None:
         return Finding("skipped", None, None, "the tokenizer has neither BOS nor EOS")
     targets = patient.ids[1:]
@@ -121,7 +121,7 @@ def sampler(patient: Patient) -> Finding:
 
 
 def dtype(patient: Patient) -> Finding:
-    """What the model's precision costs."""
+    """How much surprisal the model's precision costs."""
     dtype = str(patient.model.dtype).removeprefix("torch.")
     if patient.model.dtype in (torch.float32, torch.float64):
         return Finding("pass", 0.0, 1.0, f"{dtype}: exact")

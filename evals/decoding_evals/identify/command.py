@@ -45,7 +45,7 @@ from decoding_evals.shell.plots import plot_option
     default=10.0,
     show_default=True,
     metavar="ODDS",
-    help="Name none unless the odds against all others together reach this.",
+    help="Name a candidate only if its odds against all others together reach this.",
 )
 @model_options
 @scoring_options
@@ -62,12 +62,13 @@ def identify(
     """Find out which setting, or which model, wrote the texts in FILES (or standard input).
 
     Every text is scored under every candidate, and Bayes' rule turns the likelihoods into a
-    posterior. A token outside a candidate's kept set rules it out. None is named where the odds
-    are weak, or where the text is not as surprising as the best candidate's own are (|z| > 4).
+    posterior. A token outside a candidate's kept set rules it out. No candidate is named where the
+    odds are weak, or where the text is not about as surprising as the best candidate's own texts
+    are (|z| > 4).
 
     Records of "decoding generate --json" are scored by the tokens that were drawn, after their
     prompts. A plain text may have been written with other tokens than the tokenizer cuts it into;
-    where that alone may rule a candidate out, it is said.
+    where that alone may rule a candidate out, the output says so.
 
     Without --setting and --grid, the candidates are "raw", "greedy" and some usual settings.
     """

@@ -40,14 +40,14 @@ PROTOCOLS = ("default", "huggingface", "lm-eval", "llama.cpp", "gpt2-paper")
     type=click.Choice(["auto", "documents", "blocks"]),
     default="auto",
     show_default=True,
-    help="What the error is taken over; auto: documents from 20 on.",
+    help="What the error is computed over; auto: documents if there are at least 20.",
 )
 @output_options
 def perplexity(protocol: str, errors: str, **options: Any) -> None:
     """Perplexity of the texts in FILES (or standard input) under a model.
 
     A text file is one document; each row of a .jsonl, .csv or .parquet file is one. The error bars
-    allow for neighbouring tokens that depend on each other: they come from documents, or from
+    allow for dependence between neighbouring tokens: they are computed over documents, or over
     blocks of tokens.
     """
     with Destination(options) as destination:

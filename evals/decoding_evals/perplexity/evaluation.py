@@ -32,7 +32,7 @@ FEW_DOCUMENTS = 20
 
 @dataclass(frozen=True)
 class PerplexityResult(Result):
-    """Perplexity of a model on a corpus, and how it was come by."""
+    """Perplexity of a model on a corpus, and how it was computed."""
 
     model: str
     protocol: str
@@ -112,7 +112,7 @@ class PerplexityResult(Result):
 
     def tables(self) -> list[Shown]:
         """One line per measure."""
-        return [result_table(self)]
+        return [result_table(self.record())]
 
 
 def perplexity(

@@ -106,7 +106,7 @@ def readable(source: str) -> Iterator[None]:
 
 
 def decoded(stream: BinaryIO, source: str) -> Iterator[str]:
-    """UTF-8 text in pieces, as it is but for a byte order mark in front.
+    """UTF-8 text in pieces, unchanged except for a leading byte order mark.
 
     Raises:
         click.ClickException: the line at which it stops being text.
@@ -315,8 +315,8 @@ def _named(spec: str) -> tuple[str, list[str]]:
 def _outlive_readers() -> None:
     """Let Arrow's threads end before Python does.
 
-    Those that still read ahead in a parquet file abort a process that ends before them, whatever
-    its exit code was to be (apache/arrow#45214); there is nothing to wait for but time.
+    Threads that still read ahead in a parquet file abort a process that ends before them
+    (apache/arrow#45214), and nothing but time tells when they are done.
     """
     gc.collect()
     time.sleep(0.3)

@@ -42,7 +42,7 @@ class Text(NamedTuple):
     Args:
         name: `wiki.txt`, `rows.jsonl:12` (line of the file, or row where there are no lines,
             counted from 1); a data set as it was given, `NAME:SPLIT:12`; or `-`.
-        pieces: concatenate to the text; to be read once. A file comes in many, a row in one.
+        pieces: together they are the text; can be read only once. A file has many, a row one.
     """
 
     name: str

@@ -42,7 +42,7 @@ def score(setting: str | None, **options: Any) -> None:
     --prompt-column, texts are scored as continuations of their prompts, and the choices of a row
     are ranked by probability.
 
-    The residual is (surprisal - entropy) / √varentropy: large where the model was sure of
+    The residual is (surprisal - entropy) / √varentropy: large where the model confidently expected
     something else.
     """
     asked = None if setting is None else read_setting_of_text(setting)

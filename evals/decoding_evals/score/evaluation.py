@@ -1,4 +1,4 @@
-"""Scores: what a model says of every token of a text, or of the texts that may follow a prompt."""
+"""Scores of every token of a text, or of the texts that may follow a prompt."""
 
 from __future__ import annotations
 

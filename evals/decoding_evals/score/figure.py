@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def plot_scores(record: dict[str, Any]) -> Figure:
     """Entropy and surprisal along a text, from the record of `decoding score`.
 
-    Up to 60 tokens stand on the axis; of a longer text the lines are running means.
+    Up to 60 tokens label the axis; for a longer text the lines are running means.
     """
     import numpy as np
 

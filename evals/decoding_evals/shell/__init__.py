@@ -1,1 +1,1 @@
-"""What the commands share: options, endings, files, progress."""
+"""What the commands share: options, exit codes, files, progress."""

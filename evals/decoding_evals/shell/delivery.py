@@ -1,4 +1,4 @@
-"""The results of a command to where the user wants them."""
+"""Writes the results of a command where the user wants them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from decoding_evals.shell.output import Interrupted, RecordFile, to_json
 from decoding_evals.shell.plots import check_plot, write_plot
 
 if TYPE_CHECKING:
-    from decoding_evals.reading.texts import Inputs
     from decoding_evals.showing.terminal import Shown
 
 
@@ -43,28 +42,28 @@ class Destination(ExitStack):
 
     @property
     def shows_progress(self) -> bool:
-        """Whether a bar does not get in the way of what is written to the same terminal."""
+        """Whether to show a bar: not where tables are written to the same terminal."""
         return not (self.on_screen and sys.stdout.isatty())
 
     def deliver(
         self,
         results: Iterable[Any],
         *,
-        inputs: Inputs | None = None,
+        inputs: Any = None,
         models: Collection[str] = (),
         done: str = "texts scored",
         notes: Iterable[str] = (),
-        together: Callable[[list[Any]], Iterable[Shown]] | None = None,
+        together: Callable[[list[dict[str, Any]]], Iterable[Shown]] | None = None,
     ) -> None:
         """Write each result as it comes, and a picture of the first.
 
         Args:
             results: each a `Result`; taken lazily.
-            inputs: where the texts come from; they name the results of single texts.
+            inputs: the `Inputs` that texts come from, which name the results of single texts.
             models: names of those that records are scored with.
             done: what happened to the results that are finished, said after their number.
             notes: lines for standard error, after those of the inputs.
-            together: makes tables of all results at the end, in place of each one's own.
+            together: makes tables of all records at the end, in place of each result's own.
 
         Raises:
             Interrupted: on Ctrl-C; what is finished stays.
@@ -73,7 +72,7 @@ class Destination(ExitStack):
 
         count = 0
         record: dict[str, Any] = {}
-        kept: list[Any] = []
+        kept: list[dict[str, Any]] = []
         ended = None
         try:
             for result in results:
@@ -81,7 +80,7 @@ class Destination(ExitStack):
                 if self.on_screen and together is None:
                     print_table(*result.tables())
                 elif self.on_screen:
-                    kept.append(result)
+                    kept.append(record)
                 if self.plot is not None and count == 0 and (figure := result.plot()) is not None:
                     write_plot(figure, self.plot)
                 count += 1
@@ -102,8 +101,8 @@ class Destination(ExitStack):
         if ended is not None:
             raise ended
 
-    def _written(self, result: Any, inputs: Inputs | None) -> tuple[dict[str, Any], Any]:
-        """The record of a result, which is written unless tables are, and the result by name."""
+    def _written(self, result: Any, inputs: Any) -> tuple[dict[str, Any], Any]:
+        """Write the record unless tables are shown; return it and the result under its name."""
         from decoding_evals.showing.result import TextResult
 
         if isinstance(result, TextResult) and inputs is not None:

@@ -59,7 +59,7 @@ def read_setting_of_text(spec: str) -> Setting:
     """A setting that is to be measured on a given text.
 
     Raises:
-        click.UsageError: it cannot be read, or is a policy that would end the text.
+        click.UsageError: it is invalid, or a policy that would end the text.
     """
     return _of_text(read_setting(spec, {}))
 
@@ -71,7 +71,7 @@ def _of_text(setting: Setting) -> Setting:
 
 
 def read_setting(spec: str, flags: dict[str, Any]) -> Setting:
-    """The setting of `--setting`, with those of `FLAGS` that are given on top.
+    """The setting of `--setting`, with the fields that flags override; other keys are ignored.
 
     Raises:
         click.UsageError: a field is unknown or out of its range.
@@ -108,7 +108,7 @@ candidate_options = stacked(
 
 
 def read_candidates(specs: tuple[str, ...], grid: str | None) -> list[Setting]:
-    """The settings of `--setting` and `--grid`; some usual ones where neither is given.
+    """The settings of `--setting` and `--grid`; some usual ones if neither is given.
 
     Raises:
         click.UsageError: one that cannot be read, one that is given twice, or too many.
@@ -207,7 +207,7 @@ scoring_options = stacked(
         "--stride",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Tokens between such readings; fewer give longer contexts and take longer.  "
+        help="Tokens between the starts of windows; fewer give longer contexts and take longer.  "
         "[default: half the context]",
     ),
     bos_option,
@@ -217,13 +217,13 @@ scoring_options = stacked(
         default=8,
         show_default=True,
         metavar="N",
-        help="Readings that run together.",
+        help="Windows that run together.",
     ),
 )
 
 
 def read_windows(options: dict[str, Any]) -> Windows:
-    """How `scoring_options`, or those of them that a command has, ask for texts to be read."""
+    """The windows that `scoring_options` ask for, or those of them that a command has."""
     from decoding.scoring.windows import Windows
 
     names = ("context", "stride", "bos", "batch_size")

@@ -1,4 +1,4 @@
-"""Records into files that are whole or not there at all."""
+"""Writes records to files that are complete or not there at all."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ BATCH_CHARACTERS = 1 << 22
 
 
 def to_json(record: dict[str, Any]) -> str:
-    """One line of JSON: ASCII, so that no terminal or line reader trips over it, and no NaN."""
+    """One line of JSON in ASCII, which every terminal and line reader can handle, without NaN."""
     return json.dumps(record, allow_nan=False)
 
 
 class Unfinished(click.ClickException):
-    """The end of work of which a part is finished and stays."""
+    """Work ended early, and what is finished stays."""
 
 
 class Interrupted(Unfinished):
@@ -36,8 +36,8 @@ class Interrupted(Unfinished):
 class RecordFile:
     """Collects records in a temporary file beside the target and puts it there at the end.
 
-    On success and where `Unfinished` is raised (Ctrl-C is) the finished records become the file; on
-    any other error the target stays as it was. Records are never all in memory.
+    On success, and on `Unfinished` (Ctrl-C is one), the finished records become the file; on any
+    other error the target stays as it was. Records are never all in memory.
 
     Args:
         path: `.jsonl`, one record a line, or `.json`, one list. `.csv` and `.parquet` have one row
@@ -128,7 +128,7 @@ def temporary_beside(path: Path) -> Path:
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Put a finished temporary file in its place, with the rights of a new file."""
+    """Move a finished temporary file to its place, with the permissions of a new file."""
     umask = os.umask(0)
     os.umask(umask)
     temporary.chmod(0o666 & ~umask)
@@ -201,7 +201,7 @@ def _cell(value: Any) -> str | None:
 
 
 class _Seen:
-    """What has been seen at one place of the records, from which its Arrow type follows."""
+    """The values seen at one place of the records, which determine its Arrow type."""
 
     def __init__(self) -> None:
         self.kinds: set[type] = set()

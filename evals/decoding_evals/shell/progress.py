@@ -1,4 +1,4 @@
-"""How far an evaluation has come, on standard error."""
+"""Progress of an evaluation, on standard error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a command ends: exit codes, and one line for everything that can be expected to go wrong.
+"""How a command ends: exit codes, and one line for every failure that can be expected.
 
 Wrong usage is exit code 2, anything else 1, Ctrl-C 130. A reader that closes the pipe early ends
 the command without a word.
@@ -42,10 +42,10 @@ def run(command: click.Command, name: str) -> NoReturn:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Look for no garbage meanwhile, and never among what is there at the end.
+    """Pause the garbage collector, and exempt everything that exists at the end.
 
     Importing torch and transformers makes a million objects that stay. Python would look through
-    them many times while they come, and once more when it ends.
+    them many times meanwhile, and once more when it exits.
     """
     gc.disable()
     try:

@@ -16,7 +16,7 @@ BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#999999"
 
 
 def blank_figure(width: float, height: float) -> Figure:
-    """A figure of so many inches, whose parts make room for each other.
+    """An empty figure, in inches, with constrained layout.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -37,7 +37,7 @@ def new_figure(width: float, height: float = 4.2) -> tuple[Figure, Axes]:
 
 
 def text_name(record: dict[str, Any], most: int) -> str:
-    """What a title calls the text of a record."""
+    """The name of a record's text, for a title."""
     name = title_of(record)
     return "standard input" if name == "-" else short(visible(Path(name).name), most)
 
@@ -48,7 +48,7 @@ def token_label(text: str) -> str:
 
 
 def short(text: str, most: int) -> str:
-    """Of a long text the beginning and the end."""
+    """A long text cut down to its beginning and end."""
     tail = most // 2
     return text if len(text) <= most else f"{text[: most - tail - 1]}…{text[-tail:]}"
 

@@ -1,4 +1,4 @@
-"""How text with its entropy, and tables, look on a terminal and in a pipe."""
+"""How tables, and text shaded by entropy, look on a terminal and in a pipe."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def harmless(text: str) -> str:
 
 
 def shaded(text: str, entropy_nats: float) -> Text:
-    """A token in the shade of its entropy; line breaks stay bare, so that no line is filled."""
+    """A token shaded by its entropy; line breaks have no background, which would fill the line."""
     style = next((style for bound, style in SHADES if entropy_nats < bound), SHADES[-1][1])
     result = Text()
     for piece in re.split("(\n)", harmless(text)):

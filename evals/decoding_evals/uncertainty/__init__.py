@@ -1,4 +1,4 @@
-"""How sure a model is of its answers to prompts: by its probabilities, its samples, and others."""
+"""How sure a model is of its answers: by its probabilities, its samples, and other models."""
 
 from decoding.exports import exported
 

@@ -49,7 +49,9 @@ column_options = stacked(
         for name, text in COLUMNS.items()
     ),
     click.option(
-        "--separator", metavar="TEXT", help="Cut cells of several answers or paraphrases at TEXT."
+        "--separator",
+        metavar="TEXT",
+        help="Split cells that hold several answers or paraphrases at TEXT.",
     ),
 )
 
@@ -171,7 +173,7 @@ _PASSED = ("num_samples", "max_new_tokens", "stop", "chat", "batch_size")
 
 
 def _setting(options: dict[str, Any]) -> DecodingSettings:
-    """What samples are drawn under, where the options go together."""
+    """The setting that samples are drawn under; checks that the options go together."""
     settings = read_setting(options["setting"], options)
     if not isinstance(settings, DecodingSettings):
         raise click.UsageError("uncertainty draws whole answers under one setting, not a policy")
@@ -191,7 +193,7 @@ def _setting(options: dict[str, Any]) -> DecodingSettings:
 
 
 def _can_be_judged(rows: list[dict[str, Any]], options: dict[str, Any]) -> bool:
-    """Whether any answer can be judged, which files of evaluations need."""
+    """Whether any answer can be judged; `--plot` and `--evaluation` need one."""
     likelihood = options["correct_by"] == "likelihood"
     needed = ("references", "incorrect") if likelihood else ("references",)
     judged = any(all(row[name] for name in needed) for row in rows)
@@ -234,7 +236,7 @@ def _others(
 def _finished(
     results: Iterator[PromptUncertainty], done: list[dict[str, Any]], total: int, *, shown: bool
 ) -> Iterator[PromptUncertainty]:
-    """The results under a bar; what the evaluation needs of those delivered goes to `done`."""
+    """The results, with a bar; `done` gets what the evaluation needs of each that was delivered."""
     from decoding_evals.shell.progress import progress_bar
     from decoding_evals.uncertainty.estimators import answer
 

@@ -76,9 +76,9 @@ def ensemble_uncertainty(
 ) -> EpistemicUncertainty:
     """What the members of an ensemble disagree about after a prompt.
 
-    At each position the members count alike, also where one of them finds the tokens before it
-    less likely; the sum along a continuation is then the chain rule's, with the mixture taken anew
-    at each token. Members run one after the other: memory is one vocabulary row a position.
+    Members have equal weights at each position, also where one of them finds the tokens before it
+    less likely; the sum along a continuation is then the chain rule's, with a new mixture at each
+    token. Members run one after the other: memory is one vocabulary row a position.
 
     Args:
         members: at least two, from `checkpoint_members` or `dropout_members`; taken lazily.
@@ -100,7 +100,7 @@ def ensemble_uncertainty(
 def paraphrase_uncertainty(
     language_model: LanguageModel, contexts: Iterable[Ids], ids: Ids = ()
 ) -> EpistemicUncertainty:
-    """What the answer owes to the phrasing of the prompt: the phrasings are the members.
+    """How much the answer depends on the phrasing of the prompt: the phrasings are the members.
 
     Args:
         language_model: from `load_model`.

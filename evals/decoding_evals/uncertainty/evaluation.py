@@ -1,4 +1,4 @@
-"""How sure a model is of its answers to prompts: by its probabilities, its samples, and others."""
+"""How sure a model is of its answers: by its probabilities, its samples, and other models."""
 
 from __future__ import annotations
 
@@ -165,7 +165,8 @@ def uncertainty(
 ) -> Iterator[PromptUncertainty]:
     """Answer prompts, greedily and by sampling, and measure how sure the model is.
 
-    A result is a function of the seed and its row; a prompt that occurs again is answered alike.
+    A result depends on the seed and its row alone: a prompt that occurs again gets the same
+    answers.
 
     Args:
         language_model: from `load_model`.
@@ -229,7 +230,7 @@ def uncertainty(
 
 @dataclass(frozen=True)
 class _Run:
-    """What is common to all prompts of one call."""
+    """What all prompts of one call share."""
 
     language_model: LanguageModel
     settings: DecodingSettings

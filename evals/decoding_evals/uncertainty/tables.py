@@ -97,7 +97,7 @@ def _samples(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def evaluation_tables(summary: dict[str, Any]) -> Iterator[Shown]:
-    """One line per estimator, the best first; and what is to be said of them."""
+    """One line per estimator, the best first; and notes."""
     evaluation = summary["evaluation"]
     accuracy = evaluation["accuracy"]
     title = f"{summary['model']} · {evaluation['prompts']} prompts with references"
@@ -142,6 +142,6 @@ def _signed(value: float | None) -> str:
 
 
 def _quoted(text: str, most: int = 60) -> str:
-    """A text in one line, its end left out where it is long."""
+    """A text in one line; a long one is cut at its end."""
     plain = harmless(repr(text)[1:-1])
     return f"“{plain if len(plain) <= most else plain[: most - 1] + '…'}”"
