@@ -37,9 +37,10 @@ wheel-test: .venv/.installed-dev
 docs: .venv/.installed-docs
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/site
 
-# The pictures in the README.
+# The pictures in the README and the pages, and the table of samplers.
 picture: .venv/.installed-dev
 	mkdir -p build
+	$(BIN)/python docs/rules.py
 	$(BIN)/python docs/picture.py
 	printf %s "Once upon a time there was a little dog named Max. He found a rock and ate the moon." \
 	| $(BIN)/decoding score --plot docs/score.png > build/score.txt

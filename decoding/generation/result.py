@@ -41,7 +41,7 @@ class Generation:
         return f"Generation({_shortened(self.prompt)} → {_shortened(self.text)}, {facts})"
 
     def record(self) -> dict[str, Any]:
-        """Plain Python values, ready for JSON; see the README for the keys."""
+        """Plain Python values, ready for JSON; see `docs/records.md` for the keys."""
         tokens = self.trace.records()
         if self.trace.alternatives is not None and self.alternative_texts is not None:
             runners_up = self.trace.alternatives
