@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from decoding.rows.arrays import Array, as_tensor, joined, library, side_by_side
+from decoding.rows.arrays import Array, as_tensor, library, side_by_side
 from decoding.rows.distribution import Distribution
 from decoding.rows.prefix import first
 from decoding.settings.applying import Applied, kept_mass
@@ -31,11 +30,6 @@ class Measures(NamedTuple):
     """`(rows, alternatives + 1, 3)`: id, log q and log p of the first tokens of p."""
     candidates: Tensor | None
     """`(rows, candidates, 4)`, for beams: id, log q, log p and rank of the first tokens of q."""
-
-    @classmethod
-    def of(cls, portions: Sequence[Measures]) -> Measures:
-        """Of all the rows."""
-        return cls(*map(joined, zip(*portions, strict=True)))
 
 
 def measured(
@@ -76,13 +70,7 @@ def measured(
 
 
 def of_tokens(raw: Distribution, final: Distribution, tokens: Tensor | Array) -> list[Array]:
-    """The columns `TOKEN` of one token per row, each `(rows)`.
-
-    Args:
-        raw: rows of p.
-        final: rows of q.
-        tokens: `(rows)`.
-    """
+    """The columns `TOKEN` of one token per row, each `(rows)`, from rows of p and of q."""
     return [final.log_prob(tokens), raw.log_prob(tokens), raw.rank(tokens)]
 
 
