@@ -48,12 +48,7 @@ class Applied(NamedTuple):
 
 
 def apply(settings: DecodingSettings, raw: Distribution, history: History | None = None) -> Applied:
-    """All rules of a setting in their order.
-
-    Args:
-        settings: the rules and their parameters.
-        raw: the model's own rows.
-        history: what came before each row, for a setting that looks back.
+    """All rules of a setting in their order, applied to the model's own rows.
 
     Raises:
         ValueError: the setting looks back and there is no history.
@@ -64,10 +59,8 @@ def apply(settings: DecodingSettings, raw: Distribution, history: History | None
     mixed, given, width = False, [], 0
     for stage in settings.stages:
         if isinstance(stage, tuple):
-            if settings.greedy and scaled is None:
-                return Applied(
-                    rows, rows.first(1), None
-                )  # what follows has one token to choose from
+            if settings.greedy and scaled is None:  # what follows has one token to choose from
+                return Applied(rows, rows.first(1), None)
             rows, temperature = _tempered(rows, stage)
             continue
         if scaled is None and stage.kind != "penalty":
@@ -76,7 +69,7 @@ def apply(settings: DecodingSettings, raw: Distribution, history: History | None
         if stage.looks_back and history is not None:
             past = Past(history.ids, history.starts)
             if stage.start:
-                past = past._replace(state=_state(stage.start, history, width, rows))
+                past = past._replace(state=_state(stage.start, history.memory, width, rows))
                 width += len(stage.start)
                 given.append(rows)
         rows = stage.apply(rows, past)
@@ -98,12 +91,11 @@ def _tempered(
 
 
 def _state(
-    start: tuple[float, ...], history: History | None, width: int, rows: Distribution
+    start: tuple[float, ...], memory: Tensor | None, width: int, rows: Distribution
 ) -> Array:
     """What a rule remembers of each row, from the place of its first number in the memory."""
-    assert history is not None
-    if history.memory is not None:
-        return as_array(history.memory)[:, width : width + len(start)]
+    if memory is not None:
+        return as_array(memory)[:, width : width + len(start)]
     xp, like = library(rows.z), rows.log_total
     return xp.stack([xp.full_like(like, number) for number in start], -1)
 
@@ -127,7 +119,7 @@ def remembered(
     columns: list[Array] = []
     rules = [rule for rule in settings.rules if rule.start]
     for rule, given in zip(rules, applied.given, strict=True):
-        state = _state(rule.start, History(None, None, memory), len(columns), given)
+        state = _state(rule.start, memory, len(columns), given)
         columns += rule.observe(state, as_array(tokens), given, applied.final, applied.scaled)
     return as_tensor(library(columns[0]).stack(columns, -1))
 
@@ -146,11 +138,7 @@ class Memory:
         self.numbers: Tensor | None = None
 
     def history(self, input_ids: Tensor) -> History:
-        """What comes before the next token.
-
-        Args:
-            input_ids: `(rows, seq)`.
-        """
+        """What comes before the next token, the ids so far being `(rows, seq)`."""
         return History(input_ids, self.starts, self.numbers)
 
     def observe(self, applied: Applied, tokens: Tensor | Array) -> None:
@@ -162,10 +150,9 @@ def apply_settings(settings: Setting, logits: Tensor, history: History | None = 
     """All rules of a setting in their order, a few rows at a time; the result is not normalised.
 
     Args:
-        settings: the rules and their parameters.
-        logits: `(…, vocab)`.
-        history: what came before each row, for a setting that looks back; then logits are
-            `(rows, vocab)`.
+        settings: a setting or a policy.
+        logits: `(…, vocab)`; with a history `(rows, vocab)`.
+        history: what came before each row, for a setting that looks back.
 
     Returns:
         `(…, vocab)` logits of q.
@@ -179,14 +166,7 @@ def apply_settings(settings: Setting, logits: Tensor, history: History | None = 
 
 
 def kept_mass(applied: Applied) -> Array:
-    """Mass of the support of q before it was cut; see `Trace.kept_mass`.
-
-    Args:
-        applied: rows `(rows, vocab)`.
-
-    Returns:
-        `(rows)`, in (0, 1], float64.
-    """
+    """`(rows)`, in (0, 1], mass of the support of q before it was cut; see `Trace.kept_mass`."""
     scaled, final = applied.scaled, applied.final
     mass = scaled.mass_of(final)
     if mass is None and applied.mixed:

@@ -85,8 +85,8 @@ class EntropyPolicy:
             object.__setattr__(self, name, float(value))
         if not isinstance(self.settings, DecodingSettings):
             raise ValueError(f"settings must be a DecodingSettings, got {self.settings!r}")
-        known = isinstance(self.then, DecodingSettings) or _is_function(self.then)
-        if not known and self.then not in ENDINGS:
+        function = callable(self.then) and not isinstance(self.then, type)
+        if not (function or isinstance(self.then, DecodingSettings) or self.then in ENDINGS):
             raise ValueError(
                 f"then must be a setting, a function, or one of {', '.join(ENDINGS)}, "
                 f"got {self.then!r}"
@@ -151,14 +151,7 @@ class EntropyPolicy:
         return DecodingSettings(temperature=0 if self.greedy else 1).generate_kwargs()
 
     def crossed(self, raw: Distribution) -> Tensor:
-        """Which rows lie above the bounds.
-
-        Args:
-            raw: the model's own rows.
-
-        Returns:
-            `(…)`, bool.
-        """
+        """`(…)`, bool, which of the model's own rows lie above the bounds."""
         from decoding.rows.arrays import as_tensor
 
         crossed = raw.entropy > self.entropy_above
@@ -192,7 +185,6 @@ class EntropyPolicy:
 
         if decisions is None and not isinstance(self.then, DecodingSettings):
             raise ValueError(f"'{self}' decides while text is generated, and has nothing decided")
-
         applied = self.settings.apply(rows, history)
         if isinstance(self.then, DecodingSettings):
             crossed = self.crossed(rows if raw is None else raw)
@@ -237,10 +229,6 @@ class EntropyPolicy:
         return decisions
 
 
-def _is_function(then: object) -> bool:
-    return callable(then) and not isinstance(then, type)
-
-
 def _refuse_memory(settings: object) -> None:
     if isinstance(settings, DecodingSettings) and settings.remembers:
         raise ValueError(f"{settings.remembers} follows one setting alone: not in a policy")
@@ -256,9 +244,8 @@ def _merged(one: Applied, other: Applied, rows: Tensor) -> Applied:
     def merged(first: Distribution, second: Distribution) -> Distribution:
         return Distribution(torch.where(rows.unsqueeze(-1), second.logits, first.logits))
 
-    mixed = one.mixed or other.mixed
     scaled, final = merged(one.scaled, other.scaled), merged(one.final, other.final)
-    return Applied(scaled, final, None, mixed)
+    return Applied(scaled, final, None, one.mixed or other.mixed)
 
 
 Setting = DecodingSettings | EntropyPolicy

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor
 
 from decoding.rows.arrays import Array
 from decoding.rows.distribution import Distribution
@@ -63,11 +63,6 @@ class SettingProcessor(LogitsProcessor):  # type: ignore[misc]
         return f"{type(self).__name__}({str(self.settings)!r})"
 
 
-def processors(settings: DecodingSettings, monitor: Monitor | None = None) -> LogitsProcessorList:
-    """See `DecodingSettings.processors`."""
-    return LogitsProcessorList([SettingProcessor(settings, monitor)])
-
-
 _OF_RULES = {
     rule.field: rule.in_transformers for rule in RULES_IN_ORDER if rule.in_transformers is not None
 }
@@ -115,9 +110,7 @@ def neutral_generate_kwargs(do_sample: bool) -> dict[str, Any]:
 def not_neutral(config: GenerationConfig) -> dict[str, Any]:
     """What a generation configuration would apply of its own, beside any setting.
 
-    Returns:
-        Each parameter with its value, where it differs from the neutral one. Warpers have an effect
-        only where the configuration draws.
+    These are parameters that are not neutral; warpers only where the configuration draws.
     """
     neutral = neutral_generate_kwargs(do_sample=True)
     if not config.do_sample:
@@ -127,11 +120,6 @@ def not_neutral(config: GenerationConfig) -> dict[str, Any]:
 
 
 def applied_besides(config: GenerationConfig) -> dict[str, Any]:
-    """What a generation configuration applies besides the fields of `DecodingSettings`.
-
-    Returns:
-        Each parameter with its value, where it differs from the neutral one.
-    """
-    given = not_neutral(config)
+    """Of `not_neutral`, what no field of `DecodingSettings` says."""
     shared = {name for name, theirs in _OF_RULES.items() if not theirs.differs}
-    return {name: value for name, value in given.items() if name not in shared}
+    return {name: value for name, value in not_neutral(config).items() if name not in shared}
