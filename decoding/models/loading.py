@@ -108,12 +108,7 @@ def load_generation_config(
 ) -> GenerationConfig:
     """The generation configuration that a model comes with, without loading its weights.
 
-    Args:
-        name_or_path: as for `load_model`.
-        trust_remote_code: as for `load_model`.
-
-    Returns:
-        The configuration; transformers' defaults where the model has none of its own.
+    It is transformers' defaults where the model has none of its own. Arguments as for `load_model`.
 
     Raises:
         ModelLoadError: there is no such model, or it cannot be reached.
@@ -130,11 +125,7 @@ def load_generation_config(
 
 
 def check_vocabularies(a: LanguageModel, b: LanguageModel) -> None:
-    """Refuse two models whose ids do not mean the same.
-
-    Raises:
-        ValueError: naming the first ids that differ.
-    """
+    """Refuse two models whose ids do not mean the same, by a ValueError that names the first."""
     of_a, of_b = (
         {index: token for token, index in model.tokenizer.get_vocab().items()} for model in (a, b)
     )
@@ -208,9 +199,7 @@ def _device(device: str | torch.device | None) -> torch.device:
 def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> Any:
     if dtype is None:
         return torch.float32 if device.type == "cpu" else "auto"
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype == "auto":
+    if isinstance(dtype, torch.dtype) or dtype == "auto":
         return dtype
     named = getattr(torch, dtype, None)
     if not isinstance(named, torch.dtype) or not named.is_floating_point:

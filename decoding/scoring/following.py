@@ -35,12 +35,7 @@ class Follower:
         self._ends = np.empty(0, np.int64)
 
     def row(self, block: LogitBlock, row: int) -> list[Applied]:
-        """What each setting makes of one row, `(1, vocab)` each.
-
-        Args:
-            block: as `TeacherForcing.blocks` gives them.
-            row: its row; rows are to be asked for in their order.
-        """
+        """What each setting makes of one row, `(1, vocab)`; rows are asked for in their order."""
         raw = Distribution(block.logits[row : row + 1].detach())
         if not any(settings.looks_back for settings in self.settings):
             return [settings.apply(raw) for settings in self.settings]
