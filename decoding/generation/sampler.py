@@ -31,7 +31,7 @@ from decoding.rows.arrays import Array, as_array, joined, on_host
 from decoding.rows.blocks import row_blocks
 from decoding.rows.distribution import Distribution
 from decoding.rows.draw import draw
-from decoding.rows.faults import NonFiniteLogitsError, without_faults
+from decoding.rows.faults import refuse_faults, without_faults
 from decoding.settings.applying import History, remembered
 from decoding.settings.policy import EntropyPolicy, Setting
 from decoding.settings.processor import not_neutral
@@ -302,12 +302,8 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
 
     def check(self) -> None:
         """Complain of rows that an accelerator had to mend."""
-        if not self.faults:
-            return
-        found = torch.stack(self.faults).nonzero()
-        if len(found):
-            step, row = found[0].tolist()
-            raise NonFiniteLogitsError(f"step {step}, row {row}")
+        if self.faults:
+            refuse_faults(torch.stack(self.faults))
 
     def _outcome(self, rows: _Rows, first: int = 0) -> _Outcome:
         """What comes of rows, of which the first has that number."""

@@ -17,11 +17,7 @@ def chosen_seed(seed: int | None) -> int:
 
 
 def check_seed(seed: object) -> None:
-    """Refuse what is not a seed.
-
-    Raises:
-        ValueError: it is not a whole number in [0, 2^64).
-    """
+    """Refuse, by a ValueError, what is no whole number in [0, 2^64)."""
     if not isinstance(seed, Integral) or isinstance(seed, bool):
         raise ValueError(f"seed must be a whole number, got {seed!r}")
     if not 0 <= int(seed) < 2**64:

@@ -90,9 +90,6 @@ class Mixture:
 
         `H(mean_k p_k) = mean_k H(p_k) + I`, with I the mean of KL(p_k‖mean), >= 0.
 
-        Returns:
-            Tensors `(…)`, nats.
-
         Raises:
             ValueError: fewer than two members: one cannot disagree with itself.
         """

@@ -176,8 +176,11 @@ def _source(name: str) -> str:
         return str(files("decoding") / "stories")
     if name.startswith("builtin:"):
         raise ModelLoadError(f"no model {name!r}: the embedded one is {BUILTIN!r}")
-    if _looks_local(name) and not (Path(name) / "config.json").is_file():
-        missing = "has no config.json" if Path(name).is_dir() else "does not exist"
+    path = Path(name)
+    # A name that can only mean a folder: it exists, or no hub name looks like that.
+    is_path = name.startswith(("./", "../", "~")) or name.count("/") > 1
+    if (path.exists() or path.is_absolute() or is_path) and not (path / "config.json").is_file():
+        missing = "has no config.json" if path.is_dir() else "does not exist"
         raise ModelLoadError(f"model folder {name!r} {missing}")
     return name
 
@@ -205,17 +208,6 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> Any:
     if not isinstance(named, torch.dtype) or not named.is_floating_point:
         raise ModelLoadError(f"unknown dtype {dtype!r}; try float32, bfloat16 or float16")
     return named
-
-
-def _looks_local(name: str) -> bool:
-    """Whether a name can only mean a folder: it exists, or no hub name looks like that."""
-    path = Path(name)
-    return (
-        path.exists()
-        or path.is_absolute()
-        or name.startswith(("./", "../", "~"))
-        or name.count("/") > 1
-    )
 
 
 def _explain(name: str, error: Exception) -> str:

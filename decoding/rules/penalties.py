@@ -58,15 +58,7 @@ class Dry(Penalty):
         return Distribution(rows.logits - self.penalties(past, rows.vocab))
 
     def penalties(self, past: Past, vocab: int) -> Tensor:
-        """What is taken off each token's logit.
-
-        Args:
-            past: the ids so far, `(rows, seq)`.
-            vocab: number of tokens.
-
-        Returns:
-            `(rows, vocab)`, >= 0, float32.
-        """
+        """What is taken off each token's logit, `(rows, vocab)`, >= 0, float32."""
         import torch
 
         ids = past.ids

@@ -141,11 +141,7 @@ class EntropyPolicy:
         return (*self.settings.rules, *then)
 
     def generate_kwargs(self, num_beams: int = 1) -> dict[str, Any]:
-        """As `DecodingSettings.generate_kwargs`; a policy follows single sequences.
-
-        Raises:
-            ValueError: with beams.
-        """
+        """As `DecodingSettings.generate_kwargs`; with beams a ValueError."""
         if num_beams > 1:
             raise ValueError("a policy follows single sequences, and beams change places")
         return DecodingSettings(temperature=0 if self.greedy else 1).generate_kwargs()
@@ -215,10 +211,10 @@ class EntropyPolicy:
         if not callable(self.then):
             return [self.then if yes else None for yes in crossed]
         decisions: list[Then | None] = [None] * len(crossed)
-        if any(crossed):
-            entropies, varentropies = raw.entropy.tolist(), raw.varentropy.tolist()
-            for row in (row for row, yes in enumerate(crossed) if yes):
-                then = self.then(Crossing(row, step, entropies[row], varentropies[row]))
+        for row, yes in enumerate(crossed):
+            if yes:
+                spread = raw.entropy[row].item(), raw.varentropy[row].item()
+                then = self.then(Crossing(row, step, *spread))
                 if not (then is None or isinstance(then, DecodingSettings) or then in ENDINGS):
                     raise ValueError(
                         f"a policy's function returns a setting, None, or one of "
@@ -253,11 +249,7 @@ Setting = DecodingSettings | EntropyPolicy
 
 
 def parse_setting(text: str) -> Setting:
-    """Read the text form of a setting or of a policy.
-
-    Raises:
-        ValueError: as in `DecodingSettings.parse` and `EntropyPolicy.parse`.
-    """
+    """Read the text form of a setting or of a policy; see the `parse` of either."""
     return EntropyPolicy.parse(text) if " while " in text else DecodingSettings.parse(text)
 
 

@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from decoding.rules import BUILT_IN, RULES, Field, Rule, Tempering
@@ -103,13 +104,9 @@ class DecodingSettings:
     def stages(self) -> tuple[Rule | tuple[Tempering, ...], ...]:
         """The rules in their order; those that set one temperature together are one stage."""
         stages: list[Rule | tuple[Tempering, ...]] = []
-        for rule in self.rules:
-            if not isinstance(rule, Tempering):
-                stages.append(rule)
-            elif stages and isinstance(stages[-1], tuple):
-                stages[-1] += (rule,)
-            else:
-                stages.append((rule,))
+        for tempering, group in groupby(self.rules, lambda rule: isinstance(rule, Tempering)):
+            rules: tuple[Any, ...] = tuple(group)
+            stages += [rules] if tempering else rules
         return tuple(stages)
 
     @classmethod

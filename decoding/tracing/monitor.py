@@ -20,7 +20,7 @@ from torch import Tensor
 
 from decoding.rows.arrays import Array, as_array, as_tensor, side_by_side
 from decoding.rows.distribution import Distribution
-from decoding.rows.faults import NonFiniteLogitsError
+from decoding.rows.faults import refuse_faults
 from decoding.settings.applying import Applied
 from decoding.tracing import step as measures
 from decoding.tracing.step import Measures
@@ -193,10 +193,7 @@ class EntropyMonitor:
                 "EntropyMonitor saw rows change between steps: it serves one generate call, and "
                 "beam search needs EntropyMonitor(num_beams=…)"
             )
-        fault = self._buffer[: self.steps, :, _FAULT].nonzero()
-        if len(fault):
-            step, row = fault[0].tolist()
-            raise NonFiniteLogitsError(f"step {step}, row {row}")
+        refuse_faults(self._buffer[: self.steps, :, _FAULT])
         ids = sequences[:, self._prompt_length :].cpu().numpy()
         if beam_indices is None:
             self._check_rows(sequences)
