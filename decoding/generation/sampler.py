@@ -325,7 +325,7 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         else:
             applied = settings.apply(given, history)
         tokens = draw(applied.final, rows.points)
-        memory = remembered(settings, rows.memory, applied, tokens)
+        memory = remembered(applied, tokens)
         measures = None
         if sampler.monitor is not None:
             measures = sampler.monitor.measure(raw, applied, tokens)

@@ -48,7 +48,7 @@ class Follower:
         after = int(self._ends[index]) - (block.first + row)  # targets from this one on
         read = len(window.inputs) - after + 1
         ids = torch.from_numpy(window.inputs[:read]).to(raw.logits.device).unsqueeze(0)
-        memories = self._memories.setdefault(index, [Memory(s) for s in self.settings])
+        memories = self._memories.setdefault(index, [Memory() for _ in self.settings])
         target = block.targets[row : row + 1]
         result = []
         for settings, memory in zip(self.settings, memories, strict=True):

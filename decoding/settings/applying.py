@@ -11,7 +11,7 @@ from torch import Tensor
 from decoding.rows.arrays import Array, as_array, as_tensor, double, library
 from decoding.rows.blocks import row_blocks
 from decoding.rows.distribution import COLDEST, Distribution
-from decoding.rules import Past, Tempering
+from decoding.rules import Past, Rule, Tempering
 
 if TYPE_CHECKING:
     from decoding.settings.policy import Setting
@@ -43,8 +43,8 @@ class Applied(NamedTuple):
     """`(…, 1)`, float64, where the entropy of each row sets it."""
     mixed: bool = False
     """Whether q is not simply what the cuts leave of the scaled rows, renormalised."""
-    given: tuple[Distribution, ...] = ()
-    """What each rule that remembers was given, in their order."""
+    given: tuple[tuple[Rule, Array, Distribution], ...] = ()
+    """Each rule that remembers, its state at the step, and the rows that it was given."""
 
 
 def apply(settings: DecodingSettings, raw: Distribution, history: History | None = None) -> Applied:
@@ -56,7 +56,8 @@ def apply(settings: DecodingSettings, raw: Distribution, history: History | None
     if settings.looks_back and history is None:
         raise ValueError(f"{settings} looks back at earlier tokens, so it needs their history")
     rows, scaled, temperature = raw, None, None
-    mixed, given, width = False, [], 0
+    mixed = False
+    given: list[tuple[Rule, Array, Distribution]] = []
     for stage in settings.stages:
         if isinstance(stage, tuple):
             if settings.greedy and scaled is None:  # what follows has one token to choose from
@@ -69,9 +70,9 @@ def apply(settings: DecodingSettings, raw: Distribution, history: History | None
         if stage.looks_back and history is not None:
             past = Past(history.ids, history.starts)
             if stage.start:
+                width = sum(len(before.start) for before, *_ in given)
                 past = past._replace(state=_state(stage.start, history.memory, width, rows))
-                width += len(stage.start)
-                given.append(rows)
+                given.append((stage, past.state, rows))
         rows = stage.apply(rows, past)
         mixed = mixed or stage.kind in ("mixture", "reweighting")
     return Applied(rows if scaled is None else scaled, rows, temperature, mixed, tuple(given))
@@ -100,14 +101,10 @@ def _state(
     return xp.stack([xp.full_like(like, number) for number in start], -1)
 
 
-def remembered(
-    settings: Setting, memory: Tensor | None, applied: Applied, tokens: Tensor | Array
-) -> Tensor | None:
+def remembered(applied: Applied, tokens: Tensor | Array) -> Tensor | None:
     """What the rules of a setting remember after a step; None where none remembers.
 
     Args:
-        settings: the setting; a policy remembers nothing.
-        memory: `(rows, n)`, what they remembered at the step; None at the beginning.
         applied: what the setting made of the rows.
         tokens: `(rows)`, what was drawn, or what a given text has there.
 
@@ -117,9 +114,7 @@ def remembered(
     if not applied.given:
         return None
     columns: list[Array] = []
-    rules = [rule for rule in settings.rules if rule.start]
-    for rule, given in zip(rules, applied.given, strict=True):
-        state = _state(rule.start, memory, len(columns), given)
+    for rule, state, given in applied.given:
         columns += rule.observe(state, as_array(tokens), given, applied.final, applied.scaled)
     return as_tensor(library(columns[0]).stack(columns, -1))
 
@@ -128,12 +123,10 @@ class Memory:
     """What a setting carries from one step of a generation to the next.
 
     Args:
-        settings: the setting, or a policy.
         starts: `(rows)`, where each row's ids begin behind its left padding.
     """
 
-    def __init__(self, settings: Setting, starts: Tensor | None = None) -> None:
-        self.settings = settings
+    def __init__(self, starts: Tensor | None = None) -> None:
         self.starts = starts
         self.numbers: Tensor | None = None
 
@@ -143,7 +136,7 @@ class Memory:
 
     def observe(self, applied: Applied, tokens: Tensor | Array) -> None:
         """Take note of what was drawn; see `remembered`."""
-        self.numbers = remembered(self.settings, self.numbers, applied, tokens)
+        self.numbers = remembered(applied, tokens)
 
 
 def apply_settings(settings: Setting, logits: Tensor, history: History | None = None) -> Tensor:

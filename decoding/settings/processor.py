@@ -41,7 +41,7 @@ class SettingProcessor(LogitsProcessor):  # type: ignore[misc]
     def __init__(self, settings: DecodingSettings, monitor: Monitor | None = None) -> None:
         self.settings = settings
         self.monitor = monitor
-        self._memory = Memory(settings)
+        self._memory = Memory()
         self._last: Applied | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
