@@ -136,9 +136,6 @@ def branch(
         chat: put the prompt into the tokenizer's chat template as the user's message.
         index: what the tree reports as its position.
 
-    Returns:
-        The tree.
-
     Raises:
         ValueError: an argument is out of its range, or as in `decoding.generate`.
     """
@@ -209,11 +206,7 @@ def _add_texts(root: Branch, detokenizer: Detokenizer) -> None:
 def _grow(node: Branch, run: Run, job: Job, stretches: Iterator[int]) -> None:
     """Draw on behind a node's first token, to the next fork or the end.
 
-    Args:
-        node: the branch.
-        run: with the setting or policy to draw under.
-        job: what stands before the node.
-        stretches: number each stretch, which gives it a stream of uniforms of its own.
+    The job is what stands before the node. Each stretch has a number, and so uniforms of its own.
     """
     ids, written = [*job.ids, *node.ids], job.written + len(node.ids)
     left = run.max_new_tokens - written

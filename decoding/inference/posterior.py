@@ -100,13 +100,10 @@ def log_bayes_factors(log_likelihoods: ArrayLike, candidate: int) -> FloatArray:
 
     Args:
         log_likelihoods: `(candidates,)`, nats.
-        candidate: k, which must not be ruled out.
+        candidate: k; a ValueError where it is ruled out.
 
     Returns:
         `(candidates,)`, nats; 0 for k itself, +∞ against what is ruled out.
-
-    Raises:
-        ValueError: candidate k is ruled out.
 
     Source: Kass & Raftery 1995, *Bayes factors*, JASA 90, 773-795.
     """

@@ -75,8 +75,8 @@ def compare_rows(
 
     Args:
         logits: `(rows, vocab)`, any floating dtype and device; `-inf` marks excluded tokens. Half
-            precision is raised to float32, float64 stays; all arithmetic is float64
-            but that of settings which are compared token by token.
+            precision is raised to float32, float64 stays; all arithmetic is float64 but that of
+            settings which are compared token by token.
         targets: `(rows,)` integer ids.
         settings: S >= 1 settings.
         apply_row: gives what each setting makes of a row, `(1, vocab)`, where the logits do not say
@@ -155,21 +155,10 @@ def sum_rows(
     settings: Sequence[Setting],
     apply_row: ApplyRow | None = None,
 ) -> RowSums:
-    """Compare settings and sum over the rows, in blocks of about `BLOCK_BYTES`.
+    """`compare_rows`, summed over the rows, in blocks of about `BLOCK_BYTES`.
 
-    The result takes about `32·S²` bytes, however many rows there are.
-
-    Args:
-        logits: `(rows, vocab)`, as in `compare_rows`.
-        targets: `(rows,)` integer ids.
-        settings: S >= 1 settings.
-        apply_row: as in `compare_rows`.
-
-    Returns:
-        `RowSums`. Infinite values are counted, not summed.
-
-    Raises:
-        ValueError: as in `compare_rows`.
+    The result takes about `32·S²` bytes, however many rows there are. Infinite values are counted,
+    not summed.
     """
     _check(logits, targets, settings)
     size = len(settings)

@@ -52,11 +52,9 @@ class Mixture:
 
     @torch.no_grad()
     def add(self, logits: Tensor) -> None:
-        """Take in the next member.
+        """Take in the next member's logits at the positions of all members, `(…, vocab)`.
 
-        Args:
-            logits: `(…, vocab)`, its logits at the positions of all members, any floating dtype;
-                `-inf` marks excluded tokens.
+        They are of any floating dtype; `-inf` marks excluded tokens.
 
         Raises:
             ValueError: another shape than the first member's, or a row without a distribution.

@@ -42,7 +42,7 @@ def attention_entropy(weights: Tensor, visible: Tensor) -> AttentionEntropy:
         visible: `(batch or 1, heads or 1, query, key)`, boolean; what a query may look at.
 
     Returns:
-        `AttentionEntropy` of `(batch, heads, query)`; float32, or float64 for float64 weights.
+        `(batch, heads, query)`; float32, or float64 for float64 weights.
 
     Source: Zhai et al., "Stabilizing Transformer Training by Preventing Attention Entropy
     Collapse" (σReparam), ICML 2023, for the entropy; they do not normalise it.

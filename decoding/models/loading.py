@@ -67,9 +67,6 @@ def load_model(
             on an accelerator.
         trust_remote_code: run Python code that comes with the model. Off unless you ask.
 
-    Returns:
-        The model, on the device, and its tokenizer.
-
     Raises:
         ModelLoadError: no such folder, no safetensors weights, no network, an unknown device or
             dtype, or remote code without permission.

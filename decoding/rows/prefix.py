@@ -97,7 +97,7 @@ def _steepest_drop(row: Values) -> int:
 def shortest_with_mass(
     log_weights: Array, weights: Array, total: Array, mass: Array, key: Array | None = None
 ) -> Array:
-    """Mark the shortest prefix whose weight is at least `mass`.
+    """Mark, in `(…, vocab)`, the shortest prefix whose weight is at least `mass`.
 
     Args:
         log_weights: `(…, vocab)`, z - max z.
@@ -105,9 +105,6 @@ def shortest_with_mass(
         total: `(…)`, the weights added up.
         mass: `(…)`, in (0, total].
         key: `(…, vocab)`, >= 0; first by it ascending, and then in the common order.
-
-    Returns:
-        `(…, vocab)`, bool.
     """
 
     def goes_on(mass: Array, _: Array, limit: Array) -> Array:

@@ -243,9 +243,9 @@ class Rule(ABC):
         """The same rule with another number of its own field."""
         return type(self)(value, **{k: v for k, v in self.given.items() if k != self.field})
 
-    def words(self, base: float = 1.0) -> str:
-        """What the rule does, in a setting of that temperature."""
-        numbers = {"value": self.value, "base": base}
+    def words(self, base: float = 1.0, **numbers: Any) -> str:
+        """What the rule does, in a setting of that temperature; `says` may name further numbers."""
+        numbers |= {"value": self.value, "base": base}
         if self.unit:
             numbers["bits"] = self.value / math.log(2)
         numbers |= {field.name: getattr(self, field.name) for field in self.parameters}

@@ -18,14 +18,11 @@ if TYPE_CHECKING:
 
 
 class Follower:
-    """Applies settings to the rows of blocks in their order.
+    """Applies settings, policies included, to the rows of blocks in their order.
 
     What a setting looks back at is what the model read: a rule that looks at ids sees those of the
     row's window up to there, and one that follows what is drawn begins anew at the first scored
     token of each window.
-
-    Args:
-        settings: any number of them, policies included.
     """
 
     def __init__(self, settings: Sequence[Setting]) -> None:

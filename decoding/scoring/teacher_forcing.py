@@ -75,11 +75,7 @@ class Account:
         self.tokens_skipped = self.tokens - scored - self.tokens_context_only
 
     def check(self) -> None:
-        """Fail unless the places add up to the tokens that the tokenizer made.
-
-        Raises:
-            RuntimeError: they do not, so the numbers cannot be trusted.
-        """
+        """Fail, by a RuntimeError, unless the places add up to the tokens that were encoded."""
         placed = self.tokens_scored + self.tokens_context_only + self.tokens_skipped
         if placed != self.tokens:
             raise RuntimeError(
@@ -141,16 +137,13 @@ class TeacherForcing:
         measure: Measure,
         on_segment: OnSegment | None = None,
     ) -> Iterator[tuple[Window, Columns]]:
-        """Measure every token that is to be scored, in the order of the documents.
+        """Windows in the order of the documents, with columns of measures, float64.
 
         Args:
             documents: taken lazily.
             measure: takes a block, returns named `(rows,)` values.
             on_segment: called with the index of a document and each stretch of its encoded text,
                 without BOS, before any window of that stretch; not for token documents.
-
-        Returns:
-            Windows with their columns, float64.
 
         Raises:
             NonFiniteLogitsError: a measurement is NaN.

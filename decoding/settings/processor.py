@@ -27,15 +27,11 @@ class Monitor(Protocol):
 
 
 class SettingProcessor(LogitsProcessor):  # type: ignore[misc]
-    """Turns a model's logits into log q of a setting.
+    """Turns a model's logits into log q of a setting, in one call, and shows a monitor each step.
 
     What leaves it is normalised: beam search adds it up as it is, and sampling draws from exactly
     q. Left padding counts as history. It compares by identity, because `generate` drops a custom
-    processor that equals another, and serves one call.
-
-    Args:
-        settings: the setting.
-        monitor: records each step.
+    processor that equals another.
     """
 
     def __init__(self, settings: DecodingSettings, monitor: Monitor | None = None) -> None:

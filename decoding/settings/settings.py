@@ -246,10 +246,8 @@ class DecodingSettings:
     def processors(self, monitor: Monitor | None = None) -> LogitsProcessorList:
         """One processor, in a list, that turns a model's logits into log q.
 
-        `generate_kwargs(monitor=…)` gives it together with what `model.generate` needs besides.
-
-        Args:
-            monitor: records each step's statistics; one monitor serves one call of `generate`.
+        `generate_kwargs(monitor=…)` gives it together with what `model.generate` needs besides. A
+        monitor records each step's statistics, and serves one call of `generate`.
         """
         from transformers import LogitsProcessorList
 

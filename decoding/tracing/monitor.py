@@ -77,10 +77,7 @@ class EntropyMonitor:
         return self._buffer[self.steps - 1, :, measures.ENTROPY]
 
     def begin(self, input_ids: Tensor | Array) -> None:
-        """Follow the rows of the call to their next step.
-
-        Args:
-            input_ids: `(rows, seq)`, the ids so far.
+        """Follow the rows of the call, whose ids so far are `(rows, seq)`, to their next step.
 
         Raises:
             ValueError: the step does not follow the one before it.

@@ -57,11 +57,9 @@ def measured(
     columns = [final.entropy, raw.entropy, final.kept, kept_mass(applied), kl]
     if tokens is not None:
         columns += of_tokens(raw, final, tokens)
-    temperature = best = best_of_q = None
-    if applied.temperature is not None:
-        temperature = applied.temperature.squeeze(-1)
-    if alternatives:
-        best = _best(raw, final, raw, alternatives + 1)
+    temperature = None if applied.temperature is None else applied.temperature.squeeze(-1)
+    best = _best(raw, final, raw, alternatives + 1) if alternatives else None
+    best_of_q = None
     if candidates:
         best_of_q = _best(raw, final, final, candidates)
         ranks = _ranks(raw.logits, best_of_q[..., 0].long()).float().unsqueeze(-1)
