@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from decoding.generation.run import Job, Run, evaluating
 from decoding.generation.seeds import chosen_seed
-from decoding.generation.stopping import eos_ids
-from decoding.models.detokenizing import Detokenizer, text_of
+from decoding.models.detokenizing import Detokenizer
 from decoding.models.loading import LanguageModel
 from decoding.rows.arrays import as_tensor
 from decoding.rows.distribution import Distribution
@@ -46,11 +47,6 @@ class Branch:
     def text(self) -> str:
         """What the stretch adds."""
         return "".join(self.texts)
-
-    def go_on(self, ids: list[int], entropy_nats: list[float]) -> None:
-        """Add tokens and H(q) at each, nats."""
-        self.ids += ids
-        self.entropy_nats += entropy_nats
 
     def leaves(self) -> Iterator[tuple[str, float]]:
         """Each whole text below here, and the product of its probabilities at the forks."""
@@ -140,9 +136,6 @@ def branch(
         chat: put the prompt into the tokenizer's chat template as the user's message.
         index: what the tree reports as its position.
 
-    Returns:
-        The tree.
-
     Raises:
         ValueError: an argument is out of its range, or as in `decoding.generate`.
     """
@@ -159,31 +152,27 @@ def branch(
         language_model=language_model,
         settings=policy,
         max_new_tokens=max_new_tokens,
-        samples=1,
-        num_beams=1,
         seed=chosen_seed(seed),
         stop=[stop] if isinstance(stop, str) else list(stop),
-        alternatives=0,
         chat=chat,
-        on_token=None,
     )
     run.check()
     prompt_ids = run.encode(prompt, index)
     root = Branch(1.0)
-    growing = _Growing(run, prompt, prompt_ids)
-    open_ends: deque[tuple[Branch, list[int]]] = deque([(root, [])])
-    leaves = 1
+    open_ends: deque[tuple[Branch, list[int]]] = deque([(root, prompt_ids)])
+    leaves, stretches = 1, count()
     while open_ends:
         node, path = open_ends.popleft()
         most = min(branches, max_leaves - leaves + 1)
-        growing.grow(node, path, policy if most > 1 else settings)
+        here = replace(run, settings=policy if most > 1 else settings)
+        _grow(node, here, Job(0, 0, prompt, path, len(path) - len(prompt_ids)), stretches)
         if node.finish_reason is not None:
             continue
         before = [*path, *node.ids]
-        children, hesitation = growing.fork(before, settings, most)
+        children, hesitation = _fork(run.model, before, settings, most)
         if len(children) == 1:
-            only = children[0]
-            node.go_on(only.ids, only.entropy_nats)
+            node.ids += children[0].ids
+            node.entropy_nats += children[0].entropy_nats
             open_ends.appendleft((node, path))
             continue
         node.children, node.hesitation_nats = children, hesitation
@@ -214,63 +203,38 @@ def _add_texts(root: Branch, detokenizer: Detokenizer) -> None:
         waiting += [(child, own.fork()) for child in node.children]
 
 
-class _Growing:
-    """Draws the stretches of one tree."""
+def _grow(node: Branch, run: Run, job: Job, stretches: Iterator[int]) -> None:
+    """Draw on behind a node's first token, to the next fork or the end.
 
-    def __init__(self, run: Run, prompt: str, prompt_ids: list[int]) -> None:
-        self.run = run
-        self.prompt = prompt
-        self.prompt_ids = prompt_ids
-        self.end = eos_ids(run.language_model)
-        self.stretches = 0
+    The job is what stands before the node. Each stretch has a number, and so uniforms of its own.
+    """
+    ids, written = [*job.ids, *node.ids], job.written + len(node.ids)
+    left = run.max_new_tokens - written
+    if written:
+        node.finish_reason = run.ended(ids, len(ids) - written) or (None if left > 0 else "length")
+    if node.finish_reason is not None:
+        return
+    job = Job(0, next(stretches), job.prompt, ids, written)
+    [generation] = replace(run, max_new_tokens=left).batch([job])
+    node.ids += generation.trace.ids.tolist()
+    node.entropy_nats += generation.trace.entropy_nats.tolist()
+    if generation.finish_reason != "branch":
+        node.finish_reason = generation.finish_reason
 
-    def grow(
-        self, node: Branch, path: list[int], settings: DecodingSettings | EntropyPolicy
-    ) -> None:
-        """Draw on behind a node's first token, to the next fork or the end."""
-        written = [*path, *node.ids]
-        node.finish_reason = self._ended(written)
-        if node.finish_reason is not None:
-            return
-        ids = [*self.prompt_ids, *written]
-        # Its own stream of uniforms, by how many stretches came before it.
-        job = Job(0, self.stretches, self.prompt, ids, written=len(written))
-        self.stretches += 1
-        left = self.run.max_new_tokens - len(written)
-        run = replace(self.run, settings=settings, max_new_tokens=left)
-        [generation] = run.batch([job])
-        trace = generation.trace
-        node.go_on(trace.ids.tolist(), trace.entropy_nats.tolist())
-        if generation.finish_reason != "branch":
-            node.finish_reason = generation.finish_reason
 
-    def fork(
-        self, path: list[int], settings: DecodingSettings, branches: int
-    ) -> tuple[list[Branch], float]:
-        """The alternatives behind a path, most probable first, and H(p) there."""
-        ids = torch.tensor([[*self.prompt_ids, *path]], device=self.run.model.device)
-        with evaluating(self.run.model), torch.no_grad():
-            logits = self.run.model(input_ids=ids).logits[:, -1]
-        raw = Distribution(logits)
-        final = settings.apply(raw, History(ids)).final
-        log_weights = as_tensor(final.log_weights[0])
-        order = log_weights.argsort(descending=True, stable=True)[:branches]
-        probabilities = (log_weights[order].double() - as_tensor(final.log_total)).exp()
-        probabilities = probabilities * (final.logits[0, order] > -torch.inf)
-        children = []
-        for token, probability in zip(order.tolist(), probabilities.tolist(), strict=True):
-            if probability > 0:
-                entropy = [float(final.entropy[0])]
-                children.append(Branch(probability, [token], entropy_nats=entropy))
-        return children, float(raw.entropy[0])
-
-    def _ended(self, written: list[int]) -> str | None:
-        """Why a text that has just got a token from a fork ends there."""
-        if not written:
-            return None
-        if written[-1] in self.end:
-            return "eos"
-        text = text_of(self.run.tokenizer, written, self.prompt_ids)
-        if any(stop in text for stop in self.run.stop):
-            return "stop"
-        return "length" if len(written) >= self.run.max_new_tokens else None
+def _fork(
+    model: PreTrainedModel, path: list[int], settings: DecodingSettings, branches: int
+) -> tuple[list[Branch], float]:
+    """The alternatives behind the ids so far, most probable first, and H(p) there."""
+    ids = torch.tensor([path], device=model.device)
+    with evaluating(model), torch.no_grad():
+        raw = Distribution(model(input_ids=ids).logits[:, -1])
+    final = settings.apply(raw, History(ids)).final
+    log_weights = as_tensor(final.log_weights[0])
+    order = log_weights.argsort(descending=True, stable=True)[:branches]
+    probabilities = (log_weights[order].double() - as_tensor(final.log_total)).exp()
+    probabilities = probabilities * (final.logits[0, order] > -torch.inf)
+    alternatives = zip(order.tolist(), probabilities.tolist(), strict=True)
+    entropy = float(final.entropy[0])
+    children = [Branch(p, [token], entropy_nats=[entropy]) for token, p in alternatives if p > 0]
+    return children, float(raw.entropy[0])

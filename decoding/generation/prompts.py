@@ -14,17 +14,7 @@ def prompt_ids(
     chat: bool = False,
     name: str = "the prompt",
 ) -> list[int]:
-    """The ids that a model reads of a prompt, with room left for its continuation.
-
-    Args:
-        language_model: the model and its tokenizer.
-        prompt: the prompt.
-        max_new_tokens: room to leave in the model's context.
-        chat: put the prompt into the tokenizer's chat template.
-        name: what to call it in an error.
-
-    Returns:
-        One id or more; see `encode_prompt`.
+    """As `encode_prompt`, with room left in the model's context for `max_new_tokens`.
 
     Raises:
         ValueError: an empty prompt without BOS, or one that does not fit.

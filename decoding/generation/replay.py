@@ -38,7 +38,7 @@ class Replay:
                 # What a kernel sets up when it first runs cannot be recorded.
                 self._warm = True
                 return self._function(*inputs)
-            self._graph = self._record(self._function, inputs)
+            self._record(self._function, inputs)
             self._function = None  # and what it holds
         for held, given in zip(self._inputs, inputs, strict=True):
             if held is not None and given is not None:
@@ -47,18 +47,15 @@ class Replay:
         self._graph.replay()
         return self._result
 
-    def _record(
-        self, function: Callable[..., Any], inputs: tuple[Tensor | None, ...]
-    ) -> torch.cuda.CUDAGraph:
+    def _record(self, function: Callable[..., Any], inputs: tuple[Tensor | None, ...]) -> None:
         # Not `torch.cuda.graph`, which would empty the cache of the allocator first.
         self._inputs = [None if given is None else given.clone() for given in inputs]
         device = next(given.device for given in inputs if given is not None)
         stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        graph = torch.cuda.CUDAGraph()
+        self._graph = torch.cuda.CUDAGraph()
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
-            graph.capture_begin(capture_error_mode="thread_local")
+            self._graph.capture_begin(capture_error_mode="thread_local")
             self._result = function(*self._inputs)
-            graph.capture_end()
+            self._graph.capture_end()
         torch.cuda.current_stream(device).wait_stream(stream)
-        return graph

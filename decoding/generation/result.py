@@ -42,19 +42,14 @@ class Generation:
 
     def record(self) -> dict[str, Any]:
         """Plain Python values, ready for JSON; see `docs/records.md` for the keys."""
-        tokens = self.trace.records()
-        if self.trace.alternatives is not None and self.alternative_texts is not None:
-            runners_up = self.trace.alternatives
-            for i, token in enumerate(tokens):
+        tokens, runners_up = self.trace.records(), self.trace.alternatives
+        if runners_up is not None and self.alternative_texts is not None:
+            columns = (runners_up.ids, runners_up.probability, runners_up.raw_probability)
+            steps = zip(self.alternative_texts, *(one.tolist() for one in columns), strict=True)
+            for token, step in zip(tokens, steps, strict=True):
                 token["alternatives"] = [
                     {"id": id_, "text": text, "probability": q, "raw_probability": p}
-                    for id_, text, q, p in zip(
-                        runners_up.ids[i].tolist(),
-                        self.alternative_texts[i],
-                        runners_up.probability[i].tolist(),
-                        runners_up.raw_probability[i].tolist(),
-                        strict=True,
-                    )
+                    for text, id_, q, p in zip(*step, strict=True)
                 ]
         return {
             "prompt": self.prompt,

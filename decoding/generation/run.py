@@ -1,8 +1,8 @@
 """`generate`: prompts in, text and a `Trace` for each sequence out.
 
 Every sequence is a row of its own, with its own uniforms, so its text does not depend on the rows
-beside it. A `Sampler` draws the tokens inside `model.generate`; beam search runs the chain of
-processors instead.
+beside it. A `Sampler` draws the tokens inside `model.generate`; beam search runs the
+setting's processor instead.
 """
 
 from __future__ import annotations
@@ -14,21 +14,16 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from transformers import (
-    LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteriaList,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
 from decoding.generation.prompts import prompt_ids
 from decoding.generation.result import Generation, StreamedToken
 from decoding.generation.sampler import Sampler
 from decoding.generation.seeds import check_seed, chosen_seed, uniforms
-from decoding.generation.stopping import Finished, eos_ids
-from decoding.models.detokenizing import Detokenizer, text_of, token_texts
+from decoding.generation.stopping import Finished, stops
+from decoding.models.detokenizing import Detokenizer, token_texts
 from decoding.models.loading import LanguageModel
-from decoding.settings.policy import EntropyPolicy
+from decoding.settings.policy import Setting
 from decoding.settings.settings import DecodingSettings
 from decoding.tracing.monitor import EntropyMonitor
 from decoding.tracing.trace import Trace
@@ -40,7 +35,7 @@ _BATCHES_TOGETHER = 8
 def generate(
     language_model: LanguageModel,
     prompts: str | Iterable[str],
-    settings: DecodingSettings | EntropyPolicy | None = None,
+    settings: Setting | None = None,
     *,
     max_new_tokens: int = 200,
     num_return_sequences: int = 1,
@@ -89,16 +84,17 @@ def generate(
     run = Run(
         language_model=language_model,
         settings=settings or DecodingSettings(),
-        max_new_tokens=_at_least_one("max_new_tokens", max_new_tokens),
-        samples=_at_least_one("num_return_sequences", num_return_sequences),
-        num_beams=_at_least_one("num_beams", num_beams),
+        max_new_tokens=max_new_tokens,
+        num_return_sequences=num_return_sequences,
+        num_beams=num_beams,
         seed=chosen_seed(seed),
         stop=[stop] if isinstance(stop, str) else list(stop),
         alternatives=alternatives,
         chat=chat,
         on_token=on_token,
     )
-    _at_least_one("batch_size", batch_size)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be >= 1, got {batch_size}")
     run.check()
     per_batch = max(1, batch_size // num_beams)
     # All prompts are encoded first, so that a bad one is refused before any work is done.
@@ -137,18 +133,18 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What is common to all sequences of one call."""
+    """What is common to all sequences of one call; the arguments of `generate`."""
 
     language_model: LanguageModel
-    settings: DecodingSettings | EntropyPolicy
+    settings: Setting
     max_new_tokens: int
-    samples: int
-    num_beams: int
+    num_return_sequences: int = 1
+    num_beams: int = 1
     seed: int
     stop: list[str]
-    alternatives: int
+    alternatives: int = 0
     chat: bool
-    on_token: Callable[[StreamedToken], None] | None
+    on_token: Callable[[StreamedToken], None] | None = None
 
     @property
     def model(self) -> PreTrainedModel:
@@ -160,8 +156,21 @@ class Run:
         """Its tokenizer."""
         return self.language_model.tokenizer
 
+    @property
+    def end(self) -> list[int]:
+        """The ids that end a sequence: the generation configuration's, else the tokenizer's."""
+        end = self.model.generation_config.eos_token_id
+        if end is None:
+            end = self.tokenizer.eos_token_id
+        if end is None:
+            return []
+        return [end] if isinstance(end, int) else list(end)
+
     def check(self) -> None:
         """Refuse what cannot work before any work is done."""
+        for name in ("max_new_tokens", "num_return_sequences", "num_beams"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if not isinstance(self.language_model, LanguageModel):
             kind = type(self.language_model).__name__
             raise TypeError(
@@ -172,9 +181,10 @@ class Run:
         if "" in self.stop:
             raise ValueError("a stop string must not be empty")
         self.settings.generate_kwargs(self.num_beams)
-        if self.num_beams > 1 and self.samples > self.num_beams:
+        if self.num_beams > 1 and self.num_return_sequences > self.num_beams:
             raise ValueError(
-                f"num_return_sequences must be <= num_beams, got {self.samples} > {self.num_beams}"
+                "num_return_sequences must be <= num_beams, "
+                f"got {self.num_return_sequences} > {self.num_beams}"
             )
         if self.num_beams > 1 and self.on_token is not None:
             raise ValueError("on_token cannot follow beam search: beams change until the end")
@@ -196,11 +206,12 @@ class Run:
     def jobs(self, prompts: Iterable[str]) -> Iterator[Job]:
         """One job per sequence; with beams, one per prompt."""
         counts: Counter[str] = Counter()
+        per_job = self.num_return_sequences if self.num_beams > 1 else 1
         for index, prompt in enumerate(prompts):
             ids = self.encode(prompt, index)
-            for _ in range(1 if self.num_beams > 1 else self.samples):
+            for _ in range(0, self.num_return_sequences, per_job):
                 yield Job(index, counts[prompt], prompt, ids)
-                counts[prompt] += self.samples if self.num_beams > 1 else 1
+                counts[prompt] += per_job
 
     def encode(self, prompt: str, index: int) -> list[int]:
         """What the model reads of a prompt."""
@@ -210,22 +221,28 @@ class Run:
         )  # fmt: skip
 
     def batch(self, jobs: list[Job]) -> Iterator[Generation]:
-        """Run one batch; a batch gives one generation per job, with beams `samples` of them.
+        """Run one batch: one generation per job, with beams `num_return_sequences` of them.
 
         On Ctrl-C it gives those that have ended, and raises `KeyboardInterrupt` after them.
         """
-        device = self.model.device
-        end = eos_ids(self.language_model)
+        device, end = self.model.device, self.end
         pad = next((i for i in (self.tokenizer.pad_token_id, *end) if i is not None), 0)
         width = max(len(job.ids) for job in jobs)
         padded = [[pad] * (width - len(job.ids)) + job.ids for job in jobs]
         mask = [[0] * (width - len(job.ids)) + [1] * len(job.ids) for job in jobs]
 
         monitor = EntropyMonitor(alternatives=self.alternatives, num_beams=self.num_beams)
-        ends = torch.tensor(end, dtype=torch.long, device=device)
         texts_begin = [width - job.written for job in jobs]
+        ends = torch.tensor(end, dtype=torch.long, device=device)
         finished = Finished(ends, self.stop, self.tokenizer, texts_begin)
-        sampler = self.sampler(jobs, monitor, finished)
+        sampler, processors = None, None
+        if self.num_beams > 1:
+            assert isinstance(self.settings, DecodingSettings)
+            processors = self.settings.processors(monitor)
+        else:
+            streams = [uniforms(self.seed, j.prompt, j.sample, self.max_new_tokens) for j in jobs]
+            sampler = Sampler(self.settings, points=torch.stack(streams), monitor=monitor)
+            sampler.listener = self.listener(jobs, monitor, finished, sampler)
         interrupt = None
         try:
             with evaluating(self.model), torch.no_grad():
@@ -233,12 +250,12 @@ class Run:
                     input_ids=torch.tensor(padded, device=device),
                     attention_mask=torch.tensor(mask, device=device),
                     custom_generate=sampler,
-                    logits_processor=self.chain(monitor) if sampler is None else None,
+                    logits_processor=processors,
                     stopping_criteria=StoppingCriteriaList([finished]),
                     max_new_tokens=self.max_new_tokens,
                     eos_token_id=end or None,
                     pad_token_id=pad,
-                    num_return_sequences=self.samples if self.num_beams > 1 else 1,
+                    num_return_sequences=1 if sampler else self.num_return_sequences,
                     return_dict_in_generate=sampler is None,
                     # A sequence ends at EOS, at a stop string of this call, or at its length.
                     stop_strings=None,
@@ -250,10 +267,10 @@ class Run:
             if sampler is None or finished.ids is None or finished.ended_at is None:
                 raise
             outputs, interrupt = finished.ids, error
-        endings = [None] * len(jobs) if sampler is None else sampler.endings
+        endings: list[str | None] = [None] * len(jobs)
         lengths = None
         if sampler is not None:
-            lengths = finished.lengths(outputs.shape[1] - width)
+            endings, lengths = sampler.endings, finished.lengths(outputs.shape[1] - width)
             for row, ending in enumerate(endings):
                 if ending is not None:
                     lengths[row] = min(lengths[row], sampler.ended_at[row])
@@ -262,58 +279,34 @@ class Run:
         for i, trace in enumerate(traces):
             job, ending = jobs[i // per_job], endings[i // per_job]
             if interrupt is None or ending is not None or finished.row(i):
-                yield self.generation(job, i % per_job, trace, end, ending)
+                yield self.generation(job, i % per_job, trace, ending)
         if interrupt is not None:
             raise interrupt
 
-    def sampler(
-        self, jobs: list[Job], monitor: EntropyMonitor, finished: Finished
-    ) -> Sampler | None:
-        """What draws the tokens of a batch; beam search draws none."""
-        if self.num_beams > 1:
-            return None
-        streams = [uniforms(self.seed, job.prompt, job.sample, self.max_new_tokens) for job in jobs]
-        sampler = Sampler(self.settings, points=torch.stack(streams), monitor=monitor)
-        sampler.listener = self.listener(jobs, monitor, finished, sampler)
-        return sampler
-
-    def chain(self, monitor: EntropyMonitor) -> LogitsProcessorList:
-        """What scores the beams."""
-        assert isinstance(self.settings, DecodingSettings)
-        return self.settings.processors(monitor)
-
-    def generation(
-        self, job: Job, beam: int, trace: Trace, end: list[int], ending: str | None
-    ) -> Generation:
+    def generation(self, job: Job, beam: int, trace: Trace, ending: str | None) -> Generation:
         """A finished sequence; `ending` is how a policy ended it."""
         ids = trace.ids.tolist()
         texts = token_texts(self.tokenizer, ids, job.ids)
-        text = "".join(texts)
-        reason = "length"
-        if ending is not None:
-            reason = "entropy" if ending == "stop" else ending
-        elif ids[-1] in end:
-            reason = "eos"
-        elif self.stop:
+        if ending is None:
             # A stop string may begin in what was written before.
-            begin = len(job.ids) - job.written
-            written = text_of(self.tokenizer, job.ids[begin:] + ids, job.ids[:begin])
-            reason = "stop" if any(stop in written for stop in self.stop) else "length"
+            reason = self.ended([*job.ids, *ids], len(job.ids) - job.written) or "length"
+        else:
+            reason = "entropy" if ending == "stop" else ending
         runners_up = None
         if trace.alternatives is not None:
             runners_up = tuple(
                 tuple(
                     token_texts(self.tokenizer, [other], [*job.ids, *ids[:i]])[0]
-                    for other in trace.alternatives.ids[i].tolist()
+                    for other in others
                 )
-                for i in range(len(ids))
+                for i, others in enumerate(trace.alternatives.ids.tolist())
             )
         return Generation(
             prompt=job.prompt,
             prompt_ids=tuple(job.ids),
             index=job.index,
             sample=job.sample + beam,
-            text=text,
+            text="".join(texts),
             model=self.language_model.name,
             settings=self.settings,
             num_beams=self.num_beams,
@@ -323,14 +316,19 @@ class Run:
             alternative_texts=runners_up,
         )
 
+    def ended(self, ids: list[int], begin: int) -> str | None:
+        """`eos` or `stop`, where the last of a sequence's ids ends the text that begins there."""
+        if ids[-1] in self.end:
+            return "eos"
+        return "stop" if stops(self.tokenizer, self.stop, ids, begin) else None
+
     def listener(
         self, jobs: list[Job], monitor: EntropyMonitor, finished: Finished, sampler: Sampler
     ) -> Callable[[Tensor], None] | None:
         """What passes drawn tokens on to `on_token`, for rows that are not finished yet."""
-        on_token = self.on_token
+        on_token, end = self.on_token, self.end
         if on_token is None:
             return None
-        end = finished.end.tolist()
         detokenizers = [Detokenizer(self.tokenizer, job.ids) for job in jobs]
 
         def listen(tokens: Tensor) -> None:
@@ -360,9 +358,3 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
 
 def _chunks(jobs: list[Job], size: int) -> Iterator[list[Job]]:
     return (jobs[start : start + size] for start in range(0, len(jobs), size))
-
-
-def _at_least_one(name: str, value: int) -> int:
-    if value < 1:
-        raise ValueError(f"{name} must be >= 1, got {value}")
-    return value

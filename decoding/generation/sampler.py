@@ -9,7 +9,7 @@ computed once and shared (see `decoding.rows.distribution`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -31,9 +31,9 @@ from decoding.rows.arrays import Array, as_array, joined, on_host
 from decoding.rows.blocks import row_blocks
 from decoding.rows.distribution import Distribution
 from decoding.rows.draw import draw
-from decoding.rows.faults import NonFiniteLogitsError, without_faults
+from decoding.rows.faults import refuse_faults, without_faults
 from decoding.settings.applying import History, remembered
-from decoding.settings.policy import ENDINGS, EntropyPolicy
+from decoding.settings.policy import EntropyPolicy, Setting
 from decoding.settings.processor import not_neutral
 from decoding.settings.settings import DecodingSettings
 from decoding.tracing.monitor import EntropyMonitor
@@ -70,7 +70,7 @@ class Sampler:
 
     def __init__(
         self,
-        settings: DecodingSettings | EntropyPolicy,
+        settings: Setting,
         *,
         seed: int | None = None,
         points: Tensor | None = None,
@@ -78,7 +78,7 @@ class Sampler:
         listener: Callable[[Tensor], None] | None = None,
         streamer: BaseStreamer | None = None,
     ) -> None:
-        if not isinstance(settings, DecodingSettings | EntropyPolicy):
+        if not isinstance(settings, Setting):
             raise ValueError(
                 f"settings must be a DecodingSettings or an EntropyPolicy, got {settings!r}"
             )
@@ -89,15 +89,7 @@ class Sampler:
         if seed is not None:
             check_seed(seed)
         if points is not None:
-            if not isinstance(points, Tensor):
-                raise ValueError(f"points must be a tensor, got {type(points).__name__}")
-            if points.ndim != 2 or points.dtype != torch.float64:
-                raise ValueError(
-                    "points must be (rows, steps) in float64, got "
-                    f"{tuple(points.shape)} in {points.dtype}"
-                )
-            if not ((points >= 0) & (points < 1)).all():
-                raise ValueError("points must lie in [0, 1)")
+            _check_points(points)
         self.settings = settings
         self.seed = seed
         self.points = points
@@ -133,26 +125,15 @@ class Sampler:
                 f"the generation configuration asks for {listed}; pass settings.generate_kwargs() "
                 "to model.generate, which leaves the setting alone in charge"
             )
-        rows, length = input_ids.shape
         # The other mask of such a model is of what its encoder reads.
         of_decoder = model.config.is_encoder_decoder
         mask = kwargs.get("decoder_attention_mask" if of_decoder else "attention_mask")
         starts = None
         if mask is not None and mask.shape == input_ids.shape:
             starts = mask.long().argmax(-1)
-        points = self.points
-        steps = generation_config.max_length - length
-        if points is None:
-            points = self._points(input_ids, starts, steps)
-        if len(points) != rows:
-            raise ValueError(f"points are for {len(points)} rows, and the call has {rows}")
-        if points.shape[1] < steps:
-            raise ValueError(
-                f"points are for {points.shape[1]} steps, and the call may take {steps}"
-            )
         step = _Step(
             self,
-            points.to(input_ids.device),
+            self._points(input_ids, starts, generation_config.max_length - input_ids.shape[1]),
             starts,
             keeps_scores=generation_config.output_scores or generation_config.output_logits,
         )
@@ -187,16 +168,38 @@ class Sampler:
         return outputs.clone() if inside else outputs
 
     def _points(self, input_ids: Tensor, starts: Tensor | None, steps: int) -> Tensor:
-        """Uniforms of each row, by its prompt's ids."""
-        assert self.seed is not None
-        seen: Counter[str] = Counter()
-        streams = []
-        begins = [0] * len(input_ids) if starts is None else starts.tolist()
-        for ids, begin in zip(input_ids.tolist(), begins, strict=True):
-            prompt = " ".join(map(str, ids[begin:]))
-            streams.append(uniforms(self.seed, prompt, seen[prompt], steps))
-            seen[prompt] += 1
-        return torch.stack(streams)
+        """Uniforms of each row: those given, or by its prompt's ids."""
+        points = self.points
+        if points is None:
+            assert self.seed is not None
+            seen: Counter[str] = Counter()
+            streams = []
+            begins = [0] * len(input_ids) if starts is None else starts.tolist()
+            for ids, begin in zip(input_ids.tolist(), begins, strict=True):
+                prompt = " ".join(map(str, ids[begin:]))
+                streams.append(uniforms(self.seed, prompt, seen[prompt], steps))
+                seen[prompt] += 1
+            points = torch.stack(streams)
+        elif len(points) != len(input_ids):
+            raise ValueError(
+                f"points are for {len(points)} rows, and the call has {len(input_ids)}"
+            )
+        elif points.shape[1] < steps:
+            raise ValueError(
+                f"points are for {points.shape[1]} steps, and the call may take {steps}"
+            )
+        return points.to(input_ids.device)
+
+
+def _check_points(points: object) -> None:
+    if not isinstance(points, Tensor):
+        raise ValueError(f"points must be a tensor, got {type(points).__name__}")
+    if points.ndim != 2 or points.dtype != torch.float64:
+        raise ValueError(
+            f"points must be (rows, steps) in float64, got {tuple(points.shape)} in {points.dtype}"
+        )
+    if not ((points >= 0) & (points < 1)).all():
+        raise ValueError("points must lie in [0, 1)")
 
 
 class _Raw(LogitsProcessor):  # type: ignore[misc]
@@ -220,19 +223,17 @@ class _Rows(NamedTuple):
     """`(rows, vocab)`, the model's own, where other processors made the scores of them."""
     points: Array
     """`(rows)`, uniform in [0, 1), float64."""
-    ids: Tensor | None
-    """`(rows, seq)`; this and what follows as in `History`."""
+    ids: Tensor | None  # this and what follows as in `History`
     starts: Tensor | None
-    """`(rows)`."""
     memory: Tensor | None
-    """`(rows, n)`, float64."""
 
-    def portions(self) -> list[_Rows]:
-        """A few rows at a time, so that what is made of them stays in a CPU's cache."""
+    def portions(self) -> Iterator[tuple[_Rows, int]]:
+        """A few rows at a time, which stay in a CPU's cache, with the number of the first."""
         if self.scores.numel() <= _PORTION or not on_host(self.points):
-            return [self]
-        parts = row_blocks(self.scores.shape, _PORTION)
-        return [_Rows._make(None if of is None else of[part] for of in self) for part in parts]
+            yield self, 0
+            return
+        for part in row_blocks(self.scores.shape, _PORTION):
+            yield _Rows._make(None if of is None else of[part] for of in self), part.start
 
 
 class _Outcome(NamedTuple):
@@ -246,15 +247,6 @@ class _Outcome(NamedTuple):
     """`(rows, n)`, for the next step."""
     measures: Measures | None
     """Where there is a monitor."""
-
-    @classmethod
-    def of(cls, portions: list[_Outcome]) -> _Outcome:
-        """Of all the rows."""
-        if len(portions) == 1:
-            return portions[0]
-        *of_rows, measures = zip(*portions, strict=True)
-        whole = None if measures[0] is None else Measures.of(measures)
-        return cls._make([*map(joined, of_rows), whole])
 
 
 class _Step(LogitsProcessor):  # type: ignore[misc]
@@ -287,14 +279,11 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
                 rule.check_vocabulary(scores.shape[-1])
         points = self.points[:, self.step]
         rows = _Rows(scores, self.before, points, input_ids, self.starts, self.memory)
+        outcome: _Outcome
         if self.replay is not None:
-            outcome: _Outcome = self.replay(*rows._replace(ids=None))
+            outcome = self.replay(*rows._replace(ids=None))
         elif isinstance(sampler.settings, DecodingSettings):
-            first, outcomes = 0, []
-            for portion in rows.portions():
-                outcomes.append(self._outcome(portion, first))
-                first += len(portion.scores)
-            outcome = _Outcome.of(outcomes)
+            outcome = joined([self._outcome(*portion) for portion in rows.portions()])
         else:
             outcome = self._outcome(rows)
         self.memory = outcome.memory
@@ -307,16 +296,14 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         self.step += 1
         if sampler.listener is not None:
             sampler.listener(tokens)
-        return self._only(tokens, scores)
+        if not self.keeps_scores:
+            return Drawn(tokens)
+        return torch.full_like(scores, -torch.inf).scatter_(-1, tokens.unsqueeze(-1), 0.0)
 
     def check(self) -> None:
         """Complain of rows that an accelerator had to mend."""
-        if not self.faults:
-            return
-        found = torch.stack(self.faults).nonzero()
-        if len(found):
-            step, row = found[0].tolist()
-            raise NonFiniteLogitsError(f"step {step}, row {row}")
+        if self.faults:
+            refuse_faults(torch.stack(self.faults))
 
     def _outcome(self, rows: _Rows, first: int = 0) -> _Outcome:
         """What comes of rows, of which the first has that number."""
@@ -326,41 +313,30 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         if rows.before is not None:
             raw, fault_before = without_faults(Distribution(rows.before), self.step, first)
             fault = None if fault is None else fault | fault_before
-        history = History(rows.ids, rows.starts, rows.memory)
+        history = History(*rows[3:])
         if isinstance(settings, EntropyPolicy):
             decisions = None
             if self.over is not None:
                 decisions = settings.decide(raw, self.step, self.over.rows)
-                self._end(decisions)
+                for row, then in enumerate(decisions):
+                    if isinstance(then, str):
+                        self.endings[row], self.ended_at[row] = then, self.step
             applied = settings.apply(given, history, decisions, raw=raw)
         else:
             applied = settings.apply(given, history)
         tokens = draw(applied.final, rows.points)
-        memory = remembered(settings.rules, rows.memory, applied, tokens)
+        memory = remembered(applied, tokens)
         measures = None
         if sampler.monitor is not None:
             measures = sampler.monitor.measure(raw, applied, tokens)
         return _Outcome(tokens, fault, memory, measures)
 
-    def _end(self, decisions: list[Any]) -> None:
-        for row, then in enumerate(decisions):
-            if isinstance(then, str) and then in ENDINGS:
-                self.endings[row] = then
-                self.ended_at[row] = self.step
 
-    def _only(self, tokens: Tensor, scores: Tensor) -> Tensor | Drawn:
-        """What leaves one token a row."""
-        if not self.keeps_scores:
-            return Drawn(tokens)
-        return torch.full_like(scores, -torch.inf).scatter_(-1, tokens.unsqueeze(-1), 0.0)
-
-
-def _replays(settings: DecodingSettings | EntropyPolicy, points: Tensor) -> bool:
+def _replays(settings: Setting, points: Tensor) -> bool:
     """Whether each step is the same computation on a CUDA device."""
-    if not isinstance(settings, DecodingSettings):  # a policy looks at numbers
-        return False
-    # Ids grow from step to step.
-    return points.is_cuda and not any(rule.looks_back == "ids" for rule in settings.rules)
+    # A policy looks at numbers, and ids grow from step to step.
+    plain = isinstance(settings, DecodingSettings) and points.is_cuda
+    return plain and not any(rule.looks_back == "ids" for rule in settings.rules)
 
 
 class Drawn:

@@ -17,11 +17,7 @@ def chosen_seed(seed: int | None) -> int:
 
 
 def check_seed(seed: object) -> None:
-    """Refuse what is not a seed.
-
-    Raises:
-        ValueError: it is not a whole number in [0, 2^64).
-    """
+    """Refuse, by a ValueError, what is no whole number in [0, 2^64)."""
     if not isinstance(seed, Integral) or isinstance(seed, bool):
         raise ValueError(f"seed must be a whole number, got {seed!r}")
     if not 0 <= int(seed) < 2**64:
@@ -29,16 +25,13 @@ def check_seed(seed: object) -> None:
 
 
 def uniforms(seed: int, prompt: str, sample: int, steps: int) -> Tensor:
-    """The uniforms of one sequence, one per step: a function of its seed, prompt and sample.
+    """The uniforms of one sequence, `(steps)`, in [0, 1), float64, on the CPU.
 
     Args:
         seed: the run's seed.
         prompt: the prompt's text.
         sample: which sample of this prompt it is, from 0.
         steps: how many to draw; more steps extend the stream and change nothing before.
-
-    Returns:
-        `(steps)`, in [0, 1), float64, on the CPU.
 
     Source: Philox, a counter-based generator (Salmon et al. 2011), keyed by a SHA-256 digest.
     """

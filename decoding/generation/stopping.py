@@ -9,7 +9,6 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, StoppingCriteria
 
 from decoding.models.detokenizing import text_of
-from decoding.models.loading import LanguageModel
 
 
 class Finished(StoppingCriteria):  # type: ignore[misc]
@@ -42,7 +41,7 @@ class Finished(StoppingCriteria):  # type: ignore[misc]
             per_job = len(input_ids) // len(self.texts_begin)
             begins = (begin for begin in self.texts_begin for _ in range(per_job))
             stopped = [
-                self._stops(ids, begin)
+                stops(self.tokenizer, self.stop, ids, begin)
                 for ids, begin in zip(input_ids.tolist(), begins, strict=True)
             ]
             over = over | torch.tensor(stopped, device=over.device)
@@ -54,12 +53,6 @@ class Finished(StoppingCriteria):  # type: ignore[misc]
         self.ended_at = torch.where(over & (ended_at == 0), self.steps, ended_at)
         return over
 
-    def _stops(self, ids: list[int], begin: int) -> bool:
-        """Whether a stop string lies in the text, and not partly in the prompt."""
-        # All of it is decoded: part of a character, or special tokens, may lie anywhere.
-        text = text_of(self.tokenizer, ids[begin:], ids[:begin])
-        return any(stop in text for stop in self.stop)
-
     def row(self, row: int) -> bool:
         """Whether a row has stopped."""
         return self.ended_at is not None and bool(self.ended_at[row] > 0)
@@ -70,11 +63,10 @@ class Finished(StoppingCriteria):  # type: ignore[misc]
         return [length or generated for length in self.ended_at.tolist()]
 
 
-def eos_ids(language_model: LanguageModel) -> list[int]:
-    """The ids that end a sequence: the generation configuration's, else the tokenizer's."""
-    end = language_model.model.generation_config.eos_token_id
-    if end is None:
-        end = language_model.tokenizer.eos_token_id
-    if end is None:
-        return []
-    return [end] if isinstance(end, int) else list(end)
+def stops(tokenizer: PreTrainedTokenizerBase, stop: list[str], ids: list[int], begin: int) -> bool:
+    """Whether a stop string lies in the text from that id on, and not partly before it."""
+    if not stop:
+        return False
+    # All of it is decoded: part of a character, or special tokens, may lie anywhere.
+    text = text_of(tokenizer, ids[begin:], ids[:begin])
+    return any(one in text for one in stop)

@@ -70,11 +70,6 @@ def ratio_of_sums(sums: ArrayLike, counts: ArrayLike) -> MeanError:
 def resampled(units: int, replicates: int, seed: int = 0) -> Iterator[NDArray[np.int64]]:
     """How often each unit comes when as many as there are get drawn with replacement.
 
-    Args:
-        units: >= 1.
-        replicates: how often to draw them all, >= 1.
-        seed: of the draws.
-
     Yields:
         `(some replicates, units)`, few enough to be held at a time.
 

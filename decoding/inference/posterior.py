@@ -38,14 +38,7 @@ def log_posterior(log_likelihoods: ArrayLike, prior: ArrayLike | None = None) ->
 
 
 def normalised_prior(candidates: int, prior: ArrayLike | None = None) -> FloatArray:
-    """Prior probabilities from positive weights.
-
-    Args:
-        candidates: how many there are, >= 1.
-        prior: `(candidates,)` weights; default all alike.
-
-    Returns:
-        `(candidates,)`, positive, sum 1.
+    """Prior probabilities `(candidates,)`, positive, sum 1, from positive weights; default alike.
 
     Raises:
         ValueError: another number of weights, or one that is not positive and finite.
@@ -72,9 +65,6 @@ def running_log_posterior(steps: ArrayLike, prior: ArrayLike | None = None) -> F
 
     Returns:
         `(steps + 1, candidates)`, nats; row n is the posterior after n steps, row 0 the prior.
-
-    Raises:
-        ValueError: as for `log_posterior`.
     """
     values = np.asarray(steps, dtype=np.float64)
     start = np.zeros((1, values.shape[-1]))
@@ -110,13 +100,10 @@ def log_bayes_factors(log_likelihoods: ArrayLike, candidate: int) -> FloatArray:
 
     Args:
         log_likelihoods: `(candidates,)`, nats.
-        candidate: k, which must not be ruled out.
+        candidate: k; a ValueError where it is ruled out.
 
     Returns:
         `(candidates,)`, nats; 0 for k itself, +∞ against what is ruled out.
-
-    Raises:
-        ValueError: candidate k is ruled out.
 
     Source: Kass & Raftery 1995, *Bayes factors*, JASA 90, 773-795.
     """

@@ -46,9 +46,6 @@ def sequence_entropy(
             one that ended it included, nats.
         entropies: the same for H(q) at its steps, nats.
 
-    Returns:
-        Both estimates with their standard errors, nats.
-
     Raises:
         ValueError: fewer than two samples, or lengths that differ.
 

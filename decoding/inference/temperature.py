@@ -56,8 +56,8 @@ class LogNormalPrior:
     scale: float = 0.5
 
     def __post_init__(self) -> None:
-        bounds = {"median": (SMALLEST, LARGEST), "scale": (1e-6, 1e6)}
-        for name, (low, high) in bounds.items():
+        bounds = (("median", SMALLEST, LARGEST), ("scale", 1e-6, 1e6))
+        for name, low, high in bounds:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(
@@ -120,9 +120,6 @@ def estimate_temperature(
         sums: gives the sums of each document under a temperature; called 3 to 10 times.
         prior: of the temperature.
         start: where to begin, > 0.
-
-    Returns:
-        The fit.
 
     Raises:
         ValueError: there is no token, one has probability 0 at every temperature, all temperatures
@@ -188,15 +185,12 @@ def estimate_temperature(
 def fit_temperature(
     logits: Tensor, targets: Tensor, prior: LogNormalPrior | None = None
 ) -> TemperatureFit:
-    """Fit a temperature to rows of logits that are in memory; see `estimate_temperature`.
+    """Fit a temperature to rows of logits that are in memory, which count as one document.
 
     Args:
         logits: `(…, vocab)`, any floating dtype.
         targets: `(…)`, the tokens that came, integer ids.
         prior: of the temperature.
-
-    Returns:
-        The fit; all rows count as one document.
 
     Raises:
         ValueError: `targets` has not the shape of the rows, or as for `estimate_temperature`.
@@ -212,15 +206,9 @@ def fit_temperature(
 
 
 def temperature_columns(logits: Tensor, targets: Tensor, temperature: float) -> dict[str, Tensor]:
-    """What each token adds to `TemperatureSums`, by the names there and in their order.
+    """What each token adds to `TemperatureSums`, `(…)`, by the names there and in their order.
 
-    Args:
-        logits: `(…, vocab)`, any floating dtype.
-        targets: `(…)`, integer ids.
-        temperature: T > 0.
-
-    Returns:
-        Tensors `(…)`.
+    Arguments as for `fit_temperature`, and T > 0.
     """
     q = row_statistics(Distribution(logits).tempered(temperature).logits, targets)
     assert q.target_log_prob is not None and q.rank is not None
@@ -236,14 +224,8 @@ def temperature_columns(logits: Tensor, targets: Tensor, temperature: float) -> 
 def mass_before(logits: Tensor, targets: Tensor) -> Tensor:
     """Mass of the tokens that stand before the target, by logit descending, then id ascending.
 
-    A nucleus of mass p holds the target exactly where this is less than p.
-
-    Args:
-        logits: `(rows, vocab)`, any floating dtype.
-        targets: `(rows,)`, integer ids.
-
-    Returns:
-        `(rows,)`, float64, in [0, 1).
+    A nucleus of mass p holds the target exactly where this is less than p. For logits
+    `(rows, vocab)` and targets `(rows,)` it is `(rows,)`, float64, in [0, 1).
     """
     ids = torch.arange(logits.shape[-1], device=logits.device)
     parts = []
@@ -280,15 +262,12 @@ def top_p_for_coverage(masses: ArrayLike, coverage: float) -> float:
 
 
 def resampled_sums(sums: Floats, replicates: int = REPLICATES, seed: int = 0) -> Floats:
-    """Sums over units drawn with replacement, as many as there are: the bootstrap.
+    """The bootstrap: sums `(replicates, …)` over as many units as there are, drawn anew.
 
     Args:
         sums: `(units, …)`, of each unit.
-        replicates: how often to draw.
+        replicates: how often to draw, with replacement.
         seed: of the draws.
-
-    Returns:
-        `(replicates, …)`.
 
     Source: Efron & Tibshirani 1993, *An Introduction to the Bootstrap*, chapter 6.
     """

@@ -11,10 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from decoding.information.ordered import Plan, RowComparison, compare_row
@@ -76,8 +75,8 @@ def compare_rows(
 
     Args:
         logits: `(rows, vocab)`, any floating dtype and device; `-inf` marks excluded tokens. Half
-            precision is raised to float32, float64 stays; all arithmetic is float64
-            but that of settings which are compared token by token.
+            precision is raised to float32, float64 stays; all arithmetic is float64 but that of
+            settings which are compared token by token.
         targets: `(rows,)` integer ids.
         settings: S >= 1 settings.
         apply_row: gives what each setting makes of a row, `(1, vocab)`, where the logits do not say
@@ -96,50 +95,32 @@ def compare_rows(
     ordered = [i for i in range(len(settings)) if i not in dense]
     plan = Plan([settings[i] for i in ordered]) if ordered else None  # type: ignore[misc]
     rows, size = logits.shape[0], len(settings)
-    one, pair = (rows, size), (rows, size, size)
-    result = RowComparison(
-        entropy=np.empty(one),
-        kept=np.empty(one, np.int64),
-        kept_mass=np.empty(one),
-        surprisal=np.empty(one),
-        kl=np.empty(pair),
-        js=np.empty(pair),
-        total_variation=np.empty(pair),
-    )
+    result: RowComparison = _empty(RowComparison, size, rows)
     # In one thread: a row is many short steps, and a second thread, waiting for the interpreter's
     # lock, gained hardly any time for half as much work again.
     for row, target in enumerate(targets.tolist()):
         z = as_float(logits[row].detach()).cpu().numpy()
-        try:
-            _refuse_no_distribution(z)
-        except ValueError as error:
-            raise ValueError(f"row {row} of logits {error}") from None
+        if not math.isfinite(top := z.max()):
+            fault = "has no finite value" if top == -math.inf else "holds NaN or +inf"
+            raise ValueError(f"row {row} of logits {fault}")
         if plan is not None:
             for column, values in zip(result, compare_row(z, target, plan), strict=True):
                 column[row][np.ix_(*[ordered] * values.ndim)] = values
         if dense:
-            if apply_row is not None:
-                applied = apply_row(row)
-            else:
-                raw = Distribution(logits[row : row + 1].detach())
-                applied = [setting.apply(raw) for setting in settings]
+            raw = Distribution(logits[row : row + 1].detach())
+            applied = apply_row(row) if apply_row else [one.apply(raw) for one in settings]
             _compare_densely(result, row, target, applied, dense)
     return result
 
 
 def _compare_densely(
-    result: RowComparison,
-    row: int,
-    target: int,
-    applied: Sequence[Applied],
-    dense: Sequence[int],
+    result: RowComparison, row: int, target: int, applied: Sequence[Applied], dense: Sequence[int]
 ) -> None:
     """Enter the dense settings of a row, and all pairs in which one of them stands."""
-    finals = [one.final for one in applied]
     log_q = np.stack(
         [
-            as_tensor(double(final.z - final.top)).squeeze(0).cpu().numpy() - final.log_total.item()
-            for final in finals
+            as_tensor(double(q.z - q.top)).squeeze(0).cpu().numpy() - q.log_total.item()
+            for q in (one.final for one in applied)
         ]
     )
     q = np.exp(log_q)
@@ -174,53 +155,36 @@ def sum_rows(
     settings: Sequence[Setting],
     apply_row: ApplyRow | None = None,
 ) -> RowSums:
-    """Compare settings and sum over the rows, in blocks of about `BLOCK_BYTES`.
+    """`compare_rows`, summed over the rows, in blocks of about `BLOCK_BYTES`.
 
-    The result takes about `32·S²` bytes, however many rows there are.
-
-    Args:
-        logits: `(rows, vocab)`, as in `compare_rows`.
-        targets: `(rows,)` integer ids.
-        settings: S >= 1 settings.
-        apply_row: as in `compare_rows`.
-
-    Returns:
-        `RowSums`. Infinite values are counted, not summed.
-
-    Raises:
-        ValueError: as in `compare_rows`.
+    The result takes about `32·S²` bytes, however many rows there are. Infinite values are counted,
+    not summed.
     """
     _check(logits, targets, settings)
     size = len(settings)
-    sums = RowSums(
-        entropy=np.zeros(size),
-        kept=np.zeros(size, np.int64),
-        kept_mass=np.zeros(size),
-        surprisal=np.zeros(size),
-        covered=np.zeros(size, np.int64),
-        kl=np.zeros((size, size)),
-        kl_finite=np.zeros((size, size), np.int64),
-        js=np.zeros((size, size)),
-        total_variation=np.zeros((size, size)),
-    )
+    sums: RowSums = _empty(RowSums, size)
     for part in row_blocks((len(targets), size * size), BLOCK_BYTES // 24):
-        shifted = None if apply_row is None else partial(_shifted, apply_row, part.start)
+        shifted = None
+        if apply_row is not None:
+            shifted = partial(lambda start, row: apply_row(start + row), part.start)
         compared = compare_rows(logits[part], targets[part], settings, shifted)
-        for name in ("entropy", "kept", "kept_mass", "js", "total_variation"):
+        sums.covered[:] += np.isfinite(compared.surprisal).sum(0)
+        sums.kl_finite[:] += np.isfinite(compared.kl).sum(0)
+        for name, values in compared._asdict().items():
             total = getattr(sums, name)
-            total += getattr(compared, name).sum(0)
-        for name, count in (("surprisal", "covered"), ("kl", "kl_finite")):
-            values, total, finite_rows = (
-                getattr(compared, name), getattr(sums, name), getattr(sums, count),
-            )  # fmt: skip
-            finite = np.isfinite(values)
-            total += values.sum(0, where=finite)
-            finite_rows += finite.sum(0)
+            total += values.sum(0, where=np.isfinite(values))
     return sums
 
 
-def _shifted(apply_row: ApplyRow, start: int, row: int) -> Sequence[Applied]:
-    return apply_row(start + row)
+_COUNTS = "kept", "covered", "kl_finite"
+_OF_PAIRS = "kl", "kl_finite", "js", "total_variation"
+
+
+def _empty(kind: type[Any], size: int, *rows: int) -> Any:
+    """Zeros for so many settings and, where it is of pairs, for their square."""
+    shapes = ((*rows, *[size] * (2 if name in _OF_PAIRS else 1)) for name in kind._fields)
+    types = (np.int64 if name in _COUNTS else np.float64 for name in kind._fields)
+    return kind(*map(np.zeros, shapes, types))
 
 
 def _check(logits: Tensor, targets: Tensor, settings: Sequence[Setting]) -> None:
@@ -235,11 +199,3 @@ def _check(logits: Tensor, targets: Tensor, settings: Sequence[Setting]) -> None
         raise ValueError(f"targets must be in [0, {vocab}), got {int(outside[0])}")
     if not settings:
         raise ValueError("settings must not be empty")
-
-
-def _refuse_no_distribution(logits: NDArray[np.floating]) -> None:
-    top = logits.max()
-    if np.isnan(top) or top == math.inf:
-        raise ValueError("holds NaN or +inf")
-    if top == -math.inf:
-        raise ValueError("has no finite value")

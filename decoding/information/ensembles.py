@@ -52,11 +52,9 @@ class Mixture:
 
     @torch.no_grad()
     def add(self, logits: Tensor) -> None:
-        """Take in the next member.
+        """Take in the next member's logits at the positions of all members, `(…, vocab)`.
 
-        Args:
-            logits: `(…, vocab)`, its logits at the positions of all members, any floating dtype;
-                `-inf` marks excluded tokens.
+        They are of any floating dtype; `-inf` marks excluded tokens.
 
         Raises:
             ValueError: another shape than the first member's, or a row without a distribution.
@@ -89,9 +87,6 @@ class Mixture:
         """The uncertainty of the mixture of the members so far, and its parts.
 
         `H(mean_k p_k) = mean_k H(p_k) + I`, with I the mean of KL(p_k‖mean), >= 0.
-
-        Returns:
-            Tensors `(…)`, nats.
 
         Raises:
             ValueError: fewer than two members: one cannot disagree with itself.

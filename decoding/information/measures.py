@@ -1,8 +1,8 @@
 """Information measures on log-probabilities: nats, last axis, never NaN.
 
-Every function takes normalised `log_probs` of shape `(…, vocab)`; leading axes broadcast. `-inf`
-is probability zero and contributes nothing, by the limit `0·log 0 = 0`. Half precision is raised
-to float32, float64 stays. No input is changed.
+Every function takes normalised log-probabilities of p, and of q, of shape `(…, vocab)`; leading
+axes broadcast. `-inf` is probability zero and contributes nothing, by the limit `0·log 0 = 0`. Half
+precision is raised to float32, float64 stays. No input is changed.
 
 Source: Cover & Thomas, *Elements of Information Theory*, 2nd ed., chapter 2.
 """
@@ -44,9 +44,6 @@ def surprisal(log_probs: Tensor, tokens: Tensor) -> Tensor:
 def entropy(log_probs: Tensor) -> Tensor:
     """Shannon entropy, the mean surprisal: `H(p) = -Σ p log p`.
 
-    Args:
-        log_probs: `(…, vocab)`.
-
     Returns:
         `(…)`, nats, in [0, ln vocab].
     """
@@ -56,9 +53,6 @@ def entropy(log_probs: Tensor) -> Tensor:
 
 def varentropy(log_probs: Tensor) -> Tensor:
     """Variance of the surprisal: `Σ p (-log p - H)²`.
-
-    Args:
-        log_probs: `(…, vocab)`.
 
     Returns:
         `(…)`, nats², >= 0; 0 for a point mass and for any uniform distribution.
@@ -72,10 +66,6 @@ def varentropy(log_probs: Tensor) -> Tensor:
 def cross_entropy(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Mean surprisal under q of tokens drawn from p: `-Σ p log q = H(p) + KL(p‖q)`.
 
-    Args:
-        log_p: `(…, vocab)`, the distribution that draws.
-        log_q: `(…, vocab)`, the distribution that scores.
-
     Returns:
         `(…)`, nats, in [H(p), ∞]; infinite where q is zero on the support of p.
     """
@@ -84,10 +74,6 @@ def cross_entropy(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Kullback–Leibler divergence `KL(p‖q) = Σ p (log p - log q)`; not symmetric.
-
-    Args:
-        log_p: `(…, vocab)`.
-        log_q: `(…, vocab)`.
 
     Returns:
         `(…)`, nats, in [0, ∞]; infinite where q is zero on the support of p.
@@ -99,10 +85,6 @@ def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
 def js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Jensen–Shannon divergence: the mean of KL(p‖m) and KL(q‖m) with m = (p + q)/2.
 
-    Args:
-        log_p: `(…, vocab)`.
-        log_q: `(…, vocab)`.
-
     Returns:
         `(…)`, nats, in [0, ln 2]; symmetric, finite also for disjoint supports.
     """
@@ -112,10 +94,6 @@ def js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 def total_variation(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Total variation distance: `½ Σ |p - q|`, the largest difference over all events.
-
-    Args:
-        log_p: `(…, vocab)`.
-        log_q: `(…, vocab)`.
 
     Returns:
         `(…)`, in [0, 1].

@@ -52,10 +52,7 @@ def entropy_regularized_loss(
     cross-entropy. It ignores `TrainingArguments.label_smoothing_factor` beside a loss function of
     the user's; `label_smoothing` here takes its place.
 
-    Args:
-        beta: as for `regularized_cross_entropy`.
-        target_entropy_nats: as for `regularized_cross_entropy`.
-        label_smoothing: as for `regularized_cross_entropy`.
+    The arguments are those of `regularized_cross_entropy`.
 
     Returns:
         `(outputs, labels, num_items_in_batch=None) -> loss`: `outputs` is what the model returned
@@ -71,6 +68,11 @@ def entropy_regularized_loss(
     Distributions*, arXiv:1701.06548.
     """
     _check(beta, target_entropy_nats, label_smoothing)
+    arguments: dict[str, Any] = {
+        "beta": beta,
+        "target_entropy_nats": target_entropy_nats,
+        "label_smoothing": label_smoothing,
+    }
 
     def loss(
         outputs: Any, labels: Tensor | None, num_items_in_batch: Tensor | int | None = None
@@ -82,13 +84,7 @@ def entropy_regularized_loss(
         logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
         # Moving the labels, not the logits, leaves the logits uncopied.
         targets = F.pad(labels, (0, 1), value=IGNORED)[..., 1:].to(logits.device)
-        losses = regularized_cross_entropy(
-            logits,
-            targets,
-            beta=beta,
-            target_entropy_nats=target_entropy_nats,
-            label_smoothing=label_smoothing,
-        )
+        losses = regularized_cross_entropy(logits, targets, **arguments)
         if num_items_in_batch is None:
             items = (targets != IGNORED).sum()
         else:
@@ -146,9 +142,7 @@ def regularized_cross_entropy(
     losses: Tensor = _RegularizedCrossEntropy.apply(  # type: ignore[no-untyped-call]
         logits.reshape(-1, vocab),
         targets.reshape(-1).long(),
-        beta,
-        target_entropy_nats,
-        label_smoothing,
+        (beta, target_entropy_nats, label_smoothing),
     )
     return losses.reshape(shape)
 
@@ -171,15 +165,11 @@ class _RegularizedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        logits: Tensor,
-        targets: Tensor,
-        beta: float,
-        target_entropy: float | None,
-        smoothing: float,
+        ctx: Any, logits: Tensor, targets: Tensor, regularizer: tuple[float, float | None, float]
     ) -> Tensor:
-        ctx.regularizer = beta, target_entropy, smoothing
-        losses = logits.new_empty(len(logits), dtype=_working_dtype(logits))
+        beta, target_entropy, smoothing = ctx.regularizer = regularizer
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        losses = logits.new_empty(len(logits), dtype=dtype)
         # Each row's H, without which the backward pass would need another sum over the vocabulary.
         entropies = torch.zeros_like(losses)
         for block in row_blocks(logits.shape, BLOCK_BYTES // 4):
@@ -220,11 +210,7 @@ class _RegularizedCrossEntropy(torch.autograd.Function):
             by_logit.scatter_add_(-1, chosen, by_logit.new_full(chosen.shape, smoothing - 1))
             by_logit.mul_(upstream[block].unsqueeze(-1)).masked_fill_(~kept, 0)
             gradient[block] = by_logit
-        return gradient, None, None, None, None
-
-
-def _working_dtype(logits: Tensor) -> torch.dtype:
-    return torch.promote_types(logits.dtype, torch.float32)
+        return gradient, None, None
 
 
 def _finite(log_probs: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def row_statistics(logits: Tensor, targets: Tensor | None = None) -> RowStatisti
         targets: `(…)` integer ids, or None.
 
     Returns:
-        `RowStatistics` of `(…)` tensors; float32, or float64 for float64 logits.
+        `(…)` tensors; float32, or float64 for float64 logits.
 
     Raises:
         ValueError: `targets` has not the shape of the rows.

@@ -42,7 +42,7 @@ def attention_entropy(weights: Tensor, visible: Tensor) -> AttentionEntropy:
         visible: `(batch or 1, heads or 1, query, key)`, boolean; what a query may look at.
 
     Returns:
-        `AttentionEntropy` of `(batch, heads, query)`; float32, or float64 for float64 weights.
+        `(batch, heads, query)`; float32, or float64 for float64 weights.
 
     Source: Zhai et al., "Stabilizing Transformer Training by Preventing Attention Entropy
     Collapse" (σReparam), ICML 2023, for the entropy; they do not normalise it.
@@ -122,13 +122,11 @@ def head_entropies(
             return None
         shape = (len(input_ids), *2 * input_ids.shape[1:])
         for place, weights in enumerate(output):
-            if isinstance(weights, Tensor) and weights.ndim == 4:
-                batch, _, *square = weights.shape
-                if (batch, *square) == shape:
-                    seen = visible & _allowed(module, args, kwargs)
-                    layers.append(_reduced(weights, seen, first))
-                    # Without the map, so that nothing collects it.
-                    return (*output[:place], None, *output[place + 1 :])
+            is_map = isinstance(weights, Tensor) and weights.ndim == 4
+            if is_map and (len(weights), *weights.shape[2:]) == shape:
+                layers.append(_reduced(weights, visible & _allowed(module, args, kwargs), first))
+                # Without the map, so that nothing collects it.
+                return (*output[:place], None, *output[place + 1 :])
         return None
 
     inputs: dict[str, Any] = {"attention_mask": mask, "use_cache": False}
@@ -185,13 +183,9 @@ def _allowed(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
     Eager attention adds its mask to the scores: a huge negative number forbids.
     """
-    for value in (kwargs.get("attention_mask"), *args):
-        if (
-            isinstance(value, Tensor)
-            and value.is_floating_point()
-            and value.ndim == 4
-            and value.shape[1] == 1
-        ):
+    tensors = (one for one in (kwargs.get("attention_mask"), *args) if isinstance(one, Tensor))
+    for value in tensors:
+        if value.is_floating_point() and value.ndim == 4 and value.shape[1] == 1:
             return value > torch.finfo(value.dtype).min / 2
     return torch.ones((), dtype=torch.bool, device=next(module.parameters()).device)
 
@@ -201,14 +195,12 @@ def _reduced(weights: Tensor, visible: Tensor, first: Tensor) -> LayerAttention:
     if bool(whole.mass.isnan().any()):
         raise ValueError("model must give finite attention weights, got NaN")
     rest = attention_entropy(weights, visible & ~first)
-    # Nothing of a padded query, and no entropy where the queries cannot choose.
-    defined = ~whole.normalized.isnan(), ~rest.normalized.isnan()
-    nothing = (whole.mass == 0).expand_as(whole.mass)
+    # No entropy where the queries cannot choose, and nothing of a padded query.
     sink = torch.where(visible & first, as_float(weights), 0.0).sum(-1) / whole.mass
     return LayerAttention(
-        entropy=whole.entropy.masked_fill(~defined[0], math.nan),
+        entropy=whole.entropy.masked_fill(whole.normalized.isnan(), math.nan),
         normalized=whole.normalized,
-        without_sink=rest.entropy.masked_fill(~defined[1], math.nan),
+        without_sink=rest.entropy.masked_fill(rest.normalized.isnan(), math.nan),
         without_sink_normalized=rest.normalized,
-        sink_weight=sink.masked_fill(nothing, math.nan),
+        sink_weight=sink.masked_fill(whole.mass == 0, math.nan),
     )

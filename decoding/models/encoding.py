@@ -38,13 +38,9 @@ class Segment(NamedTuple):
 
 
 def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: str,
-    *,
-    chat: bool = False,
-    name: str = "the prompt",
+    tokenizer: PreTrainedTokenizerBase, prompt: str, *, chat: bool = False, name: str = "the prompt"
 ) -> list[int]:
-    """The ids that a model reads of a prompt before it continues it.
+    """The ids, one or more, that a model reads of a prompt before it continues it.
 
     Args:
         tokenizer: its own special tokens are added, and an empty prompt becomes BOS.
@@ -52,18 +48,13 @@ def encode_prompt(
         chat: put it into the tokenizer's chat template as the user's message.
         name: what to call it in an error.
 
-    Returns:
-        One id or more.
-
     Raises:
         ValueError: an empty prompt, and the tokenizer has no BOS.
     """
     if chat:
         message = [{"role": "user", "content": prompt}]
-        text = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-        ids = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-    else:
-        ids = list(tokenizer(prompt, verbose=False)["input_ids"])
+        prompt = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+    ids = list(tokenizer(prompt, add_special_tokens=not chat, verbose=False)["input_ids"])
     if ids:
         return ids
     if tokenizer.bos_token_id is None:
@@ -173,12 +164,10 @@ def _joint(before: _Encoding, after: _Encoding) -> tuple[int, int] | None:
     """Index in either encoding of a token where they can be joined, or None."""
     margin = OVERLAP // 4
     low, high = after.start + margin, before.stop - margin
-    stretches = []
-    for encoding in (before, after):
-        first = int(np.searchsorted(encoding.starts, low))
-        last = int(np.searchsorted(encoding.ends, high, side="right"))
-        stretches.append((first, last))
-    (first, last), (first_after, last_after) = stretches
+    (first, last), (first_after, last_after) = (
+        (int(of.starts.searchsorted(low)), int(of.ends.searchsorted(high, side="right")))
+        for of in (before, after)
+    )
     here, there = slice(first, last), slice(first_after, last_after)
     for name in ("ids", "starts", "ends"):
         if not np.array_equal(getattr(before, name)[here], getattr(after, name)[there]):

@@ -54,14 +54,14 @@ class LogitHead:
 
     @torch.inference_mode()
     def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Hidden states, of which `logits` takes rows.
+        """Hidden states after the last norm, of which `logits` takes rows.
 
         Args:
             input_ids: `(batch, seq)`.
             attention_mask: `(batch, seq)`, 1 for tokens and 0 for padding.
 
         Returns:
-            `(batch, seq, width)`, hidden states after the last norm; logits, where they are full.
+            `(batch, seq, width)`; the logits themselves, where they are full.
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
         if self.full_logits is not None:
@@ -70,14 +70,7 @@ class LogitHead:
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits of rows of hidden states.
-
-        Args:
-            hidden: `(rows, width)`.
-
-        Returns:
-            `(rows, vocab)` in the model's dtype.
-        """
+        """Logits `(rows, vocab)`, in the model's dtype, of hidden states `(rows, width)`."""
         if self.full_logits is not None:
             return hidden
         logits: Tensor = self._head(hidden)

@@ -67,9 +67,6 @@ def load_model(
             on an accelerator.
         trust_remote_code: run Python code that comes with the model. Off unless you ask.
 
-    Returns:
-        The model, on the device, and its tokenizer.
-
     Raises:
         ModelLoadError: no such folder, no safetensors weights, no network, an unknown device or
             dtype, or remote code without permission.
@@ -108,12 +105,7 @@ def load_generation_config(
 ) -> GenerationConfig:
     """The generation configuration that a model comes with, without loading its weights.
 
-    Args:
-        name_or_path: as for `load_model`.
-        trust_remote_code: as for `load_model`.
-
-    Returns:
-        The configuration; transformers' defaults where the model has none of its own.
+    It is transformers' defaults where the model has none of its own. Arguments as for `load_model`.
 
     Raises:
         ModelLoadError: there is no such model, or it cannot be reached.
@@ -130,11 +122,7 @@ def load_generation_config(
 
 
 def check_vocabularies(a: LanguageModel, b: LanguageModel) -> None:
-    """Refuse two models whose ids do not mean the same.
-
-    Raises:
-        ValueError: naming the first ids that differ.
-    """
+    """Refuse two models whose ids do not mean the same, by a ValueError that names the first."""
     of_a, of_b = (
         {index: token for token, index in model.tokenizer.get_vocab().items()} for model in (a, b)
     )
@@ -185,8 +173,11 @@ def _source(name: str) -> str:
         return str(files("decoding") / "stories")
     if name.startswith("builtin:"):
         raise ModelLoadError(f"no model {name!r}: the embedded one is {BUILTIN!r}")
-    if _looks_local(name) and not (Path(name) / "config.json").is_file():
-        missing = "has no config.json" if Path(name).is_dir() else "does not exist"
+    path = Path(name)
+    # A name that can only mean a folder: it exists, or no hub name looks like that.
+    is_path = name.startswith(("./", "../", "~")) or name.count("/") > 1
+    if (path.exists() or path.is_absolute() or is_path) and not (path / "config.json").is_file():
+        missing = "has no config.json" if path.is_dir() else "does not exist"
         raise ModelLoadError(f"model folder {name!r} {missing}")
     return name
 
@@ -208,25 +199,12 @@ def _device(device: str | torch.device | None) -> torch.device:
 def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> Any:
     if dtype is None:
         return torch.float32 if device.type == "cpu" else "auto"
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype == "auto":
+    if isinstance(dtype, torch.dtype) or dtype == "auto":
         return dtype
     named = getattr(torch, dtype, None)
     if not isinstance(named, torch.dtype) or not named.is_floating_point:
         raise ModelLoadError(f"unknown dtype {dtype!r}; try float32, bfloat16 or float16")
     return named
-
-
-def _looks_local(name: str) -> bool:
-    """Whether a name can only mean a folder: it exists, or no hub name looks like that."""
-    path = Path(name)
-    return (
-        path.exists()
-        or path.is_absolute()
-        or name.startswith(("./", "../", "~"))
-        or name.count("/") > 1
-    )
 
 
 def _explain(name: str, error: Exception) -> str:

@@ -110,7 +110,9 @@ def side_by_side(columns: list[Array]) -> Array:
 
 
 def joined(parts: Sequence[Any]) -> Any:
-    """The rows of all the parts; None where there are none."""
-    if parts[0] is None:
-        return None
+    """The rows of all the parts, in the tuples that hold them; None where there are none."""
+    if len(parts) == 1 or parts[0] is None:
+        return parts[0]
+    if isinstance(parts[0], tuple):
+        return type(parts[0])(*map(joined, zip(*parts, strict=True)))
     return np.concatenate(parts) if on_host(parts[0]) else torch.cat(list(parts))

@@ -15,11 +15,9 @@ BLOCK = 256  # ids whose weights are added up first
 
 
 def row_blocks(shape: Sequence[int], numbers: int) -> Iterator[slice]:
-    """Slices of rows, one after the other, that hold at most so many numbers, or one row.
+    """Slices of rows `(rows, width)` that hold at most so many numbers, or one row.
 
-    Args:
-        shape: `(rows, width)`; without rows there is one slice, which is empty.
-        numbers: in a slice.
+    Without rows there is one slice, which is empty.
     """
     rows, width = shape
     step = max(1, numbers // max(1, width))

@@ -12,23 +12,13 @@ from torch import Tensor
 from decoding.rows.arrays import Array, as_array, as_tensor, at, double, library, on_host
 from decoding.rows.blocks import filled
 from decoding.rows.moments import NOTHING, Moments, is_plain
-from decoding.rows.prefix import (
-    first,
-    first_of_each,
-    longest_within_entropy,
-    shortest_with_mass,
-)
+from decoding.rows.prefix import first, first_of_each, longest_within_entropy, shortest_with_mass
 
 COLDEST = 1e-30  # a temperature at which q is its limit already, well within float32
 
 
 class Distribution(Moments):
-    """Rows of `p = softmax(z)`; what follows from them are arrays (see `decoding.rows.arrays`).
-
-    Args:
-        logits: z, `(…, vocab)`, any floating dtype; `-inf` marks excluded tokens. Each row needs
-            one finite logit and neither NaN nor +inf. Raised to float32, float64 stays.
-    """
+    """Rows of `p = softmax(z)`, and the words in which rules say what they keep; see `Moments`."""
 
     @classmethod
     def of(cls, rows: Tensor | Distribution) -> Distribution:
@@ -54,11 +44,7 @@ class Distribution(Moments):
         return _Divided(self, of_rows.to(self.logits.dtype))
 
     def restricted(self, kept: Array) -> Distribution:
-        """The rows without some tokens, renormalised; the first token of each must be kept.
-
-        Args:
-            kept: `(…, vocab)`, bool.
-        """
+        """Renormalised rows of the tokens marked in `(…, vocab)`, the first of each among them."""
         return _Restricted(self, kept)
 
     # What a rule may keep, each in a word. Sorted rows have the same words.
@@ -76,9 +62,8 @@ class Distribution(Moments):
 
     def with_entropy(self, entropy: Array) -> Distribution:
         """The longest prefix whose renormalised entropy is at most `entropy`, `(…)`, nats."""
-        return self.restricted(
-            longest_within_entropy(self.log_weights, self.weights, self.total, entropy)
-        )
+        of_rows = self.log_weights, self.weights, self.total
+        return self.restricted(longest_within_entropy(*of_rows, entropy))
 
     def within_depth(self, depth: float | Array) -> Distribution:
         """Tokens whose logit is at most `depth` >= 0 below the largest, nats, or `(…)`."""

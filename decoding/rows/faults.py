@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from torch import Tensor
+
 from decoding.rows.arrays import Array, on_host
 from decoding.rows.distribution import Distribution
 
@@ -19,15 +21,12 @@ class NonFiniteLogitsError(ValueError):
 def without_faults(
     raw: Distribution, step: int, first: int = 0
 ) -> tuple[Distribution, Array | None]:
-    """Rows without those that are no distribution.
+    """Rows without those that are no distribution, and of an accelerator which they are.
 
     Args:
         raw: the model's own rows.
         step: for the error.
         first: for the error, the number of the first row.
-
-    Returns:
-        The rows, and of an accelerator which they are, `(rows)`, bool.
 
     Raises:
         NonFiniteLogitsError: on a CPU, there is such a row.
@@ -39,3 +38,11 @@ def without_faults(
         if not math.isfinite(top):
             raise NonFiniteLogitsError(f"step {step}, row {row}")
     return raw, None
+
+
+def refuse_faults(faults: Tensor) -> None:
+    """Complain of the first of the rows that were no distribution, `(steps, rows)`."""
+    found = faults.nonzero()
+    if len(found):
+        step, row = found[0].tolist()
+        raise NonFiniteLogitsError(f"step {step}, row {row}")

@@ -109,11 +109,7 @@ class Moments:
         return self.mean_log_weight_of(self)
 
     def mean_log_weight_of(self, other: Moments) -> Array:
-        """`(…)`, E_p[z' - max z'] <= 0, nats, float64.
-
-        Args:
-            other: `(…, vocab)`, rows of z', which exclude no token that these do not.
-        """
+        """`(…)`, E_p[z' - max z'] <= 0, nats, float64, of rows that exclude no further token."""
         return self._mean(other._long_log_weights)
 
     @cached_property
@@ -201,30 +197,17 @@ class Moments:
         return math.exp(value) if is_plain(value) else library(value).exp(value)
 
     def log_prob(self, tokens: Tensor | Array) -> Array:
-        """`(…)`, log p(token), nats, float64; -inf for an excluded token.
-
-        Args:
-            tokens: `(…)`, integer ids.
-        """
+        """`(…)`, log p(token) of integer ids `(…)`, nats, float64; -inf for an excluded token."""
         return double(self._log_weight(as_array(tokens))) - self.log_total
 
     def surprisal(self, tokens: Tensor | Array, *, otherwise: Moments) -> Array:
-        """`(…)`, -log p(token), nats, float64; of an excluded token that under other rows.
-
-        Args:
-            tokens: `(…)`, integer ids.
-            otherwise: `(…, vocab)`.
-        """
+        """`(…)`, -log p(token), nats, float64; of an excluded token that under other rows."""
         own = -self.log_prob(tokens)
         xp = library(own)
         return xp.where(xp.isfinite(own), own, -otherwise.log_prob(tokens))
 
     def rank(self, tokens: Tensor | Array) -> Array:
-        """`(…)`, number of tokens that come before the given ones by logit alone.
-
-        Args:
-            tokens: `(…)`, integer ids.
-        """
+        """`(…)`, number of tokens that come before the given ones by logit alone."""
         return count(self.z > at(self.z, as_array(tokens))[..., None])
 
     # On a CPU the two that follow are filled up to whole blocks with what weighs nothing.

@@ -20,7 +20,6 @@ from decoding.rows.blocks import BLOCK
 
 # From the weight of some first tokens, Σ weight·(max z - z) over them, and the row's limit.
 GoesOn = Callable[[Array, Array, Array], Array]
-
 Values = NDArray[np.floating]
 
 _LOWER = 16  # bits of a float32 below its exponent and the 7 that divide an octave into bins
@@ -31,15 +30,7 @@ _FEW = 1 / 16  # of the tokens
 
 
 def first(z: Array, k: int) -> Array:
-    """Mark the k first tokens of each row, lowest ids first where logits are equal.
-
-    Args:
-        z: `(…, vocab)`, logits.
-        k: >= 1.
-
-    Returns:
-        `(…, vocab)`, bool.
-    """
+    """Mark the k >= 1 first tokens of each row of logits, lowest ids first where they are equal."""
     size = min(k, z.shape[-1])
     if size == 1:
         ids = library(z).arange(z.shape[-1], device=z.device)
@@ -55,22 +46,17 @@ def first(z: Array, k: int) -> Array:
 
 
 def first_of_each(z: Array, k: Array) -> Array:
-    """`first` with a number of its own for each row.
-
-    Args:
-        z: `(…, vocab)`, logits.
-        k: `(…)`, >= 1; as many as there are, where it is more.
-
-    Returns:
-        `(…, vocab)`, bool.
-    """
+    """`first` with a number `(…)` of its own for each row, which may be above their number."""
     vocab, k = z.shape[-1], k.clip(None, z.shape[-1])
     if on_host(z):
         rows = zip(z.reshape(-1, vocab), k.reshape(-1).astype(np.int64), strict=True)
-        marks = [first(row, int(size)) for row, size in rows]
-        return np.array(marks, bool).reshape(z.shape)
-    order = z.argsort(dim=-1, descending=True, stable=True)
-    inside = torch.arange(vocab, device=z.device) < k.long()[..., None]
+        return np.array([first(row, int(size)) for row, size in rows], bool).reshape(z.shape)
+    return _marked(z.argsort(dim=-1, descending=True, stable=True), k.long()[..., None])
+
+
+def _marked(order: Tensor, length: Tensor) -> Tensor:
+    """Mark the first tokens of an order `(…, vocab)`, as many as `(…, 1)` says."""
+    inside = torch.arange(order.shape[-1], device=order.device) < length
     return torch.zeros_like(inside).scatter_(-1, order, inside)
 
 
@@ -88,7 +74,7 @@ def steepest_drop(z: Array) -> Array:
         rows = z.reshape(-1, z.shape[-1])
         return np.array([_steepest_drop(row) for row in rows], np.int64).reshape(z.shape[:-1])
     largest = z.double().sort(-1, descending=True).values
-    largest = torch.nn.functional.pad(largest, (0, 1), value=-torch.inf)
+    largest = pad(largest, (0, 1), value=-torch.inf)
     below = torch.where(largest[..., 1:].isfinite(), largest[..., 1:], largest[..., :-1])
     drops = (largest[..., :-1] - below).nan_to_num(nan=0.0)
     return (drops / torch.arange(1, z.shape[-1] + 1, device=z.device)).argmax(-1) + 1
@@ -111,7 +97,7 @@ def _steepest_drop(row: Values) -> int:
 def shortest_with_mass(
     log_weights: Array, weights: Array, total: Array, mass: Array, key: Array | None = None
 ) -> Array:
-    """Mark the shortest prefix whose weight is at least `mass`.
+    """Mark, in `(…, vocab)`, the shortest prefix whose weight is at least `mass`.
 
     Args:
         log_weights: `(…, vocab)`, z - max z.
@@ -119,9 +105,6 @@ def shortest_with_mass(
         total: `(…)`, the weights added up.
         mass: `(…)`, in (0, total].
         key: `(…, vocab)`, >= 0; first by it ascending, and then in the common order.
-
-    Returns:
-        `(…, vocab)`, bool.
     """
 
     def goes_on(mass: Array, _: Array, limit: Array) -> Array:
@@ -133,18 +116,10 @@ def shortest_with_mass(
 def longest_within_entropy(
     log_weights: Array, weights: Array, total: Array, entropy: Array
 ) -> Array:
-    """Mark the longest prefix whose renormalised entropy is at most `entropy`.
+    """Mark the longest prefix whose renormalised entropy is at most `entropy`, `(…)`, nats.
 
-    The entropy of a prefix grows with its length; the first token always qualifies.
-
-    Args:
-        log_weights: `(…, vocab)`, z - max z.
-        weights: `(…, vocab)`, e^(z - max z).
-        total: `(…)`, the weights added up.
-        entropy: `(…)`, nats.
-
-    Returns:
-        `(…, vocab)`, bool.
+    The entropy of a prefix grows with its length; the first token always qualifies. The other
+    arrays are those of `shortest_with_mass`.
     """
 
     # With x = max z - z, where Z is Σ e^-x over the prefix: H(q) = ln Z + Z⁻¹ Σ e^-x·x.
@@ -164,17 +139,13 @@ def _prefix(
     reaching: bool,
     key: Array | None,
 ) -> Array:
-    """Mark the first tokens of each row, as far as allowed.
+    """Mark the first tokens of each row, as far as allowed; arrays as in `shortest_with_mass`.
 
     Args:
-        log_weights: `(…, vocab)`.
-        weights: `(…, vocab)`.
-        total: `(…)`.
         goes_on: whether the prefix may go on, given its weight, its Σ weight·(max z - z), and the
             limit; true up to some length and false from there.
         limit: `(…, 1)`.
         reaching: the limit is on the weight alone, and the token is kept that reaches it.
-        key: as in `shortest_with_mass`.
     """
     if not on_host(limit):
         return _by_sorting(log_weights, weights, goes_on, limit, reaching, key)
@@ -223,10 +194,10 @@ def _mark(
         with np.errstate(over="ignore"):
             binned = keys.astype(np.float32)  # Rounding never changes the order.
     bins = binned.view(np.int32) >> _LOWER
+    mass = moment = np.bincount(bins, weights)
     if reaching:
         end = max(end, 1e-300)  # which bins that are empty do not reach
-    mass = moment = np.bincount(bins, weights)
-    if not reaching:
+    else:
         moment = np.bincount(bins, weights * -log_weights.clip(-1000, None))
     if keys is None:
         mass, moment = mass[::-1], moment[::-1]
@@ -286,9 +257,7 @@ def _by_sorting(
     else:
         depth = -log_weights.gather(-1, order).clip(-1000, None)
         allowed = goes_on(mass, _running_sums(sorted_weights * depth), limit)
-    length = allowed.sum(-1, keepdim=True).clip(1)
-    prefix = torch.arange(allowed.shape[-1], device=allowed.device) < length
-    return torch.zeros_like(allowed).scatter_(-1, order, prefix)
+    return _marked(order, allowed.sum(-1, keepdim=True).clip(1))
 
 
 def _running_sums(values: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ sums. `SortedRows` says what a rule keeps in the same words as `Distribution`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,9 +37,13 @@ class ScaledRow(NamedTuple):
         weights = depth * -beta
         np.exp(weights, out=weights)
         mass[0] = 0
-        # NumPy's own cumsum takes three times as long.
-        torch.cumsum(torch.from_numpy(weights), 0, out=torch.from_numpy(mass[1:]))
+        _running_sums(weights, out=mass[1:])
         return cls(depth, beta, weights, mass)
+
+
+def _running_sums(values: FloatArray, out: FloatArray) -> None:
+    """As NumPy's own `cumsum`, which takes three times as long."""
+    torch.cumsum(torch.from_numpy(values), 0, out=torch.from_numpy(out))
 
 
 def sum_over(sums: FloatArray, bounds: IntArray) -> FloatArray:
@@ -82,7 +87,7 @@ class SortedRows:
     @cached_property
     def mean_depth(self) -> FloatArray:
         """`(S,)`, E[x]."""
-        return self._sums(self.scaled.depth * self.scaled.weights) / self.mass
+        return self._of_each(np.sum, self.scaled.depth * self.scaled.weights) / self.mass
 
     @cached_property
     def entropy(self) -> FloatArray:
@@ -95,19 +100,14 @@ class SortedRows:
             return np.log(self._sizes)
         if order == 1:
             return self.entropy
-        powers = self._sums(self.scaled.weights**order)
+        powers = self._of_each(np.sum, self.scaled.weights**order)
         value = (np.log(powers) - order * self.log_mass) / (1 - order)
         return np.maximum(value, self.log_total)
 
     @cached_property
     def deviation(self) -> FloatArray:
         """`(S,)`, standard deviation of the logits of each set."""
-        depth = self.scaled.depth
-        whole = self._sizes == len(depth)
-        if whole.all():
-            return np.full(len(whole), self.scaled.beta * depth.std())
-        of_sets = [np.concatenate([depth[a:b], depth[c:d]]).std() for a, b, c, d in self.bounds]
-        return self.scaled.beta * np.array(of_sets)
+        return self.scaled.beta * self._of_each(np.std, self.scaled.depth)
 
     @cached_property
     def span(self) -> FloatArray:
@@ -119,17 +119,7 @@ class SortedRows:
     @cached_property
     def cliff(self) -> FloatArray:
         """`(S,)`, how many tokens of each set stand before its steepest drop."""
-        depth, places = self.scaled.depth, np.arange(1, len(self.scaled.depth))
-        if self._are_prefixes:
-            drops = np.diff(depth) / places
-            return np.array(
-                [drops[: b - 1].argmax() + 1 if b > 1 else 1 for b in self.bounds[:, 1]]
-            )
-        found = []
-        for a, b, c, d in self.bounds:
-            gaps = np.diff(np.concatenate([depth[a:b], depth[c:d]]))
-            found.append((gaps / places[: len(gaps)]).argmax() + 1 if len(gaps) else 1)
-        return np.array(found)
+        return self._of_each(_cliff, self.scaled.depth)
 
     def first(self, k: FloatArray) -> SortedRows:
         """The k first tokens of each set."""
@@ -149,16 +139,9 @@ class SortedRows:
         # The entropy of a set is summed in another order than that of its parts. Where rounding
         # leaves none, no more than the first token has none.
         limit = np.where(entropy > 0, entropy * (1 + 1e-12), -1)
-        depth, weights = self.scaled.depth, self.scaled.weights
-        if self._are_prefixes:
-            running = self._running_entropy(depth, weights, self.scaled.mass[1:])
-            return self._before(np.searchsorted(running, limit, "right"))
-        sizes = []
-        for (a, b, c, d), most in zip(self.bounds, limit, strict=True):
-            own_depth, own = (np.concatenate([of[a:b], of[c:d]]) for of in (depth, weights))
-            running = self._running_entropy(own_depth, own, np.cumsum(own))
-            sizes.append(np.searchsorted(running, most, "right"))
-        return self._before(self._place(np.array(sizes)))
+        running = self._each(self._running_entropy, self.scaled.depth, self.scaled.weights)
+        pairs = zip(running, limit, strict=True)
+        return self._before(self._place(np.array([of.searchsorted(h, "right") for of, h in pairs])))
 
     def within_depth(self, depth: FloatArray) -> SortedRows:
         """Tokens whose logit is at most `depth` below the largest of their set, nats."""
@@ -177,7 +160,8 @@ class SortedRows:
         Raises:
             ValueError: a set is of that kind already: what is left need not be two intervals.
         """
-        if not self._are_prefixes:
+        a, b, _, d = self.bounds.T
+        if (a > 0).any() or (b < d).any():
             raise ValueError("what is typical of a typical set cannot be compared on sorted rows")
         result = np.empty_like(self.bounds)
         for i, (end, mean) in enumerate(zip(self.bounds[:, 1], self.mean_depth, strict=True)):
@@ -200,19 +184,23 @@ class SortedRows:
         return np.exp(value)
 
     @property
-    def _are_prefixes(self) -> bool:
-        a, b, _, d = self.bounds.T
-        return bool((a == 0).all() and (b >= d).all())
-
-    @property
     def _sizes(self) -> IntArray:
         a, b, c, d = self.bounds.T
         sizes: IntArray = b - a + (d - c)
         return sizes
 
-    def _sums(self, values: FloatArray) -> FloatArray:
-        """`(S,)`, sums over each set."""
-        return np.array([values[a:b].sum() + values[c:d].sum() for a, b, c, d in self.bounds])
+    def _each(self, function: Callable[..., Any], *values: FloatArray) -> list[Any]:
+        """What a function makes of each set's own values, once where sets are alike."""
+        found: dict[tuple[int, ...], Any] = {}
+        places = [tuple(bounds) for bounds in self.bounds.tolist()]
+        for a, b, c, d in dict.fromkeys(places):
+            own = (of[a:b] if c >= d else np.concatenate([of[a:b], of[c:d]]) for of in values)
+            found[a, b, c, d] = function(*own)
+        return [found[bounds] for bounds in places]
+
+    def _of_each(self, function: Callable[..., Any], *values: FloatArray) -> FloatArray:
+        """`(S,)`, a number of each set's own values."""
+        return np.array(self._each(function, *values))
 
     def _place(self, size: FloatArray | IntArray) -> FloatArray | IntArray:
         """The place behind so many tokens of each set."""
@@ -225,9 +213,15 @@ class SortedRows:
         ends = np.maximum(place.astype(np.int64)[:, None], self.bounds[:, :1] + 1)
         return SortedRows(self.scaled, np.minimum(self.bounds, ends))
 
-    def _running_entropy(
-        self, depth: FloatArray, weights: FloatArray, mass: FloatArray
-    ) -> FloatArray:
+    def _running_entropy(self, depth: FloatArray, weights: FloatArray) -> FloatArray:
         """Entropy of the first tokens, for each number of them; rounding aside, it grows."""
-        entropy = np.log(mass) + self.scaled.beta * np.cumsum(depth * weights) / mass
-        return np.maximum.accumulate(entropy)
+        mass, moment = np.empty((2, len(depth)))
+        _running_sums(weights, out=mass)
+        _running_sums(depth * weights, out=moment)
+        return np.maximum.accumulate(np.log(mass) + self.scaled.beta * moment / mass)
+
+
+def _cliff(depth: FloatArray) -> int:
+    """How many tokens stand before the steepest drop."""
+    drops = np.diff(depth) / np.arange(1, len(depth))
+    return int(drops.argmax()) + 1 if len(drops) else 1

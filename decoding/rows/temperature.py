@@ -30,7 +30,7 @@ class SolvedTemperature(NamedTuple):
 
 @torch.no_grad()
 def solve_temperature(logits: Tensor | Distribution, target: float) -> SolvedTemperature:
-    """Solve `H(T) = h` for T, row by row.
+    """Solve `H(T) = h` nats, h >= 0, for T, row by row, within 1e-6 nats where it is attained.
 
     H grows with T: `dH/dT = Var_T[z]/T³`. Newton's method on ln H in 1/T, which is nearly straight
     where H is small: `T' = T / (1 + H·ln(H/h)·T²/Var_T[z])`. Every step narrows a bracket of ln T,
@@ -38,13 +38,6 @@ def solve_temperature(logits: Tensor | Distribution, target: float) -> SolvedTem
     halving ln(H/h): two such steps could take turns for ever.
     A target that no temperature attains gets the limit: T → 0 (the tokens tied for the first place
     alone) below, T → ∞ (all that are not excluded, alike) above.
-
-    Args:
-        logits: `(…, vocab)`.
-        target: h >= 0, nats.
-
-    Returns:
-        T within 1e-6 nats of the target where it is attained.
 
     Source: `dH/dT` from the derivatives of the log-partition (Jaynes 1957).
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from decoding.rules.rule import NOT_NEGATIVE, Field, Past, Penalty, Range, format_value
 
@@ -46,11 +46,9 @@ class Dry(Penalty):
     dry_allowed_length: int
     dry_breakers: tuple[int, ...]
 
-    def words(self, base: float = 1.0) -> str:
-        text = super().words(base)
-        if self.dry_breakers:
-            text += f"; ids {format_value(self.dry_breakers)} break a repetition off"
-        return text
+    def words(self, base: float = 1.0, **numbers: Any) -> str:
+        breakers = f"; ids {format_value(self.dry_breakers)} break a repetition off"
+        return super().words(base) + (breakers if self.dry_breakers else "")
 
     def apply(self, rows: Distribution, past: Past) -> Distribution:
         from decoding.rows.distribution import Distribution
@@ -58,15 +56,7 @@ class Dry(Penalty):
         return Distribution(rows.logits - self.penalties(past, rows.vocab))
 
     def penalties(self, past: Past, vocab: int) -> Tensor:
-        """What is taken off each token's logit.
-
-        Args:
-            past: the ids so far, `(rows, seq)`.
-            vocab: number of tokens.
-
-        Returns:
-            `(rows, vocab)`, >= 0, float32.
-        """
+        """What is taken off each token's logit, `(rows, vocab)`, >= 0, float32."""
         import torch
 
         ids = past.ids

@@ -54,11 +54,7 @@ class Field(NamedTuple):
     """"nats", where the number is an amount of information."""
 
     def checked(self, value: Any) -> Value:
-        """The value in the field's type.
-
-        Raises:
-            ValueError: it is of another type, or outside the range.
-        """
+        """The value in the field's type; a ValueError, if it is of another, or out of range."""
         kind: Any = type(self.default)
         if not _is_of(value, kind):
             raise ValueError(f"{self.name} must be {_KINDS[kind]}, got {value!r}")
@@ -71,11 +67,7 @@ class Field(NamedTuple):
         return converted
 
     def read(self, text: str) -> Any:
-        """The value that a text form gives; nats may be given in bits.
-
-        Raises:
-            ValueError: the text is no such value.
-        """
+        """The value that a text form gives, or a ValueError; nats may be given in bits."""
         kind: Any = type(self.default)
         try:
             if kind is tuple:
@@ -206,18 +198,10 @@ class Rule(ABC):
         return ()
 
     def check_beside(self, others: Sequence[Rule]) -> None:  # noqa: B027
-        """Refuse to stand in one setting with some other rule.
-
-        Raises:
-            ValueError: it contradicts one of them.
-        """
+        """Refuse, by a ValueError, to stand in one setting with rules that it contradicts."""
 
     def check_vocabulary(self, size: int) -> None:  # noqa: B027
-        """Refuse a vocabulary on which the rule cannot do what it says.
-
-        Raises:
-            ValueError: it is too small.
-        """
+        """Refuse, by a ValueError, a vocabulary on which the rule cannot do what it says."""
 
     @abstractmethod
     def apply(self, rows: Distribution, past: Past) -> Distribution:
@@ -255,13 +239,13 @@ class Rule(ABC):
             return self.value
         return min(1.0, self.value + slack) if self.neutral == 1 else self.value * (1 - slack)
 
-    def words(self, base: float = 1.0) -> str:
-        """What the rule does.
+    def at(self, value: Any) -> Rule:
+        """The same rule with another number of its own field."""
+        return type(self)(value, **{k: v for k, v in self.given.items() if k != self.field})
 
-        Args:
-            base: the temperature of the setting, for rules that start from it.
-        """
-        numbers = {"value": self.value, "base": base}
+    def words(self, base: float = 1.0, **numbers: Any) -> str:
+        """What the rule does, in a setting of that temperature; `says` may name further numbers."""
+        numbers |= {"value": self.value, "base": base}
         if self.unit:
             numbers["bits"] = self.value / math.log(2)
         numbers |= {field.name: getattr(self, field.name) for field in self.parameters}
@@ -283,16 +267,13 @@ class Rule(ABC):
         if self.value == self.neutral:
             return rows.logits
         if self.start:
-            xp = library(rows.z)
             if self._last is None:
-                self._state = xp.stack(
-                    [xp.full_like(rows.log_total, one) for one in self.start], -1
-                )
+                numbers = tuple(library(rows.z).full_like(rows.log_total, x) for x in self.start)
             else:
                 given, final = self._last
                 tokens = as_array(input_ids[:, -1])
-                changed = self.observe(self._state, tokens, given, final, given)
-                self._state = xp.stack(changed, -1)
+                numbers = self.observe(self._state, tokens, given, final, given)
+            self._state = library(rows.z).stack(numbers, -1)
         final = self.apply(rows, Past(input_ids, None, self._state))
         self._last = (rows, final) if self.start else None
         return final.logits

@@ -33,7 +33,7 @@ class Temperature(Tempering):
     in_transformers = InTransformers(1.0)
     is_fixed = True
 
-    def words(self, base: float = 1.0) -> str:
+    def words(self, base: float = 1.0, **numbers: Any) -> str:
         if self.value == 0:
             return "the most probable token, always (lowest id on ties)"
         return super().words(base)
@@ -91,11 +91,9 @@ class Dynatemp(Tempering):
     def _bounds(self, base: float) -> tuple[float, float]:
         return max(0.0, base - self.value), min(base + self.value, sys.float_info.max)
 
-    def words(self, base: float = 1.0) -> str:
+    def words(self, base: float = 1.0, **numbers: Any) -> str:
         low, high = self._bounds(base)
-        numbers = {"low": low, "high": high, "span": high - low}
-        numbers["dynatemp_exponent"] = self.dynatemp_exponent
-        return self.says.format(**{name: f"{number:.6g}" for name, number in numbers.items()})
+        return super().words(base, low=low, high=high, span=high - low)
 
     def temperature(self, rows: Distribution, base: float) -> Any:
         low, high = self._bounds(base)

@@ -18,14 +18,11 @@ if TYPE_CHECKING:
 
 
 class Follower:
-    """Applies settings to the rows of blocks in their order.
+    """Applies settings, policies included, to the rows of blocks in their order.
 
     What a setting looks back at is what the model read: a rule that looks at ids sees those of the
     row's window up to there, and one that follows what is drawn begins anew at the first scored
     token of each window.
-
-    Args:
-        settings: any number of them, policies included.
     """
 
     def __init__(self, settings: Sequence[Setting]) -> None:
@@ -35,12 +32,7 @@ class Follower:
         self._ends = np.empty(0, np.int64)
 
     def row(self, block: LogitBlock, row: int) -> list[Applied]:
-        """What each setting makes of one row, `(1, vocab)` each.
-
-        Args:
-            block: as `TeacherForcing.blocks` gives them.
-            row: its row; rows are to be asked for in their order.
-        """
+        """What each setting makes of one row, `(1, vocab)`; rows are asked for in their order."""
         raw = Distribution(block.logits[row : row + 1].detach())
         if not any(settings.looks_back for settings in self.settings):
             return [settings.apply(raw) for settings in self.settings]
@@ -53,7 +45,7 @@ class Follower:
         after = int(self._ends[index]) - (block.first + row)  # targets from this one on
         read = len(window.inputs) - after + 1
         ids = torch.from_numpy(window.inputs[:read]).to(raw.logits.device).unsqueeze(0)
-        memories = self._memories.setdefault(index, [Memory(s.rules) for s in self.settings])
+        memories = self._memories.setdefault(index, [Memory() for _ in self.settings])
         target = block.targets[row : row + 1]
         result = []
         for settings, memory in zip(self.settings, memories, strict=True):

@@ -70,20 +70,12 @@ class Account:
     """Tokens that no window reads."""
 
     def stop(self, scored: int) -> None:
-        """Count what an interruption leaves unscored as skipped.
-
-        Args:
-            scored: tokens whose scores are kept.
-        """
+        """Count as skipped what an interruption leaves unscored; `scored` tokens are kept."""
         self.tokens_scored = scored
         self.tokens_skipped = self.tokens - scored - self.tokens_context_only
 
     def check(self) -> None:
-        """Fail unless the places add up to the tokens that the tokenizer made.
-
-        Raises:
-            RuntimeError: they do not, so the numbers cannot be trusted.
-        """
+        """Fail, by a RuntimeError, unless the places add up to the tokens that were encoded."""
         placed = self.tokens_scored + self.tokens_context_only + self.tokens_skipped
         if placed != self.tokens:
             raise RuntimeError(
@@ -145,16 +137,13 @@ class TeacherForcing:
         measure: Measure,
         on_segment: OnSegment | None = None,
     ) -> Iterator[tuple[Window, Columns]]:
-        """Measure every token that is to be scored, in the order of the documents.
+        """Windows in the order of the documents, with columns of measures, float64.
 
         Args:
             documents: taken lazily.
             measure: takes a block, returns named `(rows,)` values.
             on_segment: called with the index of a document and each stretch of its encoded text,
                 without BOS, before any window of that stretch; not for token documents.
-
-        Returns:
-            Windows with their columns, float64.
 
         Raises:
             NonFiniteLogitsError: a measurement is NaN.
@@ -189,7 +178,10 @@ class TeacherForcing:
             while ready < len(order) and id(order[ready]) in done:
                 window = order[ready]
                 columns = done.pop(id(window))
-                _refuse_nan(window, columns)
+                for values in columns.values():
+                    if (bad := np.isnan(values)).any():
+                        token = window.start + int(bad.argmax())
+                        raise NonFiniteLogitsError(f"document {window.document}, token {token}")
                 yield window, columns
                 ready += 1
             del order[:ready]
@@ -212,23 +204,17 @@ class TeacherForcing:
         documents: Iterable[Document | TokenDocument],
         on_segment: OnSegment | None = None,
     ) -> Iterator[Window]:
-        """The documents' windows, entered into the account as they pass.
-
-        Args:
-            documents: taken lazily.
-            on_segment: as for `scan`.
-        """
+        """The documents' windows, entered into the account as they pass; arguments as in `scan`."""
         account = self.account
         for index, document in enumerate(documents):
             account.documents += 1
             before = account.tokens
             end = 0  # behind the last token that a window has read or scored
             scored = False
-            cut = (
-                self._tokens(index, document)
-                if isinstance(document, TokenDocument)
-                else self._text(index, document, on_segment)
-            )
+            if isinstance(document, TokenDocument):
+                cut = self._tokens(index, document)
+            else:
+                cut = self._text(index, document, on_segment)
             for window in cut:
                 if window.start < end:
                     raise RuntimeError(f"document {index} would score token {window.start} twice")
@@ -247,12 +233,7 @@ class TeacherForcing:
     ) -> Iterator[Window]:
         """How a document's sequence becomes windows; a subclass may follow another rule."""
         return sliding_windows(
-            document,
-            sequence,
-            self.context,
-            self.stride,
-            bos=bos,
-            first_target=first_target,
+            document, sequence, self.context, self.stride, bos=bos, first_target=first_target
         )
 
     def _tokens(self, index: int, document: TokenDocument) -> Iterator[Window]:
@@ -266,12 +247,7 @@ class TeacherForcing:
         has_bos = self.bos_id is not None and (self.bos == "always" or not document.context)
         if has_bos and self.begins_with_bos(ids):
             ids = ids[1:]
-        self.account.bos_tokens += has_bos
-        self.account.tokens += len(ids)
-        sequence = [np.array([self.bos_id], dtype=np.int64)] if has_bos else []
-        yield from self.cut(
-            index, [*sequence, ids], bos=has_bos, first_target=len(document.context)
-        )
+        yield from self._cut(index, [ids], has_bos, len(document.context))
 
     def _text(
         self, index: int, document: Document, on_segment: OnSegment | None
@@ -288,27 +264,32 @@ class TeacherForcing:
         opening = next(segments, None)
         if opening is None:
             return
-        has_bos = self.bos_id is not None
         if self.begins_with_bos(opening.ids):
-            opening = Segment(
-                opening.ids[1:],
-                opening.ends[1:],
-                int(opening.ends[0]),
-                opening.text[opening.ends[0] :],
-                opening.reaches[1:],
-            )
+            ids, ends, _, text, reaches = opening
+            opening = Segment(ids[1:], ends[1:], int(ends[0]), text[ends[0] :], reaches[1:])
             first_target = max(0, first_target - 1)
-        self.account.bos_tokens += has_bos
 
-        def sequence() -> Iterator[Ids]:
-            if has_bos:
-                yield np.array([self.bos_id], dtype=np.int64)
+        def pieces_of_ids() -> Iterator[Ids]:
             for segment in chain([opening], segments):
-                self.account.tokens += len(segment.ids)
                 if on_segment is not None:
                     on_segment(index, segment)
                 yield segment.ids
 
+        yield from self._cut(index, pieces_of_ids(), self.bos_id is not None, first_target)
+
+    def _cut(
+        self, index: int, pieces: Iterable[Ids], has_bos: bool, first_target: int
+    ) -> Iterator[Window]:
+        """The windows of a document, whose tokens are counted as they pass."""
+
+        def sequence() -> Iterator[Ids]:
+            if has_bos:
+                yield np.array([self.bos_id], dtype=np.int64)
+            for ids in pieces:
+                self.account.tokens += len(ids)
+                yield ids
+
+        self.account.bos_tokens += has_bos
         yield from self.cut(index, sequence(), bos=has_bos, first_target=first_target)
 
 
@@ -348,8 +329,7 @@ def logit_blocks(
 
 def _batch(model: PreTrainedModel, head: LogitHead, windows: list[Window]) -> Iterator[LogitBlock]:
     width = max(len(window.inputs) for window in windows)
-    ids = np.zeros((len(windows), width), dtype=np.int64)
-    mask = np.zeros((len(windows), width), dtype=np.int64)
+    ids, mask = np.zeros((2, len(windows), width), dtype=np.int64)
     places = []
     for row, window in enumerate(windows):
         length = len(window.inputs)
@@ -382,11 +362,3 @@ def _bos_id(tokenizer: PreTrainedTokenizerBase, bos: str) -> int | None:
     if token is None and bos == "always":
         raise ValueError("bos must be auto or never: the tokenizer has neither BOS nor EOS")
     return None if token is None else int(token)
-
-
-def _refuse_nan(window: Window, columns: Columns) -> None:
-    for values in columns.values():
-        bad = np.isnan(values)
-        if bad.any():
-            token = window.start + int(bad.argmax())
-            raise NonFiniteLogitsError(f"document {window.document}, token {token}")

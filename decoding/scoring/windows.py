@@ -47,10 +47,7 @@ class Windows:
             raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
 
     def within(self, limit: int | None) -> tuple[int, int]:
-        """Context and stride under a model.
-
-        Args:
-            limit: how many positions the model has, or None where it sets no limit.
+        """Context and stride under a model of `limit` positions; None sets no limit.
 
         Raises:
             ValueError: `context` or `stride` is outside its range.

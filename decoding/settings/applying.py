@@ -43,8 +43,8 @@ class Applied(NamedTuple):
     """`(…, 1)`, float64, where the entropy of each row sets it."""
     mixed: bool = False
     """Whether q is not simply what the cuts leave of the scaled rows, renormalised."""
-    given: tuple[Distribution, ...] = ()
-    """What each rule that remembers was given, in their order."""
+    given: tuple[tuple[Rule, Array, Distribution], ...] = ()
+    """Each rule that remembers, its state at the step, and the rows that it was given."""
 
 
 def apply(stages: Sequence[Stage], raw: Distribution, history: History | None = None) -> Applied:
@@ -56,13 +56,13 @@ def apply(stages: Sequence[Stage], raw: Distribution, history: History | None = 
         history: what came before each row, for rules that look back.
     """
     rows, scaled, temperature = raw, None, None
-    mixed, given, width = False, [], 0
+    mixed = False
+    given: list[tuple[Rule, Array, Distribution]] = []
     for stage in stages:
         if isinstance(stage, tuple):
-            if scaled is None and stage[0].is_fixed and stage[0].value == 0:
-                return Applied(
-                    rows, rows.first(1), None
-                )  # what follows has one token to choose from
+            first = stage[0]
+            if scaled is None and first.is_fixed and first.value == 0:
+                return Applied(rows, rows.first(1), None)  # what follows has one token alone
             rows, temperature = _tempered(rows, stage)
             continue
         if scaled is None and stage.kind != "penalty":
@@ -71,9 +71,9 @@ def apply(stages: Sequence[Stage], raw: Distribution, history: History | None = 
         if stage.looks_back and history is not None:
             past = Past(history.ids, history.starts)
             if stage.start:
-                past = past._replace(state=_state(stage.start, history, width, rows))
-                width += len(stage.start)
-                given.append(rows)
+                width = sum(len(before.start) for before, *_ in given)
+                past = past._replace(state=_state(stage.start, history.memory, width, rows))
+                given.append((stage, past.state, rows))
         rows = stage.apply(rows, past)
         mixed = mixed or stage.kind in ("mixture", "reweighting")
     return Applied(rows if scaled is None else scaled, rows, temperature, mixed, tuple(given))
@@ -93,25 +93,20 @@ def _tempered(
 
 
 def _state(
-    start: tuple[float, ...], history: History | None, width: int, rows: Distribution
+    start: tuple[float, ...], memory: Tensor | None, width: int, rows: Distribution
 ) -> Array:
     """What a rule remembers of each row, from the place of its first number in the memory."""
-    assert history is not None
-    if history.memory is not None:
-        return as_array(history.memory)[:, width : width + len(start)]
+    if memory is not None:
+        return as_array(memory)[:, width : width + len(start)]
     xp, like = library(rows.z), rows.log_total
     return xp.stack([xp.full_like(like, number) for number in start], -1)
 
 
-def remembered(
-    rules: Sequence[Rule], memory: Tensor | None, applied: Applied, tokens: Tensor | Array
-) -> Tensor | None:
-    """What rules remember after a step; None where none remembers.
+def remembered(applied: Applied, tokens: Tensor | Array) -> Tensor | None:
+    """What the rules of a setting remember after a step; None where none remembers.
 
     Args:
-        rules: those of a setting; of a policy none remembers.
-        memory: `(rows, n)`, what they remembered at the step; None at the beginning.
-        applied: what they made of the rows.
+        applied: what the setting made of the rows.
         tokens: `(rows)`, what was drawn, or what a given text has there.
 
     Returns:
@@ -120,9 +115,7 @@ def remembered(
     if not applied.given:
         return None
     columns: list[Array] = []
-    remembering = (rule for rule in rules if rule.start)
-    for rule, given in zip(remembering, applied.given, strict=True):
-        state = _state(rule.start, History(None, None, memory), len(columns), given)
+    for rule, state, given in applied.given:
         columns += rule.observe(state, as_array(tokens), given, applied.final, applied.scaled)
     return as_tensor(library(columns[0]).stack(columns, -1))
 
@@ -131,26 +124,20 @@ class Memory:
     """What rules carry from one step of a generation to the next.
 
     Args:
-        rules: those of a setting or a policy.
         starts: `(rows)`, where each row's ids begin behind its left padding.
     """
 
-    def __init__(self, rules: Sequence[Rule], starts: Tensor | None = None) -> None:
-        self.rules = rules
+    def __init__(self, starts: Tensor | None = None) -> None:
         self.starts = starts
         self.numbers: Tensor | None = None
 
     def history(self, input_ids: Tensor) -> History:
-        """What comes before the next token.
-
-        Args:
-            input_ids: `(rows, seq)`.
-        """
+        """What comes before the next token, the ids so far being `(rows, seq)`."""
         return History(input_ids, self.starts, self.numbers)
 
     def observe(self, applied: Applied, tokens: Tensor | Array) -> None:
         """Take note of what was drawn; see `remembered`."""
-        self.numbers = remembered(self.rules, self.numbers, applied, tokens)
+        self.numbers = remembered(applied, tokens)
 
 
 class Applicable(Protocol):
@@ -169,10 +156,9 @@ def apply_settings(settings: Applicable, logits: Tensor, history: History | None
     """All rules of a setting in their order, a few rows at a time; the result is not normalised.
 
     Args:
-        settings: the rules and their parameters.
-        logits: `(…, vocab)`.
-        history: what came before each row, for a setting that looks back; then logits are
-            `(rows, vocab)`.
+        settings: a setting or a policy.
+        logits: `(…, vocab)`; with a history `(rows, vocab)`.
+        history: what came before each row, for a setting that looks back.
 
     Returns:
         `(…, vocab)` logits of q.
@@ -186,14 +172,7 @@ def apply_settings(settings: Applicable, logits: Tensor, history: History | None
 
 
 def kept_mass(applied: Applied) -> Array:
-    """Mass of the support of q before it was cut; see `Trace.kept_mass`.
-
-    Args:
-        applied: rows `(rows, vocab)`.
-
-    Returns:
-        `(rows)`, in (0, 1], float64.
-    """
+    """`(rows)`, in (0, 1], mass of the support of q before it was cut; see `Trace.kept_mass`."""
     scaled, final = applied.scaled, applied.final
     mass = scaled.mass_of(final)
     if mass is None and applied.mixed:

@@ -15,13 +15,7 @@ def parse_grid(text: str) -> list[DecodingSettings]:
     """All settings of a grid: every value of each field with every value of the others.
 
     A field's values are one number, `start:stop:step` with both ends included, or numbers
-    separated by `|`. The first field varies slowest.
-
-    Args:
-        text: fields separated by commas.
-
-    Returns:
-        The settings, 1 to 1,000 of them.
+    separated by `|`. The first field varies slowest. There are 1 to 1,000 settings.
 
     Raises:
         ValueError: no field, a field that is unknown, repeated or outside its range, a range that

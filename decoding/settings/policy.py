@@ -85,8 +85,8 @@ class EntropyPolicy:
             object.__setattr__(self, name, float(value))
         if not isinstance(self.settings, DecodingSettings):
             raise ValueError(f"settings must be a DecodingSettings, got {self.settings!r}")
-        known = isinstance(self.then, DecodingSettings) or _is_function(self.then)
-        if not known and self.then not in ENDINGS:
+        function = callable(self.then) and not isinstance(self.then, type)
+        if not (function or isinstance(self.then, DecodingSettings) or self.then in ENDINGS):
             raise ValueError(
                 f"then must be a setting, a function, or one of {', '.join(ENDINGS)}, "
                 f"got {self.then!r}"
@@ -141,24 +141,13 @@ class EntropyPolicy:
         return (*self.settings.rules, *then)
 
     def generate_kwargs(self, num_beams: int = 1) -> dict[str, Any]:
-        """As `DecodingSettings.generate_kwargs`; a policy follows single sequences.
-
-        Raises:
-            ValueError: with beams.
-        """
+        """As `DecodingSettings.generate_kwargs`; with beams a ValueError."""
         if num_beams > 1:
             raise ValueError("a policy follows single sequences, and beams change places")
         return DecodingSettings(temperature=0 if self.greedy else 1).generate_kwargs()
 
     def crossed(self, raw: Distribution) -> Tensor:
-        """Which rows lie above the bounds.
-
-        Args:
-            raw: the model's own rows.
-
-        Returns:
-            `(…)`, bool.
-        """
+        """`(…)`, bool, which of the model's own rows lie above the bounds."""
         from decoding.rows.arrays import as_tensor
 
         crossed = raw.entropy > self.entropy_above
@@ -192,7 +181,6 @@ class EntropyPolicy:
 
         if decisions is None and not isinstance(self.then, DecodingSettings):
             raise ValueError(f"'{self}' decides while text is generated, and has nothing decided")
-
         applied = self.settings.apply(rows, history)
         if isinstance(self.then, DecodingSettings):
             crossed = self.crossed(rows if raw is None else raw)
@@ -223,10 +211,10 @@ class EntropyPolicy:
         if not callable(self.then):
             return [self.then if yes else None for yes in crossed]
         decisions: list[Then | None] = [None] * len(crossed)
-        if any(crossed):
-            entropies, varentropies = raw.entropy.tolist(), raw.varentropy.tolist()
-            for row in (row for row, yes in enumerate(crossed) if yes):
-                then = self.then(Crossing(row, step, entropies[row], varentropies[row]))
+        for row, yes in enumerate(crossed):
+            if yes:
+                spread = raw.entropy[row].item(), raw.varentropy[row].item()
+                then = self.then(Crossing(row, step, *spread))
                 if not (then is None or isinstance(then, DecodingSettings) or then in ENDINGS):
                     raise ValueError(
                         f"a policy's function returns a setting, None, or one of "
@@ -235,10 +223,6 @@ class EntropyPolicy:
                 _refuse_memory(then)
                 decisions[row] = then
         return decisions
-
-
-def _is_function(then: object) -> bool:
-    return callable(then) and not isinstance(then, type)
 
 
 def _refuse_memory(settings: object) -> None:
@@ -256,9 +240,8 @@ def _merged(one: Applied, other: Applied, rows: Tensor) -> Applied:
     def merged(first: Distribution, second: Distribution) -> Distribution:
         return Distribution(torch.where(rows.unsqueeze(-1), second.logits, first.logits))
 
-    mixed = one.mixed or other.mixed
     scaled, final = merged(one.scaled, other.scaled), merged(one.final, other.final)
-    return Applied(scaled, final, None, mixed)
+    return Applied(scaled, final, None, one.mixed or other.mixed)
 
 
 Setting = DecodingSettings | EntropyPolicy
@@ -266,11 +249,7 @@ Setting = DecodingSettings | EntropyPolicy
 
 
 def parse_setting(text: str) -> Setting:
-    """Read the text form of a setting or of a policy.
-
-    Raises:
-        ValueError: as in `DecodingSettings.parse` and `EntropyPolicy.parse`.
-    """
+    """Read the text form of a setting or of a policy; see the `parse` of either."""
     return EntropyPolicy.parse(text) if " while " in text else DecodingSettings.parse(text)
 
 

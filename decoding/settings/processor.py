@@ -27,21 +27,17 @@ class Monitor(Protocol):
 
 
 class SettingProcessor(LogitsProcessor):  # type: ignore[misc]
-    """Turns a model's logits into log q of a setting.
+    """Turns a model's logits into log q of a setting, in one call, and shows a monitor each step.
 
     What leaves it is normalised: beam search adds it up as it is, and sampling draws from exactly
     q. Left padding counts as history. It compares by identity, because `generate` drops a custom
-    processor that equals another, and serves one call.
-
-    Args:
-        settings: the setting.
-        monitor: records each step.
+    processor that equals another.
     """
 
     def __init__(self, settings: Applicable, monitor: Monitor | None = None) -> None:
         self.settings = settings
         self.monitor = monitor
-        self._memory = Memory(settings.rules)
+        self._memory = Memory()
         self._last: Applied | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -112,9 +108,7 @@ def neutral_generate_kwargs(do_sample: bool) -> dict[str, Any]:
 def not_neutral(config: GenerationConfig) -> dict[str, Any]:
     """What a generation configuration would apply of its own, beside any setting.
 
-    Returns:
-        Each parameter with its value, where it differs from the neutral one. Warpers have an effect
-        only where the configuration draws.
+    These are parameters that are not neutral; warpers only where the configuration draws.
     """
     neutral = neutral_generate_kwargs(do_sample=True)
     if not config.do_sample:
@@ -124,11 +118,6 @@ def not_neutral(config: GenerationConfig) -> dict[str, Any]:
 
 
 def applied_besides(config: GenerationConfig) -> dict[str, Any]:
-    """What a generation configuration applies besides the fields of `DecodingSettings`.
-
-    Returns:
-        Each parameter with its value, where it differs from the neutral one.
-    """
-    given = not_neutral(config)
+    """Of `not_neutral`, what no field of `DecodingSettings` says."""
     shared = {name for name, theirs in _OF_RULES.items() if not theirs.differs}
-    return {name: value for name, value in given.items() if name not in shared}
+    return {name: value for name, value in not_neutral(config).items() if name not in shared}

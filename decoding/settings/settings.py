@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from decoding.rules import BUILT_IN, RULES, Field, Rule, Tempering
@@ -79,11 +80,7 @@ class DecodingSettings:
         object.__setattr__(self, "extra", _own_rules(self.extra))
         given = self._given()
         for rule in RULES_IN_ORDER:
-            for field in rule.parameters:
-                if field.name in given and rule.field not in given:
-                    raise ValueError(
-                        f"{field.name} is a parameter of {rule.field}, which is not set"
-                    )
+            _refuse_lone(rule, given)
         for one in self.rules:
             one.check_beside([other for other in self.rules if other is not one])
 
@@ -107,13 +104,9 @@ class DecodingSettings:
     def stages(self) -> tuple[Rule | tuple[Tempering, ...], ...]:
         """The rules in their order; those that set one temperature together are one stage."""
         stages: list[Rule | tuple[Tempering, ...]] = []
-        for rule in self.rules:
-            if not isinstance(rule, Tempering):
-                stages.append(rule)
-            elif stages and isinstance(stages[-1], tuple):
-                stages[-1] += (rule,)
-            else:
-                stages.append((rule,))
+        for tempering, group in groupby(self.rules, lambda rule: isinstance(rule, Tempering)):
+            rules: tuple[Any, ...] = tuple(group)
+            stages += [rules] if tempering else rules
         return tuple(stages)
 
     @classmethod
@@ -183,19 +176,13 @@ class DecodingSettings:
         return next((rule.field for rule in self.rules if rule.looks_back == "draws"), "")
 
     def looser(self, slack: float) -> DecodingSettings:
-        """The setting with every rule so loose that it keeps what rounding may have cut off.
-
-        Args:
-            slack: the relative size of the rounding.
-        """
+        """One that keeps what rounding may have cut off, `slack` being its relative size."""
         values: dict[str, Any] = {
             rule.field: rule.looser(slack) for rule in self.rules if rule not in self.extra
         }
-        extra = [
-            type(rule)(rule.looser(slack), **_without(rule.given, rule.field))
-            for rule in self.extra
-        ]
-        return replace(self, **values, extra=tuple(extra))
+        return replace(
+            self, **values, extra=tuple(rule.at(rule.looser(slack)) for rule in self.extra)
+        )
 
     def _given(self) -> dict[str, Any]:
         """The fields that are not at their defaults, in their order."""
@@ -265,10 +252,8 @@ class DecodingSettings:
     def processors(self, monitor: Monitor | None = None) -> LogitsProcessorList:
         """One processor, in a list, that turns a model's logits into log q.
 
-        `generate_kwargs(monitor=…)` gives it together with what `model.generate` needs besides.
-
-        Args:
-            monitor: records each step's statistics; one monitor serves one call of `generate`.
+        `generate_kwargs(monitor=…)` gives it together with what `model.generate` needs besides. A
+        monitor records each step's statistics, and serves one call of `generate`.
         """
         from transformers import LogitsProcessorList
 
@@ -313,14 +298,10 @@ class DecodingSettings:
 
 
 def check_fields(declared: Mapping[str, Any], rules: Mapping[str, type[Rule]]) -> None:
-    """Refuse a field without a rule, and a rule without its fields.
-
-    Args:
-        declared: the fields of `DecodingSettings` with their defaults.
-        rules: the rules of the package, by name.
+    """Refuse a declared field without a rule, a rule without its fields, and another default.
 
     Raises:
-        ImportError: one of them is missing, or they disagree about a default.
+        ImportError: naming the field.
     """
     owned = {field.name: (rule, field) for rule in rules.values() for field in rule.fields()}
     for name, (rule, field) in owned.items():
@@ -368,14 +349,16 @@ def _taken(values: dict[str, Any]) -> Iterator[Rule]:
     for rule in RULES.values():
         names = [field.name for field in rule.fields() if field.name not in FIELDS]
         given = {name: values.pop(name) for name in names if name in values}
-        if given and rule.field not in given:
-            raise ValueError(f"{min(given)} is a parameter of {rule.field}, which is not set")
+        _refuse_lone(rule, given)
         if given:
             yield rule(given.pop(rule.field), **given)
 
 
-def _without(values: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key != name}
+def _refuse_lone(rule: type[Rule], given: Mapping[str, Any]) -> None:
+    """Refuse a parameter of a rule that is not set."""
+    for field in rule.parameters:
+        if field.name in given and rule.field not in given:
+            raise ValueError(f"{field.name} is a parameter of {rule.field}, which is not set")
 
 
 def _nearest(name: str, fields: list[str]) -> str:

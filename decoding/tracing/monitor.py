@@ -20,7 +20,7 @@ from torch import Tensor
 
 from decoding.rows.arrays import Array, as_array, as_tensor, side_by_side
 from decoding.rows.distribution import Distribution
-from decoding.rows.faults import NonFiniteLogitsError
+from decoding.rows.faults import refuse_faults
 from decoding.settings.applying import Applied
 from decoding.tracing import step as measures
 from decoding.tracing.step import Measures
@@ -32,7 +32,6 @@ _SEEN = 9  # of beams, the token before
 _WIDTH = 10
 # Hugging Face's beam search takes (1 + number of EOS ids) candidates per beam, from all rows.
 _MAX_EOS_IDS = 8
-
 
 _FOREIGN = "the sequences are not those of the call that EntropyMonitor watched"
 
@@ -61,12 +60,10 @@ class EntropyMonitor:
         self.steps = 0
         self._prompt_length = 0
         self._buffer = torch.empty(0)  # (capacity, rows, _WIDTH)
-        self._runners_up = torch.empty(0)  # (capacity, rows, alternatives + 1, 3)
-        self._candidates = torch.empty(0)  # (capacity, rows, candidates, 4)
+        self._others: dict[str, Tensor] = {}  # of the same kind, for the rest of `Measures`
         self._prompt: Array = np.empty((0, 0))  # (rows, prompt length)
         self._input_ids: Array = np.empty((0, 0))  # (rows, length at the latest step)
         self._same_rows: Any = True  # of an accelerator, a tensor there
-        self._temperatures = torch.empty(0)  # (capacity, rows), where entropy sets them
         self._last: tuple[Distribution, Distribution] | None = None
 
     def __repr__(self) -> str:
@@ -80,10 +77,7 @@ class EntropyMonitor:
         return self._buffer[self.steps - 1, :, measures.ENTROPY]
 
     def begin(self, input_ids: Tensor | Array) -> None:
-        """Follow the rows of the call to their next step.
-
-        Args:
-            input_ids: `(rows, seq)`, the ids so far.
+        """Follow the rows of the call, whose ids so far are `(rows, seq)`, to their next step.
 
         Raises:
             ValueError: the step does not follow the one before it.
@@ -136,18 +130,17 @@ class EntropyMonitor:
         if self.steps in (0, len(self._buffer)):
             like = as_tensor(columns).new_empty(len(columns), _WIDTH)
             self._buffer = _with_room(self._buffer, self.steps, like)
+        for name, values in zip(step._fields[1:], step[1:], strict=True):
+            if values is not None:
+                held = _with_room(self._others.get(name), self.steps, values)
+                held[self.steps] = values
+                self._others[name] = held
         row = as_array(self._buffer)[self.steps]
         row[:, : columns.shape[1]] = columns
         if fault is not None:
             row[:, _FAULT] = fault
-        if step.temperature is not None:
-            self._temperatures = _append(self._temperatures, self.steps, step.temperature)
-        if step.best is not None:
-            self._runners_up = _append(self._runners_up, self.steps, step.best)
-        if step.candidates is not None:
-            self._candidates = _append(self._candidates, self.steps, step.candidates)
-            if self._input_ids.shape[1]:
-                row[:, _SEEN] = self._input_ids[:, -1]
+        if step.candidates is not None and self._input_ids.shape[1]:
+            row[:, _SEEN] = self._input_ids[:, -1]
         self._last = last
         self.steps += 1
 
@@ -197,44 +190,28 @@ class EntropyMonitor:
                 "EntropyMonitor saw rows change between steps: it serves one generate call, and "
                 "beam search needs EntropyMonitor(num_beams=…)"
             )
-        fault = self._buffer[: self.steps, :, _FAULT].nonzero()
-        if len(fault):
-            step, row = fault[0].tolist()
-            raise NonFiniteLogitsError(f"step {step}, row {row}")
-        generated = sequences[:, self._prompt_length :]
+        refuse_faults(self._buffer[: self.steps, :, _FAULT])
+        ids = sequences[:, self._prompt_length :].cpu().numpy()
         if beam_indices is None:
-            rows = self._rows(sequences)
+            self._check_rows(sequences)
+            origins = [[row] * self.steps for row in range(len(ids))]
         else:
             self._check_beams(sequences, beam_indices)
-            rows = self._beam_rows(generated, beam_indices)
-            if lengths is None:
-                lengths = (beam_indices >= 0).sum(-1).tolist()
-        ids = generated.cpu().numpy()
+            origins = [[row for row in origin if row >= 0] for origin in beam_indices.tolist()]
+            lengths = lengths or [len(origin) for origin in origins]
         if lengths is None:
             lengths = _lengths(ids, eos_token_id)
-        steered = self._steered_rows(sequences, beam_indices)
+        held = {
+            name: values[: self.steps].double().cpu().numpy()
+            for name, values in {"columns": self._buffer, **self._others}.items()
+        }
         return [
-            self._trace(
-                row[:length],
-                ids[i, :length],
-                None if best is None else best[:length],
-                None if steered is None else steered[i][:length],
-            )
-            for i, ((row, best), length) in enumerate(zip(rows, lengths, strict=True))
+            self._trace(held, own[:length], np.array(origin[:length], np.int64))
+            for own, origin, length in zip(ids, origins, lengths, strict=True)
         ]
 
-    def _steered_rows(self, sequences: Tensor, beam_indices: Tensor | None) -> list[Any] | None:
-        """The temperatures of each sequence, where entropy set them."""
-        if not len(self._temperatures):
-            return None
-        of_rows = self._temperatures[: self.steps].T.double().cpu().numpy()
-        if beam_indices is None:
-            return list(of_rows)
-        origins = [[row for row in origin if row >= 0] for origin in beam_indices.tolist()]
-        return [of_rows[origin, np.arange(len(origin))] for origin in origins]
-
-    def _rows(self, sequences: Tensor) -> list[tuple[np.ndarray, np.ndarray | None]]:
-        """Measures and runners-up of each row, `(steps, _WIDTH)`, where rows keep their place."""
+    def _check_rows(self, sequences: Tensor) -> None:
+        """Refuse rows that this call did not see, and take note of their last tokens."""
         seen = min(self._input_ids.shape[1], sequences.shape[1])
         if sequences.shape[0] != self._input_ids.shape[0] or not bool(
             (self._input_ids[:, :seen] == as_array(sequences)[:, :seen]).all()
@@ -243,11 +220,6 @@ class EntropyMonitor:
         last = self._prompt_length + self.steps - 1
         if sequences.shape[1] > last and self._last is not None:
             self._write_tokens(sequences[:, last])
-        measures = self._buffer[: self.steps].transpose(0, 1).double().cpu().numpy()
-        if not self.alternatives:
-            return [(row, None) for row in measures]
-        best = self._runners_up[: self.steps].transpose(0, 1).double().cpu().numpy()
-        return list(zip(measures, best, strict=True))
 
     def _check_beams(self, sequences: Tensor, beam_indices: Tensor) -> None:
         """Refuse beams that do not lead back through the rows of this call."""
@@ -261,30 +233,13 @@ class EntropyMonitor:
         if not ((seen[:, start:] == before) | (beam_indices[:, start:] < 0)).all():
             raise ValueError(_FOREIGN)
 
-    def _beam_rows(
-        self, generated: Tensor, beam_indices: Tensor
-    ) -> list[tuple[np.ndarray, np.ndarray | None]]:
-        """As `_rows`, following each finished beam back through the rows that it came from."""
-        buffer = self._buffer[: self.steps].double().cpu().numpy()
-        candidates = self._candidates[: self.steps].double().cpu().numpy()
-        runners_up = self._runners_up[: self.steps].double().cpu().numpy()
-        rows = []
-        for ids, origin in zip(generated.tolist(), beam_indices.tolist(), strict=True):
-            origin = [row for row in origin if row >= 0]
-            steps = np.arange(len(origin))
-            row = buffer[steps, origin].copy()
-            for step, source in enumerate(origin):
-                row[step, measures.TOKEN] = _candidate(candidates[step, source], ids[step])
-            rows.append((row, runners_up[steps, origin] if self.alternatives else None))
-        return rows
-
-    def _trace(
-        self,
-        row: np.ndarray,
-        ids: np.ndarray,
-        best: np.ndarray | None,
-        temperature: np.ndarray | None,
-    ) -> Trace:
+    def _trace(self, held: dict[str, np.ndarray], ids: np.ndarray, origin: np.ndarray) -> Trace:
+        """One sequence, from the row at which it stood at each step."""
+        at = np.arange(len(origin)), origin
+        row = held["columns"][at]
+        if "candidates" in held:
+            for step, (own, token) in enumerate(zip(held["candidates"][at], ids, strict=True)):
+                row[step, measures.TOKEN] = _candidate(own, token)
         # Adding zero turns -0.0, which would print as such, into 0.0.
         log_q, log_p, rank = (row[:, measures.TOKEN] + 0.0).T
         if np.isneginf(log_q).any():
@@ -303,21 +258,14 @@ class EntropyMonitor:
             kept_mass=row[:, measures.KEPT_MASS],
             rank=rank.astype(np.int64),
             kl_nats=row[:, measures.KL],
-            temperature=temperature,
-            alternatives=None if best is None else _runners_up(best, ids),
+            temperature=held["temperature"][at] if "temperature" in held else None,
+            alternatives=_runners_up(held["best"][at], ids) if "best" in held else None,
         )
 
 
-def _append(buffer: Tensor, size: int, step: Tensor) -> Tensor:
-    """Write `step` at row `size` of a buffer that doubles its capacity when it is full."""
-    buffer = _with_room(buffer, size, step)
-    buffer[size] = step
-    return buffer
-
-
-def _with_room(buffer: Tensor, size: int, like: Tensor) -> Tensor:
-    """A buffer that holds a row of that shape behind the first `size`."""
-    if size == 0:
+def _with_room(buffer: Tensor | None, size: int, like: Tensor) -> Tensor:
+    """A buffer with room for one more such row behind so many; it doubles where it is full."""
+    if buffer is None or size == 0:
         return like.new_zeros(32, *like.shape)
     return torch.cat([buffer, torch.zeros_like(buffer)]) if size == len(buffer) else buffer
 

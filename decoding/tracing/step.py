@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from decoding.rows.arrays import Array, as_tensor, joined, library, side_by_side
+from decoding.rows.arrays import Array, as_tensor, library, side_by_side
 from decoding.rows.distribution import Distribution
 from decoding.rows.prefix import first
 from decoding.settings.applying import Applied, kept_mass
@@ -31,11 +30,6 @@ class Measures(NamedTuple):
     """`(rows, alternatives + 1, 3)`: id, log q and log p of the first tokens of p."""
     candidates: Tensor | None
     """`(rows, candidates, 4)`, for beams: id, log q, log p and rank of the first tokens of q."""
-
-    @classmethod
-    def of(cls, portions: Sequence[Measures]) -> Measures:
-        """Of all the rows."""
-        return cls(*map(joined, zip(*portions, strict=True)))
 
 
 def measured(
@@ -63,11 +57,9 @@ def measured(
     columns = [final.entropy, raw.entropy, final.kept, kept_mass(applied), kl]
     if tokens is not None:
         columns += of_tokens(raw, final, tokens)
-    temperature = best = best_of_q = None
-    if applied.temperature is not None:
-        temperature = applied.temperature.squeeze(-1)
-    if alternatives:
-        best = _best(raw, final, raw, alternatives + 1)
+    temperature = None if applied.temperature is None else applied.temperature.squeeze(-1)
+    best = _best(raw, final, raw, alternatives + 1) if alternatives else None
+    best_of_q = None
     if candidates:
         best_of_q = _best(raw, final, final, candidates)
         ranks = _ranks(raw.logits, best_of_q[..., 0].long()).float().unsqueeze(-1)
@@ -76,13 +68,7 @@ def measured(
 
 
 def of_tokens(raw: Distribution, final: Distribution, tokens: Tensor | Array) -> list[Array]:
-    """The columns `TOKEN` of one token per row, each `(rows)`.
-
-    Args:
-        raw: rows of p.
-        final: rows of q.
-        tokens: `(rows)`.
-    """
+    """The columns `TOKEN` of one token per row, each `(rows)`, from rows of p and of q."""
     return [final.log_prob(tokens), raw.log_prob(tokens), raw.rank(tokens)]
 
 

@@ -71,7 +71,7 @@ class Trace:
         named: dict[str, Any] = {"id": self.ids}
         if self.texts is not None:
             named["text"] = self.texts
-        for name in self._measures():
+        for name in _MEASURES if self.temperature is None else (*_MEASURES, "temperature"):
             named[name] = getattr(self, name)
         return named
 
@@ -92,50 +92,38 @@ class Trace:
             `raw_surprisal_nats`, the sums (the sequence's -log q and -log p); `raw_perplexity` =
             exp(raw_surprisal_nats / tokens).
         """
-        tokens = len(self)
-        surprisal = math.fsum(self.surprisal_nats)
-        raw_surprisal = math.fsum(self.raw_surprisal_nats)
 
-        def mean(total: float) -> float | None:
-            return total / tokens if tokens else None
+        def mean(values: Floats) -> float | None:
+            return math.fsum(values) / len(values) if len(values) else None
 
         def exponential(value: float | None) -> float | None:
             # e^709 is the largest double; a perplexity beyond it has no number to print.
             return None if value is None or value > 709 else math.exp(value)
 
-        mean_entropy = mean(math.fsum(self.entropy_nats))
         return {
-            "tokens": tokens,
-            "mean_entropy_nats": mean_entropy,
-            "mean_raw_entropy_nats": mean(math.fsum(self.raw_entropy_nats)),
-            "mean_kl_nats": mean(math.fsum(self.kl_nats)),
-            "effective_choices": exponential(mean_entropy),
-            "surprisal_nats": surprisal,
-            "raw_surprisal_nats": raw_surprisal,
-            "raw_perplexity": exponential(mean(raw_surprisal)),
+            "tokens": len(self),
+            "mean_entropy_nats": mean(self.entropy_nats),
+            "mean_raw_entropy_nats": mean(self.raw_entropy_nats),
+            "mean_kl_nats": mean(self.kl_nats),
+            "effective_choices": exponential(mean(self.entropy_nats)),
+            "surprisal_nats": math.fsum(self.surprisal_nats),
+            "raw_surprisal_nats": math.fsum(self.raw_surprisal_nats),
+            "raw_perplexity": exponential(mean(self.raw_surprisal_nats)),
         }
-
-    def _measures(self) -> tuple[str, ...]:
-        return _MEASURES if self.temperature is None else (*_MEASURES, "temperature")
 
     def __rich__(self) -> Table:
         from rich.table import Table
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False)
-        table.add_column("id", justify="right")
-        if self.texts is not None:
-            table.add_column("text")
-        for name in self._measures():
-            table.add_column(name.replace("_nats", " (nats)").replace("_", " "), justify="right")
+        for name in self.columns():
+            head = name.replace("_nats", " (nats)").replace("_", " ")
+            table.add_column(head, justify="left" if name == "text" else "right")
         for record in self.records():
-            cells = [Text(str(record["id"]))]
-            if self.texts is not None:
-                cells.append(Text(repr(record["text"])))
-            for name in self._measures():
-                value = record[name]
-                cells.append(Text(f"{value:.4f}" if isinstance(value, float) else str(value)))
-            table.add_row(*cells)
+            cells = [repr(one) if isinstance(one, str) else one for one in record.values()]
+            table.add_row(
+                *(Text(f"{one:.4f}" if isinstance(one, float) else str(one)) for one in cells)
+            )
         return table
 
     def __str__(self) -> str:

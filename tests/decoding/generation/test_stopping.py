@@ -164,9 +164,9 @@ def test_rows_that_have_ended_are_handed_over_when_their_batch_is_interrupted(
 
 
 def test_an_interrupt_of_the_first_look_for_a_stop_string_is_one(toy, monkeypatch):
-    def interrupted(self, ids, begin):
+    def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("decoding.generation.stopping.Finished._stops", interrupted)
+    monkeypatch.setattr("decoding.generation.stopping.stops", interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate(toy, TOY_TEXTS, max_new_tokens=5, seed=0, stop="x")

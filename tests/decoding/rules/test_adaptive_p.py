@@ -43,7 +43,7 @@ class Reference:
 def test_q_follows_the_draws(target, decay):
     setting = DecodingSettings(adaptive_p=target, adaptive_p_decay=decay)
     generator = torch.Generator().manual_seed(1)
-    memory, references = Memory(setting.rules), [Reference(target, decay) for _ in range(2)]
+    memory, references = Memory(), [Reference(target, decay) for _ in range(2)]
     for _ in range(30):
         logits = 2 * torch.randn(2, 40, generator=generator)
         logits[:, 5] = -math.inf
@@ -97,7 +97,7 @@ def test_a_generation_is_scored_as_it_was_drawn(stories):
 
 def test_a_token_that_a_cut_removed_does_not_move_it():
     setting = DecodingSettings(top_k=2, adaptive_p=0.3)
-    memory, logits = Memory(setting.rules), torch.tensor([[3.0, 2.0, 1.0, 0.0]])
+    memory, logits = Memory(), torch.tensor([[3.0, 2.0, 1.0, 0.0]])
     before = setting.apply(Distribution(logits), memory.history(torch.zeros(1, 1)))
     memory.observe(before, torch.tensor([3]))
     assert memory.numbers[0].tolist() == pytest.approx([0.3 / (1 - 0.9), 1 / (1 - 0.9)])

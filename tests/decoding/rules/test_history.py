@@ -228,7 +228,7 @@ def test_mirostat_is_llama_cpps_in_nats(tau_bits, eta):
     assert DecodingSettings.parse(f"mirostat_tau={tau_bits}bits,mirostat_eta={eta}") == (
         settings if eta != 0.1 else DecodingSettings(mirostat_tau=tau)
     )
-    memory = Memory(settings.rules)
+    memory = Memory()
     for step, (z, token) in enumerate(zip(rows, tokens, strict=True)):
         ids = torch.tensor([tokens[:step]], dtype=torch.long)
         applied = settings.apply(Distribution(torch.tensor(z)[None]), memory.history(ids))
@@ -245,7 +245,7 @@ def test_mirostat_by_hand():
     # p = (1/2, 1/4, 1/8, 1/8), surprisals (1, 2, 3, 3) bits. τ = 1.1 bits, so μ begins at 2.2.
     logits = torch.tensor([[0.5, 0.25, 0.125, 0.125]], dtype=torch.float64).log()
     setting, bit = DecodingSettings.parse("mirostat_tau=1.1bits,mirostat_eta=0.5"), math.log(2)
-    memory, ids = Memory(setting.rules), torch.tensor([[0]])
+    memory, ids = Memory(), torch.tensor([[0]])
 
     def cut():
         applied = setting.apply(Distribution(logits), memory.history(ids))
@@ -280,7 +280,7 @@ def test_rows_have_their_own_mu():
     rows = 2 * rng.standard_normal((20, 3, 40))  # steps, rows, vocab
     settings = DecodingSettings(mirostat_tau=1.2, mirostat_eta=0.4)
     tokens = np.stack([drawn_tokens(rows[:, i], 1.2, 0.4, rng) for i in range(3)], axis=1)
-    together, alone = Memory(settings.rules), [Memory(settings.rules) for _ in range(3)]
+    together, alone = Memory(), [Memory() for _ in range(3)]
     ids = torch.zeros(3, 1, dtype=torch.long)
     for z, drawn in zip(rows, tokens, strict=True):
         applied = settings.apply(Distribution(torch.tensor(z)), together.history(ids))
@@ -300,7 +300,7 @@ def test_a_given_token_that_was_cut_counts_by_its_surprisal_before_the_cut():
     logits = torch.tensor([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1]]).double().log()
     applied = setting.apply(Distribution(logits), History(torch.zeros(2, 1, dtype=torch.long)))
     assert (applied.final.logits > -math.inf).tolist() == [[True, False, False]] * 2  # -ln 0.2 > 1
-    memory = Memory(setting.rules)
+    memory = Memory()
     memory.observe(applied, torch.tensor([1, 0]))
     mu = mu_of(memory).tolist()
     assert mu == pytest.approx([1 - 0.2 * (-math.log(0.2) - 0.5), 1 + 0.2 * 0.5])
@@ -309,7 +309,7 @@ def test_a_given_token_that_was_cut_counts_by_its_surprisal_before_the_cut():
 def test_surprisals_come_to_tau_on_average():
     """The purpose: q is redrawn from rows that are far too flat and far too sharp by turns."""
     rng, settings = np.random.default_rng(8), DecodingSettings(mirostat_tau=2.0, mirostat_eta=0.1)
-    memory, surprisals = Memory(settings.rules), []
+    memory, surprisals = Memory(), []
     ids = torch.zeros(1, 1, dtype=torch.long)
     for step in range(600):
         z = torch.tensor((1.0 if step % 2 else 1.5) * rng.standard_normal((1, 200)))
@@ -325,7 +325,7 @@ def test_surprisals_come_to_tau_on_average():
 
 
 def test_other_settings_note_nothing():
-    memory = Memory(dry().rules, torch.tensor([2]))
+    memory = Memory(torch.tensor([2]))
     rows = Distribution(torch.zeros(1, 3))
     applied = dry().apply(rows, memory.history(torch.tensor([[0, 0, 1]])))
     memory.observe(applied, torch.tensor([1]))
