@@ -7,15 +7,14 @@ import click
 from decoding.rules.rule import format_value
 from decoding.settings.policy import EntropyPolicy, Setting
 from decoding.settings.settings import RULES_IN_ORDER, DecodingSettings
-from decoding_evals.shell.options import quiet_transformers, read_setting, trust_option
+from decoding_evals.shell.options import option, quiet_transformers, read_setting, trust_option
 
 
 @click.command()
 @click.argument("spec", required=False)
-@click.option(
-    "--model",
-    metavar="NAME|FOLDER",
-    help="Also show what this model's own generation configuration does in model.generate.",
+@option(
+    "--model NAME|FOLDER",
+    "Also show what this model's own generation configuration does in model.generate.",
 )
 @trust_option
 def settings(spec: str | None, model: str | None, trust_remote_code: bool) -> None:

@@ -10,6 +10,7 @@ from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
     model_options,
+    option,
     output_options,
     read_model,
     read_windows,
@@ -22,19 +23,16 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 
 @click.command()
 @input_options
-@click.option(
-    "--held-out",
+@option(
+    "--held-out SHARE",
+    "Documents that are not fitted but measured, before and after.",
     type=click.FloatRange(0, 1, max_open=True),
     default=0.2,
-    show_default=True,
-    metavar="SHARE",
-    help="Documents that are not fitted but measured, before and after.",
 )
-@click.option(
-    "--coverage",
+@option(
+    "--coverage SHARE",
+    "Also the smallest top-p that keeps this share of the true tokens.",
     type=click.FloatRange(0, 1, min_open=True),
-    metavar="SHARE",
-    help="Also the smallest top-p that keeps this share of the true tokens.",
 )
 @click.option(
     "--map",
@@ -42,22 +40,13 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
     is_flag=True,
     help="Set the temperature to the posterior mode (MAP): for a few dozen tokens.",
 )
-@click.option(
-    "--prior-median",
+@option(
+    "--prior-median T",
+    "Median of the log-normal prior on the temperature.",
     type=POSITIVE,
     default=1.0,
-    show_default=True,
-    metavar="T",
-    help="Median of the log-normal prior on the temperature.",
 )
-@click.option(
-    "--prior-scale",
-    type=POSITIVE,
-    default=0.5,
-    show_default=True,
-    metavar="S",
-    help="Standard deviation of its logarithm.",
-)
+@option("--prior-scale S", "Standard deviation of its logarithm.", type=POSITIVE, default=0.5)
 @model_options
 @scoring_options
 @output_options

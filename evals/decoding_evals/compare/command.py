@@ -13,6 +13,7 @@ from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
     candidate_options,
     model_options,
+    option,
     output_options,
     read_candidates,
     read_model,
@@ -28,11 +29,10 @@ if TYPE_CHECKING:
 @click.command()
 @input_options
 @candidate_options
-@click.option(
-    "--models",
+@option(
+    "--models A B",
+    "Two models with one vocabulary instead of settings; A is the reference.",
     nargs=2,
-    metavar="A B",
-    help="Two models with one vocabulary instead of settings; A is the reference.",
 )
 @model_options
 @scoring_options

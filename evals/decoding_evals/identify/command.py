@@ -13,6 +13,7 @@ from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
     candidate_options,
     model_options,
+    option,
     output_options,
     read_candidates,
     read_model,
@@ -25,27 +26,23 @@ from decoding_evals.shell.plots import plot_option
 @click.command()
 @input_options
 @candidate_options
-@click.option(
-    "--models",
+@option(
+    "--models A B",
+    "Models instead of one; each setting of each is a candidate. Repeatable for more.",
     "pairs",
     nargs=2,
     multiple=True,
-    metavar="A B",
-    help="Models instead of one; each setting of each is a candidate. Repeatable for more.",
 )
-@click.option(
-    "--prior",
-    metavar="P,P,…",
-    help="Weights of the candidates in their order, those of the first model first.  "
+@option(
+    "--prior P,P,…",
+    "Weights of the candidates in their order, those of the first model first.  "
     "[default: all alike]",
 )
-@click.option(
-    "--min-odds",
+@option(
+    "--min-odds ODDS",
+    "Name none unless the odds against all others together reach this.",
     type=click.FloatRange(min=1),
     default=10.0,
-    show_default=True,
-    metavar="ODDS",
-    help="Name none unless the odds against all others together reach this.",
 )
 @model_options
 @scoring_options

@@ -22,33 +22,28 @@ from decoding_evals.reading.rows import (
     readable,
 )
 from decoding_evals.reading.texts import Inputs
-from decoding_evals.shell.options import stacked
+from decoding_evals.shell.options import option, stacked
 
 Row = dict[str, Any]
 
 # What `read_prompts` takes.
 prompt_options = stacked(
     click.argument("prompts", nargs=-1, metavar="[PROMPT]..."),
-    click.option(
-        "--prompts-file",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="Prompts from a file: .txt, one a line, or .jsonl, .json, .csv, .parquet, one a row.",
+    option(
+        "--prompts-file FILE",
+        "Prompts from a file: .txt, one a line, or .jsonl, .json, .csv, .parquet, one a row.",
     ),
-    click.option("--column", metavar="NAME", help="Column of the prompts.  [default: prompt]"),
+    option("--column NAME", "Column of the prompts.  [default: prompt]"),
 )
 
 # How prompts are continued.
 answer_options = stacked(
-    click.option(
-        "--seed",
+    option(
+        "--seed N",
+        "Same seed, same text, in any batch.  [default: a new one, reported]",
         type=click.IntRange(0, 2**64 - 1),
-        metavar="N",
-        help="Same seed, same text, in any batch.  [default: a new one, reported]",
     ),
-    click.option(
-        "--stop", multiple=True, metavar="TEXT", help="End when TEXT appears; repeatable."
-    ),
+    option("--stop TEXT", "End when TEXT appears; repeatable.", multiple=True),
     click.option("--chat", is_flag=True, help="Put each prompt into the model's chat template."),
 )
 

@@ -25,7 +25,7 @@ from decoding_evals.reading.rows import (
     readable,
     string_problem,
 )
-from decoding_evals.shell.options import stacked
+from decoding_evals.shell.options import option, stacked
 
 if TYPE_CHECKING:
     from decoding.models.loading import LanguageModel
@@ -252,11 +252,10 @@ class Inputs:
 # What `Inputs.from_options` takes.
 input_options = stacked(
     click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILES]..."),
-    click.option("--column", metavar="NAME", help="Column of the texts.  [default: text]"),
-    click.option(
-        "--dataset",
-        metavar="NAME[:CONFIG][:SPLIT]",
-        help="A data set instead of FILES: a hub name or a folder.  "
+    option("--column NAME", "Column of the texts.  [default: text]"),
+    option(
+        "--dataset NAME[:CONFIG][:SPLIT]",
+        "A data set instead of FILES: a hub name or a folder.  "
         "[default split: the only one, or test]",
     ),
     click.option("--skip-bad-rows", is_flag=True, help="Count broken rows instead of stopping."),

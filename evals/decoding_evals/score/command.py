@@ -10,6 +10,7 @@ from decoding_evals.reading.texts import Inputs, Prompted, input_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
     model_options,
+    option,
     output_options,
     read_model,
     read_setting_of_text,
@@ -21,18 +22,13 @@ from decoding_evals.shell.plots import plot_option
 
 @click.command()
 @input_options
-@click.option(
-    "--prompt-column",
-    metavar="NAME",
-    help="Column of prompts that the texts continue; a text may be a list of choices.",
+@option(
+    "--prompt-column NAME",
+    "Column of prompts that the texts continue; a text may be a list of choices.",
 )
 @model_options
 @scoring_options
-@click.option(
-    "--setting",
-    metavar="SPEC",
-    help='Score also under this setting, as in "temperature=0.7,top_p=0.9".',
-)
+@option("--setting SPEC", 'Score also under this setting, as in "temperature=0.7,top_p=0.9".')
 @output_options
 @plot_option("Draw entropy and surprisal along the first text.")
 def score(setting: str | None, **options: Any) -> None:

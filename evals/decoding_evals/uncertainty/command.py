@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +17,9 @@ from decoding_evals.reading.prompts import (
 )
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
+    least,
     model_options,
+    option,
     output_options,
     read_model,
     read_setting,
@@ -41,16 +42,10 @@ COLUMNS = {
 
 column_options = stacked(
     *(
-        click.option(
-            f"--{name}-column",
-            metavar="NAME",
-            help=f"Column of {text}.  [default: {name}, where there is one]",
-        )
+        option(f"--{name}-column NAME", f"Column of {text}.  [default: {name}, where there is one]")
         for name, text in COLUMNS.items()
     ),
-    click.option(
-        "--separator", metavar="TEXT", help="Cut cells of several answers or paraphrases at TEXT."
-    ),
+    option("--separator TEXT", "Cut cells of several answers or paraphrases at TEXT."),
 )
 
 
@@ -59,42 +54,19 @@ column_options = stacked(
 @column_options
 @model_options
 @setting_options
-@click.option(
-    "--num-samples",
-    type=click.IntRange(min=2),
-    default=10,
-    show_default=True,
-    metavar="N",
-    help="Sampled answers per prompt.",
-)
-@click.option(
-    "--max-new-tokens", type=click.IntRange(min=1), default=50, show_default=True, metavar="N"
-)
+@option("--num-samples N", "Sampled answers per prompt.", type=least(2), default=10)
+@option("--max-new-tokens N", default=50)
 @answer_options
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    default=32,
-    show_default=True,
-    metavar="N",
-    help="Sequences that run together.",
-)
-@click.option(
-    "--members",
+@option("--batch-size N", "Sequences that run together.", default=32)
+@option(
+    "--members NAME|FOLDER",
+    "A model of an ensemble; give it at least twice. Without --model the first one answers.",
     multiple=True,
-    metavar="NAME|FOLDER",
-    help="A model of an ensemble; give it at least twice. Without --model the first one answers.",
 )
-@click.option(
-    "--mc-dropout",
-    type=click.IntRange(min=2),
-    metavar="K",
-    help="K passes with dropout on, as an ensemble.",
-)
-@click.option(
-    "--nli-model",
-    metavar="NAME|FOLDER",
-    help="Sort answers by meaning with this entailment model.  [default: by normalised text]",
+@option("--mc-dropout K", "K passes with dropout on, as an ensemble.", type=least(2))
+@option(
+    "--nli-model NAME|FOLDER",
+    "Sort answers by meaning with this entailment model.  [default: by normalised text]",
 )
 @click.option(
     "--correct-by",
@@ -105,11 +77,9 @@ column_options = stacked(
     "references likelier than incorrect answers.",
 )
 @output_options
-@click.option(
-    "--evaluation",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write how well each estimator tells correct answers to FILE (.json, .jsonl, …).",
+@option(
+    "--evaluation FILE",
+    "Write how well each estimator tells correct answers to FILE (.json, .jsonl, …).",
 )
 @plot_option("Draw risk against coverage, where prompts have references.")
 def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
