@@ -85,9 +85,8 @@ def _list_fields() -> None:
     """Every field with its default and its range, in the order in which they are applied."""
     from decoding_evals.showing.terminal import print_table, titled
 
-    table = titled()
-    for column in ("field", "default", "range", "of"):
-        table.add_column(column, no_wrap=column == "field")
+    table = titled(None, "field", "default", "range", "of")
+    table.columns[0].no_wrap = True
     for rule in RULES_IN_ORDER:
         for field in rule.fields():
             bounds = field.range.text

@@ -50,11 +50,9 @@ def _quality(record: dict[str, Any]) -> Table:
     of = "held-out document" if record["held_out"] else "fitted document"
     table = titled(
         f"\nmeasured on {counted(record['held_out_tokens'], 'token')} of "
-        f"{counted(record['held_out_documents'], of)}"
-    )
-    table.add_column("")
-    table.add_column("before", justify="right")
-    table.add_column("after", justify="right")
+        f"{counted(record['held_out_documents'], of)}",
+        "", ">before", ">after",
+    )  # fmt: skip
     for label, key in (
         ("nats per token", "nll_{}_nats"),
         ("perplexity", "nll_{}_nats"),

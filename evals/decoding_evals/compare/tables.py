@@ -16,14 +16,14 @@ MOST_PAIRED = 12
 
 def setting_tables(record: dict[str, Any]) -> Iterator[Table]:
     """What each setting does to the model, how it fits the text, and each pair of few settings."""
-    own = titled(f"{record['model']} · {_scored(record)}")
-    own.add_column("", justify="right")
-    own.add_column("setting", overflow="fold")
-    for label in ("entropy\n(nats)", "effective\nchoices", "kept\ntokens", "kept\nmass"):
-        own.add_column(label, justify="right")
-    of_text = titled("\nthe text's tokens")
-    for label in ("", "covered", "cross-entropy\n(nats)", "of those covered\n(nats)"):
-        of_text.add_column(label, justify="right")
+    own = titled(
+        f"{record['model']} · {_scored(record)}", ">", "setting", ">entropy\n(nats)",
+        ">effective\nchoices", ">kept\ntokens", ">kept\nmass",
+    )  # fmt: skip
+    of_text = titled(
+        "\nthe text's tokens", ">", ">covered", ">cross-entropy\n(nats)",
+        ">of those covered\n(nats)",
+    )  # fmt: skip
     for index, setting in enumerate(record["settings"]):
         of = {name: values[index] for name, values in record.items() if isinstance(values, list)}
         exact = of["cross_entropy_nats"]
@@ -46,9 +46,8 @@ def setting_tables(record: dict[str, Any]) -> Iterator[Table]:
     count = len(record["settings"])
     if not 1 < count <= MOST_PAIRED:
         return
-    pairs = titled("\npairs: KL both ways and Jensen-Shannon divergence in nats, total variation")
-    for label in ("i", "j", "KL(i‖j)", "KL(j‖i)", "JS", "TV"):
-        pairs.add_column(label, justify="right")
+    title = "\npairs: KL both ways and Jensen-Shannon divergence in nats, total variation"
+    pairs = titled(title, ">i", ">j", ">KL(i‖j)", ">KL(j‖i)", ">JS", ">TV")
     kl, js, variation = (record[name] for name in ("kl_nats", "js_nats", "total_variation"))
     for i, j in combinations(range(count), 2):
         ways = ("infinite" if value is None else number(value) for value in (kl[i][j], kl[j][i]))

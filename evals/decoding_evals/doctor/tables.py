@@ -26,12 +26,7 @@ def _checks(record: dict[str, Any]) -> Table:
     """One line per check."""
     counts = [sum(check["status"] == status for check in record["checks"]) for status in MARKS]
     title = f"{record['model']}: {counts[0]} checks passed, {counts[1]} failed, {counts[2]} skipped"
-    table = titled(title)
-    table.add_column("check")
-    table.add_column("result")
-    table.add_column("figure", justify="right")
-    table.add_column("limit", justify="right")
-    table.add_column("what it means", overflow="fold")
+    table = titled(title, "check", "result", ">figure", ">limit", "what it means")
     for check in record["checks"]:
         word, style = MARKS[check["status"]]
         table.add_row(

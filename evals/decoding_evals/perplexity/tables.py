@@ -70,15 +70,9 @@ def result_table(result: PerplexityResult) -> Table:
 def protocol_tables(results: Sequence[PerplexityResult]) -> list[Table]:
     """Figures of each protocol, of which what its tool reports is marked; and what it scores."""
     names = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")
-    figures = titled(f"{results[0].model}; * is what the protocol's tool reports")
-    figures.add_column("protocol")
-    for name in names:
-        figures.add_column(name.replace("_", " "), justify="right")
-    tokens = titled("\ntokens")
-    tokens.add_column("protocol")
-    for label in ("scored", "context\nonly", "skipped"):
-        tokens.add_column(label, justify="right")
-    tokens.add_column("rules")
+    title = f"{results[0].model}; * is what the protocol's tool reports"
+    figures = titled(title, "protocol", *(">" + name.replace("_", " ") for name in names))
+    tokens = titled("\ntokens", "protocol", ">scored", ">context\nonly", ">skipped", "rules")
     for result in results:
         record, account = result.record(), result.account
         marks = ("*" if name == result.headline else " " for name in names)

@@ -23,8 +23,7 @@ def token_table(record: dict[str, Any]) -> Table:
         )
     if record["z"] is not None:
         title += f" · z {record['z']:+.2f}"
-    table = titled(title)
-    table.add_column("token")
+    table = titled(title, "token")
     measures = ["surprisal_nats", "entropy_nats", "varentropy_nats2", "residual", "rank"]
     if "setting" in record:
         measures += ["q_surprisal_nats", "q_entropy_nats", "kept"]
@@ -45,10 +44,8 @@ def token_table(record: dict[str, Any]) -> Table:
 
 def choice_table(record: dict[str, Any]) -> Table:
     """One line per choice, best first."""
-    table = titled(f"{title_of(record)}: {record['prompt']}")
-    for name in ("rank", "by byte", "log p (nats)", "per byte", "tokens"):
-        table.add_column(name, justify="right")
-    table.add_column("choice", overflow="fold")
+    heads = (">rank", ">by byte", ">log p (nats)", ">per byte", ">tokens", "choice")
+    table = titled(f"{title_of(record)}: {record['prompt']}", *heads)
     for place, index in enumerate(record["ranking"], 1):
         choice = record["choices"][index]
         table.add_row(

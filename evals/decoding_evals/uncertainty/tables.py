@@ -104,10 +104,8 @@ def evaluation_tables(summary: dict[str, Any]) -> Iterator[Shown]:
     if evaluation["prompts_left_out"]:
         title += f", {evaluation['prompts_left_out']} without"
     title += f" · {accuracy:.3f} of the answers correct by {summary['correct_by']}"
-    table = titled(title)
-    table.add_column("estimator")
-    for label in ("AUROC", "95 %", "PRR", "95 %", "AURC", "un-\ndefined"):
-        table.add_column(label, justify="right")
+    heads = (">AUROC", ">95 %", ">PRR", ">95 %", ">AURC", ">un-\ndefined")
+    table = titled(title, "estimator", *heads)
     found = sorted(
         evaluation["estimators"].items(),
         key=lambda item: -1 if item[1]["auroc"] is None else -item[1]["auroc"],
