@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from decoding.scoring.teacher_forcing import TeacherForcing
 from decoding.scoring.windows import Windows
 from decoding_evals.attention.figure import plot_attention
 from decoding_evals.attention.tables import head_table, layer_table
+from decoding_evals.reading.scanned import joined
 from decoding_evals.showing.result import TextResult, by_key, finite
 from decoding_evals.showing.terminal import Shown
 
@@ -171,10 +173,7 @@ def attention(
     tokens = 0
     total = 0.0
     for index, text in enumerate(texts):
-        segments = list(encode(language_model.tokenizer, text))
-        empty = np.empty(0, dtype=np.int64)
-        ids = np.concatenate([empty, *(segment.ids for segment in segments)])
-        ends = np.concatenate([empty, *(segment.ends for segment in segments)]).tolist()
+        ids, ends, _ = joined(encode(language_model.tokenizer, text))
         needed = forcing.bos_id is not None and len(ids) and not forcing.begins_with_bos(ids)
         front = [forcing.bos_id] if needed else []
         sequence = np.concatenate([np.array(front, dtype=np.int64), ids])
@@ -194,7 +193,7 @@ def attention(
             index=index,
             model=language_model.name,
             implementation=implementation,
-            texts=tuple(text[a:b] for a, b in zip([0, *ends], ends, strict=False)),
+            texts=tuple(text[begin:end] for begin, end in pairwise([0, *ends])),
             windows=len(sums.rows),
             positions=len(sequence),
             **means,

@@ -29,7 +29,6 @@ from decoding.scoring.teacher_forcing import (
     Measure,
     TeacherForcing,
     TokenDocument,
-    as_document,
 )
 from decoding.scoring.windows import Window, Windows
 from decoding.settings.applying import apply_settings
@@ -37,6 +36,7 @@ from decoding.settings.settings import DecodingSettings
 from decoding_evals.calibrate.figure import plot_calibration
 from decoding_evals.calibrate.quality import Predictions, Quality, predictions, quality_record
 from decoding_evals.calibrate.tables import tables
+from decoding_evals.reading.scanned import whole
 from decoding_evals.showing.result import Result
 from decoding_evals.showing.terminal import Shown, counted
 
@@ -256,9 +256,8 @@ def _held(documents: Iterable[str | Document | TokenDocument]) -> tuple[_Documen
             ids, context = array("q", item.ids), array("q", item.context)
             held += [TokenDocument(ids, context)] if ids else []
             continue
-        document = as_document(item)
-        text = document.text if isinstance(document.text, str) else "".join(document.text)
-        held += [Document(text, document.prompt)] if text else []
+        document = whole(item)
+        held += [document] if document.text else []
     return held, count - len(held)
 
 

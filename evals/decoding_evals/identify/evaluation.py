@@ -20,13 +20,14 @@ from decoding.inference.posterior import (
     running_log_posterior,
 )
 from decoding.models.loading import LanguageModel, check_vocabularies
-from decoding.scoring.teacher_forcing import Document, TokenDocument, as_document
+from decoding.scoring.teacher_forcing import Document, TokenDocument
 from decoding.scoring.windows import Windows
 from decoding.settings.grids import MOST_SETTINGS
 from decoding.settings.policy import Setting
 from decoding_evals.identify.figure import plot_identification
 from decoding_evals.identify.likelihoods import Likelihoods, RuledOut, likelihoods
 from decoding_evals.identify.tables import tables
+from decoding_evals.reading.scanned import whole
 from decoding_evals.showing.result import TextResult, by_key, finite
 
 if TYPE_CHECKING:
@@ -296,17 +297,14 @@ def identify(
         raise ValueError(f"min_odds must be a finite number >= 1, got {min_odds!r}")
     weights = normalised_prior(len(pairs), prior)
 
-    def whole() -> Iterator[Document | TokenDocument]:
+    def checked() -> Iterator[Document | TokenDocument]:
         for document in documents:
-            if isinstance(document, TokenDocument):
-                for other in models[1:]:
-                    check_vocabularies(models[0], other)
-                yield document
+            if not isinstance(document, TokenDocument):
+                yield whole(document)
                 continue
-            document = as_document(document)
-            pieces = document.text
-            text = pieces if isinstance(pieces, str) else "".join(pieces)
-            yield Document(text, document.prompt)
+            for other in models[1:]:
+                check_vocabularies(models[0], other)
+            yield document
 
     def results() -> Iterator[Identification]:
         streams = [
@@ -317,7 +315,7 @@ def identify(
                 windows=windows,
                 on_progress=on_progress if model is models[0] else None,
             )
-            for model, copy in zip(models, tee(whole(), len(models)), strict=True)
+            for model, copy in zip(models, tee(checked(), len(models)), strict=True)
         ]
         for index, parts in enumerate(zip(*streams, strict=True)):
             yield _identification(index, parts, pairs, weights, min_odds)

@@ -16,6 +16,7 @@ import numpy as np
 from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import Document, TeacherForcing, positions
 from decoding.scoring.windows import Ids, Window, Windows, sliding_windows
+from decoding_evals.reading.scanned import whole
 
 
 class Protocol(TeacherForcing):
@@ -231,7 +232,7 @@ class Gpt2Paper(Protocol):
         """De-tokenised documents; words and bytes are counted of the originals."""
         assert self.bytes is not None and self.words is not None
         for document in documents:
-            text = document.text if isinstance(document.text, str) else "".join(document.text)
+            text = str(whole(document).text)
             self.words += len(text.strip().split(" ")) - 1
             self.bytes += len(text.encode())
             yield Document(detokenized_wikitext(text))

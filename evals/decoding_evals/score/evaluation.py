@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from decoding.information.statistics import row_statistics
-from decoding.models.encoding import Segment
 from decoding.models.loading import LanguageModel
 from decoding.scoring.following import Follower
-from decoding.scoring.teacher_forcing import (
-    Columns,
-    Document,
-    LogitBlock,
-    TeacherForcing,
-    as_document,
-)
-from decoding.scoring.windows import Window, Windows
+from decoding.scoring.teacher_forcing import Document, LogitBlock, TeacherForcing
+from decoding.scoring.windows import Windows
 from decoding.settings.policy import Setting
+from decoding_evals.reading.scanned import Scanned, scanned
 from decoding_evals.score.figure import plot_scores
 from decoding_evals.score.tables import choice_table, token_table
 from decoding_evals.showing.result import TextResult, by_key, exp_or_none, finite
@@ -202,37 +196,14 @@ def score(
         ValueError: an argument is outside its range.
     """
     run = TeacherForcing(language_model, windows)
-    pending: dict[int, _Pending] = {}
-
-    def remembered() -> Iterator[Document]:
-        for index, item in enumerate(documents):
-            document = as_document(item)
-            pieces = document.text
-            text = pieces if isinstance(pieces, str) else "".join(pieces)
-            pending[index] = _Pending(index, text, len(document.prompt))
-            yield Document(text, document.prompt)
-
     follower = None if setting is None else Follower([setting])
 
     def measure(block: LogitBlock) -> dict[str, Tensor]:
         return _measured(block, follower)
 
-    def encoded(index: int, segment: Segment) -> None:
-        pending[index].segments.append(segment)
-
-    following = tokens = 0
-    surprisal = 0.0
-    for window, columns in run.scan(remembered(), measure, encoded):
-        for index in range(following, window.document):
-            yield pending.pop(index).scores(setting)
-        following = window.document
-        pending[following].windows.append((window, columns))
-        tokens += len(window.targets)
-        surprisal += float(columns["surprisal_nats"].sum())
-        if on_progress is not None:
-            on_progress(tokens, surprisal / tokens)
-    for document in [*pending.values()]:
-        yield document.scores(setting)
+    measured = scanned(run, documents, measure, on_progress, "surprisal_nats")
+    for index, document in enumerate(measured):
+        yield _scores(index, document, run, setting)
 
 
 @dataclass(frozen=True)
@@ -350,51 +321,31 @@ def _measured(block: LogitBlock, follower: Follower | None) -> dict[str, Tensor]
     }
 
 
-@dataclass
-class _Pending:
-    """A document on its way through the model."""
-
-    index: int
-    text: str
-    prompt: int
-    """Characters of its prompt."""
-    segments: list[Segment] = field(default_factory=list)
-    windows: list[tuple[Window, Columns]] = field(default_factory=list)
-
-    def scores(self, setting: Setting | None) -> DocumentScores:
-        ids = _joined(segment.ids for segment in self.segments)
-        ends = _joined(segment.ends for segment in self.segments) - self.prompt
-        first = self.segments[0].start - self.prompt if self.segments else 0
-        # A token that begins in the prompt belongs to the text with what it has there.
-        starts = np.concatenate([[first], ends[:-1]])[: len(ids)].clip(min=0)
-        scored = _joined(np.arange(window.start, window.end) for window, _ in self.windows)
-
-        def column(name: str) -> Floats:
-            return np.concatenate([np.empty(0), *(columns[name] for _, columns in self.windows)])
-
-        q = None
-        if setting is not None:
-            q = UnderSetting(
-                setting=setting,
-                surprisal_nats=column("q_surprisal_nats"),
-                entropy_nats=column("q_entropy_nats"),
-                varentropy_nats2=column("q_varentropy_nats2"),
-                kept=column("kept").astype(np.int64),
-            )
-        return DocumentScores(
-            index=self.index,
-            text=self.text,
-            tokens=len(ids),
-            ids=ids[scored],
-            starts=starts[scored],
-            ends=ends[scored],
-            surprisal_nats=column("surprisal_nats"),
-            entropy_nats=column("entropy_nats"),
-            varentropy_nats2=column("varentropy_nats2"),
-            rank=column("rank").astype(np.int64),
-            under_setting=q,
+def _scores(
+    index: int, document: Scanned, run: TeacherForcing, setting: Setting | None
+) -> DocumentScores:
+    text, ids, bounds = document.cut(run)
+    scored = document.ids()
+    bounds = bounds[len(ids) - len(scored) :]
+    q = None
+    if setting is not None:
+        q = UnderSetting(
+            setting=setting,
+            surprisal_nats=document.column("q_surprisal_nats"),
+            entropy_nats=document.column("q_entropy_nats"),
+            varentropy_nats2=document.column("q_varentropy_nats2"),
+            kept=document.column("kept").astype(np.int64),
         )
-
-
-def _joined(parts: Iterable[Integers]) -> Integers:
-    return np.concatenate([np.empty(0, dtype=np.int64), *parts])
+    return DocumentScores(
+        index=index,
+        text=text,
+        tokens=len(ids),
+        ids=scored,
+        starts=bounds[:-1],
+        ends=bounds[1:],
+        surprisal_nats=document.column("surprisal_nats"),
+        entropy_nats=document.column("entropy_nats"),
+        varentropy_nats2=document.column("varentropy_nats2"),
+        rank=document.column("rank").astype(np.int64),
+        under_setting=q,
+    )

@@ -15,6 +15,7 @@ from decoding.models.encoding import encode, encode_prompt
 from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import LogitBlock, TeacherForcing, TokenDocument, positions
 from decoding.scoring.windows import Windows
+from decoding_evals.reading.scanned import joined
 from decoding_evals.showing.result import finite
 
 if TYPE_CHECKING:
@@ -140,11 +141,7 @@ def context_gain(
 
 def _answer(tokenizer: PreTrainedTokenizerBase, row: ContextRow) -> tuple[int, list[int]]:
     """Where in the prompt the answer's first token begins, and the answer's ids."""
-    segments = list(encode(tokenizer, row.prompt + row.answer))
-    ids, ends, reaches = (
-        np.concatenate([np.empty(0, np.int64), *(getattr(segment, name) for segment in segments)])
-        for name in ("ids", "ends", "reaches")
-    )
+    ids, ends, reaches = joined(encode(tokenizer, row.prompt + row.answer))
     first = int((reaches <= len(row.prompt)).sum())
     if first == len(ids):
         raise ValueError("answer must have at least one token, got an empty one")
