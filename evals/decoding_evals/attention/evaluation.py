@@ -6,12 +6,11 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.text import Text
 
 from decoding.models.attention import LayerAttention, attention_implementation, head_entropies
 from decoding.models.encoding import encode
@@ -19,13 +18,9 @@ from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import TeacherForcing
 from decoding.scoring.windows import Windows
 from decoding_evals.attention.figure import plot_attention
-from decoding_evals.attention.tables import head_table, layer_table
+from decoding_evals.attention.tables import tables
 from decoding_evals.reading.scanned import joined
 from decoding_evals.showing.result import TextResult, by_key, finite
-from decoding_evals.showing.terminal import Shown
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
 
@@ -40,6 +35,9 @@ class DocumentAttention(TextResult):
     Means over the tokens count those that can choose: that see two keys or more, without the sink
     two or more beside it. NaN stands where there is none.
     """
+
+    _tables = staticmethod(tables)
+    _picture = staticmethod(plot_attention)
 
     model: str
     implementation: str
@@ -126,18 +124,6 @@ class DocumentAttention(TextResult):
             place | {name: record[name][place["layer"]][place["head"]] for name in _Sums.NAMES}
             for place in places
         ]
-
-    def tables(self) -> Iterator[Shown]:
-        """One line per layer; and the narrowest and the broadest heads."""
-        record = self.record()
-        yield layer_table(record)
-        yield from map(Text, record["notes"])
-        if any(value is not None for heads in record["normalized_entropy"] for value in heads):
-            yield head_table(record)
-
-    def plot(self) -> Figure:
-        """Normalised entropy by layer and head; see `plot_attention`."""
-        return plot_attention(self.record())
 
 
 def attention(

@@ -38,7 +38,7 @@ from decoding_evals.calibrate.quality import Predictions, Quality, predictions, 
 from decoding_evals.calibrate.tables import tables
 from decoding_evals.reading.scanned import whole
 from decoding_evals.showing.result import Result
-from decoding_evals.showing.terminal import Shown, counted
+from decoding_evals.showing.terminal import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,6 +53,8 @@ _Documents = list[Document | TokenDocument]
 @dataclass(frozen=True)
 class CalibrationResult(Result):
     """A temperature fitted to some documents, and its effect on others."""
+
+    _tables = staticmethod(tables)
 
     model: str
     fit: TemperatureFit
@@ -135,10 +137,6 @@ class CalibrationResult(Result):
             if quality is not None
             for row in quality.reliability.bins()
         ]
-
-    def tables(self) -> Iterator[Shown]:
-        """The fit and the setting; predictions before and after, where they were measured."""
-        return tables(self.record())
 
     def plot(self) -> Figure | None:
         """How reliable the probabilities are, see `plot_calibration`; None where it is unknown."""

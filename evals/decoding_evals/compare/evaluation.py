@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +32,6 @@ from decoding_evals.compare.tables import setting_tables
 from decoding_evals.reading.interruptible import Interruptible
 from decoding_evals.showing.result import Result, by_key, finite
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from decoding_evals.showing.terminal import Shown
-
 Floats = NDArray[np.float64]
 
 FIRST_BLOCK = 16
@@ -54,6 +49,9 @@ class SettingsComparison(Result):
     consecutive ones; of several, those of documents of like length stand together. Errors of a pair
     are paired, since both settings see the same tokens.
     """
+
+    _tables = staticmethod(setting_tables)
+    _picture = staticmethod(plot_comparison)
 
     model: str
     settings: tuple[Setting, ...]
@@ -140,14 +138,6 @@ class SettingsComparison(Result):
         names = [name for name, values in record.items() if isinstance(values, list)]
         flat = {name: record[name] for name in names if not isinstance(record[name][0], list)}
         return by_key({"setting": flat.pop("settings"), **flat})
-
-    def tables(self) -> Iterator[Shown]:
-        """What each setting does to the model, how it fits the text, each pair of few settings."""
-        return setting_tables(self.record())
-
-    def plot(self) -> Figure:
-        """Cross-entropy against entropy, and KL; see `plot_comparison`."""
-        return plot_comparison(self.record())
 
 
 def compare(

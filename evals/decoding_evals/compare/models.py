@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import tee
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,12 +28,9 @@ from decoding.scoring.teacher_forcing import (
     positions,
 )
 from decoding.scoring.windows import Windows
-from decoding_evals.compare.tables import model_table
+from decoding_evals.compare.tables import model_tables
 from decoding_evals.reading.interruptible import Interruptible
 from decoding_evals.showing.result import Result, by_key, exp_or_none, finite
-
-if TYPE_CHECKING:
-    from decoding_evals.showing.terminal import Shown
 
 Floats = NDArray[np.float64]
 
@@ -48,6 +45,8 @@ class ModelsComparison(Result):
     Errors come from blocks of tokens in the order in which they are read, as for
     `SettingsComparison`, and are paired where both models enter.
     """
+
+    _tables = staticmethod(model_tables)
 
     model_a: str
     model_b: str
@@ -116,10 +115,6 @@ class ModelsComparison(Result):
         record = self.record()
         names = ("perplexity", "nll_nats", "nll_standard_error", "kl_nats", "kl_standard_error")
         return by_key({"model": record["models"], **{name: record[name] for name in names}})
-
-    def tables(self) -> list[Shown]:
-        """One line per measure."""
-        return [model_table(self.record())]
 
 
 def compare_models(

@@ -63,7 +63,7 @@ def _scored(record: dict[str, Any]) -> str:
     return scored + f"± from {record['units']} blocks of {length}"
 
 
-def model_table(record: dict[str, Any]) -> Table:
+def model_tables(record: dict[str, Any]) -> Iterator[Table]:
     """One line per measure."""
     a, b = record["models"]
     table = titled(f"A {a} · B {b} · {_scored(record)}", show_header=False)
@@ -97,7 +97,7 @@ def model_table(record: dict[str, Any]) -> Table:
         "same favourite token",
         _with_error(record["same_top_share"], record["same_top_standard_error"]),
     )
-    return table
+    yield table
 
 
 def _four_decimals(value: float, error: float | None) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,7 +23,6 @@ from decoding_evals.doctor.head import head
 from decoding_evals.doctor.patient import Finding, Patient
 from decoding_evals.doctor.tables import tables
 from decoding_evals.showing.result import Result
-from decoding_evals.showing.terminal import Shown
 
 REFERENCE = """\
 Once upon a time there was a little girl named Anna. She lived with her mother in a small house \
@@ -70,6 +69,8 @@ class Check:
 class DoctorResult(Result):
     """All checks of one model, and what is surprising about its configuration."""
 
+    _tables = staticmethod(tables)
+
     model: str
     checks: tuple[Check, ...]
     notes: tuple[str, ...]
@@ -95,10 +96,6 @@ class DoctorResult(Result):
     def rows(self) -> list[dict[str, Any]]:
         """One row per check."""
         return [*self.record()["checks"]]
-
-    def tables(self) -> Iterator[Shown]:
-        """One line per check; and notes."""
-        return tables(self.record())
 
 
 def doctor(

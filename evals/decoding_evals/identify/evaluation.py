@@ -33,8 +33,6 @@ from decoding_evals.showing.result import TextResult, by_key, finite
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from decoding_evals.showing.terminal import Shown
-
 Floats = NDArray[np.float64]
 
 DECIDING = 8
@@ -68,6 +66,8 @@ class Candidate:
 @dataclass(frozen=True)
 class Identification(TextResult):
     """The posterior over K candidates after a text."""
+
+    _tables = staticmethod(tables)
 
     candidates: tuple[Candidate, ...]
     tokens: tuple[str, ...]
@@ -216,10 +216,6 @@ class Identification(TextResult):
         )  # fmt: skip
         labels = {"setting": record["settings"], "model": record["models"]}
         return by_key(labels | {name: record[name] for name in names})
-
-    def tables(self) -> Iterator[Shown]:
-        """The verdict with one line per candidate, the best first; the tokens that decided."""
-        return tables(self.record())
 
     def plot(self) -> Figure:
         """The odds of every candidate along the text; see `plot_identification`."""

@@ -18,14 +18,12 @@ from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import Account, Columns, Document, LogitBlock, as_document
 from decoding.scoring.windows import Window, Windows
 from decoding_evals.perplexity.protocols import PROTOCOLS, Protocol
-from decoding_evals.perplexity.tables import result_table
+from decoding_evals.perplexity.tables import result_tables
 from decoding_evals.reading.interruptible import Interruptible
 from decoding_evals.showing.result import Result, exp_or_none, finite
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from decoding_evals.showing.terminal import Shown
 
 FEW_DOCUMENTS = 20
 
@@ -33,6 +31,8 @@ FEW_DOCUMENTS = 20
 @dataclass(frozen=True)
 class PerplexityResult(Result):
     """Perplexity of a model on a corpus, and how it was come by."""
+
+    _tables = staticmethod(result_tables)
 
     model: str
     protocol: str
@@ -109,10 +109,6 @@ class PerplexityResult(Result):
             "standard_error_ratio": ratio,
             **asdict(self.account),
         }
-
-    def tables(self) -> list[Shown]:
-        """One line per measure."""
-        return [result_table(self)]
 
 
 def perplexity(

@@ -18,14 +18,11 @@ from decoding.scoring.windows import Windows
 from decoding.settings.policy import Setting
 from decoding_evals.reading.scanned import Scanned, scanned
 from decoding_evals.score.figure import plot_scores
-from decoding_evals.score.tables import choice_table, token_table
+from decoding_evals.score.tables import choice_tables, token_tables
 from decoding_evals.showing.result import TextResult, by_key, exp_or_none, finite
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from torch import Tensor
-
-    from decoding_evals.showing.terminal import Shown
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -49,6 +46,9 @@ class UnderSetting:
 @dataclass(frozen=True)
 class DocumentScores(TextResult):
     """Every scored token of one document; columns have one row a token."""
+
+    _tables = staticmethod(token_tables)
+    _picture = staticmethod(plot_scores)
 
     text: str
     """The document, without its prompt."""
@@ -162,14 +162,6 @@ class DocumentScores(TextResult):
         """One row per token."""
         return by_key(self.columns())
 
-    def tables(self) -> list[Shown]:
-        """One line per token."""
-        return [token_table(self.record())]
-
-    def plot(self) -> Figure:
-        """Entropy and surprisal along the text; see `plot_scores`."""
-        return plot_scores(self.record())
-
 
 def score(
     language_model: LanguageModel,
@@ -210,6 +202,8 @@ def score(
 class ChoiceScores(TextResult):
     """The texts that may follow a prompt, scored as its continuations."""
 
+    _tables = staticmethod(choice_tables)
+
     prompt: str
     choices: tuple[DocumentScores, ...]
 
@@ -248,10 +242,6 @@ class ChoiceScores(TextResult):
         for choice in choices:
             del choice["tokens"]
         return choices
-
-    def tables(self) -> list[Shown]:
-        """One line per choice, best first."""
-        return [choice_table(self.record())]
 
 
 def score_choices(

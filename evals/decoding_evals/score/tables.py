@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from rich.table import Table
@@ -11,7 +12,7 @@ from decoding_evals.showing.result import title_of
 from decoding_evals.showing.terminal import counted, harmless, number, shaded, titled
 
 
-def token_table(record: dict[str, Any]) -> Table:
+def token_tables(record: dict[str, Any]) -> Iterator[Table]:
     """One line per token."""
     title = f"{title_of(record)}: {counted(record['tokens_scored'], 'token')} scored"
     if record["tokens_not_scored"]:
@@ -39,10 +40,10 @@ def token_table(record: dict[str, Any]) -> Table:
         surprisal = token["surprisal_nats"]
         shade = math.inf if surprisal is None else surprisal
         table.add_row(shaded(repr(token["text"])[1:-1], shade), *cells)
-    return table
+    yield table
 
 
-def choice_table(record: dict[str, Any]) -> Table:
+def choice_tables(record: dict[str, Any]) -> Iterator[Table]:
     """One line per choice, best first."""
     heads = (">rank", ">by byte", ">log p (nats)", ">per byte", ">tokens", "choice")
     table = titled(f"{title_of(record)}: {record['prompt']}", *heads)
@@ -56,4 +57,4 @@ def choice_table(record: dict[str, Any]) -> Table:
             str(choice["tokens_scored"]),
             harmless(choice["text"]),
         )
-    return table
+    yield table

@@ -54,7 +54,7 @@ class Destination(ExitStack):
         models: Collection[str] = (),
         done: str = "texts scored",
         notes: Iterable[str] = (),
-        together: Callable[[list[Any]], Iterable[Shown]] | None = None,
+        together: Callable[[list[dict[str, Any]]], Iterable[Shown]] | None = None,
     ) -> None:
         """Write each result as it comes, and a picture of the first.
 
@@ -64,7 +64,7 @@ class Destination(ExitStack):
             models: names of those that records are scored with.
             done: what happened to the results that are finished, said after their number.
             notes: lines for standard error, after those of the inputs.
-            together: makes tables of all results at the end, in place of each one's own.
+            together: makes tables of all records at the end, in place of each one's own.
 
         Raises:
             Interrupted: on Ctrl-C; what is finished stays.
@@ -73,7 +73,7 @@ class Destination(ExitStack):
 
         count = 0
         record: dict[str, Any] = {}
-        kept: list[Any] = []
+        kept: list[dict[str, Any]] = []
         ended = None
         try:
             for result in results:
@@ -81,7 +81,7 @@ class Destination(ExitStack):
                 if self.on_screen and together is None:
                     print_table(*result.tables())
                 elif self.on_screen:
-                    kept.append(result)
+                    kept.append(record)
                 if self.plot is not None and count == 0 and (figure := result.plot()) is not None:
                     write_plot(figure, self.plot)
                 count += 1

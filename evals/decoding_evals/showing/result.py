@@ -6,28 +6,39 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from decoding_evals.showing.html import to_html
 from decoding_evals.showing.terminal import Shown, to_text
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
 
 
 class Result(ABC):
-    """What an evaluation found; `print` and a notebook show its tables.
+    """What an evaluation found; `print` and a notebook show its tables."""
 
-    Where there is a picture of a result, its method `plot()` returns it.
-    """
+    _tables: ClassVar[staticmethod[[dict[str, Any]], Iterable[Shown]]]
+    """Makes tables of a record."""
+    _picture: ClassVar[staticmethod[[dict[str, Any]], Figure]]
+    """Makes a picture of a record, where there is one."""
 
     @abstractmethod
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what is infinite or unknown is None."""
 
-    @abstractmethod
     def tables(self) -> Iterable[Shown]:
         """Tables and lines, as a command prints them."""
+        return self._tables(self.record())
+
+    def plot(self) -> Figure | None:
+        """Its picture, as a command draws it; None where there is none.
+
+        Raises:
+            ImportError: matplotlib is missing.
+        """
+        return self._picture(self.record()) if hasattr(self, "_picture") else None
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of `to_pandas`: plain values by column."""

@@ -131,8 +131,8 @@ def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
         )
         if file is not None:
             file.write(summary.record())
-        if plot is not None:
-            write_plot(summary.plot(), plot)
+        if plot is not None and (figure := summary.plot()) is not None:
+            write_plot(figure, plot)
         print_table(*summary.tables(), stderr=not destination.on_screen)
 
 

@@ -19,7 +19,6 @@ from decoding_evals.judging.answers import distinct
 from decoding_evals.judging.correctness import CORRECTNESS, continuing, judged, preferred
 from decoding_evals.judging.entailment import EntailmentModel, entailment_clusters
 from decoding_evals.showing.result import TextResult
-from decoding_evals.showing.terminal import Shown
 from decoding_evals.uncertainty.context_gain import ContextGain, ContextRow, context_gain
 from decoding_evals.uncertainty.epistemic import (
     EpistemicUncertainty,
@@ -66,6 +65,8 @@ class PromptRow(NamedTuple):
 @dataclass(frozen=True)
 class PromptUncertainty(TextResult):
     """What is known about the answer to one prompt."""
+
+    _tables = staticmethod(prompt_lines)
 
     row: PromptRow
     greedy: Generation
@@ -141,10 +142,6 @@ class PromptUncertainty(TextResult):
         record = self.record()
         names = ("index", "prompt", "greedy", "next_token_entropy_nats", "quality", "correct")
         return [{name: record[name] for name in names} | self.estimators]
-
-    def tables(self) -> Iterator[Shown]:
-        """The prompt, and some lines about its answers."""
-        return prompt_lines(self.record())
 
 
 def uncertainty(
