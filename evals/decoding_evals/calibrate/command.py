@@ -9,12 +9,11 @@ import click
 from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
-    model_options,
     option,
     output_options,
     read_model,
     read_windows,
-    scoring_options,
+    reading_options,
 )
 from decoding_evals.shell.plots import plot_option
 
@@ -47,8 +46,7 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
     default=1.0,
 )
 @option("--prior-scale S", "Standard deviation of its logarithm.", type=POSITIVE, default=0.5)
-@model_options
-@scoring_options
+@reading_options
 @output_options
 @plot_option("Draw how reliable the probabilities are, before and after.")
 def calibrate(prior_median: float, prior_scale: float, **options: Any) -> None:
@@ -69,9 +67,8 @@ def calibrate(prior_median: float, prior_scale: float, **options: Any) -> None:
         inputs = Inputs.from_options(options, records=True)
         language_model = read_model(options)
         from decoding_evals.calibrate.evaluation import calibrate as evaluate
-        from decoding_evals.shell.progress import ScoringProgress
 
-        with ScoringProgress() as progress:
+        with destination.scoring() as progress:
             result = evaluate(
                 language_model,
                 inputs.documents(language_model),

@@ -12,13 +12,12 @@ from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
     candidate_options,
-    model_options,
     option,
     output_options,
     read_candidates,
     read_model,
     read_windows,
-    scoring_options,
+    reading_options,
 )
 from decoding_evals.shell.plots import plot_option
 
@@ -34,8 +33,7 @@ if TYPE_CHECKING:
     "Two models with one vocabulary instead of settings; A is the reference.",
     nargs=2,
 )
-@model_options
-@scoring_options
+@reading_options
 @output_options
 @plot_option("Draw cross-entropy against entropy, and KL between all pairs.")
 def compare(
@@ -63,12 +61,11 @@ def compare(
         from decoding_evals.compare.evaluation import compare as compare_settings
         from decoding_evals.compare.models import compare_models
         from decoding_evals.compare.tables import MOST_PAIRED
-        from decoding_evals.shell.progress import ScoringProgress
 
         texts = inputs.documents()
         notes = []
         result: Result
-        with ScoringProgress(entropy=models is None) as progress:
+        with destination.scoring(entropy=models is None) as progress:
             if models is not None:
                 result = compare_models(
                     loaded[0], loaded[1], texts, windows=windows, on_progress=progress

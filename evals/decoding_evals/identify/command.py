@@ -12,13 +12,12 @@ from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
     candidate_options,
-    model_options,
     option,
     output_options,
     read_candidates,
     read_model,
     read_windows,
-    scoring_options,
+    reading_options,
 )
 from decoding_evals.shell.plots import plot_option
 
@@ -44,8 +43,7 @@ from decoding_evals.shell.plots import plot_option
     type=click.FloatRange(min=1),
     default=10.0,
 )
-@model_options
-@scoring_options
+@reading_options
 @output_options
 @plot_option("Draw the odds of every candidate along the first text.")
 def identify(
@@ -81,9 +79,8 @@ def identify(
         inputs = Inputs.from_options(options, records=True)
         models = [read_model(options, name) for name in names or (None,)]
         from decoding_evals.identify.evaluation import identify as evaluate
-        from decoding_evals.shell.progress import ScoringProgress
 
-        with ScoringProgress(shown=destination.shows_progress, entropy=True) as progress:
+        with destination.scoring(entropy=True, lazily=True) as progress:
             results = evaluate(
                 models,
                 inputs.documents(models[0]),

@@ -10,11 +10,10 @@ import click
 from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
-    model_options,
     output_options,
     read_model,
     read_windows,
-    scoring_options,
+    reading_options,
 )
 from decoding_evals.shell.output import Interrupted
 
@@ -26,8 +25,7 @@ PROTOCOLS = ("default", "huggingface", "lm-eval", "llama.cpp", "gpt2-paper")
 
 @click.command()
 @input_options
-@model_options
-@scoring_options
+@reading_options
 @click.option(
     "--protocol",
     type=click.Choice([*PROTOCOLS, "all"]),
@@ -55,12 +53,11 @@ def perplexity(protocol: str, errors: str, **options: Any) -> None:
         language_model = read_model(options)
         from decoding_evals.perplexity.evaluation import perplexity as evaluate
         from decoding_evals.perplexity.tables import protocol_tables
-        from decoding_evals.shell.progress import ScoringProgress
 
         windows = read_windows(options)
 
         def measured(name: str, documents: Iterable[Any]) -> PerplexityResult:
-            with ScoringProgress() as progress:
+            with destination.scoring() as progress:
                 return evaluate(
                     language_model,
                     documents,

@@ -9,13 +9,12 @@ import click
 from decoding_evals.reading.texts import Inputs, Prompted, input_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
-    model_options,
     option,
     output_options,
     read_model,
     read_setting_of_text,
     read_windows,
-    scoring_options,
+    reading_options,
 )
 from decoding_evals.shell.plots import plot_option
 
@@ -26,8 +25,7 @@ from decoding_evals.shell.plots import plot_option
     "--prompt-column NAME",
     "Column of prompts that the texts continue; a text may be a list of choices.",
 )
-@model_options
-@scoring_options
+@reading_options
 @option("--setting SPEC", 'Score also under this setting, as in "temperature=0.7,top_p=0.9".')
 @output_options
 @plot_option("Draw entropy and surprisal along the first text.")
@@ -48,7 +46,6 @@ def score(setting: str | None, **options: Any) -> None:
         inputs = Inputs.from_options(options)
         language_model = read_model(options)
         from decoding_evals.score import evaluation
-        from decoding_evals.shell.progress import ScoringProgress
 
         evaluate: Any = evaluation.score
         texts: Any = inputs.documents()
@@ -56,7 +53,7 @@ def score(setting: str | None, **options: Any) -> None:
             evaluate = evaluation.score_choices
             texts = ((row.prompt, row.choices) for row in inputs if isinstance(row, Prompted))
         windows = read_windows(options)
-        with ScoringProgress(shown=destination.shows_progress) as progress:
+        with destination.scoring(lazily=True) as progress:
             results = evaluate(
                 language_model, texts, windows=windows, setting=asked, on_progress=progress
             )

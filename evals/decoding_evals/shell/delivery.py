@@ -15,6 +15,7 @@ from decoding_evals.shell.plots import check_plot, write_plot
 
 if TYPE_CHECKING:
     from decoding_evals.reading.texts import Inputs
+    from decoding_evals.shell.progress import ScoringProgress
     from decoding_evals.showing.terminal import Shown
 
 
@@ -45,6 +46,17 @@ class Destination(ExitStack):
     def shows_progress(self) -> bool:
         """Whether a bar does not get in the way of what is written to the same terminal."""
         return not (self.on_screen and sys.stdout.isatty())
+
+    def scoring(self, *, entropy: bool = False, lazily: bool = False) -> ScoringProgress:
+        """Shows how far scoring has come.
+
+        Args:
+            entropy: whether by a mean entropy.
+            lazily: whether results are delivered meanwhile.
+        """
+        from decoding_evals.shell.progress import ScoringProgress
+
+        return ScoringProgress(self.shows_progress or not lazily, entropy=entropy)
 
     def deliver(
         self,

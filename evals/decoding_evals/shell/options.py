@@ -229,6 +229,9 @@ scoring_options = stacked(
 )
 
 
+reading_options = stacked(model_options, scoring_options)
+
+
 def read_windows(options: dict[str, Any]) -> Windows:
     """How `scoring_options`, or those of them that a command has, ask for texts to be read."""
     from decoding.scoring.windows import Windows

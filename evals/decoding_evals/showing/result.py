@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
+    from decoding.inference.intervals import MeanError
+
 
 class Result(ABC):
     """What an evaluation found; `print` and a notebook show its tables."""
@@ -100,6 +102,15 @@ def finite(values: Any) -> Any:
 def exp_or_none(value: Any) -> float | None:
     """e^value, or None where the largest double is smaller or the value unknown."""
     return math.exp(value) if value is not None and value < 709 else None
+
+
+def with_errors(figures: dict[str, MeanError]) -> dict[str, Any]:
+    """Each mean under its key, and its error under `…_standard_error`, ready for JSON."""
+    record = {}
+    for key, figure in figures.items():
+        record[key] = finite(figure.mean)
+        record[f"{key.removesuffix('_nats')}_standard_error"] = finite(figure.standard_error)
+    return record
 
 
 def by_key(columns: dict[str, Any]) -> list[dict[str, Any]]:
