@@ -36,11 +36,7 @@ def preferred(
 ) -> tuple[float, bool]:
     """Share of the correct answers in the probability of all, and whether the likeliest is correct.
 
-    Args:
-        language_model: from `load_model`.
-        prompt: what the answers follow.
-        correct: at least one.
-        incorrect: at least one.
+    There must be at least one of each.
 
     Raises:
         ValueError: an answer without a token.

@@ -16,7 +16,7 @@ from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import LogitBlock, TeacherForcing, TokenDocument, positions
 from decoding.scoring.windows import Windows
 from decoding_evals.reading.scanned import joined
-from decoding_evals.showing.result import finite
+from decoding_evals.showing.result import by_key, finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,20 +54,15 @@ class ContextGain:
 
     def record(self) -> dict[str, Any]:
         """Totals, and one object per token, ready for JSON; what is not finite is None."""
-        columns = {
-            "log_prob_nats": self.log_prob_nats,
-            "context_log_prob_nats": self.context_log_prob_nats,
-            "gain_nats": self.gain_nats,
+        names = ("log_prob_nats", "context_log_prob_nats", "gain_nats")
+        columns = {name: getattr(self, name) for name in names}
+        figures = {name: finite(column) for name, column in columns.items()}
+        return {
+            "context": self.row.context,
+            "answer": self.row.answer,
+            **{name: finite(column.sum()) for name, column in columns.items()},
+            "tokens": by_key({"id": self.ids, "text": self.texts, **figures}),
         }
-        totals = {name: finite(float(column.sum())) for name, column in columns.items()}
-        tokens = [
-            {"id": id_, "text": text}
-            | {name: finite(value) for name, value in zip(columns, values, strict=True)}
-            for id_, text, *values in zip(
-                self.ids, self.texts, *(c.tolist() for c in columns.values()), strict=True
-            )
-        ]
-        return {"context": self.row.context, "answer": self.row.answer, **totals, "tokens": tokens}
 
 
 def context_gain(
@@ -107,12 +102,8 @@ def context_gain(
     def documents() -> Iterator[TokenDocument]:
         for number, row in enumerate(rows):
             try:
-                before = row.prompt
-                if chat:
-                    _, ids = _answer(tokenizer, row._replace(prompt=""))
-                else:
-                    begin, ids = _answer(tokenizer, row)
-                    before = before[:begin]
+                begin, ids = _answer(tokenizer, row._replace(prompt="") if chat else row)
+                before = row.prompt if chat else row.prompt[:begin]
                 plain = encode_prompt(tokenizer, before, chat=chat)
                 informed = encode_prompt(tokenizer, f"{row.context}\n{before}", chat=chat)
                 length = len(informed) + len(ids) - 1
