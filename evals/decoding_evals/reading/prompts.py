@@ -12,15 +12,8 @@ from typing import Any, BinaryIO
 
 import click
 
-from decoding_evals.reading.rows import (
-    FORMATS,
-    decoded,
-    file_rows,
-    is_utf8,
-    kind_name,
-    listed,
-    readable,
-)
+from decoding_evals.reading import rows as reading
+from decoding_evals.reading.rows import FORMATS, is_utf8, kind_name, listed
 from decoding_evals.reading.texts import Inputs
 from decoding_evals.shell.options import option, stacked
 
@@ -49,11 +42,7 @@ answer_options = stacked(
 
 
 def check_stop(stop: tuple[str, ...]) -> None:
-    """Refuse what cannot be a stop string.
-
-    Raises:
-        click.UsageError: an empty text, or none in UTF-8.
-    """
+    """Refuse an empty stop string, or one that is not UTF-8, with a click.UsageError."""
     if not all(text and is_utf8(text) for text in stop):
         raise click.UsageError("--stop needs a text, not empty, in UTF-8")
 
@@ -97,12 +86,9 @@ def read_prompt_rows(
     columns: Mapping[str, str | None],
     separator: str | None,
 ) -> list[Row]:
-    """Prompts with what their rows know besides.
+    """Prompts with what their rows know besides; the first arguments are those of `read_prompts`.
 
     Args:
-        arguments: as for `read_prompts`.
-        file: as for `read_prompts`.
-        column: as for `read_prompts`.
         columns: further columns by what they hold: `context` a text, any other a list of texts or
             one. None takes the column of that very name where there is one.
         separator: where a text is cut into several, and what is around the pieces goes.
@@ -127,7 +113,7 @@ def read_prompt_rows(
     if arguments:
         raise click.UsageError("give prompts as arguments or with --prompts-file, not both")
     wanted = "prompt" if column is None else column
-    source = file_rows(file)
+    source = reading.file_rows(file)
     as_json = file.suffix.lower() == ".csv"
     rows = []
     seen: dict[str, None] = {}
@@ -202,12 +188,12 @@ def _from_file(file: Path, column: str | None) -> list[str]:
         raise click.UsageError(
             f"--prompts-file takes {', '.join(most)} or {last}, got {str(file)!r}"
         )
-    with readable(repr(str(file))), file.open("rb") as stream:
+    with reading.readable(repr(str(file))), file.open("rb") as stream:
         return _lines(stream, repr(str(file)))
 
 
 def _lines(stream: BinaryIO, source: str) -> list[str]:
-    lines = "".join(decoded(stream, source)).replace("\r\n", "\n").split("\n")
+    lines = "".join(reading.decoded(stream, source)).replace("\r\n", "\n").split("\n")
     if lines[-1] == "":
         del lines[-1]
     if not lines:

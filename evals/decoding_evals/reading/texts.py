@@ -37,16 +37,13 @@ IN_FOLDERS = (".txt", ".raw", ".tokens", ".md", ".jsonl", ".csv", ".parquet")
 
 
 class Text(NamedTuple):
-    """A text.
-
-    Args:
-        name: `wiki.txt`, `rows.jsonl:12` (line of the file, or row where there are no lines,
-            counted from 1); a data set as it was given, `NAME:SPLIT:12`; or `-`.
-        pieces: concatenate to the text; to be read once. A file comes in many, a row in one.
-    """
+    """A text."""
 
     name: str
+    """`wiki.txt`, `rows.jsonl:12` (line of the file, or row where there are no lines, counted from
+    1); a data set as it was given, `NAME:SPLIT:12`; or `-`."""
     pieces: Iterable[str]
+    """Concatenate to the text; to be read once. A file comes in many, a row in one."""
 
     def document(self, language_model: object = None) -> Document:
         """What to score; the model does not matter."""
@@ -56,13 +53,7 @@ class Text(NamedTuple):
 
 
 class Prompted(NamedTuple):
-    """A prompt and the texts that may follow it, of one row.
-
-    Args:
-        name: as for `Text`.
-        prompt: the prompt.
-        choices: one text, or as many as the row lists.
-    """
+    """A prompt and the texts that may follow it, of one row."""
 
     name: str
     prompt: str
@@ -128,14 +119,13 @@ class Inputs:
             if dataset is not None
             else [source for path in paths or [STANDARD_INPUT] for source in _sources(path)]
         )
-        text = next((source for source in self.sources if isinstance(source, Path)), None)
-        if text is not None and prompt_column is not None:
+        texts = [source for source in self.sources if isinstance(source, Path)]
+        needing = "--prompt-column" if texts and prompt_column is not None else None
+        if column is not None and len(texts) == len(self.sources):
+            needing = needing or "--column"
+        if needing is not None:
             raise click.UsageError(
-                f"--prompt-column needs rows ({', '.join(FORMATS)}); {str(text)!r} is one text"
-            )
-        if column is not None and not any(isinstance(source, Rows) for source in self.sources):
-            raise click.UsageError(
-                f"--column needs rows ({', '.join(FORMATS)}); {str(text)!r} is one text"
+                f"{needing} needs rows ({', '.join(FORMATS)}); {str(texts[0])!r} is one text"
             )
         for source in self.sources:
             self._look_at(source)
@@ -158,21 +148,14 @@ class Inputs:
         for place in self.sources:
             piped = place == STANDARD_INPUT and self.records
             source = _standard_input() if piped else place
-            items: Iterable[Text | Prompted | Recorded]
-            if isinstance(source, Rows):
-                items = self._rows(source)
-            else:
-                items = [Text(str(source), _pieces(source)) if isinstance(source, Path) else source]
-            for item in items:
+            if isinstance(source, Path):
+                source = Text(str(source), _pieces(source))
+            for item in self._rows(source) if isinstance(source, Rows) else [source]:
                 self.names.append(item.name)
                 yield item
 
     def notes(self, models: Collection[str] = ()) -> list[str]:
-        """What to tell the user of what was read until now, a line each.
-
-        Args:
-            models: names of those that the records are scored with.
-        """
+        """What to tell the user of what was read until now for the models so named, line by line."""
         notes = [f"{self.skipped_rows} broken rows skipped"] if self.skipped_rows else []
         for name, count in self.writers.items():
             if name is not None and name not in models:
@@ -182,14 +165,8 @@ class Inputs:
         return notes
 
     def documents(self, language_model: LanguageModel | None = None) -> Iterator[Any]:
-        """What to score of each item where there is no prompt column.
-
-        Args:
-            language_model: what scores them; needed for records.
-
-        Returns:
-            `Document`s, and `TokenDocument`s of records.
-        """
+        """What to score of each item where there is no prompt column: `Document`s, and
+        `TokenDocument`s of records, which need the model that scores them."""
         return (item.document(language_model) for item in self)  # type: ignore[arg-type, union-attr]
 
     def texts(self) -> Iterator[str]:

@@ -9,10 +9,11 @@ import click
 from decoding_evals.reading.texts import Inputs, Prompted, input_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
+    of_text,
     option,
     output_options,
     read_model,
-    read_setting_of_text,
+    read_setting,
     read_windows,
     reading_options,
 )
@@ -39,7 +40,7 @@ def score(setting: str | None, **options: Any) -> None:
     The residual is (surprisal - entropy) / √varentropy: large where the model was sure of
     something else.
     """
-    asked = None if setting is None else read_setting_of_text(setting)
+    asked = None if setting is None else of_text(read_setting(setting, {}))
     if options["plot"] is not None and options["prompt_column"] is not None:
         raise click.UsageError("--plot draws a text; it cannot be used with --prompt-column")
     with Destination(options) as destination:

@@ -84,8 +84,8 @@ class Destination(ExitStack):
         from decoding_evals.showing.terminal import print_table
 
         count = 0
-        record: dict[str, Any] = {}
         kept: list[dict[str, Any]] = []
+        record: dict[str, Any] = {}
         ended = None
         try:
             for result in results:

@@ -77,16 +77,9 @@ setting_options = stacked(
 )
 
 
-def read_setting_of_text(spec: str) -> Setting:
-    """A setting that is to be measured on a given text.
-
-    Raises:
-        click.UsageError: it cannot be read, or is a policy that would end the text.
-    """
-    return _of_text(read_setting(spec, {}))
-
-
-def _of_text(setting: Setting) -> Setting:
+def of_text(setting: Setting) -> Setting:
+    """A setting that is to be measured on a given text; a policy that would end it is refused with
+    a click.UsageError."""
     if isinstance(setting, EntropyPolicy) and isinstance(setting.then, str):
         raise click.UsageError(f"{setting.then!r} ends a sequence, and the text is given")
     return setting
@@ -139,8 +132,7 @@ def read_candidates(specs: tuple[str, ...], grid: str | None) -> list[Setting]:
             settings += parse_grid(grid)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    settings = [_of_text(setting) for setting in settings]
-    settings = settings or [parse_setting(spec) for spec in USUAL]
+    settings = [*map(of_text, settings)] or [parse_setting(spec) for spec in USUAL]
     if len(settings) > MOST_SETTINGS:
         raise click.UsageError(f"at most {MOST_SETTINGS} settings, got {len(settings)}")
     [(most, times)] = Counter(settings).most_common(1)
@@ -184,23 +176,14 @@ model_options = stacked(
 
 
 def read_model(options: dict[str, Any], name: str | None = None) -> LanguageModel:
-    """The model that `model_options` ask for.
-
-    Args:
-        options: with `model`, `device`, `dtype` and `trust_remote_code`.
-        name: a model instead of `--model`.
-    """
+    """The model that `model_options` ask for, or of another `name`."""
     with uncollected():
         quiet_transformers()
         from decoding.models.loading import load_model
 
         keep_freed_memory()
-        return load_model(
-            options["model"] if name is None else name,
-            device=options["device"],
-            dtype=options["dtype"],
-            trust_remote_code=options["trust_remote_code"],
-        )
+        how = {option: options[option] for option in ("device", "dtype", "trust_remote_code")}
+        return load_model(options["model"] if name is None else name, **how)
 
 
 context_option = option(

@@ -9,12 +9,7 @@ import click
 from click.core import ParameterSource
 
 from decoding.settings.settings import DecodingSettings
-from decoding_evals.reading.prompts import (
-    answer_options,
-    check_stop,
-    prompt_options,
-    read_prompt_rows,
-)
+from decoding_evals.reading import prompts as reading
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
     least,
@@ -50,13 +45,13 @@ column_options = stacked(
 
 
 @click.command()
-@prompt_options
+@reading.prompt_options
 @column_options
 @model_options
 @setting_options
 @option("--num-samples N", "Sampled answers per prompt.", type=least(2), default=10)
 @option("--max-new-tokens N", default=50)
-@answer_options
+@reading.answer_options
 @option("--batch-size N", "Sequences that run together.", default=32)
 @option(
     "--members NAME|FOLDER",
@@ -92,7 +87,7 @@ def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
     """
     settings = _setting(options)
     columns = {name: options[f"{name}_column"] for name in COLUMNS}
-    rows = read_prompt_rows(
+    rows = reading.read_prompt_rows(
         prompts, options["prompts_file"], options["column"], columns, options["separator"]
     )
     judged = _can_be_judged(rows, options)
@@ -151,7 +146,7 @@ def _setting(options: dict[str, Any]) -> DecodingSettings:
         raise click.UsageError("--members needs at least two models: give it again")
     if options["separator"] == "":
         raise click.UsageError("--separator needs a text, not empty")
-    check_stop(options["stop"])
+    reading.check_stop(options["stop"])
     check_plot(options["plot"])
     paths = (options[name] for name in ("output", "evaluation", "plot"))
     files = [path.resolve() for path in paths if path is not None]
@@ -189,16 +184,15 @@ def _others(
     if loaded:
         # The one that answers has to share the members' vocabulary.
         checkpoint_members([language_model, *loaded])
-    passes, name = options["mc_dropout"], options["nli_model"]
-    entailment = None
-    if name is not None:
+    others: dict[str, Any] = {"members": checkpoint_members(loaded) if loaded else ()}
+    if options["nli_model"] is not None:
         device, trust = language_model.model.device, options["trust_remote_code"]
-        entailment = EntailmentModel(name, device=device, trust_remote_code=trust)
-    return {
-        "members": checkpoint_members(loaded) if loaded else (),
-        "dropout": dropout_members(language_model, passes, seed=seed) if passes else (),
-        "entailment": entailment,
-    }
+        others["entailment"] = EntailmentModel(
+            options["nli_model"], device=device, trust_remote_code=trust
+        )
+    if options["mc_dropout"]:
+        others["dropout"] = dropout_members(language_model, options["mc_dropout"], seed=seed)
+    return others
 
 
 def _finished(

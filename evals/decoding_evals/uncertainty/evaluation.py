@@ -89,16 +89,13 @@ class PromptUncertainty(TextResult):
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what is undefined is None."""
         trace = self.greedy.trace
-        record = self.greedy.record()["tokens"][0]
-        first = {
-            "id": record["id"],
-            "text": record["text"],
-            "probability": math.exp(-record["raw_surprisal_nats"]),
+        first = self.greedy.record()["tokens"][0]
+        first["raw_probability"] = math.exp(-first["raw_surprisal_nats"])
+        names = {"id": "id", "text": "text", "probability": "raw_probability"}
+        entropies = {
+            "MonteCarloSequenceEntropy": self.entropy.monte_carlo,
+            "RaoBlackwellSequenceEntropy": self.entropy.rao_blackwellised,
         }
-        others = [
-            {"id": other["id"], "text": other["text"], "probability": other["raw_probability"]}
-            for other in record["alternatives"]
-        ]
         text, share = most_common(self.samples, self.labels)
         return {
             **self.heading(),
@@ -110,16 +107,16 @@ class PromptUncertainty(TextResult):
             "greedy": answer(self.greedy),
             "samples": [answer(sample) for sample in self.samples],
             "next_token_entropy_nats": float(trace.raw_entropy_nats[0]),
-            "next_token_candidates": [first, *others],
+            "next_token_candidates": [
+                {name: token[key] for name, key in names.items()}
+                for token in (first, *first["alternatives"])
+            ],
             "estimators": self.estimators,
             "standard_errors": {
-                "MonteCarloSequenceEntropy": float(self.entropy.monte_carlo.standard_error),
-                "RaoBlackwellSequenceEntropy": float(self.entropy.rao_blackwellised.standard_error),
+                name: float(entropy.standard_error) for name, entropy in entropies.items()
             },
-            "better_sequence_entropy": (
-                "RaoBlackwellSequenceEntropy"
-                if self.entropy.better is self.entropy.rao_blackwellised
-                else "MonteCarloSequenceEntropy"
+            "better_sequence_entropy": next(
+                name for name, entropy in entropies.items() if entropy is self.entropy.better
             ),
             "samples_cut_off": sum(sample.finish_reason == "length" for sample in self.samples),
             "sample_tokens": [len(sample.trace) for sample in self.samples],
@@ -203,10 +200,7 @@ def uncertainty(
     for index, row in enumerate(rows):
         for number, phrasing in enumerate(row.phrasings()):
             name = f"prompt {index}" + (f", paraphrase {number}" if number else "")
-            prompt_ids(
-                language_model, phrasing, max_new_tokens,
-                chat=chat, name=name,
-            )  # fmt: skip
+            prompt_ids(language_model, phrasing, max_new_tokens, chat=chat, name=name)
     run = _Run(
         language_model=language_model,
         settings=settings,
@@ -266,11 +260,7 @@ class _Run:
         )  # fmt: skip
 
     def result(
-        self,
-        index: int,
-        row: PromptRow,
-        greedy: Generation,
-        samples: tuple[Generation, ...],
+        self, index: int, row: PromptRow, greedy: Generation, samples: tuple[Generation, ...]
     ) -> PromptUncertainty:
         traces = [sample.trace for sample in samples]
         entropy = sequence_entropy(
@@ -311,13 +301,9 @@ class _Run:
         ids = greedy.trace.ids.tolist()
         found = {}
         if row.paraphrases:
-            contexts = [
-                prompt_ids(
-                    self.language_model, phrasing,
-                    self.options["max_new_tokens"], chat=self.options["chat"],
-                )
-                for phrasing in row.phrasings()
-            ]  # fmt: skip
+            most, chat = self.options["max_new_tokens"], self.options["chat"]
+            model = self.language_model
+            contexts = [prompt_ids(model, text, most, chat=chat) for text in row.phrasings()]
             found["phrasing"] = paraphrase_uncertainty(self.language_model, contexts, ids)
         for name, members in (("members", self.members), ("dropout", self.dropout)):
             if members:
