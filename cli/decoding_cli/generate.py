@@ -104,31 +104,20 @@ def generate(
         from decoding_evals.showing.terminal import wants_color
 
         color = wants_color()
-    arguments: dict[str, Any]
-    shared = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": stop, "chat": chat}
-    if branch_at_entropy is None:
-        arguments = {
-            "num_return_sequences": num_samples,
-            "num_beams": num_beams,
-            "batch_size": batch_size,
-            "alternatives": alternatives,
-        }
-        write_texts(
-            options, texts, settings, shared | arguments,
-            as_json=as_json, output=output, color=color,
-        )  # fmt: skip
-    else:
+    write = write_texts
+    own: dict[str, Any] = {
+        "num_return_sequences": num_samples,
+        "num_beams": num_beams,
+        "batch_size": batch_size,
+        "alternatives": alternatives,
+    }
+    if branch_at_entropy is not None:
         from decoding_cli.trees import grow_trees
 
-        arguments = {
-            "entropy_above": branch_at_entropy,
-            "branches": branches,
-            "max_leaves": max_leaves,
-        }
-        grow_trees(
-            options, texts, settings, shared | arguments,
-            as_json=as_json, output=output, color=color,
-        )  # fmt: skip
+        write = grow_trees
+        own = {"entropy_above": branch_at_entropy, "branches": branches, "max_leaves": max_leaves}
+    own |= {"max_new_tokens": max_new_tokens, "seed": seed, "stop": stop, "chat": chat}
+    write(options, texts, settings, own, as_json=as_json, output=output, color=color)
 
 
 def _check_beams(settings: Setting, samples: int, beams: int) -> None:

@@ -78,38 +78,27 @@ class DocumentAttention(TextResult):
         """Plain values for JSON; what is undefined is None."""
         measured = sum(int((~np.isnan(heads)).sum()) for heads in self.normalized_entropy)
         collapsed = self.collapsed_heads()
-        notes = []
-        if self.implementation != "eager":
-            notes.append(
-                f"eager attention was asked for: {self.implementation!r} attention returns no "
-                "weights"
-            )
-        per_token = {
-            "text": self.texts,
-            "entropy_nats": finite(self.token_entropy_nats),
-            "normalized_entropy": finite(self.token_normalized_entropy),
-            "sink_weight": finite(self.token_sink_weight),
-        }
+        names = ("entropy_nats", "normalized_entropy", "sink_weight")
+        tokens = {name: finite(getattr(self, f"token_{name}")) for name in names}
+        counts = (
+            "windows", "positions", "excluded_positions", "excluded_positions_without_sink",
+        )  # fmt: skip
+        given = f"{self.implementation!r} attention returns no weights"
         return {
             **self.heading(),
             "model": self.model,
             "layers": len(self.normalized_entropy),
             "heads": max(map(len, self.normalized_entropy), default=0),
             "tokens": len(self.texts),
-            "windows": self.windows,
-            "positions": self.positions,
-            "excluded_positions": self.excluded_positions,
-            "excluded_positions_without_sink": self.excluded_positions_without_sink,
-            "entropy_nats": finite(self.entropy_nats),
-            "normalized_entropy": finite(self.normalized_entropy),
-            "without_sink_entropy_nats": finite(self.without_sink_entropy_nats),
-            "without_sink_normalized_entropy": finite(self.without_sink_normalized_entropy),
-            "sink_weight": finite(self.sink_weight),
+            **{name: getattr(self, name) for name in counts},
+            **{name: finite(getattr(self, name)) for name in _Sums.NAMES},
             "collapse_threshold": COLLAPSED,
             "collapsed_share": len(collapsed) / measured if measured else None,
             "collapsed_heads": [list(head) for head in collapsed],
-            "notes": notes,
-            "per_token": by_key(per_token),
+            "notes": [f"eager attention was asked for: {given}"]
+            if self.implementation != "eager"
+            else [],
+            "per_token": by_key({"text": self.texts, **tokens}),
         }
 
     def rows(self) -> list[dict[str, Any]]:

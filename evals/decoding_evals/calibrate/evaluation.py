@@ -37,7 +37,7 @@ from decoding_evals.calibrate.figure import plot_calibration
 from decoding_evals.calibrate.quality import Predictions, Quality, predictions, quality_record
 from decoding_evals.calibrate.tables import tables
 from decoding_evals.reading.scanned import whole
-from decoding_evals.showing.result import Result
+from decoding_evals.showing.result import Result, finite
 from decoding_evals.showing.terminal import counted
 
 if TYPE_CHECKING:
@@ -94,38 +94,24 @@ class CalibrationResult(Result):
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what is infinite or unknown is None."""
-        fit = self.fit
         unit = None if self.before is None else self.before.reliability
+        own = (
+            "coverage", "held_out_coverage", "held_out_tokens", "held_out_documents",
+            "documents_skipped", "context", "stride", "bos", "full_logits", "complete",
+        )  # fmt: skip
         return {
             "model": self.model,
-            "temperature": fit.temperature,
-            "confidence_interval": list(fit.confidence_interval),
-            "bootstrap_interval": _listed(fit.bootstrap_interval),
-            "map_temperature": fit.map_temperature,
-            "map_interval": _listed(fit.map_interval),
+            **{name: finite(value) for name, value in vars(self.fit).items()},
             "prior_median": self.prior.median,
             "prior_scale": self.prior.scale,
             "setting": str(self.setting),
             "top_p": self.setting.top_p,
-            "coverage": self.coverage,
-            "held_out_coverage": self.held_out_coverage,
             **quality_record(self.before, "before"),
             **quality_record(self.after, "after"),
             "ece_unit": None if unit is None else unit.ece_unit,
             "ece_units": None if unit is None else unit.units,
-            "tokens": fit.tokens,
-            "documents": fit.documents,
             "held_out": self.split,
-            "held_out_tokens": self.held_out_tokens,
-            "held_out_documents": self.held_out_documents,
-            "documents_skipped": self.documents_skipped,
-            "steps": fit.steps,
-            "passes": fit.passes,
-            "context": self.context,
-            "stride": self.stride,
-            "bos": self.bos,
-            "full_logits": self.full_logits,
-            "complete": self.complete,
+            **{name: getattr(self, name) for name in own},
         }
 
     def rows(self) -> list[dict[str, Any]]:
@@ -239,10 +225,6 @@ def calibrate(
     )
 
 
-def _listed(interval: tuple[float, float] | None) -> list[float] | None:
-    return None if interval is None else list(interval)
-
-
 def _held(documents: Iterable[str | Document | TokenDocument]) -> tuple[_Documents, int]:
     """Documents that can be read again and again, and how many empty ones were left out."""
     held: _Documents = []
@@ -321,14 +303,13 @@ class _Reader:
     def scan(self, documents: _Documents, measure: Measure) -> Iterator[tuple[Window, Columns]]:
         """One reading; where a column is a surprisal, its mean is shown."""
         self.run = TeacherForcing(self._model, self._windows)
-        tokens, surprisal = 0, 0.0
+        before, surprisal = self._tokens, 0.0
         for window, columns in self.run.scan(documents, measure):
             yield window, columns
-            tokens += len(window.targets)
             surprisal += float(columns["surprisal"].sum())
             self._tokens += len(window.targets)
             if self._on_progress is not None:
-                self._on_progress(self._tokens, surprisal / tokens)
+                self._on_progress(self._tokens, surprisal / (self._tokens - before))
 
     def sums(self, documents: _Documents, temperature: float) -> TemperatureSums:
         """What a temperature is fitted to."""

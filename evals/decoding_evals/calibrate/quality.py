@@ -159,13 +159,12 @@ def quality_record(quality: Quality | None, when: str) -> dict[str, Any]:
     """The keys of a record that tell how good predictions were `when`, `before` or `after`; what is
     infinite is None, and every value where there is no quality."""
     bins = None if quality is None else quality.reliability
-    interval = None if bins is None else bins.ece_interval
     return {
         f"nll_{when}_nats": None if quality is None else finite(quality.nll_nats),
         f"brier_{when}": None if quality is None else quality.brier,
         f"accuracy_{when}": None if quality is None else quality.accuracy,
         f"ece_{when}": None if bins is None else bins.ece,
-        f"ece_{when}_interval": None if interval is None else list(interval),
+        f"ece_{when}_interval": None if bins is None else finite(bins.ece_interval),
         f"ece_{when}_if_calibrated": None if bins is None else bins.ece_if_calibrated,
         f"reliability_{when}": None if bins is None else bins.bins(),
     }

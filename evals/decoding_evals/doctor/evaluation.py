@@ -82,10 +82,7 @@ class DoctorResult(Result):
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; a figure that is not finite is None."""
-        checks = [
-            asdict(check) | {"figure": None if check.figure is None else finite(check.figure)}
-            for check in self.checks
-        ]
+        checks = [asdict(check) | {"figure": finite(check.figure)} for check in self.checks]
         notes = list(self.notes)
         return {"model": self.model, "passed": self.passed, "checks": checks, "notes": notes}
 

@@ -94,14 +94,14 @@ class Identification(TextResult):
 
     def log_posterior(self) -> Floats:
         """`(K,)`, nats; NaN where every candidate is ruled out."""
-        return log_posterior(self._log_likelihoods(), self._prior())
+        return log_posterior(self._each("log_likelihood_nats"), self._each("prior"))
 
     def running_log_odds(self) -> Floats:
         """`(n + 1, K)`, log odds of each candidate against all others after each token, nats.
 
         The first row is that of the prior; NaN from where on every candidate is ruled out.
         """
-        return log_odds(running_log_posterior(self.log_q_nats, self._prior()))
+        return log_odds(running_log_posterior(self.log_q_nats, self._each("prior")))
 
     def ranking(self) -> list[int]:
         """The candidates that are not ruled out, the most probable first."""
@@ -114,7 +114,7 @@ class Identification(TextResult):
 
         ∞ where the others are ruled out, NaN where all are.
         """
-        return float(np.max(self._odds(self._log_likelihoods())))
+        return float(np.max(self._odds(self._each("log_likelihood_nats"))))
 
     def verdict(self) -> tuple[int | None, str | None]:
         """The candidate that wrote the text, or None and why none is named.
@@ -166,22 +166,20 @@ class Identification(TextResult):
         ranking = self.ranking()
         decided = self.decided
         _, reason = self.verdict()
-        factors = (
-            log_bayes_factors(self._log_likelihoods(), ranking[0])
-            if ranking
-            else np.full(len(self.candidates), math.nan)
-        )
+        factors = np.full(len(self.candidates), math.nan)
+        if ranking:
+            factors = log_bayes_factors(self._each("log_likelihood_nats"), ranking[0])
         return {
             **self.heading(),
             "settings": [str(candidate.setting) for candidate in self.candidates],
             "models": [candidate.model for candidate in self.candidates],
-            "prior": self._prior().tolist(),
+            "prior": finite(self._each("prior")),
             "posterior": finite(self.posterior),
             "model_posterior": self._by_model(),
-            "log_likelihood_nats": finite(self._log_likelihoods()),
+            "log_likelihood_nats": finite(self._each("log_likelihood_nats")),
             "log_bayes_factors_nats": finite(factors),
-            "coverage": finite([candidate.coverage for candidate in self.candidates]),
-            "z": finite([candidate.z for candidate in self.candidates]),
+            "coverage": finite(self._each("coverage")),
+            "z": finite(self._each("z")),
             "ruled_out": [
                 {
                     "candidate": k,
@@ -222,11 +220,11 @@ class Identification(TextResult):
         return plot_identification(self.record(), self.tokens, self.running_log_odds())
 
     def _odds(self, log_likelihoods: Floats) -> Floats:
-        return log_odds(log_posterior(log_likelihoods, self._prior()))
+        return log_odds(log_posterior(log_likelihoods, self._each("prior")))
 
     def _possible_log_likelihoods(self) -> Floats:
         """About what they would be if other tokens were written where a ruling-out is in doubt."""
-        bounds = self._log_likelihoods()
+        bounds = self._each("log_likelihood_nats")
         for k, candidate in enumerate(self.candidates):
             if candidate.ruled_out is not None and candidate.ruled_out.retokenisation:
                 column = self.log_q_nats[:, k]
@@ -241,11 +239,9 @@ class Identification(TextResult):
             sums[candidate.model] = sums.get(candidate.model, 0.0) + float(share)
         return dict(zip(sums, finite(sums.values()), strict=True))
 
-    def _prior(self) -> Floats:
-        return np.array([candidate.prior for candidate in self.candidates])
-
-    def _log_likelihoods(self) -> Floats:
-        return np.array([candidate.log_likelihood_nats for candidate in self.candidates])
+    def _each(self, name: str) -> Floats:
+        """`(K,)`, a figure of each candidate."""
+        return np.array([getattr(candidate, name) for candidate in self.candidates])
 
 
 def identify(
@@ -353,11 +349,8 @@ def _identification(
     for k, (model, setting) in enumerate(pairs):
         known = totals[k] > -math.inf and variance[k] > 0
         z = (-totals[k] - expected[k]) / math.sqrt(variance[k]) if known else math.nan
-        candidates.append(
-            Candidate(
-                setting, model, float(prior[k]), totals[k], float(coverage[k]), z, ruled_out[k]
-            )
-        )
+        figures = (float(prior[k]), totals[k], float(coverage[k]), z)
+        candidates.append(Candidate(setting, model, *figures, ruled_out[k]))
     return Identification(
         index=index,
         candidates=tuple(candidates),

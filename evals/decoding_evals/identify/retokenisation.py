@@ -90,14 +90,15 @@ class Retokenisation:
         found: dict[tuple[Setting, int], float] = {}
         position = begin
         for block in self._run.blocks(self._run.windows([document])):
-            asked: dict[Setting, list[tuple[int, int, list[int]]]] = defaultdict(list)
+            asked: dict[Setting, list[tuple[int, int, list[int]]]] = {
+                setting: [] for setting in asking
+            }
             for row in range(len(block.targets)):
                 for setting, place, others in questions.get(position + row, ()):
                     asked[setting].append((row, place, others))
-            looking_back: dict[Setting, list[tuple[int, int, list[int]]]] = {
-                setting: [] for setting in asking if setting.looks_back
-            }
-            for setting, rows in (looking_back | asked).items():
+            for setting, rows in asked.items():
+                if not rows and not setting.looks_back:
+                    continue
                 log_q = _log_q(followers[setting], block, [row for row, _, _ in rows])
                 for log_probs, (row, place, others) in zip(log_q, rows, strict=True):
                     mass = float(log_probs[others].logsumexp(-1))

@@ -83,22 +83,21 @@ class PerplexityResult(ReadResult):
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what has no finite value is None."""
-        values = {
-            name: value for name, value in vars(self).items() if name not in ("account", "nll_nats")
-        }
+        own = dict(vars(self))
+        del own["account"]
         if self.confidence_interval is not None:
-            values["confidence_interval"] = list(self.confidence_interval)
+            own["confidence_interval"] = list(self.confidence_interval)
         ratio = None
         if self.standard_error is not None and self.naive_standard_error:
             ratio = self.standard_error / self.naive_standard_error
         return {
             "perplexity": self.perplexity,
-            "nll_nats": finite(self.nll_nats),
             "bits_per_token": finite(self.nll_nats / math.log(2)),
             "bits_per_byte": self.bits_per_byte,
             "word_perplexity": self.word_perplexity,
             "byte_perplexity": self.byte_perplexity,
-            **values,
+            **own,
+            "nll_nats": finite(self.nll_nats),
             "standard_error_ratio": ratio,
             **asdict(self.account),
         }

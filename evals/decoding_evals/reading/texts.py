@@ -155,7 +155,7 @@ class Inputs:
                 yield item
 
     def notes(self, models: Collection[str] = ()) -> list[str]:
-        """What to tell the user of what was read until now for the models so named, line by line."""
+        """What to tell the user of what was read until now, for models of these names to score."""
         notes = [f"{self.skipped_rows} broken rows skipped"] if self.skipped_rows else []
         for name, count in self.writers.items():
             if name is not None and name not in models:

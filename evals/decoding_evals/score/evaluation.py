@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -111,7 +112,7 @@ class DocumentScores(TextResult):
             "tokens_scored": tokens,
             "tokens_not_scored": self.tokens - tokens,
             "surprisal_nats": finite(surprisal),
-            "nll_nats": finite(self.nll_nats) if tokens else None,
+            "nll_nats": finite(self.nll_nats),
             "perplexity": self.perplexity,
             "bits_per_byte": finite(surprisal / size / math.log(2)) if size else None,
             "mean_entropy_nats": math.fsum(self.entropy_nats) / tokens if tokens else None,
@@ -132,27 +133,19 @@ class DocumentScores(TextResult):
 
     def columns(self) -> dict[str, list[Any]]:
         """Columns by record key; what is infinite or undefined is None."""
+        own = ("surprisal_nats", "entropy_nats", "varentropy_nats2", "rank", "residual")
         columns: dict[str, list[Any]] = {
             "id": self.ids.tolist(),
             "text": self.texts(),
             "start": self.starts.tolist(),
             "end": self.ends.tolist(),
-            "surprisal_nats": finite(self.surprisal_nats),
-            "entropy_nats": self.entropy_nats.tolist(),
-            "varentropy_nats2": self.varentropy_nats2.tolist(),
-            "rank": self.rank.tolist(),
-            "residual": finite(self.residual),
+            **{name: finite(getattr(self, name)) for name in own},
         }
         q = self.under_setting
         if q is None:
             return columns
-        return columns | {
-            "q_surprisal_nats": finite(q.surprisal_nats),
-            "q_entropy_nats": q.entropy_nats.tolist(),
-            "q_varentropy_nats2": q.varentropy_nats2.tolist(),
-            "kept": q.kept.tolist(),
-            "covered": (q.surprisal_nats < math.inf).tolist(),
-        }
+        columns |= {f"q_{name}": finite(getattr(q, name)) for name in own[:3]}
+        return columns | {"kept": q.kept.tolist(), "covered": finite(q.surprisal_nats < math.inf)}
 
     def record(self) -> dict[str, Any]:
         """Totals, and one object per token under `tokens`, ready for JSON."""
@@ -218,23 +211,25 @@ class ChoiceScores(TextResult):
         which does not favour short choices.
         """
         log_probs = self.log_probs_nats()
-        per_byte = [
-            log_prob / len(choice.text.encode())
-            for choice, log_prob in zip(self.choices, log_probs, strict=True)
-        ]
-        choices = []
-        for index, choice in enumerate(self.choices):
-            figures = {
+        sizes = [len(choice.text.encode()) for choice in self.choices]
+        per_byte = [log_prob / size for log_prob, size in zip(log_probs, sizes, strict=True)]
+        choices = [
+            {
                 "text": choice.text,
                 "log_prob_nats": finite(log_probs[index]),
                 "log_prob_nats_per_byte": finite(per_byte[index]),
+                **choice.totals(),
+                "tokens": choice.rows(),
             }
-            choices.append({**figures, **choice.totals(), "tokens": choice.rows()})
-        rankings = {
-            name: sorted(range(len(choices)), key=lambda i, values=values: -values[i])  # type: ignore[misc]
-            for name, values in (("ranking", log_probs), ("ranking_per_byte", per_byte))
+            for index, choice in enumerate(self.choices)
+        ]
+        return {
+            **self.heading(),
+            "prompt": self.prompt,
+            "ranking": sorted(range(len(choices)), key=lambda index: -log_probs[index]),
+            "ranking_per_byte": sorted(range(len(choices)), key=lambda index: -per_byte[index]),
+            "choices": choices,
         }
-        return {**self.heading(), "prompt": self.prompt, **rankings, "choices": choices}
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per choice."""
@@ -259,9 +254,6 @@ def score_choices(
         rows: pairs of a prompt and its choices; taken lazily.
         **options: as for `score`.
 
-    Returns:
-        One result per row, in their order.
-
     Raises:
         ValueError: a row has no choices, a choice no token that can be scored, or an option is
             outside its range.
@@ -276,17 +268,15 @@ def score_choices(
             yield from (Document(choice, prompt) for choice in choices)
 
     scored: list[DocumentScores] = []
-    index = 0
+    index = count()
     for scores in score(language_model, documents(), **options):
         if not len(scores):
-            raise ValueError(f"row {index}: choice {len(scored)} has no token to score")
+            raise ValueError(f"row {next(index)}: choice {len(scored)} has no token to score")
         scored.append(scores)
         prompt, size = open_rows[0]
         if len(scored) == size:
-            yield ChoiceScores(index=index, prompt=prompt, choices=tuple(scored))
-            del open_rows[0]
-            scored = []
-            index += 1
+            yield ChoiceScores(index=next(index), prompt=prompt, choices=tuple(scored))
+            del open_rows[0], scored[:]
 
 
 def _measured(block: LogitBlock, follower: Follower | None) -> dict[str, Tensor]:
@@ -317,15 +307,12 @@ def _scores(
     text, ids, bounds = document.cut(run)
     scored = document.ids()
     bounds = bounds[len(ids) - len(scored) :]
+    names = ("surprisal_nats", "entropy_nats", "varentropy_nats2")
+    columns: dict[str, Any] = {name: document.column(name) for name in names}
     q = None
     if setting is not None:
-        q = UnderSetting(
-            setting=setting,
-            surprisal_nats=document.column("q_surprisal_nats"),
-            entropy_nats=document.column("q_entropy_nats"),
-            varentropy_nats2=document.column("q_varentropy_nats2"),
-            kept=document.column("kept").astype(np.int64),
-        )
+        of_q: dict[str, Any] = {name: document.column(f"q_{name}") for name in names}
+        q = UnderSetting(setting=setting, kept=document.column("kept").astype(np.int64), **of_q)
     return DocumentScores(
         index=index,
         text=text,
@@ -333,9 +320,7 @@ def _scores(
         ids=scored,
         starts=bounds[:-1],
         ends=bounds[1:],
-        surprisal_nats=document.column("surprisal_nats"),
-        entropy_nats=document.column("entropy_nats"),
-        varentropy_nats2=document.column("varentropy_nats2"),
+        **columns,
         rank=document.column("rank").astype(np.int64),
         under_setting=q,
     )

@@ -92,11 +92,11 @@ def title_of(record: dict[str, Any]) -> str:
 
 
 def finite(values: Any) -> Any:
-    """Plain numbers for JSON: arrays as nested lists, and None for what is not finite."""
+    """Plain numbers for JSON: arrays as nested lists, None for what is not finite or unknown."""
     plain = values.tolist() if hasattr(values, "tolist") else values
     if isinstance(plain, Iterable):
         return [finite(value) for value in plain]
-    return plain if math.isfinite(plain) else None
+    return plain if plain is not None and math.isfinite(plain) else None
 
 
 def exp_or_none(value: Any) -> float | None:
