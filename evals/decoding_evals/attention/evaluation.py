@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from decoding.models.attention import LayerAttention, attention_implementation, head_entropies
 from decoding.models.encoding import encode
@@ -20,9 +19,7 @@ from decoding.scoring.windows import Windows
 from decoding_evals.attention.figure import plot_attention
 from decoding_evals.attention.tables import tables
 from decoding_evals.reading.scanned import joined
-from decoding_evals.showing.result import TextResult, by_key, finite
-
-Floats = NDArray[np.float64]
+from decoding_evals.showing.result import Floats, TextResult, by_key, finite
 
 # At 100 visible keys this is 0.23 nats, as of a head with 97 % of its weight on one of two keys.
 COLLAPSED = 0.05

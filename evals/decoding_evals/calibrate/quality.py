@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from decoding.inference.temperature import resampled_sums
 from decoding.information.statistics import row_statistics
@@ -16,13 +16,11 @@ from decoding.scoring.teacher_forcing import Columns, LogitBlock, Measure
 from decoding.scoring.windows import Window
 from decoding.settings.applying import apply_settings
 from decoding.settings.settings import DecodingSettings
-from decoding_evals.showing.result import by_key, finite
+from decoding_evals.showing.result import Floats, Integers, by_key, finite
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 BINS = 15
 FEW_UNITS = 20
@@ -182,7 +180,7 @@ class Predictions:
         self.columns.append(columns)
         self._documents.append(window.document)
 
-    def documents(self) -> NDArray[np.int64]:
+    def documents(self) -> Integers:
         """Index of the document of each token."""
         lengths = [len(columns["surprisal"]) for columns in self.columns]
         return np.repeat(np.array(self._documents, dtype=np.int64), lengths)
@@ -206,7 +204,7 @@ class Predictions:
             reliability=reliability(confidence, correct, self.documents()),
         )
 
-    def _column(self, name: str) -> NDArray[np.float64]:
+    def _column(self, name: str) -> Floats:
         return np.concatenate([columns[name] for columns in self.columns])
 
 

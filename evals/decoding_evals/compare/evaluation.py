@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from decoding.inference.intervals import BlockSums, MeanError, ratio_of_sums
 from decoding.information.comparison import sum_rows
@@ -24,9 +23,7 @@ from decoding.settings.policy import Setting
 from decoding_evals.compare.figure import plot_comparison
 from decoding_evals.compare.tables import setting_tables
 from decoding_evals.reading.interruptible import Interruptible, ReadResult
-from decoding_evals.showing.result import by_key, finite, with_errors
-
-Floats = NDArray[np.float64]
+from decoding_evals.showing.result import Floats, by_key, finite, with_errors
 
 FIRST_BLOCK = 16
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from decoding.inference.intervals import BlockSums, MeanError, ratio_of_sums
@@ -29,9 +28,7 @@ from decoding.scoring.teacher_forcing import (
 from decoding.scoring.windows import Windows
 from decoding_evals.compare.tables import model_tables
 from decoding_evals.reading.interruptible import Interruptible, ReadResult
-from decoding_evals.showing.result import by_key, exp_or_none, finite, with_errors
-
-Floats = NDArray[np.float64]
+from decoding_evals.showing.result import Floats, by_key, exp_or_none, finite, with_errors
 
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
 _COLUMNS = ("nll_a", "nll_b", "kl_ab", "kl_ba", "delta_p", "delta_p_squared", "same_top")

@@ -10,7 +10,6 @@ from itertools import product, tee
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from decoding.inference.posterior import (
     log_bayes_factors,
@@ -28,12 +27,11 @@ from decoding_evals.identify.figure import plot_identification
 from decoding_evals.identify.likelihoods import Likelihoods, RuledOut, likelihoods
 from decoding_evals.identify.tables import tables
 from decoding_evals.reading.scanned import whole
-from decoding_evals.showing.result import TextResult, by_key, finite
+from decoding_evals.showing.result import Floats, TextResult, by_key, finite
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Floats = NDArray[np.float64]
 
 DECIDING = 8
 UNEXPLAINED = 4.0

@@ -19,7 +19,6 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from decoding.information.statistics import row_statistics
@@ -32,9 +31,7 @@ from decoding.settings.policy import Setting
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.identify.retokenisation import Retokenisation
 from decoding_evals.reading.scanned import Scanned, scanned
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
+from decoding_evals.showing.result import Floats, Integers
 
 # Of tokens drawn in batches with a cache, under settings that truncate, and scored without: outside
 # the setting's own kept set were none of 124,000 in float32, and of 45,600 each 7 in float16 and 61

@@ -13,8 +13,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -24,9 +22,7 @@ from decoding.scoring.teacher_forcing import LogitBlock, TeacherForcing, TokenDo
 from decoding.scoring.windows import Windows
 from decoding.settings.applying import apply_settings
 from decoding.settings.policy import Setting
-
-Integers = NDArray[np.int64]
-
+from decoding_evals.showing.result import Integers
 
 REACH, NEAR = 4, 1
 """How many tokens before a given one are looked at too, and how many of them weigh."""

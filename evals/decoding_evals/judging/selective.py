@@ -11,13 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from decoding_evals.judging.bootstrap import Interval, bootstrap
-from decoding_evals.showing.result import finite
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
+from decoding_evals.showing.result import Floats, Integers, finite
 
 FEW = 5
 """Right or wrong answers, below which a bootstrap has too few of them to draw from."""

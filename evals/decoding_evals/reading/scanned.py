@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from decoding.models.detokenizing import token_texts
 from decoding.models.encoding import Segment
@@ -19,9 +18,7 @@ from decoding.scoring.teacher_forcing import (
     as_document,
 )
 from decoding.scoring.windows import Window
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
+from decoding_evals.showing.result import Floats, Integers
 
 
 def whole(document: str | Document) -> Document:

@@ -9,7 +9,6 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from decoding.information.statistics import row_statistics
 from decoding.models.loading import LanguageModel
@@ -20,13 +19,10 @@ from decoding.settings.policy import Setting
 from decoding_evals.reading.scanned import Scanned, scanned
 from decoding_evals.score.figure import plot_scores
 from decoding_evals.score.tables import choice_tables, token_tables
-from decoding_evals.showing.result import TextResult, by_key, exp_or_none, finite
+from decoding_evals.showing.result import Floats, Integers, TextResult, by_key, exp_or_none, finite
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from decoding_evals.showing.html import to_html
 from decoding_evals.showing.terminal import Shown, to_text
 
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from decoding.inference.intervals import MeanError
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 
 class Result(ABC):

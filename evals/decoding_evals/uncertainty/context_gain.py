@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from decoding.information.statistics import row_statistics
 from decoding.models.detokenizing import token_texts
@@ -16,13 +15,11 @@ from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import LogitBlock, TeacherForcing, TokenDocument, positions
 from decoding.scoring.windows import Windows
 from decoding_evals.reading.scanned import joined
-from decoding_evals.showing.result import by_key, finite
+from decoding_evals.showing.result import Floats, by_key, finite
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
-
-Floats = NDArray[np.float64]
 
 
 class ContextRow(NamedTuple):

@@ -13,20 +13,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from decoding.information.ensembles import Mixture
 from decoding.models.loading import LanguageModel, check_vocabularies
 from decoding.scoring.teacher_forcing import positions
-from decoding_evals.showing.result import by_key
+from decoding_evals.showing.result import Floats, by_key
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-Floats = NDArray[np.float64]
 Ids = Sequence[int]
 Member = Callable[[Ids, Ids], "Tensor"]
 """Gives the logits that `continuation_logits` describes, of one member of an ensemble."""
