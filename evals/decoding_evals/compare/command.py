@@ -56,28 +56,21 @@ def compare(
         raise click.UsageError("--plot draws settings; it cannot be used with --models")
     with Destination(options) as destination:
         inputs = Inputs.from_options(options)
-        windows = read_windows(options)
         loaded = [read_model(options, name) for name in models or (None,)]
         from decoding_evals.compare.evaluation import compare as compare_settings
         from decoding_evals.compare.models import compare_models
         from decoding_evals.compare.tables import MOST_PAIRED
 
-        texts = inputs.documents()
-        notes = []
+        texts, notes = inputs.documents(), []
         result: Result
         with destination.scoring(entropy=models is None) as progress:
+            how: Any = {"windows": read_windows(options), "on_progress": progress}
             if models is not None:
-                result = compare_models(
-                    loaded[0], loaded[1], texts, windows=windows, on_progress=progress
-                )
+                result = compare_models(loaded[0], loaded[1], texts, **how)
             else:
-                result = compare_settings(
-                    loaded[0], texts, settings, windows=windows, on_progress=progress
-                )
+                result = compare_settings(loaded[0], texts, settings, **how)
         count = 1 if models is not None else len(settings)
         if destination.on_screen and count > MOST_PAIRED:
-            notes.append(
-                f"{math.comb(count, 2):,} pairs of {count:,} settings: --json, --output or "
-                "--plot shows them"
-            )
+            pairs = f"{math.comb(count, 2):,} pairs of {count:,} settings"
+            notes.append(f"{pairs}: --json, --output or --plot shows them")
         destination.deliver([result], inputs=inputs, notes=notes)

@@ -67,42 +67,34 @@ def model_tables(record: dict[str, Any]) -> Iterator[Table]:
     """One line per measure."""
     a, b = record["models"]
     table = titled(f"A {a} · B {b} · {_scored(record)}", show_header=False)
+
+    def figure(value: Any, error: Any, place: int | None = None) -> str:
+        value, error = record[value], record[error]
+        if place is not None:
+            value, error = value[place], error[place]
+        return number(value) if error is None else f"{number(value)} ± {number(error)}"
+
     for place, name in enumerate("AB"):
-        nll, error = record["nll_nats"][place], record["nll_standard_error"][place]
         table.add_row(f"perplexity {name}", number(record["perplexity"][place]))
-        table.add_row(f"nats per token {name}", _with_error(nll, error))
-    interval = record["perplexity_ratio_confidence_interval"]
-    table.add_row(
-        "perplexity B / A",
-        number(record["perplexity_ratio"])
-        + ("" if interval is None else f" (95 %: {number(interval[0])} to {number(interval[1])})"),
-    )
-    for name, place in (("KL(A‖B), nats", 0), ("KL(B‖A), nats", 1)):
-        table.add_row(
-            name, _with_error(record["kl_nats"][place], record["kl_standard_error"][place])
-        )
+        table.add_row(f"nats per token {name}", figure("nll_nats", "nll_standard_error", place))
+    ratio, interval = number(record["perplexity_ratio"]), ""
+    if record["perplexity_ratio_confidence_interval"] is not None:
+        low, high = map(number, record["perplexity_ratio_confidence_interval"])
+        interval = f" (95 %: {low} to {high})"
+    table.add_row("perplexity B / A", ratio + interval)
+    for place, name in enumerate(("KL(A‖B), nats", "KL(B‖A), nats")):
+        table.add_row(name, figure("kl_nats", "kl_standard_error", place))
     for name, key in (
         ("KL(A‖B)", "kl_percentiles_nats"),
         ("Δp of the true token", "delta_p_percentiles"),
     ):
-        figures = record[key]
-        shown = ("1", "10", "50", "90", "99", "99.9", "max")
-        table.add_row(
-            name, " · ".join(f"{q if q == 'max' else q + ' %'} {number(figures[q])}" for q in shown)
-        )
-    mean = _with_error(record["delta_p"], record["delta_p_standard_error"])
-    table.add_row("mean Δp, B - A", mean)
+        shown = [f"{q} % {number(record[key][q])}" for q in ("1", "10", "50", "90", "99", "99.9")]
+        table.add_row(name, " · ".join([*shown, f"max {number(record[key]['max'])}"]))
+    table.add_row("mean Δp, B - A", figure("delta_p", "delta_p_standard_error"))
     table.add_row("root mean square Δp", number(record["delta_p_rms"]))
-    table.add_row(
-        "same favourite token",
-        _with_error(record["same_top_share"], record["same_top_standard_error"]),
-    )
+    table.add_row("same favourite token", figure("same_top_share", "same_top_standard_error"))
     yield table
 
 
 def _four_decimals(value: float, error: float | None) -> str:
     return number(value) if error is None else f"{value:.4f} ± {error:.4f}"
-
-
-def _with_error(value: float | None, error: float | None) -> str:
-    return number(value) if error is None else f"{number(value)} ± {number(error)}"

@@ -108,9 +108,6 @@ def doctor(
         text: what the model should find probable; the first 128 tokens are used.
         on_check: is given the name of each check before it runs.
 
-    Returns:
-        The checks in their order, and notes.
-
     Raises:
         ValueError: the model is in training mode, or the text has fewer than 8 tokens.
     """

@@ -297,15 +297,11 @@ def identify(
             yield document
 
     def results() -> Iterator[Identification]:
+        shown = [on_progress, *(None for _ in models[1:])]
+        copies = zip(models, tee(checked(), len(models)), shown, strict=True)
         streams = [
-            likelihoods(
-                model,
-                copy,
-                settings,
-                windows=windows,
-                on_progress=on_progress if model is models[0] else None,
-            )
-            for model, copy in zip(models, tee(checked(), len(models)), strict=True)
+            likelihoods(model, copy, settings, windows=windows, on_progress=progress)
+            for model, copy, progress in copies
         ]
         for index, parts in enumerate(zip(*streams, strict=True)):
             yield _identification(index, parts, pairs, weights, min_odds)

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,11 +85,7 @@ class Likelihoods:
     tokens_skipped: int
 
     def merged(self, bounds: Integers) -> Likelihoods:
-        """Sums over the stretches between some of the bounds; what lies outside them is left out.
-
-        Args:
-            bounds: increasing, all among `self.bounds`.
-        """
+        """Sums over the stretches between some of the bounds; the rest is left out."""
         # Of the tokens of one character, all but the last end where they begin.
         cuts = np.searchsorted(self.bounds, bounds, side="right") - 1
         cuts[:1] = np.searchsorted(self.bounds, bounds[:1])
@@ -98,14 +95,10 @@ class Likelihoods:
                 return values[:0]
             return np.add.reduceat(values[: cuts[-1]], cuts[:-1], axis=0)
 
-        return replace(
-            self,
-            texts=tuple("".join(self.texts[begin:end]) for begin, end in pairwise(cuts)),
-            bounds=bounds,
-            log_q_nats=sums(self.log_q_nats),
-            entropy_nats=sums(self.entropy_nats),
-            varentropy_nats2=sums(self.varentropy_nats2),
-        )
+        names = ("log_q_nats", "entropy_nats", "varentropy_nats2")
+        columns: dict[str, Any] = {name: sums(getattr(self, name)) for name in names}
+        texts = tuple("".join(self.texts[begin:end]) for begin, end in pairwise(cuts))
+        return replace(self, texts=texts, bounds=bounds, **columns)
 
 
 def likelihoods(
@@ -116,15 +109,7 @@ def likelihoods(
     windows: Windows = Windows(),
     on_progress: Callable[[int, float], None] | None = None,
 ) -> Iterator[Likelihoods]:
-    """Score every token of every document under every setting.
-
-    Args:
-        language_model: from `load_model`.
-        documents: whole texts, or token ids; taken lazily.
-        settings: S of them.
-        windows: how the texts are read.
-        on_progress: is given the number of scored tokens and the mean entropy under the first
-            setting so far, nats.
+    """Score every token of every document under every setting; see `identify`.
 
     Returns:
         One result per document, in their order, also where nothing could be scored.
@@ -208,22 +193,19 @@ def _likelihoods(
         if not places:
             ruled_out.append(None)
             continue
-        tried_logs = [explained.get((setting, unscored + p)) for p in places[:CHECKED]]
-        firm = [p for p, log in zip(places, tried_logs, strict=False) if log is None]
+        logs = [explained.get((setting, unscored + p)) for p in places[:CHECKED]]
+        firm = [p for p, log in zip(places, logs, strict=False) if log is None]
         token = firm[0] if firm else places[0]
-        ruled_out.append(
-            RuledOut(
-                token=token,
-                id=int(scored[token]),
-                text=texts[token],
-                rank=int(rank[token]),
-                kept=int(kept[token, index]),
-                retokenisation=not firm,
-                others_log_prob_nats=math.fsum(
-                    -math.inf if log is None else log for log in tried_logs
-                ),
-            )
+        entry = RuledOut(
+            token=token,
+            id=int(scored[token]),
+            text=texts[token],
+            rank=int(rank[token]),
+            kept=int(kept[token, index]),
+            retokenisation=not firm,
+            others_log_prob_nats=math.fsum(-math.inf if log is None else log for log in logs),
         )
+        ruled_out.append(entry)
     coverage = [1 - len(places) / n if n else math.nan for places in outside]
     prompted = isinstance(document.document, Document) and document.document.prompt
     return Likelihoods(

@@ -60,7 +60,7 @@ class Retokenisation:
         Args:
             text: the whole text.
             ids: `(n,)`, its tokens.
-            bounds: `(n + 1,)`, index in the text of where each begins, and where the last ends.
+            bounds: `(n + 1,)`, where in the text each begins, and where the last ends.
             bos: what the model reads before them.
             outside: settings, and indices of tokens outside their kept sets.
             first: index of the first token that a model can have written.

@@ -166,18 +166,14 @@ def _row(
 
 def _texts(name: str, value: object, separator: str | None) -> tuple[str, ...]:
     """The texts of a cell."""
-    if isinstance(value, str):
-        pieces = [value] if separator is None else [part.strip() for part in value.split(separator)]
-    elif value is None:
-        pieces = []
-    elif isinstance(value, list) and all(isinstance(item, str) for item in value):
-        pieces = value
-    else:
-        items = value if isinstance(value, list) else [value]
-        wrong = next(item for item in items if not isinstance(item, str))
+    if isinstance(value, str) and separator is not None:
+        value = [part.strip() for part in value.split(separator)]
+    items = value if isinstance(value, list) else [] if value is None else [value]
+    wrong = [kind_name(item) for item in items if not isinstance(item, str)]
+    if wrong:
         verb = "holds" if isinstance(value, list) else "is"
-        raise TypeError(f"{name} {verb} {kind_name(wrong)}, not a text or a list of texts")
-    return tuple(filter(None, pieces))
+        raise TypeError(f"{name} {verb} {wrong[0]}, not a text or a list of texts")
+    return tuple(filter(None, items))
 
 
 def _from_file(file: Path, column: str | None) -> list[str]:

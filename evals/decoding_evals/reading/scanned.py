@@ -79,14 +79,10 @@ def scanned(
     on_progress: Callable[[int, float], None] | None,
     shown: str,
 ) -> Iterator[Scanned]:
-    """Measure documents, in their order, also those of which nothing can be scored.
+    """Measure documents as `run.scan` does, in their order, also those without scored tokens.
 
-    Args:
-        run: how they are read.
-        documents: taken lazily; each is held until it is handed on.
-        measure: as for `TeacherForcing.scan`.
-        on_progress: is given the number of scored tokens and the mean of a column so far.
-        shown: the column.
+    Documents are taken lazily, and each is held until it is handed on. `on_progress` is given the
+    number of scored tokens and the mean of the column `shown` so far.
     """
     pending: dict[int, Scanned] = {}
 
