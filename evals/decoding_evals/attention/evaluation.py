@@ -160,7 +160,6 @@ def attention(
                 on_progress(tokens, total / tokens)
         columns = np.concatenate([np.empty((4, 0)), *sums.rows], axis=1)
         entropy, normalized, without, weight = columns
-        means = sums.means()
         yield DocumentAttention(
             index=index,
             model=language_model.name,
@@ -168,7 +167,7 @@ def attention(
             texts=tuple(text[begin:end] for begin, end in pairwise([0, *ends])),
             windows=len(sums.rows),
             positions=len(sequence),
-            **means,
+            **sums.means(),
             excluded_positions=int(np.isnan(normalized).sum()),
             excluded_positions_without_sink=int(np.isnan(without).sum()),
             token_entropy_nats=entropy[len(front) :],

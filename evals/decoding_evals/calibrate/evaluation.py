@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from decoding.inference.temperature import (
     LogNormalPrior,
@@ -40,10 +41,6 @@ from decoding_evals.reading.scanned import whole
 from decoding_evals.showing.result import Result, finite
 from decoding_evals.showing.terminal import counted
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from torch import Tensor
-
 WARM_TOKENS = 2048
 CHARACTERS_PER_TOKEN = 4
 
@@ -55,6 +52,7 @@ class CalibrationResult(Result):
     """A temperature fitted to some documents, and its effect on others."""
 
     _tables = staticmethod(tables)
+    _picture = staticmethod(plot_calibration)
 
     model: str
     fit: TemperatureFit
@@ -123,10 +121,6 @@ class CalibrationResult(Result):
             if quality is not None
             for row in quality.reliability.bins()
         ]
-
-    def plot(self) -> Figure | None:
-        """How reliable the probabilities are, see `plot_calibration`; None where it is unknown."""
-        return None if self.before is None else plot_calibration(self.record())
 
     def interruption(self) -> str:
         """What to say of a result that Ctrl-C cut short."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from decoding.inference.temperature import resampled_sums
 from decoding.information.statistics import row_statistics
@@ -17,10 +18,6 @@ from decoding.scoring.windows import Window
 from decoding.settings.applying import apply_settings
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.showing.result import Floats, Integers, by_key, finite
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 BINS = 15
 FEW_UNITS = 20

@@ -54,17 +54,12 @@ def perplexity(protocol: str, errors: str, **options: Any) -> None:
         from decoding_evals.perplexity.evaluation import perplexity as evaluate
         from decoding_evals.perplexity.tables import protocol_tables
 
-        windows = read_windows(options)
+        how: Any = {"windows": read_windows(options), "errors": errors}
 
         def measured(name: str, documents: Iterable[Any]) -> PerplexityResult:
             with destination.scoring() as progress:
                 return evaluate(
-                    language_model,
-                    documents,
-                    protocol=name,
-                    windows=windows,
-                    errors=errors,
-                    on_progress=progress,
+                    language_model, documents, protocol=name, on_progress=progress, **how
                 )
 
         if protocol == "all":

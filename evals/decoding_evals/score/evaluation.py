@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from decoding.information.statistics import row_statistics
 from decoding.models.loading import LanguageModel
@@ -20,9 +21,6 @@ from decoding_evals.reading.scanned import Scanned, scanned
 from decoding_evals.score.figure import plot_scores
 from decoding_evals.score.tables import choice_tables, token_tables
 from decoding_evals.showing.result import Floats, Integers, TextResult, by_key, exp_or_none, finite
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Result(ABC):
 
     _tables: ClassVar[staticmethod[[dict[str, Any]], Iterable[Shown]]]
     """Makes tables of a record."""
-    _picture: ClassVar[staticmethod[[dict[str, Any]], Figure]]
+    _picture: ClassVar[staticmethod[[dict[str, Any]], Figure | None]]
     """Makes a picture of a record, where there is one."""
 
     @abstractmethod

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from decoding.information.statistics import row_statistics
 from decoding.models.detokenizing import token_texts
@@ -16,10 +18,6 @@ from decoding.scoring.teacher_forcing import LogitBlock, TeacherForcing, TokenDo
 from decoding.scoring.windows import Windows
 from decoding_evals.reading.scanned import joined
 from decoding_evals.showing.result import Floats, by_key, finite
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
 
 
 class ContextRow(NamedTuple):

@@ -11,21 +11,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from decoding.information.ensembles import Mixture
 from decoding.models.loading import LanguageModel, check_vocabularies
 from decoding.scoring.teacher_forcing import positions
 from decoding_evals.showing.result import Floats, by_key
 
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedModel
-
 Ids = Sequence[int]
-Member = Callable[[Ids, Ids], "Tensor"]
+Member = Callable[[Ids, Ids], Tensor]
 """Gives the logits that `continuation_logits` describes, of one member of an ensemble."""
 
 PROBE = [0] * 8

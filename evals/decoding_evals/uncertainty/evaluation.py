@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -205,9 +206,13 @@ def uncertainty(
         language_model=language_model,
         settings=settings,
         num_samples=num_samples,
-        seed=chosen_seed(seed),
-        options={"max_new_tokens": max_new_tokens, "stop": stop, "chat": chat},
-        batch_size=batch_size,
+        options={
+            "max_new_tokens": max_new_tokens,
+            "stop": stop,
+            "chat": chat,
+            "seed": chosen_seed(seed),
+            "batch_size": batch_size,
+        },
         members=members,
         dropout=dropout,
         entailment=entailment,
@@ -225,9 +230,8 @@ class _Run:
     language_model: LanguageModel
     settings: DecodingSettings
     num_samples: int
-    seed: int
     options: dict[str, Any]
-    batch_size: int
+    """Of `generate`."""
     members: Sequence[Member]
     dropout: Sequence[Member]
     entailment: EntailmentModel | None
@@ -237,8 +241,9 @@ class _Run:
         """Results for a few prompts."""
         # Equal prompts once: `generate` would go on counting their samples.
         texts = list(dict.fromkeys(row.text() for _, row in rows))
-        greedy = self.generate(texts, DecodingSettings(temperature=0), alternatives=CANDIDATES - 1)
-        drawn = self.generate(texts, self.settings, num_return_sequences=self.num_samples)
+        written: Any = partial(generate, self.language_model, texts, **self.options)
+        greedy = written(DecodingSettings(temperature=0), alternatives=CANDIDATES - 1)
+        drawn = written(self.settings, num_return_sequences=self.num_samples)
         answers = {
             text: (best, tuple(drawn[self.num_samples * place :][: self.num_samples]))
             for place, (text, best) in enumerate(zip(texts, greedy, strict=True))
@@ -250,14 +255,6 @@ class _Run:
             except ValueError as error:
                 raise ValueError(f"prompt {index}: {error}") from None
         return results
-
-    def generate(
-        self, texts: list[str], settings: DecodingSettings, **options: Any
-    ) -> list[Generation]:
-        return generate(
-            self.language_model, texts, settings,
-            seed=self.seed, batch_size=self.batch_size, **self.options, **options,
-        )  # fmt: skip
 
     def result(
         self, index: int, row: PromptRow, greedy: Generation, samples: tuple[Generation, ...]
@@ -304,7 +301,7 @@ class _Run:
             most, chat = self.options["max_new_tokens"], self.options["chat"]
             model = self.language_model
             contexts = [prompt_ids(model, text, most, chat=chat) for text in row.phrasings()]
-            found["phrasing"] = paraphrase_uncertainty(self.language_model, contexts, ids)
+            found["phrasing"] = paraphrase_uncertainty(model, contexts, ids)
         for name, members in (("members", self.members), ("dropout", self.dropout)):
             if members:
                 found[name] = ensemble_uncertainty(members, greedy.prompt_ids, ids)

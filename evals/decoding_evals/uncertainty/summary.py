@@ -13,14 +13,7 @@ from decoding_evals.uncertainty.tables import evaluation_tables
 
 
 def evaluate(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How well each estimator tells correct answers from wrong ones.
-
-    Args:
-        records: of `PromptUncertainty`; those whose `correct` is None are counted and left out.
-
-    Returns:
-        As `evaluate_estimators`.
-    """
+    """What `evaluate_estimators` makes of records of `PromptUncertainty`."""
     names = dict.fromkeys(name for record in records for name in record["estimators"])
     return evaluate_estimators(
         {name: [record["estimators"].get(name) for record in records] for name in names},
