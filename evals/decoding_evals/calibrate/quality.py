@@ -4,6 +4,7 @@ happens (reliability, ECE)."""
 from __future__ import annotations
 
 import math
+from array import array
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,17 +171,16 @@ class Predictions:
 
     def __init__(self) -> None:
         self.columns: list[Columns] = []
-        self._documents: list[int] = []
+        self._documents = array("q")
 
     def add(self, window: Window, columns: Columns) -> None:
         """Take those of a window."""
         self.columns.append(columns)
-        self._documents.append(window.document)
+        self._documents.extend([window.document] * len(window.targets))
 
     def documents(self) -> Integers:
         """Index of the document of each token."""
-        lengths = [len(columns["surprisal"]) for columns in self.columns]
-        return np.repeat(np.array(self._documents, dtype=np.int64), lengths)
+        return np.array(self._documents)
 
     def coverage(self) -> float | None:
         """Share of the tokens that are kept, where that was asked for."""

@@ -126,12 +126,9 @@ def compare_models(
     """
     check_vocabularies(model_a, model_b)
     limits = [limit for m in (model_a, model_b) if (limit := positions(m.model)) is not None]
-    context = windows.context
-    if context is None and limits:
-        context = min(*limits, 2048)
-    for limit in limits:
-        if context is not None and context > limit:
-            raise ValueError(f"context must be at most the models' {min(limits)} positions")
+    context = min([*limits, 2048]) if windows.context is None else windows.context
+    if limits and context > min(limits):
+        raise ValueError(f"context must be at most the models' {min(limits)} positions")
     run = TeacherForcing(model_a, replace(windows, context=context))
     blocks = BlockSums()
     kls, deltas = array("f"), array("f")

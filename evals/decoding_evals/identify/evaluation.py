@@ -104,8 +104,8 @@ class Identification(TextResult):
     def ranking(self) -> list[int]:
         """The candidates that are not ruled out, the most probable first."""
         posterior = self.log_posterior()
-        order = sorted(range(len(posterior)), key=lambda k: -posterior[k])
-        return [k for k in order if posterior[k] > -math.inf]
+        alive = np.flatnonzero(posterior > -math.inf)
+        return sorted(alive.tolist(), key=lambda k: -posterior[k])
 
     def log_odds_nats(self) -> float:
         """Log posterior odds of the best candidate against all others together.
@@ -235,7 +235,7 @@ class Identification(TextResult):
         sums: dict[str, float] = {}
         for candidate, share in zip(self.candidates, self.posterior, strict=True):
             sums[candidate.model] = sums.get(candidate.model, 0.0) + float(share)
-        return dict(zip(sums, finite(sums.values()), strict=True))
+        return {model: finite(share) for model, share in sums.items()}
 
     def _each(self, name: str) -> Floats:
         """`(K,)`, a figure of each candidate."""

@@ -10,6 +10,7 @@ import click
 from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
+    option,
     output_options,
     read_model,
     read_windows,
@@ -26,19 +27,15 @@ PROTOCOLS = ("default", "huggingface", "lm-eval", "llama.cpp", "gpt2-paper")
 @click.command()
 @input_options
 @reading_options
-@click.option(
-    "--protocol",
-    type=click.Choice([*PROTOCOLS, "all"]),
+@option(
+    f"--protocol [{'|'.join(PROTOCOLS)}|all]",
+    "Whose rules: windows, BOS, and what is averaged.",
     default="default",
-    show_default=True,
-    help="Whose rules: windows, BOS, and what is averaged.",
 )
-@click.option(
-    "--errors",
-    type=click.Choice(["auto", "documents", "blocks"]),
+@option(
+    "--errors [auto|documents|blocks]",
+    "What the error is taken over; auto: documents from 20 on.",
     default="auto",
-    show_default=True,
-    help="What the error is taken over; auto: documents from 20 on.",
 )
 @output_options
 def perplexity(protocol: str, errors: str, **options: Any) -> None:

@@ -35,15 +35,11 @@ def result_tables(record: dict[str, Any]) -> Iterator[Table]:
         )
     table.add_row("nats per token", f"{nll:.4f}", of)
     table.add_row("bits per token", f"{nll / math.log(2):.4f}")
-    for name, per in (
-        ("bits_per_byte", "byte"),
-        ("byte_perplexity", "byte"),
-        ("word_perplexity", "word"),
-    ):
+    units = {"bits_per_byte": "byte", "byte_perplexity": "byte", "word_perplexity": "word"}
+    for name, unit in units.items():
         if record[name] is not None:
-            label = name.replace("_", " ")
-            count = record[f"{per}s"]
-            table.add_row(label, number(record[name]), counted(count, per))
+            of = counted(record[f"{unit}s"], unit)
+            table.add_row(name.replace("_", " "), number(record[name]), of)
     table.add_row("mean entropy", f"{record['mean_entropy_nats']:.4f}", "nats per token")
     scored, context_only, skipped, lost = (f"{record[name]:,}" for name in COUNTS)
     documents = counted(record["documents"], "document")

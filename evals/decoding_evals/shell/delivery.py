@@ -48,12 +48,7 @@ class Destination(ExitStack):
         return not (self.on_screen and sys.stdout.isatty())
 
     def scoring(self, *, entropy: bool = False, lazily: bool = False) -> ScoringProgress:
-        """Shows how far scoring has come.
-
-        Args:
-            entropy: whether by a mean entropy.
-            lazily: whether results are delivered meanwhile.
-        """
+        """Shows how far scoring has come; `lazily` says that results are delivered meanwhile."""
         from decoding_evals.shell.progress import ScoringProgress
 
         return ScoringProgress(self.shows_progress or not lazily, entropy=entropy)

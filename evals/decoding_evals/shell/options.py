@@ -44,13 +44,15 @@ def option(declared: str, text: str | None = None, *names: str, **attributes: An
     """An option with a value.
 
     Args:
-        declared: as help shows it, `--name WORD`; WORD may stand in `TYPES`.
+        declared: as help shows it, `--name WORD`, where WORD may stand in `TYPES`, or
+            `--name [ONE|OTHER]`.
         text: its help.
         *names: the argument that it becomes, where that has another name.
         **attributes: of `click.option`; a default is shown.
     """
     flag, _, word = declared.partition(" ")
-    attributes = {"type": TYPES.get(word), "show_default": "default" in attributes} | attributes
+    kind = click.Choice(word[1:-1].split("|")) if word[0] == "[" else TYPES.get(word)
+    attributes = {"type": kind, "show_default": "default" in attributes} | attributes
     return click.option(flag, *names, metavar=word, help=text, **attributes)
 
 
@@ -166,10 +168,9 @@ model_options = stacked(
         show_envvar=True,
     ),
     option("--device DEVICE", "cpu, cuda, cuda:1, …  [default: cuda if any]"),
-    click.option(
-        "--dtype",
-        type=click.Choice(["float32", "bfloat16", "float16"]),
-        help="[default: float32 on a CPU, else the checkpoint's own]",
+    option(
+        "--dtype [float32|bfloat16|float16]",
+        "[default: float32 on a CPU, else the checkpoint's own]",
     ),
     trust_option,
 )
@@ -191,12 +192,10 @@ context_option = option(
     "Tokens that the model reads at a time.  [default: all its positions, at most 2,048]",
 )
 
-bos_option = click.option(
-    "--bos",
-    type=click.Choice(["auto", "always", "never"]),
+bos_option = option(
+    "--bos [auto|always|never]",
+    "BOS (or EOS) in front of each document; auto: unless it is there already.",
     default="auto",
-    show_default=True,
-    help="BOS (or EOS) in front of each document; auto: unless it is there already.",
 )
 
 # What `read_windows` takes.

@@ -223,12 +223,13 @@ class _Seen:
         import pyarrow
 
         kinds = self.kinds - {NoneType}
-        if not kinds:
-            return pyarrow.null()
-        if kinds == {bool}:
-            return pyarrow.bool_()
-        if kinds == {str}:
-            return pyarrow.string()
+        for plain, kind in (
+            (set(), pyarrow.null),
+            ({bool}, pyarrow.bool_),
+            ({str}, pyarrow.string),
+        ):
+            if kinds == plain:
+                return kind()
         if kinds == {int} and self.low >= -(2**63) and self.high < 2**63:
             return pyarrow.int64()
         if kinds == {int} and self.low >= 0 and self.high < 2**64:

@@ -63,13 +63,11 @@ column_options = stacked(
     "--nli-model NAME|FOLDER",
     "Sort answers by meaning with this entailment model.  [default: by normalised text]",
 )
-@click.option(
-    "--correct-by",
-    type=click.Choice(["exact", "f1", "rouge-l", "likelihood"]),
-    default="rouge-l",
-    show_default=True,
-    help="What makes an answer correct: equal to a reference, F1 >= 0.5, ROUGE-L >= 0.3, or "
+@option(
+    "--correct-by [exact|f1|rouge-l|likelihood]",
+    "What makes an answer correct: equal to a reference, F1 >= 0.5, ROUGE-L >= 0.3, or "
     "references likelier than incorrect answers.",
+    default="rouge-l",
 )
 @output_options
 @option(
