@@ -160,9 +160,8 @@ def calibrate(
         on_progress: is given the number of tokens read so far, counting every reading, and the mean
             surprisal in the present one, nats.
 
-    Returns:
-        The result. Where Ctrl-C ends it early, the fit is that of the first 2,048 tokens, or of all
-        if that was finished, and what was not measured yet is None.
+    Where Ctrl-C ends it early, the fit is that of the first 2,048 tokens, or of all if that was
+    finished, and what was not measured yet is None.
 
     Raises:
         ValueError: an argument is outside its range, there is no token to score, or no temperature

@@ -133,8 +133,7 @@ def compare(
         on_progress: is given the number of scored tokens and the mean entropy of the first
             setting so far, nats.
 
-    Returns:
-        The comparison; of what was scored until then where Ctrl-C ends it early.
+    Where Ctrl-C ends it early, the comparison is of what was scored until then.
 
     Raises:
         ValueError: an argument is outside its range, or there is no token to score.

@@ -116,8 +116,7 @@ def compare_models(
             at most 2,048.
         on_progress: is given the number of scored tokens and A's mean surprisal so far, nats.
 
-    Returns:
-        The comparison; of what was scored until then where Ctrl-C ends it early.
+    Where Ctrl-C ends it early, the comparison is of what was scored until then.
 
     Raises:
         ValueError: the vocabularies differ, an argument is outside its range, or there is no token

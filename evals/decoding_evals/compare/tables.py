@@ -84,10 +84,8 @@ def model_tables(record: dict[str, Any]) -> Iterator[Table]:
     table.add_row("perplexity B / A", ratio + interval)
     for place, name in enumerate(("KL(A‖B), nats", "KL(B‖A), nats")):
         table.add_row(name, figure("kl_nats", "kl_standard_error", place))
-    for name, key in (
-        ("KL(A‖B)", "kl_percentiles_nats"),
-        ("Δp of the true token", "delta_p_percentiles"),
-    ):
+    percentiles = {"KL(A‖B)": "kl_percentiles_nats", "Δp of the true token": "delta_p_percentiles"}
+    for name, key in percentiles.items():
         shown = [f"{q} % {number(record[key][q])}" for q in ("1", "10", "50", "90", "99", "99.9")]
         table.add_row(name, " · ".join([*shown, f"max {number(record[key]['max'])}"]))
     table.add_row("mean Δp, B - A", figure("delta_p", "delta_p_standard_error"))

@@ -11,13 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from decoding.inference.posterior import (
-    log_bayes_factors,
-    log_odds,
-    log_posterior,
-    normalised_prior,
-    running_log_posterior,
-)
+from decoding.inference import posterior as bayes
 from decoding.models.loading import LanguageModel, check_vocabularies
 from decoding.scoring.teacher_forcing import Document, TokenDocument
 from decoding.scoring.windows import Windows
@@ -92,14 +86,14 @@ class Identification(TextResult):
 
     def log_posterior(self) -> Floats:
         """`(K,)`, nats; NaN where every candidate is ruled out."""
-        return log_posterior(self._each("log_likelihood_nats"), self._each("prior"))
+        return bayes.log_posterior(self._each("log_likelihood_nats"), self._each("prior"))
 
     def running_log_odds(self) -> Floats:
         """`(n + 1, K)`, log odds of each candidate against all others after each token, nats.
 
         The first row is that of the prior; NaN from where on every candidate is ruled out.
         """
-        return log_odds(running_log_posterior(self.log_q_nats, self._each("prior")))
+        return bayes.log_odds(bayes.running_log_posterior(self.log_q_nats, self._each("prior")))
 
     def ranking(self) -> list[int]:
         """The candidates that are not ruled out, the most probable first."""
@@ -162,11 +156,11 @@ class Identification(TextResult):
         """Plain values for JSON; lists are in the order of the candidates, None is infinite or
         unknown."""
         ranking = self.ranking()
-        decided = self.decided
-        _, reason = self.verdict()
+        place, reason = self.verdict()
+        decided = None if place is None else self.candidates[place]
         factors = np.full(len(self.candidates), math.nan)
         if ranking:
-            factors = log_bayes_factors(self._each("log_likelihood_nats"), ranking[0])
+            factors = bayes.log_bayes_factors(self._each("log_likelihood_nats"), ranking[0])
         return {
             **self.heading(),
             "settings": [str(candidate.setting) for candidate in self.candidates],
@@ -218,7 +212,7 @@ class Identification(TextResult):
         return plot_identification(self.record(), self.tokens, self.running_log_odds())
 
     def _odds(self, log_likelihoods: Floats) -> Floats:
-        return log_odds(log_posterior(log_likelihoods, self._each("prior")))
+        return bayes.log_odds(bayes.log_posterior(log_likelihoods, self._each("prior")))
 
     def _possible_log_likelihoods(self) -> Floats:
         """About what they would be if other tokens were written where a ruling-out is in doubt."""
@@ -285,7 +279,7 @@ def identify(
         raise ValueError(f"candidates must differ, got {model}, {setting} twice")
     if not 1 <= min_odds < math.inf:
         raise ValueError(f"min_odds must be a finite number >= 1, got {min_odds!r}")
-    weights = normalised_prior(len(pairs), prior)
+    weights = bayes.normalised_prior(len(pairs), prior)
 
     def checked() -> Iterator[Document | TokenDocument]:
         for document in documents:

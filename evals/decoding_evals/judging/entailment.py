@@ -28,7 +28,7 @@ class EntailmentModel:
         name_or_path: a sequence-classification model, a local folder or a hub name, one of whose
             labels is called `entailment`.
         device: a torch device.
-        trust_remote_code: run Python code that comes with the model. Off unless you ask.
+        trust_remote_code: run Python code that comes with the model.
 
     Raises:
         ModelLoadError: it cannot be loaded, or has no label `entailment`.

@@ -59,9 +59,6 @@ def risk_coverage(uncertainty: ArrayLike, quality: ArrayLike) -> RiskCoverage:
         uncertainty: `(prompts,)`, not NaN; may be infinite.
         quality: `(prompts,)`, in [0, 1]; booleans are 0 and 1.
 
-    Returns:
-        Coverage, increasing to 1, and risk, in [0, 1]; risk at coverage 1 is that of all answers.
-
     Raises:
         ValueError: lengths differ, a value is NaN, or a quality lies outside [0, 1].
 

@@ -123,8 +123,7 @@ def perplexity(
             tokens, or `auto`, which takes documents from 20 on.
         on_progress: is given the number of scored tokens and the mean surprisal so far, nats.
 
-    Returns:
-        The result; of what was scored until then where Ctrl-C ends it early.
+    Where Ctrl-C ends it early, the result is of what was scored until then.
 
     Raises:
         ValueError: an argument is outside its range, a document has a prompt under another

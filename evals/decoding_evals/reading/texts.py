@@ -12,19 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from decoding_evals.reading import rows
 from decoding_evals.reading.records import Recorded, recorded
-from decoding_evals.reading.rows import (
-    FORMATS,
-    Rows,
-    dataset_rows,
-    decoded,
-    file_rows,
-    json_lines,
-    json_row,
-    listed,
-    readable,
-    string_problem,
-)
+from decoding_evals.reading.rows import FORMATS, Rows, listed
 from decoding_evals.shell.options import option, stacked
 
 if TYPE_CHECKING:
@@ -115,7 +105,7 @@ class Inputs:
         if self.column == prompt_column:
             raise click.UsageError(f"--column and --prompt-column are both {prompt_column!r}")
         self.sources: list[Rows | Path] = (
-            [dataset_rows(dataset)]
+            [rows.dataset_rows(dataset)]
             if dataset is not None
             else [source for path in paths or [STANDARD_INPUT] for source in _sources(path)]
         )
@@ -214,11 +204,11 @@ class Inputs:
                 return f"no column {column!r}; it has {listed(row)}"
         value = row[self.column]
         if self.prompt_column is None:
-            return string_problem(self.column, value) or Text(name, (value,))
+            return rows.string_problem(self.column, value) or Text(name, (value,))
         prompt = row[self.prompt_column]
         choices = value if isinstance(value, list) else [value]
-        problems = [string_problem(self.prompt_column, prompt)]
-        problems += [string_problem(self.column, c, " or a list of strings") for c in choices]
+        problems = [rows.string_problem(self.prompt_column, prompt)]
+        problems += [rows.string_problem(self.column, c, " or a list of strings") for c in choices]
         if not choices:
             problems.append(f"{self.column!r} is an empty list")
         if "" in choices:
@@ -262,7 +252,7 @@ def _source(file: Path) -> Rows | Path:
         return file
     if file.exists() and not file.is_file():
         raise click.ClickException(f"{str(file)!r} is no regular file: rows cannot be read from it")
-    return file_rows(file)
+    return rows.file_rows(file)
 
 
 def _pieces(path: Path) -> Iterator[str]:
@@ -270,10 +260,10 @@ def _pieces(path: Path) -> Iterator[str]:
     if path == STANDARD_INPUT and sys.stdin.isatty():
         click.echo("Text; end with Ctrl-D:", err=True)
     empty = True
-    with readable(source):
+    with rows.readable(source):
         stdin = nullcontext(sys.stdin.buffer)
         with stdin if path == STANDARD_INPUT else path.open("rb") as stream:
-            for piece in decoded(stream, source):
+            for piece in rows.decoded(stream, source):
                 empty = False
                 yield piece
     if empty:
@@ -289,7 +279,7 @@ def _standard_input() -> Rows | Text:
         if "\n" in first.lstrip():
             break
     line = first.lstrip().partition("\n")[0]
-    row = json_row(line)
+    row = rows.json_row(line)
     pieces = chain([first], pieces)
     if isinstance(row, str) or "tokens" not in row:
         if line[:1] in ("{", "["):
@@ -299,7 +289,7 @@ def _standard_input() -> Rows | Text:
                 err=True,
             )
         return Text(str(STANDARD_INPUT), pieces)
-    return Rows(str(STANDARD_INPUT), "line", lambda columns: json_lines(_lines(pieces)))
+    return Rows(str(STANDARD_INPUT), "line", lambda columns: rows.json_lines(_lines(pieces)))
 
 
 def _lines(pieces: Iterable[str]) -> Iterator[str]:

@@ -49,12 +49,8 @@ def choice_tables(record: dict[str, Any]) -> Iterator[Table]:
     table = titled(f"{title_of(record)}: {record['prompt']}", *heads)
     for place, index in enumerate(record["ranking"], 1):
         choice = record["choices"][index]
-        table.add_row(
-            str(place),
-            str(record["ranking_per_byte"].index(index) + 1),
-            number(choice["log_prob_nats"]),
-            number(choice["log_prob_nats_per_byte"]),
-            str(choice["tokens_scored"]),
-            harmless(choice["text"]),
-        )
+        places = (str(place), str(record["ranking_per_byte"].index(index) + 1))
+        figures = (number(choice[f"log_prob_nats{per}"]) for per in ("", "_per_byte"))
+        scored, text = str(choice["tokens_scored"]), harmless(choice["text"])
+        table.add_row(*places, *figures, scored, text)
     yield table

@@ -223,13 +223,10 @@ class _Seen:
         import pyarrow
 
         kinds = self.kinds - {NoneType}
-        for plain, kind in (
-            (set(), pyarrow.null),
-            ({bool}, pyarrow.bool_),
-            ({str}, pyarrow.string),
-        ):
-            if kinds == plain:
-                return kind()
+        if not kinds:
+            return pyarrow.null()
+        if kinds in ({bool}, {str}):
+            return pyarrow.bool_() if bool in kinds else pyarrow.string()
         if kinds == {int} and self.low >= -(2**63) and self.high < 2**63:
             return pyarrow.int64()
         if kinds == {int} and self.low >= 0 and self.high < 2**64:

@@ -20,21 +20,13 @@ from decoding_evals.judging.answers import distinct
 from decoding_evals.judging.correctness import CORRECTNESS, continuing, judged, preferred
 from decoding_evals.judging.entailment import EntailmentModel, entailment_clusters
 from decoding_evals.showing.result import TextResult
+from decoding_evals.uncertainty import estimators as estimating
 from decoding_evals.uncertainty.context_gain import ContextGain, ContextRow, context_gain
 from decoding_evals.uncertainty.epistemic import (
     EpistemicUncertainty,
     Member,
     ensemble_uncertainty,
     paraphrase_uncertainty,
-)
-from decoding_evals.uncertainty.estimators import (
-    Estimates,
-    answer,
-    cluster_estimates,
-    greedy_estimates,
-    most_common,
-    sample_estimates,
-    surprisals,
 )
 from decoding_evals.uncertainty.tables import prompt_lines
 
@@ -78,7 +70,7 @@ class PromptUncertainty(TextResult):
     """The cluster of each sample."""
     clustering: str
     """What the samples were sorted by."""
-    estimators: Estimates
+    estimators: estimating.Estimates
     """A larger value is less certain; None where undefined."""
     epistemic: dict[str, EpistemicUncertainty]
     """Along the greedy answer, by what differs: `phrasing`, `members`, `dropout`."""
@@ -97,7 +89,7 @@ class PromptUncertainty(TextResult):
             "MonteCarloSequenceEntropy": self.entropy.monte_carlo,
             "RaoBlackwellSequenceEntropy": self.entropy.rao_blackwellised,
         }
-        text, share = most_common(self.samples, self.labels)
+        text, share = estimating.most_common(self.samples, self.labels)
         return {
             **self.heading(),
             "prompt": self.row.prompt,
@@ -105,8 +97,8 @@ class PromptUncertainty(TextResult):
             "model": self.greedy.model,
             "settings": str(self.samples[0].settings),
             "seed": self.greedy.seed,
-            "greedy": answer(self.greedy),
-            "samples": [answer(sample) for sample in self.samples],
+            "greedy": estimating.answer(self.greedy),
+            "samples": [estimating.answer(sample) for sample in self.samples],
             "next_token_entropy_nats": float(trace.raw_entropy_nats[0]),
             "next_token_candidates": [
                 {name: token[key] for name, key in names.items()}
@@ -121,7 +113,7 @@ class PromptUncertainty(TextResult):
             ),
             "samples_cut_off": sum(sample.finish_reason == "length" for sample in self.samples),
             "sample_tokens": [len(sample.trace) for sample in self.samples],
-            "sample_surprisal_nats": surprisals(self.samples),
+            "sample_surprisal_nats": estimating.surprisals(self.samples),
             "sample_entropy_nats": [
                 math.fsum(sample.trace.entropy_nats) for sample in self.samples
             ],
@@ -263,9 +255,9 @@ class _Run:
         entropy = sequence_entropy(
             [trace.surprisal_nats for trace in traces], [trace.entropy_nats for trace in traces]
         )
-        labels, clustering = self.clusters([answer(sample) for sample in samples])
+        labels, clustering = self.clusters([estimating.answer(sample) for sample in samples])
         epistemic = self.epistemic(row, greedy)
-        quality, correct = self.judged(row, answer(greedy))
+        quality, correct = self.judged(row, estimating.answer(greedy))
         return PromptUncertainty(
             index=index,
             row=row,
@@ -274,15 +266,15 @@ class _Run:
             entropy=entropy,
             labels=labels,
             clustering=clustering,
-            estimators=greedy_estimates(greedy)
-            | sample_estimates(samples, entropy)
-            | cluster_estimates(labels, surprisals(samples))
+            estimators=estimating.greedy_estimates(greedy)
+            | estimating.sample_estimates(samples, entropy)
+            | estimating.cluster_estimates(labels, estimating.surprisals(samples))
             | {
                 f"MutualInformation_{name}": float(value.mutual_information_nats.mean())
                 for name, value in epistemic.items()
             },
             epistemic=epistemic,
-            gain=self.gain(row, answer(greedy)),
+            gain=self.gain(row, estimating.answer(greedy)),
             quality=quality,
             correct=correct,
         )

@@ -19,9 +19,6 @@ def plot_risk_coverage(record: dict[str, Any]) -> Figure:
 
     One curve an estimator, with the line of random rejection and that of a perfect order; the
     legend goes from the smallest area to the largest. Up to 18 estimators have a form of their own.
-
-    Args:
-        record: with `model` and `evaluation`, the result of `evaluate_estimators`.
     """
     evaluation = record["evaluation"]
     found = {
