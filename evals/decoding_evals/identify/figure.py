@@ -24,7 +24,7 @@ def plot_identification(
 ) -> Figure:
     """Posterior odds of each candidate against all others after each token.
 
-    `tokens` are the texts of the n scored tokens; `log_odds_nats` is `(n + 1, K)`, from the prior's.
+    `tokens` are the texts of the n scored tokens; `log_odds_nats` is `(n + 1, K)`, the prior first.
     """
     import numpy as np
 
