@@ -17,7 +17,9 @@ from decoding.settings.policy import EntropyPolicy, Setting
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.reading.prompts import answer_options, check_stop, prompt_options, read_prompts
 from decoding_evals.shell.options import (
+    least,
     model_options,
+    option,
     output_options,
     read_model,
     read_setting,
@@ -33,62 +35,34 @@ if TYPE_CHECKING:
 @prompt_options
 @model_options
 @setting_options
-@click.option(
-    "--max-new-tokens", type=click.IntRange(min=1), default=200, show_default=True, metavar="N"
-)
-@click.option(
-    "--num-samples",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Sequences per prompt.",
-)
-@click.option(
-    "--num-beams",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Above 1: beam search, scored under the setting.",
-)
+@option("--max-new-tokens N", default=200)
+@option("--num-samples N", "Sequences per prompt.", default=1)
+@option("--num-beams N", "Above 1: beam search, scored under the setting.", default=1)
 @answer_options
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Sequences that run together.  [default: 8; 1 where text streams to a terminal]",
+@option(
+    "--batch-size N",
+    "Sequences that run together.  [default: 8; 1 where text streams to a terminal]",
 )
-@click.option(
-    "--alternatives",
-    type=click.IntRange(min=0),
+@option(
+    "--alternatives K",
+    "Add each token's K runners-up and their probabilities to the records.",
+    type=least(0),
     default=0,
-    metavar="K",
-    help="Add each token's K runners-up and their probabilities to the records.",
+    show_default=False,
 )
-@click.option(
-    "--branch-at-entropy",
-    type=click.FloatRange(min=0),
-    metavar="H",
-    help="Fork where the model's own entropy exceeds H nats, into the setting's most probable "
+@option(
+    "--branch-at-entropy H",
+    "Fork where the model's own entropy exceeds H nats, into the setting's most probable "
     "tokens; each branch goes on by draws. Shows a tree with the probability of each branch.",
+    type=click.FloatRange(min=0),
 )
-@click.option(
-    "--branches",
-    type=click.IntRange(min=2),
+@option(
+    "--branches N",
+    "Alternatives at a fork; fewer where the setting keeps fewer.",
+    type=least(2),
     default=3,
-    show_default=True,
-    metavar="N",
-    help="Alternatives at a fork; fewer where the setting keeps fewer.",
 )
-@click.option(
-    "--max-leaves",
-    type=click.IntRange(min=1),
-    default=9,
-    show_default=True,
-    metavar="N",
-    help="Ends of a tree; once there are so many, it no longer forks.",
-)
+@option("--max-leaves N", "Ends of a tree; once there are so many, it no longer forks.", default=9)
 @output_options
 @click.option("--color/--no-color", default=None, help="Shade tokens by entropy.  [default: auto]")
 def generate(
@@ -130,31 +104,20 @@ def generate(
         from decoding_evals.showing.terminal import wants_color
 
         color = wants_color()
-    arguments: dict[str, Any]
-    shared = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": stop, "chat": chat}
-    if branch_at_entropy is None:
-        arguments = {
-            "num_return_sequences": num_samples,
-            "num_beams": num_beams,
-            "batch_size": batch_size,
-            "alternatives": alternatives,
-        }
-        write_texts(
-            options, texts, settings, shared | arguments,
-            as_json=as_json, output=output, color=color,
-        )  # fmt: skip
-    else:
+    write = write_texts
+    own: dict[str, Any] = {
+        "num_return_sequences": num_samples,
+        "num_beams": num_beams,
+        "batch_size": batch_size,
+        "alternatives": alternatives,
+    }
+    if branch_at_entropy is not None:
         from decoding_cli.trees import grow_trees
 
-        arguments = {
-            "entropy_above": branch_at_entropy,
-            "branches": branches,
-            "max_leaves": max_leaves,
-        }
-        grow_trees(
-            options, texts, settings, shared | arguments,
-            as_json=as_json, output=output, color=color,
-        )  # fmt: skip
+        write = grow_trees
+        own = {"entropy_above": branch_at_entropy, "branches": branches, "max_leaves": max_leaves}
+    own |= {"max_new_tokens": max_new_tokens, "seed": seed, "stop": stop, "chat": chat}
+    write(options, texts, settings, own, as_json=as_json, output=output, color=color)
 
 
 def _check_beams(settings: Setting, samples: int, beams: int) -> None:

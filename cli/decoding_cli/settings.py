@@ -7,15 +7,14 @@ import click
 from decoding.rules.rule import format_value
 from decoding.settings.policy import EntropyPolicy, Setting
 from decoding.settings.settings import RULES_IN_ORDER, DecodingSettings
-from decoding_evals.shell.options import quiet_transformers, read_setting, trust_option
+from decoding_evals.shell.options import option, quiet_transformers, read_setting, trust_option
 
 
 @click.command()
 @click.argument("spec", required=False)
-@click.option(
-    "--model",
-    metavar="NAME|FOLDER",
-    help="Also show what this model's own generation configuration does in model.generate.",
+@option(
+    "--model NAME|FOLDER",
+    "Also show what this model's own generation configuration does in model.generate.",
 )
 @trust_option
 def settings(spec: str | None, model: str | None, trust_remote_code: bool) -> None:
@@ -86,9 +85,8 @@ def _list_fields() -> None:
     """Every field with its default and its range, in the order in which they are applied."""
     from decoding_evals.showing.terminal import print_table, titled
 
-    table = titled()
-    for column in ("field", "default", "range", "of"):
-        table.add_column(column, no_wrap=column == "field")
+    table = titled(None, "field", "default", "range", "of")
+    table.columns[0].no_wrap = True
     for rule in RULES_IN_ORDER:
         for field in rule.fields():
             bounds = field.range.text

@@ -31,14 +31,8 @@ def grow_trees(
 ) -> None:
     """One tree for each prompt: a picture, or a record.
 
-    Args:
-        options: those of `model_options`.
-        prompts: the prompts.
-        settings: the setting.
-        arguments: further ones of `decoding.generation.branching.branch`.
-        as_json: records on standard output.
-        output: records into a file.
-        color: shade tokens by entropy.
+    Arguments are those of `write_texts`; `arguments` are further ones of
+    `decoding.generation.branching.branch`.
     """
     with ExitStack() as stack:
         file = stack.enter_context(RecordFile(output)) if output is not None else None
@@ -56,13 +50,8 @@ def grow_trees(
         ends = done = full = 0
         try:
             for index, prompt in enumerate(prompts):
-                tree = branch(
-                    language_model,
-                    prompt,
-                    settings,
-                    index=index,
-                    **arguments | {"seed": seed},
-                )
+                own = arguments | {"seed": seed, "index": index}
+                tree = branch(language_model, prompt, settings, **own)
                 leaves = sum(1 for _ in tree.root.leaves())
                 done, ends = done + 1, ends + leaves
                 full += leaves == arguments["max_leaves"]

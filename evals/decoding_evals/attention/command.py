@@ -38,10 +38,9 @@ def attention(**options: Any) -> None:
         inputs = Inputs.from_options(options)
         language_model = read_model(options)
         from decoding_evals.attention.evaluation import attention as evaluate
-        from decoding_evals.shell.progress import ScoringProgress
 
         windows = read_windows(options)
-        with ScoringProgress(shown=destination.shows_progress, entropy=True) as progress:
+        with destination.scoring(entropy=True, lazily=True) as progress:
             results = evaluate(
                 language_model, inputs.texts(), windows=windows, on_progress=progress
             )

@@ -5,12 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from rich.text import Text
 
 from decoding.models.attention import LayerAttention, attention_implementation, head_entropies
 from decoding.models.encoding import encode
@@ -18,14 +17,9 @@ from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import TeacherForcing
 from decoding.scoring.windows import Windows
 from decoding_evals.attention.figure import plot_attention
-from decoding_evals.attention.tables import head_table, layer_table
-from decoding_evals.showing.result import TextResult, by_key, finite
-from decoding_evals.showing.terminal import Shown
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-Floats = NDArray[np.float64]
+from decoding_evals.attention.tables import tables
+from decoding_evals.reading.scanned import joined
+from decoding_evals.showing.result import Floats, TextResult, by_key, finite
 
 # At 100 visible keys this is 0.23 nats, as of a head with 97 % of its weight on one of two keys.
 COLLAPSED = 0.05
@@ -38,6 +32,9 @@ class DocumentAttention(TextResult):
     Means are over the tokens that have a choice: those that see at least two keys, or, without the
     sink, at least two other keys. They are NaN where no token has one.
     """
+
+    _tables = staticmethod(tables)
+    _picture = staticmethod(plot_attention)
 
     model: str
     implementation: str
@@ -78,38 +75,27 @@ class DocumentAttention(TextResult):
         """Plain values for JSON; what is undefined is None."""
         measured = sum(int((~np.isnan(heads)).sum()) for heads in self.normalized_entropy)
         collapsed = self.collapsed_heads()
-        notes = []
-        if self.implementation != "eager":
-            notes.append(
-                f"eager attention was asked for: {self.implementation!r} attention returns no "
-                "weights"
-            )
-        per_token = {
-            "text": self.texts,
-            "entropy_nats": finite(self.token_entropy_nats),
-            "normalized_entropy": finite(self.token_normalized_entropy),
-            "sink_weight": finite(self.token_sink_weight),
-        }
+        names = ("entropy_nats", "normalized_entropy", "sink_weight")
+        tokens = {name: finite(getattr(self, f"token_{name}")) for name in names}
+        counts = (
+            "windows", "positions", "excluded_positions", "excluded_positions_without_sink",
+        )  # fmt: skip
+        given = f"{self.implementation!r} attention returns no weights"
         return {
             **self.heading(),
             "model": self.model,
             "layers": len(self.normalized_entropy),
             "heads": max(map(len, self.normalized_entropy), default=0),
             "tokens": len(self.texts),
-            "windows": self.windows,
-            "positions": self.positions,
-            "excluded_positions": self.excluded_positions,
-            "excluded_positions_without_sink": self.excluded_positions_without_sink,
-            "entropy_nats": finite(self.entropy_nats),
-            "normalized_entropy": finite(self.normalized_entropy),
-            "without_sink_entropy_nats": finite(self.without_sink_entropy_nats),
-            "without_sink_normalized_entropy": finite(self.without_sink_normalized_entropy),
-            "sink_weight": finite(self.sink_weight),
+            **{name: getattr(self, name) for name in counts},
+            **{name: finite(getattr(self, name)) for name in _Sums.NAMES},
             "collapse_threshold": COLLAPSED,
             "collapsed_share": len(collapsed) / measured if measured else None,
             "collapsed_heads": [list(head) for head in collapsed],
-            "notes": notes,
-            "per_token": by_key(per_token),
+            "notes": [f"eager attention was asked for: {given}"]
+            if self.implementation != "eager"
+            else [],
+            "per_token": by_key({"text": self.texts, **tokens}),
         }
 
     def rows(self) -> list[dict[str, Any]]:
@@ -124,18 +110,6 @@ class DocumentAttention(TextResult):
             place | {name: record[name][place["layer"]][place["head"]] for name in _Sums.NAMES}
             for place in places
         ]
-
-    def tables(self) -> Iterator[Shown]:
-        """One line per layer; and the narrowest and the broadest heads."""
-        record = self.record()
-        yield layer_table(record)
-        yield from map(Text, record["notes"])
-        if any(value is not None for heads in record["normalized_entropy"] for value in heads):
-            yield head_table(record)
-
-    def plot(self) -> Figure:
-        """Normalised entropy by layer and head; see `plot_attention`."""
-        return plot_attention(self.record())
 
 
 def attention(
@@ -171,10 +145,7 @@ def attention(
     tokens = 0
     total = 0.0
     for index, text in enumerate(texts):
-        segments = list(encode(language_model.tokenizer, text))
-        empty = np.empty(0, dtype=np.int64)
-        ids = np.concatenate([empty, *(segment.ids for segment in segments)])
-        ends = np.concatenate([empty, *(segment.ends for segment in segments)]).tolist()
+        ids, ends, _ = joined(encode(language_model.tokenizer, text))
         needed = forcing.bos_id is not None and len(ids) and not forcing.begins_with_bos(ids)
         front = [forcing.bos_id] if needed else []
         sequence = np.concatenate([np.array(front, dtype=np.int64), ids])
@@ -189,15 +160,14 @@ def attention(
                 on_progress(tokens, total / tokens)
         columns = np.concatenate([np.empty((4, 0)), *sums.rows], axis=1)
         entropy, normalized, without, weight = columns
-        means = sums.means()
         yield DocumentAttention(
             index=index,
             model=language_model.name,
             implementation=implementation,
-            texts=tuple(text[a:b] for a, b in zip([0, *ends], ends, strict=False)),
+            texts=tuple(text[begin:end] for begin, end in pairwise([0, *ends])),
             windows=len(sums.rows),
             positions=len(sequence),
-            **means,
+            **sums.means(),
             excluded_positions=int(np.isnan(normalized).sum()),
             excluded_positions_without_sink=int(np.isnan(without).sum()),
             token_entropy_nats=entropy[len(front) :],

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from decoding_evals.showing.result import title_of
-from decoding_evals.showing.terminal import counted, number, titled
+from decoding_evals.showing.terminal import Shown, counted, number, titled
 
 EXTREME_HEADS = 5
+
+
+def tables(record: dict[str, Any]) -> Iterator[Shown]:
+    """One line per layer; and the narrowest and the broadest heads."""
+    yield layer_table(record)
+    yield from map(Text, record["notes"])
+    if any(value is not None for heads in record["normalized_entropy"] for value in heads):
+        yield head_table(record)
 
 
 def layer_table(record: dict[str, Any]) -> Table:
@@ -23,38 +33,28 @@ def layer_table(record: dict[str, Any]) -> Table:
             f" · {len(record['collapsed_heads'])} of {measured} heads collapsed "
             f"(normalised entropy below {record['collapse_threshold']:g})"
         )
-    table = titled(title)
-    for label in (
-        "layer", "entropy\n(nats)", "normalised:\nmean", "\nnarrowest", "\nbroadest",
-        "without\nsink", "sink\nweight", "\ncollapsed",
-    ):  # fmt: skip
-        table.add_column(label, justify="right")
+    table = titled(
+        title, ">layer", ">entropy\n(nats)", ">normalised:\nmean", ">\nnarrowest", ">\nbroadest",
+        ">without\nsink", ">sink\nweight", ">\ncollapsed",
+    )  # fmt: skip
     for layer in range(record["layers"]):
-        columns = {
-            name: [value for value in record[name][layer] if value is not None]
-            for name in (
-                "entropy_nats", "normalized_entropy", "without_sink_normalized_entropy",
-                "sink_weight",
-            )
-        }  # fmt: skip
-        mean = {
-            name: sum(values) / len(values) if values else None for name, values in columns.items()
-        }
-        normalized = columns["normalized_entropy"]
+
+        def known(name: str, layer: int = layer) -> list[float]:
+            return [value for value in record[name][layer] if value is not None]
+
+        normalized = known("normalized_entropy")
+        shares = (
+            _mean(normalized),
+            min(normalized, default=None),
+            max(normalized, default=None),
+            _mean(known("without_sink_normalized_entropy")),
+            _mean(known("sink_weight")),
+        )
         collapsed = sum(place[0] == layer for place in record["collapsed_heads"])
         table.add_row(
             str(layer),
-            number(mean["entropy_nats"]),
-            *map(
-                _share,
-                (
-                    mean["normalized_entropy"],
-                    min(normalized, default=None),
-                    max(normalized, default=None),
-                    mean["without_sink_normalized_entropy"],
-                    mean["sink_weight"],
-                ),
-            ),
+            number(_mean(known("entropy_nats"))),
+            *map(_share, shares),
             f"{collapsed} of {len(record['normalized_entropy'][layer])}",
         )
     return table
@@ -70,17 +70,10 @@ def head_table(record: dict[str, Any]) -> Table:
     )
     few = len(order) <= 2 * EXTREME_HEADS
     title = "\nheads, narrowest first" if few else "\nnarrowest and broadest heads"
-    table = titled(title)
-    for label in (
-        "layer",
-        "head",
-        "entropy\n(nats)",
-        "normalised",
-        "without\nsink",
-        "sink\nweight",
-    ):
-        table.add_column(label, justify="right")
-    table.add_column("")
+    table = titled(
+        title, ">layer", ">head", ">entropy\n(nats)", ">normalised", ">without\nsink",
+        ">sink\nweight", "",
+    )  # fmt: skip
     for place, (value, layer, head) in enumerate(order):
         if not few and place == EXTREME_HEADS:
             table.add_row("…")
@@ -90,16 +83,14 @@ def head_table(record: dict[str, Any]) -> Table:
         remark = ""
         if [layer, head] in record["collapsed_heads"]:
             remark = "collapsed" + (" onto the first token" if sink > 0.5 else "")
-        table.add_row(
-            str(layer),
-            str(head),
-            number(record["entropy_nats"][layer][head]),
-            _share(value),
-            _share(record["without_sink_normalized_entropy"][layer][head]),
-            _share(sink),
-            remark,
-        )
+        shares = (value, record["without_sink_normalized_entropy"][layer][head], sink)
+        entropy = number(record["entropy_nats"][layer][head])
+        table.add_row(str(layer), str(head), entropy, *map(_share, shares), remark)
     return table
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _share(value: float | None) -> str:

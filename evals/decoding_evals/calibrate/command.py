@@ -9,11 +9,11 @@ import click
 from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
-    model_options,
+    option,
     output_options,
     read_model,
     read_windows,
-    scoring_options,
+    reading_options,
 )
 from decoding_evals.shell.plots import plot_option
 
@@ -22,19 +22,16 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 
 @click.command()
 @input_options
-@click.option(
-    "--held-out",
+@option(
+    "--held-out SHARE",
+    "Share of the documents to hold out and measure before and after.",
     type=click.FloatRange(0, 1, max_open=True),
     default=0.2,
-    show_default=True,
-    metavar="SHARE",
-    help="Share of the documents to hold out and measure before and after.",
 )
-@click.option(
-    "--coverage",
+@option(
+    "--coverage SHARE",
+    "Also the smallest top-p that keeps this share of the true tokens.",
     type=click.FloatRange(0, 1, min_open=True),
-    metavar="SHARE",
-    help="Also the smallest top-p that keeps this share of the true tokens.",
 )
 @click.option(
     "--map",
@@ -42,24 +39,14 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
     is_flag=True,
     help="Set the temperature to the posterior mode (MAP): for a few dozen tokens.",
 )
-@click.option(
-    "--prior-median",
+@option(
+    "--prior-median T",
+    "Median of the log-normal prior on the temperature.",
     type=POSITIVE,
     default=1.0,
-    show_default=True,
-    metavar="T",
-    help="Median of the log-normal prior on the temperature.",
 )
-@click.option(
-    "--prior-scale",
-    type=POSITIVE,
-    default=0.5,
-    show_default=True,
-    metavar="S",
-    help="Standard deviation of its logarithm.",
-)
-@model_options
-@scoring_options
+@option("--prior-scale S", "Standard deviation of its logarithm.", type=POSITIVE, default=0.5)
+@reading_options
 @output_options
 @plot_option("Draw how reliable the probabilities are, before and after.")
 def calibrate(prior_median: float, prior_scale: float, **options: Any) -> None:
@@ -80,9 +67,8 @@ def calibrate(prior_median: float, prior_scale: float, **options: Any) -> None:
         inputs = Inputs.from_options(options, records=True)
         language_model = read_model(options)
         from decoding_evals.calibrate.evaluation import calibrate as evaluate
-        from decoding_evals.shell.progress import ScoringProgress
 
-        with ScoringProgress() as progress:
+        with destination.scoring() as progress:
             result = evaluate(
                 language_model,
                 inputs.documents(language_model),

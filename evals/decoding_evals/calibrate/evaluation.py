@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from decoding.inference.temperature import (
     LogNormalPrior,
@@ -29,7 +30,6 @@ from decoding.scoring.teacher_forcing import (
     Measure,
     TeacherForcing,
     TokenDocument,
-    as_document,
 )
 from decoding.scoring.windows import Window, Windows
 from decoding.settings.applying import apply_settings
@@ -37,12 +37,9 @@ from decoding.settings.settings import DecodingSettings
 from decoding_evals.calibrate.figure import plot_calibration
 from decoding_evals.calibrate.quality import Predictions, Quality, predictions, quality_record
 from decoding_evals.calibrate.tables import tables
-from decoding_evals.showing.result import Result
-from decoding_evals.showing.terminal import Shown, counted
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from torch import Tensor
+from decoding_evals.reading.scanned import whole
+from decoding_evals.showing.result import Result, finite
+from decoding_evals.showing.terminal import counted
 
 WARM_TOKENS = 2048
 CHARACTERS_PER_TOKEN = 4
@@ -53,6 +50,9 @@ _Documents = list[Document | TokenDocument]
 @dataclass(frozen=True)
 class CalibrationResult(Result):
     """A temperature fitted to some documents, and its effect on others."""
+
+    _tables = staticmethod(tables)
+    _picture = staticmethod(plot_calibration)
 
     model: str
     fit: TemperatureFit
@@ -92,38 +92,24 @@ class CalibrationResult(Result):
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what is infinite or unknown is None."""
-        fit = self.fit
         unit = None if self.before is None else self.before.reliability
+        own = (
+            "coverage", "held_out_coverage", "held_out_tokens", "held_out_documents",
+            "documents_skipped", "context", "stride", "bos", "full_logits", "complete",
+        )  # fmt: skip
         return {
             "model": self.model,
-            "temperature": fit.temperature,
-            "confidence_interval": list(fit.confidence_interval),
-            "bootstrap_interval": _listed(fit.bootstrap_interval),
-            "map_temperature": fit.map_temperature,
-            "map_interval": _listed(fit.map_interval),
+            **{name: finite(value) for name, value in vars(self.fit).items()},
             "prior_median": self.prior.median,
             "prior_scale": self.prior.scale,
             "setting": str(self.setting),
             "top_p": self.setting.top_p,
-            "coverage": self.coverage,
-            "held_out_coverage": self.held_out_coverage,
             **quality_record(self.before, "before"),
             **quality_record(self.after, "after"),
             "ece_unit": None if unit is None else unit.ece_unit,
             "ece_units": None if unit is None else unit.units,
-            "tokens": fit.tokens,
-            "documents": fit.documents,
             "held_out": self.split,
-            "held_out_tokens": self.held_out_tokens,
-            "held_out_documents": self.held_out_documents,
-            "documents_skipped": self.documents_skipped,
-            "steps": fit.steps,
-            "passes": fit.passes,
-            "context": self.context,
-            "stride": self.stride,
-            "bos": self.bos,
-            "full_logits": self.full_logits,
-            "complete": self.complete,
+            **{name: getattr(self, name) for name in own},
         }
 
     def rows(self) -> list[dict[str, Any]]:
@@ -135,14 +121,6 @@ class CalibrationResult(Result):
             if quality is not None
             for row in quality.reliability.bins()
         ]
-
-    def tables(self) -> Iterator[Shown]:
-        """The fit and the setting; predictions before and after, where they were measured."""
-        return tables(self.record())
-
-    def plot(self) -> Figure | None:
-        """How reliable the probabilities are, see `plot_calibration`; None where it is unknown."""
-        return None if self.before is None else plot_calibration(self.record())
 
     def interruption(self) -> str:
         """What to say of a result that Ctrl-C cut short."""
@@ -182,9 +160,8 @@ def calibrate(
         on_progress: is given the number of tokens read so far, counting every reading, and the mean
             surprisal in the present one, nats.
 
-    Returns:
-        The result. Where Ctrl-C ends it early, the fit is that of the first 2,048 tokens, or of all
-        if that was finished, and what was not measured yet is None.
+    Where Ctrl-C ends it early, the fit is that of the first 2,048 tokens, or of all if that was
+    finished, and what was not measured yet is None.
 
     Raises:
         ValueError: an argument is outside its range, there is no token to score, or no temperature
@@ -241,10 +218,6 @@ def calibrate(
     )
 
 
-def _listed(interval: tuple[float, float] | None) -> list[float] | None:
-    return None if interval is None else list(interval)
-
-
 def _held(documents: Iterable[str | Document | TokenDocument]) -> tuple[_Documents, int]:
     """Documents that can be read several times, and how many empty ones were left out."""
     held: _Documents = []
@@ -256,9 +229,8 @@ def _held(documents: Iterable[str | Document | TokenDocument]) -> tuple[_Documen
             ids, context = array("q", item.ids), array("q", item.context)
             held += [TokenDocument(ids, context)] if ids else []
             continue
-        document = as_document(item)
-        text = document.text if isinstance(document.text, str) else "".join(document.text)
-        held += [Document(text, document.prompt)] if text else []
+        document = whole(item)
+        held += [document] if document.text else []
     return held, count - len(held)
 
 
@@ -324,14 +296,13 @@ class _Reader:
     def scan(self, documents: _Documents, measure: Measure) -> Iterator[tuple[Window, Columns]]:
         """One reading; where a column is a surprisal, its mean is shown."""
         self.run = TeacherForcing(self._model, self._windows)
-        tokens, surprisal = 0, 0.0
+        before, surprisal = self._tokens, 0.0
         for window, columns in self.run.scan(documents, measure):
             yield window, columns
-            tokens += len(window.targets)
             surprisal += float(columns["surprisal"].sum())
             self._tokens += len(window.targets)
             if self._on_progress is not None:
-                self._on_progress(self._tokens, surprisal / tokens)
+                self._on_progress(self._tokens, surprisal / (self._tokens - before))
 
     def sums(self, documents: _Documents, temperature: float) -> TemperatureSums:
         """The sums that determine the likeliest temperature."""

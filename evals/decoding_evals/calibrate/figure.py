@@ -10,11 +10,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def plot_calibration(record: dict[str, Any]) -> Figure:
+def plot_calibration(record: dict[str, Any]) -> Figure | None:
     """Accuracy against confidence in bins of equal mass, from the record of `decoding calibrate`.
 
-    On the diagonal, stated probabilities are true; below it, the model is too sure of itself.
+    On the diagonal, stated probabilities are true; below it, the model is too sure of itself. None
+    where an interruption came before any was measured.
     """
+    if record["ece_before"] is None:
+        return None
     figure, axes = new_figure(width=5.6, height=5.2)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
     for when, color, marker, name in (

@@ -4,11 +4,13 @@ happens (reliability, ECE)."""
 from __future__ import annotations
 
 import math
+from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from decoding.inference.temperature import resampled_sums
 from decoding.information.statistics import row_statistics
@@ -16,26 +18,11 @@ from decoding.scoring.teacher_forcing import Columns, LogitBlock, Measure
 from decoding.scoring.windows import Window
 from decoding.settings.applying import apply_settings
 from decoding.settings.settings import DecodingSettings
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
+from decoding_evals.showing.result import Floats, Integers, by_key, finite
 
 BINS = 15
 FEW_UNITS = 20
 BLOCKS = 32
-
-_KEYS = (
-    "nll_{}_nats",
-    "brier_{}",
-    "accuracy_{}",
-    "ece_{}",
-    "ece_{}_interval",
-    "ece_{}_if_calibrated",
-    "reliability_{}",
-)
 
 
 @dataclass(frozen=True)
@@ -61,9 +48,8 @@ class Reliability:
 
     def bins(self) -> list[dict[str, Any]]:
         """One object per bin, ready for JSON."""
-        columns = (self.confidence.tolist(), self.accuracy.tolist(), self.counts.tolist())
-        names = ("confidence", "accuracy", "count")
-        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        columns = {"confidence": self.confidence, "accuracy": self.accuracy, "count": self.counts}
+        return by_key({name: column.tolist() for name, column in columns.items()})
 
 
 def reliability(
@@ -90,9 +76,6 @@ def reliability(
         documents: `(n,)`, index of the document of each; default all of one.
         bins: at most; fewer where there are fewer observations.
         seed: of the bootstrap.
-
-    Returns:
-        The bins and their error.
 
     Raises:
         ValueError: there is no observation, or `bins` is not positive.
@@ -169,28 +152,18 @@ class Quality:
 
 
 def quality_record(quality: Quality | None, when: str) -> dict[str, Any]:
-    """The keys of a record that tell how good predictions were `before` or `after`.
-
-    Args:
-        quality: None makes every value None.
-        when: what stands in the keys.
-
-    Returns:
-        Plain values for JSON; what is infinite is None.
-    """
-    values: tuple[Any, ...] = (None,) * len(_KEYS)
-    if quality is not None:
-        bins = quality.reliability
-        values = (
-            quality.nll_nats if math.isfinite(quality.nll_nats) else None,
-            quality.brier,
-            quality.accuracy,
-            bins.ece,
-            None if bins.ece_interval is None else list(bins.ece_interval),
-            bins.ece_if_calibrated,
-            bins.bins(),
-        )
-    return dict(zip((key.format(when) for key in _KEYS), values, strict=True))
+    """The keys of a record that tell how good predictions were `when`, `before` or `after`; what is
+    infinite is None, and every value where there is no quality."""
+    bins = None if quality is None else quality.reliability
+    return {
+        f"nll_{when}_nats": None if quality is None else finite(quality.nll_nats),
+        f"brier_{when}": None if quality is None else quality.brier,
+        f"accuracy_{when}": None if quality is None else quality.accuracy,
+        f"ece_{when}": None if bins is None else bins.ece,
+        f"ece_{when}_interval": None if bins is None else finite(bins.ece_interval),
+        f"ece_{when}_if_calibrated": None if bins is None else bins.ece_if_calibrated,
+        f"reliability_{when}": None if bins is None else bins.bins(),
+    }
 
 
 class Predictions:
@@ -198,17 +171,16 @@ class Predictions:
 
     def __init__(self) -> None:
         self.columns: list[Columns] = []
-        self._documents: list[int] = []
+        self._documents = array("q")
 
     def add(self, window: Window, columns: Columns) -> None:
         """Add the columns of a window."""
         self.columns.append(columns)
-        self._documents.append(window.document)
+        self._documents.extend([window.document] * len(window.targets))
 
-    def documents(self) -> NDArray[np.int64]:
+    def documents(self) -> Integers:
         """Index of the document of each token."""
-        lengths = [len(columns["surprisal"]) for columns in self.columns]
-        return np.repeat(np.array(self._documents, dtype=np.int64), lengths)
+        return np.array(self._documents)
 
     def coverage(self) -> float | None:
         """Share of the tokens that are kept; None where it was not measured."""
@@ -229,18 +201,14 @@ class Predictions:
             reliability=reliability(confidence, correct, self.documents()),
         )
 
-    def _column(self, name: str) -> NDArray[np.float64]:
+    def _column(self, name: str) -> Floats:
         return np.concatenate([columns[name] for columns in self.columns])
 
 
 def predictions(tempered: DecodingSettings, covering: DecodingSettings | None) -> Measure:
     """What to measure of each token: surprisal, Brier score, confidence in the favourite, and
-    whether it came; of the model as it is and, as `fitted_…`, under another setting.
-
-    Args:
-        tempered: the other setting.
-        covering: a setting of which to tell whether it keeps the token, as `covered`.
-    """
+    whether it came; of the model as it is and, as `fitted_…`, under `tempered`; and, as `covered`,
+    whether `covering` keeps it."""
 
     def measure(block: LogitBlock) -> dict[str, Tensor]:
         logits, targets = block.logits, block.targets

@@ -14,15 +14,6 @@ from decoding_evals.showing.terminal import Shown, counted, number, titled
 
 def tables(record: dict[str, Any]) -> Iterator[Shown]:
     """The fit and the setting; and predictions before and after, where they were measured."""
-    yield _fit(record)
-    # In the table, a long one would push everything aside.
-    yield Text(f"setting      {record['setting']}")
-    if record["ece_before"] is not None:
-        yield _quality(record)
-
-
-def _fit(record: dict[str, Any]) -> Table:
-    """What was found."""
     table = titled(
         f"{record['model']} · fitted to {counted(record['tokens'], 'token')} of "
         f"{counted(record['documents'], 'document')}",
@@ -42,7 +33,11 @@ def _fit(record: dict[str, Any]) -> Table:
         f"95 %: {_interval(record['map_interval'])} "
         f"(prior: median {record['prior_median']:g}, scale {record['prior_scale']:g})",
     )
-    return table
+    yield table
+    # In the table, a long one would push everything aside.
+    yield Text(f"setting      {record['setting']}")
+    if record["ece_before"] is not None:
+        yield _quality(record)
 
 
 def _quality(record: dict[str, Any]) -> Table:
@@ -50,11 +45,9 @@ def _quality(record: dict[str, Any]) -> Table:
     of = "held-out document" if record["held_out"] else "fitted document"
     table = titled(
         f"\nmeasured on {counted(record['held_out_tokens'], 'token')} of "
-        f"{counted(record['held_out_documents'], of)}"
-    )
-    table.add_column("")
-    table.add_column("before", justify="right")
-    table.add_column("after", justify="right")
+        f"{counted(record['held_out_documents'], of)}",
+        "", ">before", ">after",
+    )  # fmt: skip
     for label, key in (
         ("nats per token", "nll_{}_nats"),
         ("perplexity", "nll_{}_nats"),

@@ -12,12 +12,12 @@ from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
     candidate_options,
-    model_options,
+    option,
     output_options,
     read_candidates,
     read_model,
     read_windows,
-    scoring_options,
+    reading_options,
 )
 from decoding_evals.shell.plots import plot_option
 
@@ -28,14 +28,12 @@ if TYPE_CHECKING:
 @click.command()
 @input_options
 @candidate_options
-@click.option(
-    "--models",
+@option(
+    "--models A B",
+    "Two models with one vocabulary instead of settings; A is the reference.",
     nargs=2,
-    metavar="A B",
-    help="Two models with one vocabulary instead of settings; A is the reference.",
 )
-@model_options
-@scoring_options
+@reading_options
 @output_options
 @plot_option("Draw cross-entropy against entropy, and KL between all pairs.")
 def compare(
@@ -58,29 +56,21 @@ def compare(
         raise click.UsageError("--plot draws settings; it cannot be used with --models")
     with Destination(options) as destination:
         inputs = Inputs.from_options(options)
-        windows = read_windows(options)
         loaded = [read_model(options, name) for name in models or (None,)]
         from decoding_evals.compare.evaluation import compare as compare_settings
         from decoding_evals.compare.models import compare_models
         from decoding_evals.compare.tables import MOST_PAIRED
-        from decoding_evals.shell.progress import ScoringProgress
 
-        texts = inputs.documents()
-        notes = []
+        texts, notes = inputs.documents(), []
         result: Result
-        with ScoringProgress(entropy=models is None) as progress:
+        with destination.scoring(entropy=models is None) as progress:
+            how: Any = {"windows": read_windows(options), "on_progress": progress}
             if models is not None:
-                result = compare_models(
-                    loaded[0], loaded[1], texts, windows=windows, on_progress=progress
-                )
+                result = compare_models(loaded[0], loaded[1], texts, **how)
             else:
-                result = compare_settings(
-                    loaded[0], texts, settings, windows=windows, on_progress=progress
-                )
+                result = compare_settings(loaded[0], texts, settings, **how)
         count = 1 if models is not None else len(settings)
         if destination.on_screen and count > MOST_PAIRED:
-            notes.append(
-                f"{math.comb(count, 2):,} pairs of {count:,} settings: --json, --output or "
-                "--plot shows them"
-            )
+            pairs = f"{math.comb(count, 2):,} pairs of {count:,} settings"
+            notes.append(f"{pairs}: --json, --output or --plot shows them")
         destination.deliver([result], inputs=inputs, notes=notes)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import tee
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from decoding.inference.intervals import BlockSums, MeanError, ratio_of_sums
@@ -20,7 +19,6 @@ from decoding.models.loading import LanguageModel, check_vocabularies
 from decoding.rows.arrays import as_float
 from decoding.rows.faults import NonFiniteLogitsError
 from decoding.scoring.teacher_forcing import (
-    Account,
     Document,
     TeacherForcing,
     as_document,
@@ -28,32 +26,26 @@ from decoding.scoring.teacher_forcing import (
     positions,
 )
 from decoding.scoring.windows import Windows
-from decoding_evals.compare.tables import model_table
-from decoding_evals.reading.interruptible import Interruptible
-from decoding_evals.showing.result import Result, by_key, exp_or_none, finite
-
-if TYPE_CHECKING:
-    from decoding_evals.showing.terminal import Shown
-
-Floats = NDArray[np.float64]
+from decoding_evals.compare.tables import model_tables
+from decoding_evals.reading.interruptible import Interruptible, ReadResult
+from decoding_evals.showing.result import Floats, by_key, exp_or_none, finite, with_errors
 
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
 _COLUMNS = ("nll_a", "nll_b", "kl_ab", "kl_ba", "delta_p", "delta_p_squared", "same_top")
 
 
-@dataclass(frozen=True)
-class ModelsComparison(Result):
+@dataclass(frozen=True, kw_only=True)
+class ModelsComparison(ReadResult):
     """Model A, the reference, and model B on the same tokens.
 
     Standard errors are computed over blocks of tokens, as for `SettingsComparison`, and are paired
     where a figure depends on both models.
     """
 
+    _tables = staticmethod(model_tables)
+
     model_a: str
     model_b: str
-    context: int
-    stride: int
-    bos: str | None
     nll_a: MeanError
     """Mean surprisal under A, nats per token."""
     nll_b: MeanError
@@ -71,32 +63,22 @@ class ModelsComparison(Result):
     same_top: MeanError
     """Share of tokens where both prefer the same one."""
     block_length: int
-    account: Account
-    complete: bool
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what is infinite or unknown is None."""
         interval = [exp_or_none(bound) for bound in self.nll_difference.interval()]
+        nll, kl = (self.nll_a, self.nll_b), (self.kl_ab, self.kl_ba)
         return {
             "models": [self.model_a, self.model_b],
-            "perplexity": [exp_or_none(self.nll_a.mean), exp_or_none(self.nll_b.mean)],
-            "nll_nats": [finite(self.nll_a.mean), finite(self.nll_b.mean)],
-            "nll_standard_error": [
-                finite(self.nll_a.standard_error),
-                finite(self.nll_b.standard_error),
-            ],
-            "nll_difference_nats": finite(self.nll_difference.mean),
-            "nll_difference_standard_error": finite(self.nll_difference.standard_error),
+            "perplexity": [exp_or_none(one.mean) for one in nll],
+            "nll_nats": finite(one.mean for one in nll),
+            "nll_standard_error": finite(one.standard_error for one in nll),
+            **with_errors({"nll_difference_nats": self.nll_difference, "delta_p": self.delta_p}),
             "perplexity_ratio": exp_or_none(self.nll_difference.mean),
             "perplexity_ratio_confidence_interval": None if None in interval else interval,
-            "kl_nats": [finite(self.kl_ab.mean), finite(self.kl_ba.mean)],
-            "kl_standard_error": [
-                finite(self.kl_ab.standard_error),
-                finite(self.kl_ba.standard_error),
-            ],
+            "kl_nats": finite(one.mean for one in kl),
+            "kl_standard_error": finite(one.standard_error for one in kl),
             "kl_percentiles_nats": {q: finite(kl) for q, kl in self.kl_percentiles.items()},
-            "delta_p": float(self.delta_p.mean),
-            "delta_p_standard_error": finite(self.delta_p.standard_error),
             "delta_p_rms": self.delta_p_rms,
             "delta_p_percentiles": self.delta_p_percentiles,
             "same_top_share": float(self.same_top.mean),
@@ -104,11 +86,7 @@ class ModelsComparison(Result):
             "error_unit": "blocks",
             "units": self.nll_a.units,
             "block_length": self.block_length,
-            "context": self.context,
-            "stride": self.stride,
-            "bos": self.bos,
-            "complete": self.complete,
-            **asdict(self.account),
+            **self.how(),
         }
 
     def rows(self) -> list[dict[str, Any]]:
@@ -116,10 +94,6 @@ class ModelsComparison(Result):
         record = self.record()
         names = ("perplexity", "nll_nats", "nll_standard_error", "kl_nats", "kl_standard_error")
         return by_key({"model": record["models"], **{name: record[name] for name in names}})
-
-    def tables(self) -> list[Shown]:
-        """One line per measure."""
-        return [model_table(self.record())]
 
 
 def compare_models(
@@ -142,8 +116,7 @@ def compare_models(
             at most 2,048.
         on_progress: is given the number of scored tokens and A's mean surprisal so far, nats.
 
-    Returns:
-        The comparison; of what was scored until then where Ctrl-C ends it early.
+    Where Ctrl-C ends it early, the comparison is of what was scored until then.
 
     Raises:
         ValueError: the vocabularies differ, an argument is outside its range, or there is no token
@@ -152,49 +125,36 @@ def compare_models(
     """
     check_vocabularies(model_a, model_b)
     limits = [limit for m in (model_a, model_b) if (limit := positions(m.model)) is not None]
-    context = windows.context
-    if context is None and limits:
-        context = min(*limits, 2048)
-    for limit in limits:
-        if context is not None and context > limit:
-            raise ValueError(f"context must be at most the models' {min(limits)} positions")
+    context = min([*limits, 2048]) if windows.context is None else windows.context
+    if limits and context > min(limits):
+        raise ValueError(f"context must be at most the models' {min(limits)} positions")
     run = TeacherForcing(model_a, replace(windows, context=context))
     blocks = BlockSums()
     kls, deltas = array("f"), array("f")
-    total = 0.0
-    with Interruptible(run.account, blocks) as reading:
+    with Interruptible(run, blocks, on_progress) as reading:
         for columns in _both(run, model_b, documents):
             blocks.add(columns)
             kls.extend(columns[:, _COLUMNS.index("kl_ab")].tolist())
             deltas.extend(columns[:, _COLUMNS.index("delta_p")].tolist())
-            total += columns[:, 0].sum()
-            if on_progress is not None:
-                on_progress(blocks.count, total / blocks.count)
+            reading.counted(columns[:, 0].sum())
         run.account.check()
-    reading.check_scored()
+    how = reading.how()
     sums, counts = blocks.sums()
     with np.errstate(invalid="ignore"):  # both may be infinite
         difference = ratio_of_sums(sums[:, 1] - sums[:, 0], counts)
-    by_name = {name: ratio_of_sums(sums[:, place], counts) for place, name in enumerate(_COLUMNS)}
+    means: dict[str, Any] = {
+        name: ratio_of_sums(sums[:, place], counts) for place, name in enumerate(_COLUMNS)
+    }
     return ModelsComparison(
         model_a=model_a.name,
         model_b=model_b.name,
-        context=run.context,
-        stride=run.stride,
-        bos=run.bos_token,
-        nll_a=by_name["nll_a"],
-        nll_b=by_name["nll_b"],
         nll_difference=difference,
-        kl_ab=by_name["kl_ab"],
-        kl_ba=by_name["kl_ba"],
         kl_percentiles=_percentiles(kls),
-        delta_p=by_name["delta_p"],
-        delta_p_rms=math.sqrt(float(by_name["delta_p_squared"].mean)),
+        delta_p_rms=math.sqrt(float(means.pop("delta_p_squared").mean)),
         delta_p_percentiles=_percentiles(deltas),
-        same_top=by_name["same_top"],
         block_length=blocks.length,
-        account=run.account,
-        complete=reading.complete,
+        **means,
+        **how,
     )
 
 
@@ -223,15 +183,8 @@ def _columns(a: Tensor, b: Tensor, targets: Tensor) -> Floats:
         nll_a, nll_b = surprisal(log_a, targets), surprisal(log_b, targets)
         delta = (-nll_b).exp() - (-nll_a).exp()
         same = a.argmax(-1) == b.argmax(-1)
-        columns = [
-            nll_a,
-            nll_b,
-            kl_divergence(log_a, log_b),
-            kl_divergence(log_b, log_a),
-            delta,
-            delta.square(),
-            same,
-        ]
+        kl_ab, kl_ba = kl_divergence(log_a, log_b), kl_divergence(log_b, log_a)
+        columns = [nll_a, nll_b, kl_ab, kl_ba, delta, delta.square(), same]
         stacked: Floats = torch.stack([c.double() for c in columns], -1).cpu().numpy()
     return stacked
 

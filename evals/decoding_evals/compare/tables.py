@@ -16,14 +16,14 @@ MOST_PAIRED = 12
 
 def setting_tables(record: dict[str, Any]) -> Iterator[Table]:
     """What each setting does to the model, how it fits the text, and each pair of few settings."""
-    own = titled(f"{record['model']} · {_scored(record)}")
-    own.add_column("", justify="right")
-    own.add_column("setting", overflow="fold")
-    for label in ("entropy\n(nats)", "effective\nchoices", "kept\ntokens", "kept\nmass"):
-        own.add_column(label, justify="right")
-    of_text = titled("\nthe text's tokens")
-    for label in ("", "covered", "cross-entropy\n(nats)", "of those covered\n(nats)"):
-        of_text.add_column(label, justify="right")
+    own = titled(
+        f"{record['model']} · {_scored(record)}", ">", "setting", ">entropy\n(nats)",
+        ">effective\nchoices", ">kept\ntokens", ">kept\nmass",
+    )  # fmt: skip
+    of_text = titled(
+        "\nthe text's tokens", ">", ">covered", ">cross-entropy\n(nats)",
+        ">of those covered\n(nats)",
+    )  # fmt: skip
     for index, setting in enumerate(record["settings"]):
         of = {name: values[index] for name, values in record.items() if isinstance(values, list)}
         exact = of["cross_entropy_nats"]
@@ -46,9 +46,8 @@ def setting_tables(record: dict[str, Any]) -> Iterator[Table]:
     count = len(record["settings"])
     if not 1 < count <= MOST_PAIRED:
         return
-    pairs = titled("\npairs: KL both ways and Jensen-Shannon divergence in nats, total variation")
-    for label in ("i", "j", "KL(i‖j)", "KL(j‖i)", "JS", "TV"):
-        pairs.add_column(label, justify="right")
+    title = "\npairs: KL both ways and Jensen-Shannon divergence in nats, total variation"
+    pairs = titled(title, ">i", ">j", ">KL(i‖j)", ">KL(j‖i)", ">JS", ">TV")
     kl, js, variation = (record[name] for name in ("kl_nats", "js_nats", "total_variation"))
     for i, j in combinations(range(count), 2):
         ways = ("infinite" if value is None else number(value) for value in (kl[i][j], kl[j][i]))
@@ -64,46 +63,36 @@ def _scored(record: dict[str, Any]) -> str:
     return scored + f"± from {record['units']} blocks of {length}"
 
 
-def model_table(record: dict[str, Any]) -> Table:
+def model_tables(record: dict[str, Any]) -> Iterator[Table]:
     """One line per measure."""
     a, b = record["models"]
     table = titled(f"A {a} · B {b} · {_scored(record)}", show_header=False)
+
+    def figure(value: Any, error: Any, place: int | None = None) -> str:
+        value, error = record[value], record[error]
+        if place is not None:
+            value, error = value[place], error[place]
+        return number(value) if error is None else f"{number(value)} ± {number(error)}"
+
     for place, name in enumerate("AB"):
-        nll, error = record["nll_nats"][place], record["nll_standard_error"][place]
         table.add_row(f"perplexity {name}", number(record["perplexity"][place]))
-        table.add_row(f"nats per token {name}", _with_error(nll, error))
-    interval = record["perplexity_ratio_confidence_interval"]
-    table.add_row(
-        "perplexity B / A",
-        number(record["perplexity_ratio"])
-        + ("" if interval is None else f" (95 %: {number(interval[0])} to {number(interval[1])})"),
-    )
-    for name, place in (("KL(A‖B), nats", 0), ("KL(B‖A), nats", 1)):
-        table.add_row(
-            name, _with_error(record["kl_nats"][place], record["kl_standard_error"][place])
-        )
-    for name, key in (
-        ("KL(A‖B)", "kl_percentiles_nats"),
-        ("Δp of the true token", "delta_p_percentiles"),
-    ):
-        figures = record[key]
-        shown = ("1", "10", "50", "90", "99", "99.9", "max")
-        table.add_row(
-            name, " · ".join(f"{q if q == 'max' else q + ' %'} {number(figures[q])}" for q in shown)
-        )
-    mean = _with_error(record["delta_p"], record["delta_p_standard_error"])
-    table.add_row("mean Δp, B - A", mean)
+        table.add_row(f"nats per token {name}", figure("nll_nats", "nll_standard_error", place))
+    ratio, interval = number(record["perplexity_ratio"]), ""
+    if record["perplexity_ratio_confidence_interval"] is not None:
+        low, high = map(number, record["perplexity_ratio_confidence_interval"])
+        interval = f" (95 %: {low} to {high})"
+    table.add_row("perplexity B / A", ratio + interval)
+    for place, name in enumerate(("KL(A‖B), nats", "KL(B‖A), nats")):
+        table.add_row(name, figure("kl_nats", "kl_standard_error", place))
+    percentiles = {"KL(A‖B)": "kl_percentiles_nats", "Δp of the true token": "delta_p_percentiles"}
+    for name, key in percentiles.items():
+        shown = [f"{q} % {number(record[key][q])}" for q in ("1", "10", "50", "90", "99", "99.9")]
+        table.add_row(name, " · ".join([*shown, f"max {number(record[key]['max'])}"]))
+    table.add_row("mean Δp, B - A", figure("delta_p", "delta_p_standard_error"))
     table.add_row("root mean square Δp", number(record["delta_p_rms"]))
-    table.add_row(
-        "same favourite token",
-        _with_error(record["same_top_share"], record["same_top_standard_error"]),
-    )
-    return table
+    table.add_row("same favourite token", figure("same_top_share", "same_top_standard_error"))
+    yield table
 
 
 def _four_decimals(value: float, error: float | None) -> str:
     return number(value) if error is None else f"{value:.4f} ± {error:.4f}"
-
-
-def _with_error(value: float | None, error: float | None) -> str:
-    return number(value) if error is None else f"{number(value)} ± {number(error)}"

@@ -42,14 +42,14 @@ def doctor(file: Path | None, **options: Any) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
+def _progress() -> Iterator[Callable[[str], None] | None]:
     """Shows the name of the running check on a terminal's standard error."""
     from rich.status import Status
 
     from decoding_evals.showing.terminal import console
 
     if not sys.stderr.isatty():
-        yield lambda name: None
+        yield None
         return
     with Status("loading", console=console(False, stderr=True)) as status:
         yield status.update

@@ -7,9 +7,9 @@ with the same row in a batch, a cached step with a whole pass, the sampler with 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,10 +20,9 @@ from decoding.settings.processor import applied_besides
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.doctor import passes, texts
 from decoding_evals.doctor.head import head
-from decoding_evals.doctor.patient import Finding, Patient
+from decoding_evals.doctor.patient import Finding, Patient, skipped
 from decoding_evals.doctor.tables import tables
-from decoding_evals.showing.result import Result
-from decoding_evals.showing.terminal import Shown
+from decoding_evals.showing.result import Result, finite
 
 REFERENCE = """\
 Once upon a time there was a little girl named Anna. She lived with her mother in a small house \
@@ -40,8 +39,8 @@ CHECKS: dict[str, Callable[[Patient], Finding]] = {
     "finite logits": passes.finite,
     "causality": passes.causality,
     "head": head,
-    "left padding": passes.left_padding,
-    "right padding": passes.right_padding,
+    "left padding": partial(passes.padding, side="left"),
+    "right padding": partial(passes.padding, side="right"),
     "batch size": passes.batch,
     "cache": passes.cache,
     "blocked head": passes.blocked_head,
@@ -70,6 +69,8 @@ class Check:
 class DoctorResult(Result):
     """All checks of one model, and what is surprising about its configuration."""
 
+    _tables = staticmethod(tables)
+
     model: str
     checks: tuple[Check, ...]
     notes: tuple[str, ...]
@@ -81,24 +82,13 @@ class DoctorResult(Result):
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; a figure that is not finite is None."""
-        checks = [asdict(check) for check in self.checks]
-        for check in checks:
-            if check["figure"] is not None and not math.isfinite(check["figure"]):
-                check["figure"] = None
-        return {
-            "model": self.model,
-            "passed": self.passed,
-            "checks": checks,
-            "notes": list(self.notes),
-        }
+        checks = [asdict(check) | {"figure": finite(check.figure)} for check in self.checks]
+        notes = list(self.notes)
+        return {"model": self.model, "passed": self.passed, "checks": checks, "notes": notes}
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per check."""
         return [*self.record()["checks"]]
-
-    def tables(self) -> Iterator[Shown]:
-        """One line per check; and notes."""
-        return tables(self.record())
 
 
 def doctor(
@@ -118,9 +108,6 @@ def doctor(
         text: what the model should find probable; the first 128 tokens are used.
         on_check: is given the name of each check before it runs.
 
-    Returns:
-        The checks in their order, and notes.
-
     Raises:
         ValueError: the model is in training mode, or the text has fewer than 8 tokens.
     """
@@ -134,7 +121,7 @@ def doctor(
         try:
             finding = check(patient)
         except (torch.OutOfMemoryError, MemoryError):
-            finding = Finding("skipped", None, None, "not enough memory")
+            finding = skipped("not enough memory")
         except NonFiniteLogitsError as error:
             finding = Finding("fail", None, None, str(error))
         except Exception as error:  # whatever a broken model makes of its input

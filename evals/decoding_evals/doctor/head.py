@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from decoding_evals.doctor.patient import Finding, Patient, distance
+from decoding_evals.doctor.patient import Finding, Patient, distance, skipped
 
 
 def head(patient: Patient) -> Finding:
@@ -16,7 +16,7 @@ def head(patient: Patient) -> Finding:
     model = patient.model
     layer = model.get_output_embeddings()
     if model.base_model is model or layer is None:
-        return Finding("skipped", None, None, "the model has no separate head")
+        return skipped("the model has no separate head")
     config = model.config.get_text_config()
     with torch.inference_mode():
         ids = torch.tensor([patient.probe], device=model.device)

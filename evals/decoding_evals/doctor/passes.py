@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from decoding.models.head import LogitHead
-from decoding_evals.doctor.patient import Finding, Patient, distance
+from decoding_evals.doctor.patient import Finding, Patient, distance, judged, skipped
 
 
 def finite(patient: Patient) -> Finding:
@@ -60,26 +60,15 @@ def causality(patient: Patient) -> Finding:
             "shifted, one position late"
         )
         return Finding("fail", before, limit, message)
-    if before <= limit:
-        message = "a token changes logits from its own position on, none before"
-        return Finding("pass", before, limit, message)
     message = "a token changes the logits of positions before it: attention is not causal"
     if not (gaps[1 : place - 1] > limit).any():
         message = "a token changes the logits before it: logits are shifted, one position early"
-    return Finding("fail", before, limit, message)
+    agree = "a token changes logits from its own position on, none before"
+    return judged(before, limit, agree, message)
 
 
-def left_padding(patient: Patient) -> Finding:
-    """Padding in front, masked, with positions counted from the first token."""
-    return _padding(patient, "left")
-
-
-def right_padding(patient: Patient) -> Finding:
-    """Padding behind."""
-    return _padding(patient, "right")
-
-
-def _padding(patient: Patient, side: str) -> Finding:
+def padding(patient: Patient, side: str) -> Finding:
+    """Padding on the left, masked, with positions counted from the first token; or on the right."""
     probe, width = patient.probe, 4
     size = len(probe)
     real = slice(width, None) if side == "left" else slice(size)
@@ -131,7 +120,7 @@ def cache(patient: Patient) -> Finding:
         for place in range(given, size):
             past = getattr(output, "past_key_values", None)
             if past is None:
-                return Finding("skipped", None, None, "the model returns no cache of keys")
+                return skipped("the model returns no cache of keys")
             steps.append(output.logits[0, -1])
             output = patient.model(
                 ids[:, place : place + 1],

@@ -31,6 +31,18 @@ class Finding(NamedTuple):
     message: str
 
 
+def judged(figure: float, limit: float, agree: str, differ: str | None = None) -> Finding:
+    """A pass where a figure is at most its limit, else a failure; and what to say of either."""
+    if figure <= limit:
+        return Finding("pass", figure, limit, agree)
+    return Finding("fail", figure, limit, agree if differ is None else differ)
+
+
+def skipped(reason: str) -> Finding:
+    """A check that says nothing of this model."""
+    return Finding("skipped", None, None, reason)
+
+
 class Patient:
     """The model, and what several checks need of it."""
 
@@ -54,12 +66,10 @@ class Patient:
     def logits(
         self, rows: list[list[int]], mask: list[list[int]] | None = None, *, count: bool = False
     ) -> Tensor:
-        """Logits of a pass without a cache, `(batch, seq, vocab)`.
+        """Logits of a pass without a cache, `(batch, seq, vocab)`; `mask` is 0 for padding.
 
-        Args:
-            rows: token ids.
-            mask: 0 for padding; default no padding.
-            count: give positions, counted from each row's first token, where the model takes them.
+        With `count`, positions are given, counted from each row's first token, where the model
+        takes them.
         """
         ids = torch.tensor(rows, device=self.model.device)
         tokens = torch.ones_like(ids)
@@ -106,10 +116,7 @@ class Patient:
 
     def compared(self, got: Tensor, want: Tensor, agree: str, differ: str) -> Finding:
         """Pass where two tensors of logits differ by rounding alone."""
-        gap, limit = float(distance(got, want).max()), self.limit(want)
-        if gap <= limit:
-            return Finding("pass", gap, limit, agree)
-        return Finding("fail", gap, limit, differ)
+        return judged(float(distance(got, want).max()), self.limit(want), agree, differ)
 
 
 def distance(got: Tensor, want: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
 from decoding_evals.showing.terminal import Shown, harmless, titled
@@ -15,23 +14,9 @@ MARKS = {"pass": ("pass", None), "fail": ("FAIL", "bold red"), "skipped": ("skip
 
 def tables(record: dict[str, Any]) -> Iterator[Shown]:
     """One line per check; and notes."""
-    yield _checks(record)
-    if record["notes"]:
-        yield Text("\nnotes")
-    for note in record["notes"]:
-        yield Text(f"- {note}")
-
-
-def _checks(record: dict[str, Any]) -> Table:
-    """One line per check."""
     counts = [sum(check["status"] == status for check in record["checks"]) for status in MARKS]
     title = f"{record['model']}: {counts[0]} checks passed, {counts[1]} failed, {counts[2]} skipped"
-    table = titled(title)
-    table.add_column("check")
-    table.add_column("result")
-    table.add_column("figure", justify="right")
-    table.add_column("limit", justify="right")
-    table.add_column("what it means", overflow="fold")
+    table = titled(title, "check", "result", ">figure", ">limit", "what it means")
     for check in record["checks"]:
         word, style = MARKS[check["status"]]
         table.add_row(
@@ -40,4 +25,8 @@ def _checks(record: dict[str, Any]) -> Table:
             *("-" if check[key] is None else f"{check[key]:.3g}" for key in ("figure", "limit")),
             harmless(check["message"]),
         )
-    return table
+    yield table
+    if record["notes"]:
+        yield Text("\nnotes")
+    for note in record["notes"]:
+        yield Text(f"- {note}")

@@ -16,7 +16,7 @@ from decoding.rows.faults import NonFiniteLogitsError
 from decoding.scoring.teacher_forcing import LogitBlock, TeacherForcing, TokenDocument, positions
 from decoding.scoring.windows import Windows
 from decoding_evals.doctor.passes import causality
-from decoding_evals.doctor.patient import Finding, Patient
+from decoding_evals.doctor.patient import Finding, Patient, judged, skipped
 
 MARGIN_NATS = 0.5
 Z_LIMIT = 4.0
@@ -27,7 +27,7 @@ def shifts(patient: Patient) -> Finding:
     """The reference text fits best where each logit row predicts the next token."""
     sequence, logits = patient.sequence, patient.reference
     if len(set(sequence)) < len(sequence) / 4:
-        return Finding("skipped", None, None, "the text repeats itself, so shifts look alike")
+        return skipped("the text repeats itself, so shifts look alike")
     rows = range(2, len(sequence) - 2)
     nll = {
         shift: _nll(logits[rows.start : rows.stop], [sequence[row + 1 + shift] for row in rows])
@@ -48,18 +48,16 @@ def shifts(patient: Patient) -> Finding:
 def bos(patient: Patient) -> Finding:
     """BOS in front makes the text more probable, or hardly less."""
     if patient.bos_id is None:
-        return Finding("skipped", None, None, "the tokenizer has neither BOS nor EOS")
+        return skipped("the tokenizer has neither BOS nor EOS")
     targets = patient.ids[1:]
     with_bos = _nll(patient.reference[1:-1], targets)
     without = _nll(patient.logits([patient.ids])[0, :-1], targets)
     if not _beats_uniform(patient, with_bos, without):
         return _not_better()
     shown = f"nats a token with BOS {with_bos:.2f}, without {without:.2f}"
-    if with_bos - without <= MARGIN_NATS:
-        return Finding("pass", with_bos - without, MARGIN_NATS, shown)
     token = patient.tokenizer.convert_ids_to_tokens(patient.bos_id)
     message = f"{token!r} in front harms, so it is not what the model was trained with; {shown}"
-    return Finding("fail", with_bos - without, MARGIN_NATS, message)
+    return judged(with_bos - without, MARGIN_NATS, shown, message)
 
 
 def _nll(logits: Tensor, targets: list[int]) -> float:
@@ -76,8 +74,7 @@ def _beats_uniform(patient: Patient, *nlls: float) -> bool:
 
 
 def _not_better() -> Finding:
-    message = f"the model does not beat uniform by {MARGIN_NATS} nats on the reference text"
-    return Finding("skipped", None, None, message)
+    return skipped(f"the model does not beat uniform by {MARGIN_NATS} nats on the reference text")
 
 
 def sampler(patient: Patient) -> Finding:
@@ -109,15 +106,13 @@ def sampler(patient: Patient) -> Finding:
         sampled = written[window.document].trace.raw_surprisal_nats
         apart = max(apart, float(abs(sampled + columns["log_prob"]).max()))
     if spread == 0:
-        return Finding("skipped", None, None, "the model is certain of every token")
+        return skipped("the model is certain of every token")
     z = excess / math.sqrt(spread)
     agree = (
         f"z {z:+.2f} of {forcing.account.tokens_scored:,} sampled tokens; surprisals of sampler "
         f"and scorer differ by {apart:.2g} nats at most"
     )
-    if abs(z) <= Z_LIMIT:
-        return Finding("pass", abs(z), Z_LIMIT, agree)
-    return Finding("fail", abs(z), Z_LIMIT, f"sampler and scorer disagree: {agree}")
+    return judged(abs(z), Z_LIMIT, agree, f"sampler and scorer disagree: {agree}")
 
 
 def dtype(patient: Patient) -> Finding:
@@ -134,7 +129,7 @@ def dtype(patient: Patient) -> Finding:
     assert exact.target_log_prob is not None and got.target_log_prob is not None
     error = float((got.target_log_prob - exact.target_log_prob).abs().mean())
     message = f"{dtype}: log-probabilities are off by {error:.2g} nats on average from float32"
-    return Finding("pass" if error <= 1 else "fail", error, 1.0, message)
+    return judged(error, 1.0, message)
 
 
 def round_trip(patient: Patient) -> Finding:

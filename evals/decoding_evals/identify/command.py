@@ -12,12 +12,12 @@ from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
     candidate_options,
-    model_options,
+    option,
     output_options,
     read_candidates,
     read_model,
     read_windows,
-    scoring_options,
+    reading_options,
 )
 from decoding_evals.shell.plots import plot_option
 
@@ -25,30 +25,25 @@ from decoding_evals.shell.plots import plot_option
 @click.command()
 @input_options
 @candidate_options
-@click.option(
-    "--models",
+@option(
+    "--models A B",
+    "Models instead of one; each setting of each is a candidate. Repeatable for more.",
     "pairs",
     nargs=2,
     multiple=True,
-    metavar="A B",
-    help="Models instead of one; each setting of each is a candidate. Repeatable for more.",
 )
-@click.option(
-    "--prior",
-    metavar="P,P,…",
-    help="Weights of the candidates in their order, those of the first model first.  "
+@option(
+    "--prior P,P,…",
+    "Weights of the candidates in their order, those of the first model first.  "
     "[default: all alike]",
 )
-@click.option(
-    "--min-odds",
+@option(
+    "--min-odds ODDS",
+    "Name a candidate only if its odds against all others together reach this.",
     type=click.FloatRange(min=1),
     default=10.0,
-    show_default=True,
-    metavar="ODDS",
-    help="Name a candidate only if its odds against all others together reach this.",
 )
-@model_options
-@scoring_options
+@reading_options
 @output_options
 @plot_option("Draw the odds of every candidate along the first text.")
 def identify(
@@ -85,9 +80,8 @@ def identify(
         inputs = Inputs.from_options(options, records=True)
         models = [read_model(options, name) for name in names or (None,)]
         from decoding_evals.identify.evaluation import identify as evaluate
-        from decoding_evals.shell.progress import ScoringProgress
 
-        with ScoringProgress(shown=destination.shows_progress, entropy=True) as progress:
+        with destination.scoring(entropy=True, lazily=True) as progress:
             results = evaluate(
                 models,
                 inputs.documents(models[0]),

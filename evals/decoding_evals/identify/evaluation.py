@@ -10,31 +10,22 @@ from itertools import product, tee
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from decoding.inference.posterior import (
-    log_bayes_factors,
-    log_odds,
-    log_posterior,
-    normalised_prior,
-    running_log_posterior,
-)
+from decoding.inference import posterior as bayes
 from decoding.models.loading import LanguageModel, check_vocabularies
-from decoding.scoring.teacher_forcing import Document, TokenDocument, as_document
+from decoding.scoring.teacher_forcing import Document, TokenDocument
 from decoding.scoring.windows import Windows
 from decoding.settings.grids import MOST_SETTINGS
 from decoding.settings.policy import Setting
 from decoding_evals.identify.figure import plot_identification
 from decoding_evals.identify.likelihoods import Likelihoods, RuledOut, likelihoods
 from decoding_evals.identify.tables import tables
-from decoding_evals.showing.result import TextResult, by_key, finite
+from decoding_evals.reading.scanned import whole
+from decoding_evals.showing.result import Floats, TextResult, by_key, finite
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from decoding_evals.showing.terminal import Shown
-
-Floats = NDArray[np.float64]
 
 DECIDING = 8
 UNEXPLAINED = 4.0
@@ -68,6 +59,8 @@ class Candidate:
 class Identification(TextResult):
     """The posterior over K candidates after a text."""
 
+    _tables = staticmethod(tables)
+
     candidates: tuple[Candidate, ...]
     tokens: tuple[str, ...]
     """Text of each of the n scored tokens. Where models cut the text differently, of the shortest
@@ -93,27 +86,27 @@ class Identification(TextResult):
 
     def log_posterior(self) -> Floats:
         """`(K,)`, nats; NaN where every candidate is ruled out."""
-        return log_posterior(self._log_likelihoods(), self._prior())
+        return bayes.log_posterior(self._each("log_likelihood_nats"), self._each("prior"))
 
     def running_log_odds(self) -> Floats:
         """`(n + 1, K)`, log odds of each candidate against all others after each token, nats.
 
         The first row is that of the prior; NaN from where on every candidate is ruled out.
         """
-        return log_odds(running_log_posterior(self.log_q_nats, self._prior()))
+        return bayes.log_odds(bayes.running_log_posterior(self.log_q_nats, self._each("prior")))
 
     def ranking(self) -> list[int]:
         """The candidates that are not ruled out, the most probable first."""
         posterior = self.log_posterior()
-        order = sorted(range(len(posterior)), key=lambda k: -posterior[k])
-        return [k for k in order if posterior[k] > -math.inf]
+        alive = np.flatnonzero(posterior > -math.inf)
+        return sorted(alive.tolist(), key=lambda k: -posterior[k])
 
     def log_odds_nats(self) -> float:
         """Log posterior odds of the best candidate against all others together.
 
         ∞ where the others are ruled out, NaN where all are.
         """
-        return float(np.max(self._odds(self._log_likelihoods())))
+        return float(np.max(self._odds(self._each("log_likelihood_nats"))))
 
     def verdict(self) -> tuple[int | None, str | None]:
         """The candidate that wrote the text, or None and why none is named.
@@ -163,24 +156,22 @@ class Identification(TextResult):
         """Plain values for JSON; lists are in the order of the candidates, None is infinite or
         unknown."""
         ranking = self.ranking()
-        decided = self.decided
-        _, reason = self.verdict()
-        factors = (
-            log_bayes_factors(self._log_likelihoods(), ranking[0])
-            if ranking
-            else np.full(len(self.candidates), math.nan)
-        )
+        place, reason = self.verdict()
+        decided = None if place is None else self.candidates[place]
+        factors = np.full(len(self.candidates), math.nan)
+        if ranking:
+            factors = bayes.log_bayes_factors(self._each("log_likelihood_nats"), ranking[0])
         return {
             **self.heading(),
             "settings": [str(candidate.setting) for candidate in self.candidates],
             "models": [candidate.model for candidate in self.candidates],
-            "prior": self._prior().tolist(),
+            "prior": finite(self._each("prior")),
             "posterior": finite(self.posterior),
             "model_posterior": self._by_model(),
-            "log_likelihood_nats": finite(self._log_likelihoods()),
+            "log_likelihood_nats": finite(self._each("log_likelihood_nats")),
             "log_bayes_factors_nats": finite(factors),
-            "coverage": finite([candidate.coverage for candidate in self.candidates]),
-            "z": finite([candidate.z for candidate in self.candidates]),
+            "coverage": finite(self._each("coverage")),
+            "z": finite(self._each("z")),
             "ruled_out": [
                 {
                     "candidate": k,
@@ -216,20 +207,16 @@ class Identification(TextResult):
         labels = {"setting": record["settings"], "model": record["models"]}
         return by_key(labels | {name: record[name] for name in names})
 
-    def tables(self) -> Iterator[Shown]:
-        """The verdict with one line per candidate, the best first; the tokens that decided."""
-        return tables(self.record())
-
     def plot(self) -> Figure:
         """The odds of every candidate along the text; see `plot_identification`."""
         return plot_identification(self.record(), self.tokens, self.running_log_odds())
 
     def _odds(self, log_likelihoods: Floats) -> Floats:
-        return log_odds(log_posterior(log_likelihoods, self._prior()))
+        return bayes.log_odds(bayes.log_posterior(log_likelihoods, self._each("prior")))
 
     def _possible_log_likelihoods(self) -> Floats:
         """About what they would be if other tokens were written where a ruling-out is in doubt."""
-        bounds = self._log_likelihoods()
+        bounds = self._each("log_likelihood_nats")
         for k, candidate in enumerate(self.candidates):
             if candidate.ruled_out is not None and candidate.ruled_out.retokenisation:
                 column = self.log_q_nats[:, k]
@@ -242,13 +229,11 @@ class Identification(TextResult):
         sums: dict[str, float] = {}
         for candidate, share in zip(self.candidates, self.posterior, strict=True):
             sums[candidate.model] = sums.get(candidate.model, 0.0) + float(share)
-        return dict(zip(sums, finite(sums.values()), strict=True))
+        return {model: finite(share) for model, share in sums.items()}
 
-    def _prior(self) -> Floats:
-        return np.array([candidate.prior for candidate in self.candidates])
-
-    def _log_likelihoods(self) -> Floats:
-        return np.array([candidate.log_likelihood_nats for candidate in self.candidates])
+    def _each(self, name: str) -> Floats:
+        """`(K,)`, a figure of each candidate."""
+        return np.array([getattr(candidate, name) for candidate in self.candidates])
 
 
 def identify(
@@ -294,30 +279,23 @@ def identify(
         raise ValueError(f"candidates must differ, got {model}, {setting} twice")
     if not 1 <= min_odds < math.inf:
         raise ValueError(f"min_odds must be a finite number >= 1, got {min_odds!r}")
-    weights = normalised_prior(len(pairs), prior)
+    weights = bayes.normalised_prior(len(pairs), prior)
 
-    def whole() -> Iterator[Document | TokenDocument]:
+    def checked() -> Iterator[Document | TokenDocument]:
         for document in documents:
-            if isinstance(document, TokenDocument):
-                for other in models[1:]:
-                    check_vocabularies(models[0], other)
-                yield document
+            if not isinstance(document, TokenDocument):
+                yield whole(document)
                 continue
-            document = as_document(document)
-            pieces = document.text
-            text = pieces if isinstance(pieces, str) else "".join(pieces)
-            yield Document(text, document.prompt)
+            for other in models[1:]:
+                check_vocabularies(models[0], other)
+            yield document
 
     def results() -> Iterator[Identification]:
+        shown = [on_progress, *(None for _ in models[1:])]
+        copies = zip(models, tee(checked(), len(models)), shown, strict=True)
         streams = [
-            likelihoods(
-                model,
-                copy,
-                settings,
-                windows=windows,
-                on_progress=on_progress if model is models[0] else None,
-            )
-            for model, copy in zip(models, tee(whole(), len(models)), strict=True)
+            likelihoods(model, copy, settings, windows=windows, on_progress=progress)
+            for model, copy, progress in copies
         ]
         for index, parts in enumerate(zip(*streams, strict=True)):
             yield _identification(index, parts, pairs, weights, min_odds)
@@ -359,11 +337,8 @@ def _identification(
     for k, (model, setting) in enumerate(pairs):
         known = totals[k] > -math.inf and variance[k] > 0
         z = (-totals[k] - expected[k]) / math.sqrt(variance[k]) if known else math.nan
-        candidates.append(
-            Candidate(
-                setting, model, float(prior[k]), totals[k], float(coverage[k]), z, ruled_out[k]
-            )
-        )
+        figures = (float(prior[k]), totals[k], float(coverage[k]), z)
+        candidates.append(Candidate(setting, model, *figures, ruled_out[k]))
     return Identification(
         index=index,
         candidates=tuple(candidates),

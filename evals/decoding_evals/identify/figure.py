@@ -24,10 +24,7 @@ def plot_identification(
 ) -> Figure:
     """Posterior odds of each candidate against all others after each token.
 
-    Args:
-        record: of `decoding identify`.
-        tokens: the text of each of the n scored tokens.
-        log_odds_nats: `(n + 1, K)`, of each candidate; the first row is that of the prior.
+    `tokens` are the texts of the n scored tokens; `log_odds_nats` is `(n + 1, K)`, the prior first.
     """
     import numpy as np
 

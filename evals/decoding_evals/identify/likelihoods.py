@@ -14,34 +14,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from decoding.information.statistics import row_statistics
-from decoding.models.detokenizing import token_texts
-from decoding.models.encoding import Segment
 from decoding.models.loading import LanguageModel
 from decoding.scoring.following import Follower
-from decoding.scoring.teacher_forcing import (
-    Columns,
-    Document,
-    LogitBlock,
-    TeacherForcing,
-    TokenDocument,
-)
-from decoding.scoring.windows import Window, Windows
+from decoding.scoring.teacher_forcing import Document, LogitBlock, TeacherForcing, TokenDocument
+from decoding.scoring.windows import Windows
 from decoding.settings.applying import apply_settings
 from decoding.settings.policy import Setting
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.identify.retokenisation import Retokenisation
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
+from decoding_evals.reading.scanned import Scanned, scanned
+from decoding_evals.showing.result import Floats, Integers
 
 # Of tokens drawn in batches with a cache, under settings that truncate, and scored without: outside
 # the setting's own kept set were none of 124,000 in float32, and of 45,600 each 7 in float16 and 61
@@ -94,11 +85,7 @@ class Likelihoods:
     tokens_skipped: int
 
     def merged(self, bounds: Integers) -> Likelihoods:
-        """Sums over the stretches between some of the bounds; what lies outside them is left out.
-
-        Args:
-            bounds: increasing, all among `self.bounds`.
-        """
+        """Sums over the stretches between some of the bounds; the rest is left out."""
         # Of the tokens of one character, all but the last end where they begin.
         cuts = np.searchsorted(self.bounds, bounds, side="right") - 1
         cuts[:1] = np.searchsorted(self.bounds, bounds[:1])
@@ -108,14 +95,10 @@ class Likelihoods:
                 return values[:0]
             return np.add.reduceat(values[: cuts[-1]], cuts[:-1], axis=0)
 
-        return replace(
-            self,
-            texts=tuple("".join(self.texts[begin:end]) for begin, end in pairwise(cuts)),
-            bounds=bounds,
-            log_q_nats=sums(self.log_q_nats),
-            entropy_nats=sums(self.entropy_nats),
-            varentropy_nats2=sums(self.varentropy_nats2),
-        )
+        names = ("log_q_nats", "entropy_nats", "varentropy_nats2")
+        columns: dict[str, Any] = {name: sums(getattr(self, name)) for name in names}
+        texts = tuple("".join(self.texts[begin:end]) for begin, end in pairwise(cuts))
+        return replace(self, texts=texts, bounds=bounds, **columns)
 
 
 def likelihoods(
@@ -126,52 +109,20 @@ def likelihoods(
     windows: Windows = Windows(),
     on_progress: Callable[[int, float], None] | None = None,
 ) -> Iterator[Likelihoods]:
-    """Score every token of every document under every setting.
-
-    Args:
-        language_model: from `load_model`.
-        documents: whole texts, or token ids; taken lazily.
-        settings: S of them.
-        windows: how the texts are read.
-        on_progress: is given the number of scored tokens and the mean entropy under the first
-            setting so far, nats.
+    """Score every token of every document under every setting; see `identify`.
 
     Returns:
         One result per document, in their order, also where nothing could be scored.
     """
     run = TeacherForcing(language_model, windows)
     retokenisation = Retokenisation(language_model, windows)
-    pending: dict[int, _Pending] = {}
-
-    def remembered() -> Iterator[Document | TokenDocument]:
-        for index, document in enumerate(documents):
-            pending[index] = _Pending(document)
-            yield document
-
-    def encoded(index: int, segment: Segment) -> None:
-        pending[index].segments.append(segment)
-
     followers = [Follower([setting]) for setting in settings]
 
     def measure(block: LogitBlock) -> dict[str, Tensor]:
         return _measured(block, followers)
 
-    def finished(document: _Pending) -> Likelihoods:
-        return document.likelihoods(run, settings, retokenisation)
-
-    following = tokens = 0
-    entropy = 0.0
-    for window, columns in run.scan(remembered(), measure, encoded):
-        for index in range(following, window.document):
-            yield finished(pending.pop(index))
-        following = window.document
-        pending[following].windows.append((window, columns))
-        tokens += len(window.targets)
-        entropy += float(columns["entropy_nats 0"].sum())
-        if on_progress is not None:
-            on_progress(tokens, entropy / tokens)
-    for document in [*pending.values()]:
-        yield finished(document)
+    for document in scanned(run, documents, measure, on_progress, "entropy_nats 0"):
+        yield _likelihoods(document, run, settings, retokenisation)
 
 
 def _measured(block: LogitBlock, followers: Sequence[Follower]) -> dict[str, Tensor]:
@@ -209,91 +160,62 @@ def _at_the_edge(setting: DecodingSettings, logits: Tensor, targets: Tensor) -> 
     return log_q
 
 
-@dataclass
-class _Pending:
-    """A document on its way through the model."""
+def _likelihoods(
+    document: Scanned,
+    run: TeacherForcing,
+    settings: Sequence[Setting],
+    retokenisation: Retokenisation,
+) -> Likelihoods:
+    scored = document.ids()
+    n = len(scored)
+    text, ids, bounds = document.cut(run)
+    unscored = len(ids) - n
+    own = bounds[unscored:]
+    texts = tuple(text[begin:end] for begin, end in pairwise(own))
 
-    document: Document | TokenDocument
-    segments: list[Segment] = field(default_factory=list)
-    windows: list[tuple[Window, Columns]] = field(default_factory=list)
-
-    def likelihoods(
-        self, run: TeacherForcing, settings: Sequence[Setting], retokenisation: Retokenisation
-    ) -> Likelihoods:
-        scored = _joined(window.targets for window, _ in self.windows)
-        n = len(scored)
-        text, ids, bounds = self._cut(run)
-        unscored = len(ids) - n  # they stand in front
-        own = bounds[unscored:]
-        texts = tuple(text[begin:end] for begin, end in pairwise(own))
-
-        log_q, kept, entropy, varentropy = (
-            np.stack([self._column(f"{name} {index}") for index in range(len(settings))], axis=1)
-            for name in ("log_q_nats", "kept", "entropy_nats", "varentropy_nats2")
+    log_q, kept, entropy, varentropy = (
+        np.stack([document.column(f"{name} {index}") for index in range(len(settings))], axis=1)
+        for name in ("log_q_nats", "kept", "entropy_nats", "varentropy_nats2")
+    )
+    rank = document.column("rank")
+    outside = [np.flatnonzero(values == -math.inf).tolist() for values in log_q.T]
+    explained: dict[tuple[Setting, int], float] = {}
+    if isinstance(document.document, Document):
+        tried = [
+            (setting, unscored + place)
+            for setting, places in zip(settings, outside, strict=True)
+            for place in places[:CHECKED]
+        ]
+        front = [] if run.bos_id is None else [run.bos_id]
+        explained = retokenisation.explained(text, ids, bounds, front, tried, first=unscored)
+    ruled_out: list[RuledOut | None] = []
+    for index, (setting, places) in enumerate(zip(settings, outside, strict=True)):
+        if not places:
+            ruled_out.append(None)
+            continue
+        logs = [explained.get((setting, unscored + p)) for p in places[:CHECKED]]
+        firm = [p for p, log in zip(places, logs, strict=False) if log is None]
+        token = firm[0] if firm else places[0]
+        entry = RuledOut(
+            token=token,
+            id=int(scored[token]),
+            text=texts[token],
+            rank=int(rank[token]),
+            kept=int(kept[token, index]),
+            retokenisation=not firm,
+            others_log_prob_nats=math.fsum(-math.inf if log is None else log for log in logs),
         )
-        rank = self._column("rank")
-        outside = [np.flatnonzero(values == -math.inf).tolist() for values in log_q.T]
-        explained: dict[tuple[Setting, int], float] = {}
-        if isinstance(self.document, Document):
-            tried = [
-                (setting, unscored + place)
-                for setting, places in zip(settings, outside, strict=True)
-                for place in places[:CHECKED]
-            ]
-            front = [] if run.bos_id is None else [run.bos_id]
-            explained = retokenisation.explained(text, ids, bounds, front, tried, first=unscored)
-        ruled_out: list[RuledOut | None] = []
-        for index, (setting, places) in enumerate(zip(settings, outside, strict=True)):
-            if not places:
-                ruled_out.append(None)
-                continue
-            tried_logs = [explained.get((setting, unscored + p)) for p in places[:CHECKED]]
-            firm = [p for p, log in zip(places, tried_logs, strict=False) if log is None]
-            token = firm[0] if firm else places[0]
-            ruled_out.append(
-                RuledOut(
-                    token=token,
-                    id=int(scored[token]),
-                    text=texts[token],
-                    rank=int(rank[token]),
-                    kept=int(kept[token, index]),
-                    retokenisation=not firm,
-                    others_log_prob_nats=math.fsum(
-                        -math.inf if log is None else log for log in tried_logs
-                    ),
-                )
-            )
-        coverage = [1 - len(places) / n if n else math.nan for places in outside]
-        prompted = isinstance(self.document, Document) and self.document.prompt
-        return Likelihoods(
-            ids=scored,
-            texts=texts,
-            bounds=own,
-            log_q_nats=log_q,
-            entropy_nats=entropy,
-            varentropy_nats2=varentropy,
-            coverage=np.array(coverage),
-            ruled_out=tuple(ruled_out),
-            tokens_skipped=unscored if run.bos_id is None and not prompted else 0,
-        )
-
-    def _column(self, name: str) -> Floats:
-        return np.concatenate([np.empty(0), *(columns[name] for _, columns in self.windows)])
-
-    def _cut(self, run: TeacherForcing) -> tuple[str, Integers, Integers]:
-        """The text, all of its tokens, those of a prompt included, and their bounds in it."""
-        document = self.document
-        if isinstance(document, TokenDocument):
-            pieces = token_texts(run.tokenizer, document.ids, document.context)
-            bounds = np.cumsum([0, *map(len, pieces)], dtype=np.int64)
-            return "".join(pieces), np.array(document.ids, dtype=np.int64), bounds
-        assert isinstance(document.text, str)
-        ends = _joined(segment.ends for segment in self.segments) - len(document.prompt)
-        start = self.segments[0].start - len(document.prompt) if self.segments else 0
-        # A token that begins in the prompt belongs to the text with what it has there.
-        bounds = np.concatenate([[start], ends]).clip(min=0)
-        return document.text, _joined(segment.ids for segment in self.segments), bounds
-
-
-def _joined(parts: Iterable[Integers]) -> Integers:
-    return np.concatenate([np.empty(0, dtype=np.int64), *parts])
+        ruled_out.append(entry)
+    coverage = [1 - len(places) / n if n else math.nan for places in outside]
+    prompted = isinstance(document.document, Document) and document.document.prompt
+    return Likelihoods(
+        ids=scored,
+        texts=texts,
+        bounds=own,
+        log_q_nats=log_q,
+        entropy_nats=entropy,
+        varentropy_nats2=varentropy,
+        coverage=np.array(coverage),
+        ruled_out=tuple(ruled_out),
+        tokens_skipped=unscored if run.bos_id is None and not prompted else 0,
+    )

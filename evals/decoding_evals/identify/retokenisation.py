@@ -13,8 +13,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -24,9 +22,7 @@ from decoding.scoring.teacher_forcing import LogitBlock, TeacherForcing, TokenDo
 from decoding.scoring.windows import Windows
 from decoding.settings.applying import apply_settings
 from decoding.settings.policy import Setting
-
-Integers = NDArray[np.int64]
-
+from decoding_evals.showing.result import Integers
 
 REACH, NEAR = 4, 1
 """How many tokens before a given one are looked at too, and how many of them weigh."""
@@ -64,7 +60,7 @@ class Retokenisation:
         Args:
             text: the whole text.
             ids: `(n,)`, its tokens.
-            bounds: `(n + 1,)`, index in the text of where each begins, and where the last ends.
+            bounds: `(n + 1,)`, where in the text each begins, and where the last ends.
             bos: what the model reads before them.
             outside: settings, and indices of tokens outside their kept sets.
             first: index of the first token that a model can have written.
@@ -90,14 +86,15 @@ class Retokenisation:
         found: dict[tuple[Setting, int], float] = {}
         position = begin
         for block in self._run.blocks(self._run.windows([document])):
-            asked: dict[Setting, list[tuple[int, int, list[int]]]] = defaultdict(list)
+            asked: dict[Setting, list[tuple[int, int, list[int]]]] = {
+                setting: [] for setting in asking
+            }
             for row in range(len(block.targets)):
                 for setting, place, others in questions.get(position + row, ()):
                     asked[setting].append((row, place, others))
-            looking_back: dict[Setting, list[tuple[int, int, list[int]]]] = {
-                setting: [] for setting in asking if setting.looks_back
-            }
-            for setting, rows in (looking_back | asked).items():
+            for setting, rows in asked.items():
+                if not rows and not setting.looks_back:
+                    continue
                 log_q = _log_q(followers[setting], block, [row for row, _, _ in rows])
                 for log_probs, (row, place, others) in zip(log_q, rows, strict=True):
                     mass = float(log_probs[others].logsumexp(-1))

@@ -36,11 +36,10 @@ def _candidates(record: dict[str, Any], labels: list[str]) -> Table:
 
     unit = "shared piece" if record["pieces"] else "token"
     title = f"{title_of(record)}: {counted(record['tokens'], unit)} · {_verdict(record, labels)}"
-    table = titled(title)
-    table.add_column("candidate")
-    for label in ("posterior", "log q\n(nats)", "log Bayes\nfactor\n(nats)", "coverage", "z"):
-        table.add_column(label, justify="right")
-    table.add_column("ruled out at token (from 0)")
+    table = titled(
+        title, "candidate", ">posterior", ">log q\n(nats)", ">log Bayes\nfactor\n(nats)",
+        ">coverage", ">z", "ruled out at token (from 0)",
+    )  # fmt: skip
     for k in sorted(range(len(labels)), key=places):
         entry = ruled_out.get(k)
         infinite = entry is not None and record["best"] is not None
@@ -74,10 +73,9 @@ def _ruled_out(entry: dict[str, Any]) -> str:
 
 def _deciding_tokens(record: dict[str, Any], labels: list[str]) -> Table:
     best, runner_up = labels[record["best"]], labels[record["runner_up"]]
-    table = titled(f"\nwhat moved the odds of {best} to {runner_up} most")
-    table.add_column("piece" if record["pieces"] else "token", justify="right")
-    table.add_column("text")
-    table.add_column("log ratio (nats)", justify="right")
+    unit = "piece" if record["pieces"] else "token"
+    title = f"\nwhat moved the odds of {best} to {runner_up} most"
+    table = titled(title, f">{unit}", "text", ">log ratio (nats)")
     for token in record["deciding_tokens"]:
         ratio = token["log_ratio_nats"]
         table.add_row(

@@ -6,10 +6,9 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import combinations
-from typing import Any
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -29,11 +28,7 @@ def normalized(text: str) -> str:
 
 
 def exact_match(answer: str, references: str | Sequence[str]) -> bool:
-    """Whether an answer equals one of its references, both normalised.
-
-    Raises:
-        ValueError: there is no reference.
-    """
+    """Whether an answer equals one of its references (ValueError if there is none), normalised."""
     return normalized(answer) in map(normalized, _at_least_one(references))
 
 
@@ -43,19 +38,18 @@ def f1(answer: str, references: str | Sequence[str]) -> float:
     F1 = 2·shared / (words of the answer + words of the reference), where both are normalised and a
     word counts as often as it occurs in both. Two texts without words have 1.
 
-    Returns:
-        A number in [0, 1].
-
     Raises:
         ValueError: there is no reference.
 
     Source: the evaluation script of SQuAD 2.0, Rajpurkar et al. 2018.
     """
     words = Counter(normalized(answer).split())
-    return max(
-        _f1(words, Counter(normalized(reference).split()))
-        for reference in _at_least_one(references)
-    )
+    shares = []
+    for reference in _at_least_one(references):
+        other = Counter(normalized(reference).split())
+        total = words.total() + other.total()
+        shares.append(2 * (words & other).total() / total if total else 1.0)
+    return max(shares)
 
 
 def rouge_l(one: str, other: str) -> float:
@@ -65,9 +59,6 @@ def rouge_l(one: str, other: str) -> float:
     digits 0–9, in lower case; those of more than three characters are cut down to their stems.
     A text without words has 0, also with itself: of a script other than Latin nothing counts.
 
-    Returns:
-        A number in [0, 1], the same for both orders.
-
     Source: Lin 2004, *ROUGE: A Package for Automatic Evaluation of Summaries*; words and stems as
         in the package `rouge_score` with `use_stemmer=True`.
     """
@@ -75,10 +66,7 @@ def rouge_l(one: str, other: str) -> float:
 
 
 def lexical_similarity(texts: Sequence[str]) -> float | None:
-    """Mean ROUGE-L over all pairs of texts, equal ones included; in [0, 1].
-
-    Returns:
-        The mean; None of fewer than two texts.
+    """Mean ROUGE-L over all pairs of texts, equal ones included; None of fewer than two texts.
 
     Source: Fomicheva et al. 2020, *Unsupervised Quality Estimation for Neural Machine Translation*.
         LM-Polygraph's `LexicalSimilarity_rougeL` is its negative.
@@ -89,11 +77,8 @@ def lexical_similarity(texts: Sequence[str]) -> float | None:
 
 
 def distinct(texts: Sequence[str]) -> list[int]:
-    """The class of each text, where texts that are equal once normalised are of one class.
-
-    Returns:
-        One label per text; classes count from 0 in the order in which they first occur.
-    """
+    """The class of each text, counted from 0 as they first occur; texts that are equal once
+    normalised are of one class."""
     labels: dict[str, int] = {}
     return [labels.setdefault(normalized(text), len(labels)) for text in texts]
 
@@ -122,9 +107,6 @@ def correct_share(correct: Sequence[float], incorrect: Sequence[float]) -> float
     Args:
         correct: log p(answer | question) of each correct answer, nats.
         incorrect: the same of each incorrect one.
-
-    Returns:
-        A number in [0, 1].
 
     Raises:
         ValueError: one of them is empty, or every answer has probability 0.
@@ -157,27 +139,19 @@ def _at_least_one(references: str | Sequence[str]) -> Sequence[str]:
     return references
 
 
-def _f1(words: Counter[str], reference: Counter[str]) -> float:
-    total = words.total() + reference.total()
-    return 2 * (words & reference).total() / total if total else 1.0
-
-
 def _words(text: str) -> list[str]:
     """The words as ROUGE counts them."""
-    return [_stem(word) if len(word) > 3 else word for word in _NO_WORD.split(text.lower()) if word]
+    return [
+        _stemmer()(word) if len(word) > 3 else word for word in _NO_WORD.split(text.lower()) if word
+    ]
 
 
 @cache
-def _stem(word: str) -> str:
-    return _stemmer().stem(word)  # type: ignore[no-any-return]
-
-
-@cache
-def _stemmer() -> Any:
+def _stemmer() -> Callable[[str], str]:
     # A second that only those pay who compare answers.
     from nltk.stem.porter import PorterStemmer
 
-    return PorterStemmer()
+    return cache(PorterStemmer().stem)
 
 
 def _rouge_l(one: list[str], other: list[str]) -> float:

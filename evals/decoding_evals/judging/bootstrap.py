@@ -6,12 +6,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from decoding.inference.intervals import resampled
+from decoding_evals.showing.result import Floats, Integers
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 Statistic = Callable[[Integers], Floats]
 
 

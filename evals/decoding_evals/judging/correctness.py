@@ -14,13 +14,10 @@ CORRECTNESS = (*THRESHOLDS, "likelihood")
 
 
 def judged(answer: str, references: Sequence[str], by: str) -> tuple[float, bool]:
-    """Quality of an answer, in [0, 1], and whether it is correct.
+    """Quality of an answer, in [0, 1], by the best of its references, and whether it is correct.
 
-    Args:
-        answer: the answer.
-        references: at least one correct answer; the best counts.
-        by: `exact`: whether it equals one, both normalised; `f1`, correct from 0.5 on; `rouge-l`,
-            correct from 0.3 on.
+    `by` says how: `exact`: whether it equals one, both normalised; `f1`, correct from 0.5 on;
+    `rouge-l`, correct from 0.3 on.
     """
     if by == "exact":
         quality = float(exact_match(answer, references))
@@ -36,11 +33,7 @@ def preferred(
 ) -> tuple[float, bool]:
     """Share of the correct answers in the probability of all, and whether the likeliest is correct.
 
-    Args:
-        language_model: from `load_model`.
-        prompt: what the answers follow.
-        correct: at least one.
-        incorrect: at least one.
+    There must be at least one of each.
 
     Raises:
         ValueError: an answer without a token.

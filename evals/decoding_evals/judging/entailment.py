@@ -28,7 +28,7 @@ class EntailmentModel:
         name_or_path: a sequence-classification model, a local folder or a hub name, one of whose
             labels is called `entailment`.
         device: a torch device.
-        trust_remote_code: run Python code that comes with the model. Off unless you ask.
+        trust_remote_code: run Python code that comes with the model.
 
     Raises:
         ModelLoadError: it cannot be loaded, or has no label `entailment`.
@@ -41,11 +41,10 @@ class EntailmentModel:
     ) -> None:
         self.name = name_or_path
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(
-                name_or_path, trust_remote_code=trust_remote_code
-            )
+            trust = {"trust_remote_code": trust_remote_code}
+            self._tokenizer = AutoTokenizer.from_pretrained(name_or_path, **trust)
             model = AutoModelForSequenceClassification.from_pretrained(
-                name_or_path, trust_remote_code=trust_remote_code, use_safetensors=True
+                name_or_path, use_safetensors=True, **trust
             )
         except Exception as error:  # whatever a loader makes of a broken file
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -64,13 +63,7 @@ class EntailmentModel:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> NDArray[np.bool_]:
-        """Which text entails which.
-
-        Args:
-            texts: n texts.
-
-        Returns:
-            `(n, n)`, `[i, j]` is whether text i entails text j.
+        """Which of n texts entails which, `(n, n)`, `[i, j]` is whether text i entails text j.
 
         Raises:
             ValueError: two texts are too long for the model; they are never cut.
@@ -95,11 +88,7 @@ class EntailmentModel:
 
 def entailment_clusters(texts: Sequence[str], entails: Entails) -> list[int]:
     """Sort texts by meaning: each joins the first cluster whose first text it entails and that
-    entails it; equal texts are always together.
-
-    Args:
-        texts: in the order in which they are sorted.
-        entails: asked once, of the different texts.
+    entails it; equal texts are always together. `entails` is asked once, of the different texts.
 
     Returns:
         One label per text; clusters count from 0 in the order in which they first occur.

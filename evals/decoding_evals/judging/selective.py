@@ -11,13 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from decoding_evals.judging.bootstrap import Interval, bootstrap
-from decoding_evals.showing.result import finite
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
+from decoding_evals.showing.result import Floats, Integers, finite
 
 FEW = 5
 """Right or wrong answers, below which a bootstrap has too few of them to draw from."""
@@ -34,7 +31,7 @@ def auroc(uncertainty: ArrayLike, correct: ArrayLike) -> float | None:
         correct: `(prompts,)`, booleans.
 
     Returns:
-        A number in [0, 1]; None where all answers are right, or all wrong, or there are none.
+        A number in [0, 1]; None unless there are both right and wrong answers.
 
     Raises:
         ValueError: lengths differ, a value is NaN, or `correct` is neither 0 nor 1.
@@ -43,8 +40,7 @@ def auroc(uncertainty: ArrayLike, correct: ArrayLike) -> float | None:
         as its target.
     """
     right = _judgements(correct)
-    value: float | None = finite(_Ties(uncertainty, right).auroc(_once(right))[0])
-    return value
+    return _known(_Ties(uncertainty, right).auroc(_once(right)))
 
 
 class RiskCoverage(NamedTuple):
@@ -63,9 +59,6 @@ def risk_coverage(uncertainty: ArrayLike, quality: ArrayLike) -> RiskCoverage:
         uncertainty: `(prompts,)`, not NaN; may be infinite.
         quality: `(prompts,)`, in [0, 1]; booleans are 0 and 1.
 
-    Returns:
-        Coverage, increasing to 1, and risk, in [0, 1]; risk at coverage 1 is that of all answers.
-
     Raises:
         ValueError: lengths differ, a value is NaN, or a quality lies outside [0, 1].
 
@@ -79,21 +72,15 @@ def risk_coverage(uncertainty: ArrayLike, quality: ArrayLike) -> RiskCoverage:
 def aurc(uncertainty: ArrayLike, quality: ArrayLike) -> float | None:
     """Area under the risk–coverage curve: mean of the risks at coverage 1/n, 2/n, …, 1.
 
-    Args:
-        uncertainty: as for `risk_coverage`.
-        quality: as for `risk_coverage`.
+    Arguments and errors are those of `risk_coverage`.
 
     Returns:
         A number in [0, 1], lower is better; None where there is no prompt.
 
-    Raises:
-        ValueError: as for `risk_coverage`.
-
     Source: Geifman, Uziel and El-Yaniv 2019, *Bias-Reduced Uncertainty Estimation for Deep Neural
         Classifiers*. LM-Polygraph's `rcc-auc` where quality runs from 0 to 1.
     """
-    risk = risk_coverage(uncertainty, quality).risk
-    return float(risk.mean()) if len(risk) else None
+    return _mean(risk_coverage(uncertainty, quality).risk)
 
 
 def prediction_rejection_ratio(
@@ -108,12 +95,11 @@ def prediction_rejection_ratio(
 
     PRR = (A(uncertainty) - A(random)) / (A(perfect) - A(random)), where A is the mean of the mean
     qualities of the k most certain answers, over the last r = ⌊max_rejection·n⌋ of the k = 1 … n.
-    A(random) is a mean over random orders; without them its expectation, the
-    mean quality.
+    A(random) is a mean over random orders; without them its expectation, the mean quality.
 
     Args:
-        uncertainty: `(prompts,)`, not NaN; may be infinite.
-        quality: `(prompts,)`, in [0, 1]; booleans are 0 and 1.
+        uncertainty: as for `risk_coverage`.
+        quality: as for `risk_coverage`.
         max_rejection: largest share of answers that are rejected, in (0, 1].
         orders: number of random orders; None takes their expectation.
         seed: of the random orders.
@@ -139,8 +125,7 @@ def prediction_rejection_ratio(
     if rejected < 2:  # the first of them rejects nothing
         return None
     chance = None if orders is None else _random_area(good, rejected, orders, seed)
-    value: float | None = finite(_prr(ties, perfect, _once(good), rejected, chance)[0])
-    return value
+    return _known(_prr(ties, perfect, _once(good), rejected, chance))
 
 
 def evaluate_estimators(
@@ -164,8 +149,8 @@ def evaluate_estimators(
             prompt out.
         quality: how good each answer is, in [0, 1]; default 1 where it is right and 0 where not.
         max_rejection: see `prediction_rejection_ratio`.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        resamples: of the bootstrap, as `seed`.
+        seed: of its draws.
 
     Returns:
         `prompts`, `prompts_left_out`, `accuracy`, `risk` (of all answers), `oracle` (`aurc` and
@@ -184,6 +169,7 @@ def evaluate_estimators(
         _same_length("quality", quality, "correct", correct)
         kept = [value for value, known in zip(quality, judged, strict=True) if known]
         good = _qualities(np.array(kept, dtype=np.float64))
+    draws = {"resamples": resamples, "seed": seed}
     evaluated = {}
     for name, values in estimators.items():
         _same_length(name, values, "correct", correct)
@@ -192,9 +178,7 @@ def evaluate_estimators(
         evaluated[name] = {
             "prompts": int(known.sum()),
             "prompts_undefined": int((~known).sum()),
-            **_evaluated(
-                uncertainty[known], right[known], good[known], max_rejection, resamples, seed
-            ),
+            **_evaluated(uncertainty[known], right[known], good[known], max_rejection, draws),
         }
     return {
         "prompts": len(right),
@@ -207,20 +191,14 @@ def evaluate_estimators(
 
 
 def _evaluated(
-    uncertainty: Floats,
-    right: Floats,
-    good: Floats,
-    max_rejection: float,
-    resamples: int,
-    seed: int,
+    uncertainty: Floats, right: Floats, good: Floats, max_rejection: float, draws: dict[str, int]
 ) -> dict[str, Any]:
     """The figures of one estimator on the prompts where it is defined."""
     ratio = prediction_rejection_ratio(uncertainty, good, max_rejection=max_rejection)
     found = auroc(uncertainty, right)
-    auroc_interval = prr_interval = Interval(None, None, resamples)
+    auroc_interval = prr_interval = Interval(None, None, draws["resamples"])
     if found is not None:
-        by_answer = _Ties(uncertainty, right)
-        auroc_interval = bootstrap(by_answer.auroc, len(right), resamples=resamples, seed=seed)
+        auroc_interval = bootstrap(_Ties(uncertainty, right).auroc, len(right), **draws)
     if ratio is not None:
         ties, perfect = _Ties(uncertainty, good), _Ties(-good, good)
         rejected = int(max_rejection * len(good))
@@ -228,7 +206,7 @@ def _evaluated(
         def statistic(counts: Integers) -> Floats:
             return _prr(ties, perfect, counts, rejected, None)
 
-        prr_interval = bootstrap(statistic, len(good), resamples=resamples, seed=seed)
+        prr_interval = bootstrap(statistic, len(good), **draws)
     return {
         "auroc": found,
         "auroc_interval": auroc_interval.ends(),
@@ -368,6 +346,12 @@ def _same_length(name: str, values: Any, other: str, others: Any) -> None:
             f"{name} must have a value for each of {other}, got shapes "
             f"{np.shape(values)} and {np.shape(others)}"
         )
+
+
+def _known(found: Floats) -> float | None:
+    """The figure of the sample itself; None where it is undefined."""
+    value: float | None = finite(found[0])
+    return value
 
 
 def _mean(values: Floats) -> float | None:

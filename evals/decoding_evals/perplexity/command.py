@@ -10,11 +10,11 @@ import click
 from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
-    model_options,
+    option,
     output_options,
     read_model,
     read_windows,
-    scoring_options,
+    reading_options,
 )
 from decoding_evals.shell.output import Interrupted
 
@@ -26,21 +26,16 @@ PROTOCOLS = ("default", "huggingface", "lm-eval", "llama.cpp", "gpt2-paper")
 
 @click.command()
 @input_options
-@model_options
-@scoring_options
-@click.option(
-    "--protocol",
-    type=click.Choice([*PROTOCOLS, "all"]),
+@reading_options
+@option(
+    f"--protocol [{'|'.join(PROTOCOLS)}|all]",
+    "Whose rules: windows, BOS, and what is averaged.",
     default="default",
-    show_default=True,
-    help="Whose rules: windows, BOS, and what is averaged.",
 )
-@click.option(
-    "--errors",
-    type=click.Choice(["auto", "documents", "blocks"]),
+@option(
+    "--errors [auto|documents|blocks]",
+    "What the error is computed over; auto: documents if there are at least 20.",
     default="auto",
-    show_default=True,
-    help="What the error is computed over; auto: documents if there are at least 20.",
 )
 @output_options
 def perplexity(protocol: str, errors: str, **options: Any) -> None:
@@ -55,19 +50,13 @@ def perplexity(protocol: str, errors: str, **options: Any) -> None:
         language_model = read_model(options)
         from decoding_evals.perplexity.evaluation import perplexity as evaluate
         from decoding_evals.perplexity.tables import protocol_tables
-        from decoding_evals.shell.progress import ScoringProgress
 
-        windows = read_windows(options)
+        how: Any = {"windows": read_windows(options), "errors": errors}
 
         def measured(name: str, documents: Iterable[Any]) -> PerplexityResult:
-            with ScoringProgress() as progress:
+            with destination.scoring() as progress:
                 return evaluate(
-                    language_model,
-                    documents,
-                    protocol=name,
-                    windows=windows,
-                    errors=errors,
-                    on_progress=progress,
+                    language_model, documents, protocol=name, on_progress=progress, **how
                 )
 
         if protocol == "all":

@@ -7,42 +7,36 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from decoding.inference.intervals import BlockSums, MeanError, ratio_of_sums
 from decoding.information.statistics import row_statistics
 from decoding.models.encoding import Segment
 from decoding.models.loading import LanguageModel
-from decoding.scoring.teacher_forcing import Account, Columns, Document, LogitBlock, as_document
+from decoding.scoring.teacher_forcing import Columns, Document, LogitBlock, as_document
 from decoding.scoring.windows import Window, Windows
 from decoding_evals.perplexity.protocols import PROTOCOLS, Protocol
-from decoding_evals.perplexity.tables import result_table
-from decoding_evals.reading.interruptible import Interruptible
-from decoding_evals.showing.result import Result, exp_or_none, finite
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from decoding_evals.showing.terminal import Shown
+from decoding_evals.perplexity.tables import result_tables
+from decoding_evals.reading.interruptible import Interruptible, ReadResult
+from decoding_evals.showing.result import exp_or_none, finite
 
 FEW_DOCUMENTS = 20
 
 
-@dataclass(frozen=True)
-class PerplexityResult(Result):
+@dataclass(frozen=True, kw_only=True)
+class PerplexityResult(ReadResult):
     """Perplexity of a model on a corpus, and how it was computed."""
+
+    _tables = staticmethod(result_tables)
 
     model: str
     protocol: str
     rules: str
     headline: str
     """The key of what the protocol's tool reports."""
-    context: int
-    stride: int
-    bos: str | None
-    """The token in front of each document, or None."""
     nll_nats: float
     """Mean surprisal per scored token, as the protocol averages."""
     mean_entropy_nats: float
@@ -60,10 +54,7 @@ class PerplexityResult(Result):
     """Consecutive tokens in a block."""
     confidence_interval: tuple[float | None, float | None] | None
     """Of the perplexity, 95 %; None for a bound beyond the largest double."""
-    account: Account
     full_logits: str | None
-    complete: bool
-    """False where it was interrupted: the figures are of what was scored until then."""
 
     @property
     def perplexity(self) -> float | None:
@@ -90,29 +81,24 @@ class PerplexityResult(Result):
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what has no finite value is None."""
-        values = {
-            name: value for name, value in vars(self).items() if name not in ("account", "nll_nats")
-        }
+        own = dict(vars(self))
+        del own["account"]
         if self.confidence_interval is not None:
-            values["confidence_interval"] = list(self.confidence_interval)
+            own["confidence_interval"] = list(self.confidence_interval)
         ratio = None
         if self.standard_error is not None and self.naive_standard_error:
             ratio = self.standard_error / self.naive_standard_error
         return {
             "perplexity": self.perplexity,
-            "nll_nats": finite(self.nll_nats),
             "bits_per_token": finite(self.nll_nats / math.log(2)),
             "bits_per_byte": self.bits_per_byte,
             "word_perplexity": self.word_perplexity,
             "byte_perplexity": self.byte_perplexity,
-            **values,
+            **own,
+            "nll_nats": finite(self.nll_nats),
             "standard_error_ratio": ratio,
             **asdict(self.account),
         }
-
-    def tables(self) -> list[Shown]:
-        """One line per measure."""
-        return [result_table(self.record())]
 
 
 def perplexity(
@@ -137,8 +123,7 @@ def perplexity(
             tokens, or `auto`, which takes documents from 20 on.
         on_progress: is given the number of scored tokens and the mean surprisal so far, nats.
 
-    Returns:
-        The result; of what was scored until then where Ctrl-C ends it early.
+    Where Ctrl-C ends it early, the result is of what was scored until then.
 
     Raises:
         ValueError: an argument is outside its range, a document has a prompt under another
@@ -156,13 +141,13 @@ def perplexity(
 
     sums = _Sums(run)
     prepared = run.prepared(_checked(documents, protocol))
-    with Interruptible(run.account, sums.blocks) as reading:
+    with Interruptible(run, sums.blocks, on_progress) as reading:
         for window, columns in run.scan(prepared, _measured, sums.texts.add):
             sums.add(window, columns)
-            if on_progress is not None:
-                on_progress(sums.blocks.count, sums.total / sums.blocks.count)
+            reading.counted(columns["surprisal"].sum())
     run.finish(reading.complete)
-    reading.check_scored()
+    how = reading.how()
+    how["context"] += protocol == "huggingface"
     if not sums.weights:
         raise ValueError(f"protocol {protocol} gives every window weight zero at this stride")
     few = len(sums.by_document) < FEW_DOCUMENTS
@@ -175,15 +160,12 @@ def perplexity(
         protocol=protocol,
         rules=rules.rules,
         headline=rules.headline,
-        context=run.context + (protocol == "huggingface"),
-        stride=run.stride,
-        bos=run.bos_token,
         nll_nats=nll,
         mean_entropy_nats=float(sums.entropy / sums.blocks.count),
         words=run.words,
         bytes=run.bytes,
         standard_error=finite(float(error.standard_error)),
-        naive_standard_error=sums.naive_error(),
+        naive_standard_error=sums.naive_error(reading.total),
         error_unit="documents" if by_document else "blocks",
         units=error.units,
         block_length=None if by_document else sums.blocks.length,
@@ -191,9 +173,8 @@ def perplexity(
         confidence_interval=(
             None if math.isnan(low) else (exp_or_none(max(0.0, low)), exp_or_none(high))
         ),
-        account=run.account,
         full_logits=run.full_logits,
-        complete=reading.complete,
+        **how,
     )
 
 
@@ -206,7 +187,7 @@ class _Sums:
         self.texts = _Texts()
         self.by_document, self.counts = array("d"), array("q")
         self.blocks = BlockSums()
-        self.weighted = self.weights = self.total = self.squares = self.entropy = 0.0
+        self.weighted = self.weights = self.squares = self.entropy = 0.0
 
     def add(self, window: Window, columns: Columns) -> None:
         """Take in a window."""
@@ -222,7 +203,6 @@ class _Sums:
         weight = self._run.weight(window, self._end)
         self.weighted += weight * surprisal.mean()
         self.weights += weight
-        self.total += surprisal.sum()
         self.squares += np.square(surprisal).sum()
         self.entropy += columns["entropy"].sum()
         self._end = window.end
@@ -233,12 +213,12 @@ class _Sums:
             return ratio_of_sums(self.by_document, self.counts)
         return ratio_of_sums(*self.blocks.sums())
 
-    def naive_error(self) -> float | None:
-        """The same as if tokens were independent; None where it is unknown."""
+    def naive_error(self, total: float) -> float | None:
+        """The same as if tokens were independent, from their total; None where it is unknown."""
         tokens = self.blocks.count
         if tokens < 2 or not math.isfinite(self.squares):
             return None
-        variance = max(0.0, self.squares / tokens - (self.total / tokens) ** 2)
+        variance = max(0.0, self.squares / tokens - (total / tokens) ** 2)
         return math.sqrt(variance / (tokens - 1))
 
 

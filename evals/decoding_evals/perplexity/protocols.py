@@ -16,6 +16,7 @@ import numpy as np
 from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import Document, TeacherForcing, positions
 from decoding.scoring.windows import Ids, Window, Windows, sliding_windows
+from decoding_evals.reading.scanned import whole
 
 
 class Protocol(TeacherForcing):
@@ -34,10 +35,14 @@ class Protocol(TeacherForcing):
     bytes: int | None = 0
     words: int | None = 0
     """None where the tool counts tokens alone."""
+    runs = re.compile(r"\S+")
+    """Each of these is a word more."""
+    words_per_document = 0
+    """Those that a document has besides, also an empty one."""
     _counting = -1
     """The document whose text is being counted."""
     _inside = False
-    """Whether the text so far ends within a word, or (lm-eval) within whitespace."""
+    """Whether the text so far ends within a run."""
 
     def prepared(self, documents: Iterable[Document]) -> Iterator[Document]:
         """The documents as the tool would have them."""
@@ -45,25 +50,26 @@ class Protocol(TeacherForcing):
 
     def count_text(self, document: int, text: str) -> None:
         """Add the text of a window's targets to `bytes` and `words`."""
+        if self.bytes is None or self.words is None:
+            return
         if document != self._counting:
+            self.words += self.words_per_document * (document - self._counting)
             self._counting, self._inside = document, False
         if not text:
             return
-        assert self.bytes is not None and self.words is not None
         self.bytes += len(text.encode())
-        self.words += len(text.split()) - (self._inside and not text[:1].isspace())
-        self._inside = not text[-1:].isspace()
+        self.words += len(self.runs.findall(text)) - (self._inside and bool(self.runs.match(text)))
+        self._inside = bool(self.runs.match(text[-1:]))
 
     def finish(self, complete: bool) -> None:
         """End the count, of all texts or of what was scored until an interruption."""
+        if complete and self.words is not None:
+            behind = self.account.documents - 1 - self._counting
+            self.words += self.words_per_document * behind
 
     def weight(self, window: Window, end: int) -> int:
-        """How many predictions the tool takes a window for.
-
-        Args:
-            window: the window.
-            end: index behind the last target of the document's window before, at first 0.
-        """
+        """How many predictions the tool takes a window for, when the last target of the document's
+        window before stands before `end`, at first 0."""
         return len(window.targets)
 
 
@@ -99,9 +105,6 @@ class HuggingFace(Protocol):
         """All documents as one."""
         yield Document(_joined(documents, "\n\n"))
 
-    def count_text(self, document: int, text: str) -> None:
-        """The recipe counts tokens alone."""
-
     def weight(self, window: Window, end: int) -> int:
         """The tokens that a window adds, less one."""
         return window.end - end - 1
@@ -119,6 +122,8 @@ class LmEval(Protocol):
     rules = "disjoint windows, the last one reaching back; nats per word and byte of all documents"
     fixed = ("stride", "bos")
     headline = "word_perplexity"
+    runs = re.compile(r"\s+")
+    words_per_document = 1
 
     def __init__(self, language_model: LanguageModel, windows: Windows = Windows()) -> None:
         length = positions(language_model.model) if windows.context is None else windows.context
@@ -132,25 +137,6 @@ class LmEval(Protocol):
         return sliding_windows(
             document, sequence, self.context, self.stride, bos=bos, full_last=True
         )
-
-    def count_text(self, document: int, text: str) -> None:
-        """Bytes, and one word more than there are runs of whitespace."""
-        assert self.bytes is not None and self.words is not None
-        if document != self._counting:
-            # Empty documents between the two have one word each, too.
-            self.words += document - self._counting
-            self._counting, self._inside = document, False
-        if not text:
-            return
-        self.bytes += len(text.encode())
-        self.words += len(re.findall(r"\s+", text)) - (self._inside and text[:1].isspace())
-        self._inside = text[-1:].isspace()
-
-    def finish(self, complete: bool) -> None:
-        """Empty documents at the end have one word each, too."""
-        if complete:
-            assert self.words is not None
-            self.words += self.account.documents - 1 - self._counting
 
 
 class LlamaCpp(Protocol):
@@ -203,9 +189,6 @@ class LlamaCpp(Protocol):
                 f"llama.cpp needs a text of two chunks, {2 * chunk} tokens; this one has {tokens}"
             )
 
-    def count_text(self, document: int, text: str) -> None:
-        """The tool counts tokens alone."""
-
 
 class Gpt2Paper(Protocol):
     """Zero-shot perplexity as in the GPT-2 paper, by its usual reproduction.
@@ -231,7 +214,7 @@ class Gpt2Paper(Protocol):
         """De-tokenised documents; words and bytes are counted of the originals."""
         assert self.bytes is not None and self.words is not None
         for document in documents:
-            text = document.text if isinstance(document.text, str) else "".join(document.text)
+            text = str(whole(document).text)
             self.words += len(text.strip().split(" ")) - 1
             self.bytes += len(text.encode())
             yield Document(detokenized_wikitext(text))

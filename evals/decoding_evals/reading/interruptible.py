@@ -2,27 +2,56 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
 
-if TYPE_CHECKING:
-    from decoding.inference.intervals import BlockSums
-    from decoding.scoring.teacher_forcing import Account
+from decoding.inference.intervals import BlockSums
+from decoding.scoring.teacher_forcing import Account, TeacherForcing
+from decoding_evals.showing.result import Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadResult(Result):
+    """A result over all texts, and how they were read."""
+
+    context: int
+    stride: int
+    bos: str | None
+    """The token in front of each document, or None."""
+    account: Account
+    complete: bool
+    """False where it was interrupted: the figures are of what was scored until then."""
+
+    def how(self) -> dict[str, Any]:
+        """The last keys of the record."""
+        names = ("context", "stride", "bos", "complete")
+        return {name: getattr(self, name) for name in names} | asdict(self.account)
 
 
 class Interruptible:
     """Within it, Ctrl-C ends the reading; before the first token is scored it is not caught.
 
     Args:
-        account: of the tokens that are read.
-        blocks: sums over those that are scored.
+        run: what reads.
+        blocks: sums over the tokens that are scored.
+        on_progress: is given the number of scored tokens and the mean of what is `counted`.
     """
 
     complete = True
     """False where it was interrupted."""
+    total = 0.0
+    """Of what was counted."""
 
-    def __init__(self, account: Account, blocks: BlockSums) -> None:
-        self.account = account
+    def __init__(
+        self,
+        run: TeacherForcing,
+        blocks: BlockSums,
+        on_progress: Callable[[int, float], None] | None,
+    ) -> None:
+        self.run = run
         self.blocks = blocks
+        self.on_progress = on_progress
 
     def __enter__(self) -> Interruptible:
         return self
@@ -31,13 +60,30 @@ class Interruptible:
         if kind is not KeyboardInterrupt or not self.blocks.count:
             return False
         self.complete = False
-        self.account.stop(self.blocks.count)
+        self.run.account.stop(self.blocks.count)
         return True
 
-    def check_scored(self) -> None:
-        """Raise ValueError where no token was scored."""
+    def counted(self, value: float) -> None:
+        """Take in the sum of a figure over the tokens that `blocks` took in."""
+        self.total += value
+        if self.on_progress is not None:
+            self.on_progress(self.blocks.count, self.total / self.blocks.count)
+
+    def how(self) -> dict[str, Any]:
+        """The fields of a `ReadResult`.
+
+        Raises:
+            ValueError: no token was scored.
+        """
+        run, account = self.run, self.run.account
         if not self.blocks.count:
             raise ValueError(
-                f"nothing to score: {self.account.documents} documents with "
-                f"{self.account.tokens} tokens"
+                f"nothing to score: {account.documents} documents with {account.tokens} tokens"
             )
+        return {
+            "context": run.context,
+            "stride": run.stride,
+            "bos": run.bos_token,
+            "account": account,
+            "complete": self.complete,
+        }

@@ -12,53 +12,37 @@ from typing import Any, BinaryIO
 
 import click
 
-from decoding_evals.reading.rows import (
-    FORMATS,
-    decoded,
-    file_rows,
-    is_utf8,
-    kind_name,
-    listed,
-    readable,
-)
+from decoding_evals.reading import rows as reading
+from decoding_evals.reading.rows import FORMATS, is_utf8, kind_name, listed
 from decoding_evals.reading.texts import Inputs
-from decoding_evals.shell.options import stacked
+from decoding_evals.shell.options import option, stacked
 
 Row = dict[str, Any]
 
 # What `read_prompts` takes.
 prompt_options = stacked(
     click.argument("prompts", nargs=-1, metavar="[PROMPT]..."),
-    click.option(
-        "--prompts-file",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="Prompts from a file: .txt, one a line, or .jsonl, .json, .csv, .parquet, one a row.",
+    option(
+        "--prompts-file FILE",
+        "Prompts from a file: .txt, one a line, or .jsonl, .json, .csv, .parquet, one a row.",
     ),
-    click.option("--column", metavar="NAME", help="Column of the prompts.  [default: prompt]"),
+    option("--column NAME", "Column of the prompts.  [default: prompt]"),
 )
 
 # How prompts are continued.
 answer_options = stacked(
-    click.option(
-        "--seed",
+    option(
+        "--seed N",
+        "Same seed, same text, in any batch.  [default: a new one, reported]",
         type=click.IntRange(0, 2**64 - 1),
-        metavar="N",
-        help="Same seed, same text, in any batch.  [default: a new one, reported]",
     ),
-    click.option(
-        "--stop", multiple=True, metavar="TEXT", help="End when TEXT appears; repeatable."
-    ),
+    option("--stop TEXT", "End when TEXT appears; repeatable.", multiple=True),
     click.option("--chat", is_flag=True, help="Put each prompt into the model's chat template."),
 )
 
 
 def check_stop(stop: tuple[str, ...]) -> None:
-    """Refuse what cannot be a stop string.
-
-    Raises:
-        click.UsageError: an empty text, or none in UTF-8.
-    """
+    """Refuse an empty stop string, or one that is not UTF-8, with a click.UsageError."""
     if not all(text and is_utf8(text) for text in stop):
         raise click.UsageError("--stop needs a text, not empty, in UTF-8")
 
@@ -102,12 +86,9 @@ def read_prompt_rows(
     columns: Mapping[str, str | None],
     separator: str | None,
 ) -> list[Row]:
-    """Prompts with what their rows know besides.
+    """Prompts with what their rows know besides; the first arguments are those of `read_prompts`.
 
     Args:
-        arguments: as for `read_prompts`.
-        file: as for `read_prompts`.
-        column: as for `read_prompts`.
         columns: further columns by what they hold: `context` a text, any other a list of texts or
             one. None takes the column of that very name where there is one.
         separator: where a text is cut into several, and what is around the pieces goes.
@@ -132,7 +113,7 @@ def read_prompt_rows(
     if arguments:
         raise click.UsageError("give prompts as arguments or with --prompts-file, not both")
     wanted = "prompt" if column is None else column
-    source = file_rows(file)
+    source = reading.file_rows(file)
     as_json = file.suffix.lower() == ".csv"
     rows = []
     seen: dict[str, None] = {}
@@ -185,18 +166,14 @@ def _row(
 
 def _texts(name: str, value: object, separator: str | None) -> tuple[str, ...]:
     """The texts of a cell."""
-    if isinstance(value, str):
-        pieces = [value] if separator is None else [part.strip() for part in value.split(separator)]
-    elif value is None:
-        pieces = []
-    elif isinstance(value, list) and all(isinstance(item, str) for item in value):
-        pieces = value
-    else:
-        items = value if isinstance(value, list) else [value]
-        wrong = next(item for item in items if not isinstance(item, str))
+    if isinstance(value, str) and separator is not None:
+        value = [part.strip() for part in value.split(separator)]
+    items = value if isinstance(value, list) else [] if value is None else [value]
+    wrong = [kind_name(item) for item in items if not isinstance(item, str)]
+    if wrong:
         verb = "holds" if isinstance(value, list) else "is"
-        raise TypeError(f"{name} {verb} {kind_name(wrong)}, not a text or a list of texts")
-    return tuple(filter(None, pieces))
+        raise TypeError(f"{name} {verb} {wrong[0]}, not a text or a list of texts")
+    return tuple(filter(None, items))
 
 
 def _from_file(file: Path, column: str | None) -> list[str]:
@@ -207,12 +184,12 @@ def _from_file(file: Path, column: str | None) -> list[str]:
         raise click.UsageError(
             f"--prompts-file takes {', '.join(most)} or {last}, got {str(file)!r}"
         )
-    with readable(repr(str(file))), file.open("rb") as stream:
+    with reading.readable(repr(str(file))), file.open("rb") as stream:
         return _lines(stream, repr(str(file)))
 
 
 def _lines(stream: BinaryIO, source: str) -> list[str]:
-    lines = "".join(decoded(stream, source)).replace("\r\n", "\n").split("\n")
+    lines = "".join(reading.decoded(stream, source)).replace("\r\n", "\n").split("\n")
     if lines[-1] == "":
         del lines[-1]
     if not lines:

@@ -13,23 +13,16 @@ if TYPE_CHECKING:
 
 
 class Recorded(NamedTuple):
-    """A sequence that `decoding generate` recorded.
-
-    Args:
-        name: as for `Text`.
-        ids: the tokens that were drawn.
-        prompt: what they continue.
-        prompt_ids: what the model read of it; None where the record does not say.
-        model: what wrote it, by the record.
-        num_beams: above 1 where no setting drew it.
-    """
+    """A sequence that `decoding generate` recorded."""
 
     name: str
     ids: tuple[int, ...]
     prompt: str
     prompt_ids: tuple[int, ...] | None
+    """What the model read of the prompt; None where the record does not say."""
     model: str | None = None
     num_beams: int = 1
+    """Above 1 where no setting drew it."""
 
     def document(self, language_model: LanguageModel) -> TokenDocument:
         """What to score, with the prompt as context.

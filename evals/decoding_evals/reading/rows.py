@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,19 +30,15 @@ COLUMN_BUFFER_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows that lie somewhere.
-
-    Args:
-        name: the file or data set, as the user wrote it.
-        unit: what the numbers count, `line` or `row`.
-        read: reads all rows, given the columns that are wanted, or None for all there are; a row
-            may hold further ones. Raises `click.ClickException` where the source as a whole is
-            unfit.
-    """
+    """Rows that lie somewhere."""
 
     name: str
+    """The file or data set, as the user wrote it."""
     unit: str
+    """What the numbers count, `line` or `row`."""
     read: Callable[[Sequence[str] | None], Iterator[Row]]
+    """Reads all rows, given the columns that are wanted, or None for all there are; a row may hold
+    further ones. Raises `click.ClickException` where the source as a whole is unfit."""
 
 
 def file_rows(path: Path) -> Rows:
@@ -80,11 +77,9 @@ def dataset_rows(spec: str) -> Rows:
         config, split = parts or ("", "")
         if saved is not None and config:
             raise ValueError("it was saved without configurations")
-        splits = (
-            saved
-            if saved is not None
-            else datasets.load_dataset(name, config or None, streaming=True)
-        )
+        splits = saved
+        if splits is None:
+            splits = datasets.load_dataset(name, config or None, streaming=True)
     except Exception as error:  # whatever a loader makes of a broken file or no network
         raise click.ClickException(f"cannot load data set {name!r}: {error}") from error
     split = split or (next(iter(splits)) if len(splits) == 1 else "test")
@@ -257,11 +252,10 @@ def _parquet(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
             existing = parquet.schema_arrow.names
             columns = existing if columns is None else columns
             _require(columns, existing, str(path))
-            number = 0
+            numbers = count(1)
             for batch in parquet.iter_batches(batch_size=64, columns=list(columns)):
                 for index in range(batch.num_rows):
-                    number += 1
-                    yield number, _parquet_row(batch, index, columns)
+                    yield next(numbers), _parquet_row(batch, index, columns)
     except pyarrow.ArrowException as error:
         raise click.ClickException(f"{source}: broken parquet ({error})") from error
 

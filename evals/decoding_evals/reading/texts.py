@@ -12,20 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from decoding_evals.reading import rows
 from decoding_evals.reading.records import Recorded, recorded
-from decoding_evals.reading.rows import (
-    FORMATS,
-    Rows,
-    dataset_rows,
-    decoded,
-    file_rows,
-    json_lines,
-    json_row,
-    listed,
-    readable,
-    string_problem,
-)
-from decoding_evals.shell.options import stacked
+from decoding_evals.reading.rows import FORMATS, Rows, listed
+from decoding_evals.shell.options import option, stacked
 
 if TYPE_CHECKING:
     from decoding.models.loading import LanguageModel
@@ -37,16 +27,13 @@ IN_FOLDERS = (".txt", ".raw", ".tokens", ".md", ".jsonl", ".csv", ".parquet")
 
 
 class Text(NamedTuple):
-    """A text.
-
-    Args:
-        name: `wiki.txt`, `rows.jsonl:12` (line of the file, or row where there are no lines,
-            counted from 1); a data set as it was given, `NAME:SPLIT:12`; or `-`.
-        pieces: together they are the text; can be read only once. A file has many, a row one.
-    """
+    """A text."""
 
     name: str
+    """`wiki.txt`, `rows.jsonl:12` (line of the file, or row where there are no lines, counted from
+    1); a data set as it was given, `NAME:SPLIT:12`; or `-`."""
     pieces: Iterable[str]
+    """Concatenate to the text; to be read once. A file comes in many, a row in one."""
 
     def document(self, language_model: object = None) -> Document:
         """What to score; the model does not matter."""
@@ -56,13 +43,7 @@ class Text(NamedTuple):
 
 
 class Prompted(NamedTuple):
-    """A prompt and the texts that may follow it, of one row.
-
-    Args:
-        name: as for `Text`.
-        prompt: the prompt.
-        choices: one text, or as many as the row lists.
-    """
+    """A prompt and the texts that may follow it, of one row."""
 
     name: str
     prompt: str
@@ -124,18 +105,17 @@ class Inputs:
         if self.column == prompt_column:
             raise click.UsageError(f"--column and --prompt-column are both {prompt_column!r}")
         self.sources: list[Rows | Path] = (
-            [dataset_rows(dataset)]
+            [rows.dataset_rows(dataset)]
             if dataset is not None
             else [source for path in paths or [STANDARD_INPUT] for source in _sources(path)]
         )
-        text = next((source for source in self.sources if isinstance(source, Path)), None)
-        if text is not None and prompt_column is not None:
+        texts = [source for source in self.sources if isinstance(source, Path)]
+        needing = "--prompt-column" if texts and prompt_column is not None else None
+        if column is not None and len(texts) == len(self.sources):
+            needing = needing or "--column"
+        if needing is not None:
             raise click.UsageError(
-                f"--prompt-column needs rows ({', '.join(FORMATS)}); {str(text)!r} is one text"
-            )
-        if column is not None and not any(isinstance(source, Rows) for source in self.sources):
-            raise click.UsageError(
-                f"--column needs rows ({', '.join(FORMATS)}); {str(text)!r} is one text"
+                f"{needing} needs rows ({', '.join(FORMATS)}); {str(texts[0])!r} is one text"
             )
         for source in self.sources:
             self._look_at(source)
@@ -158,21 +138,14 @@ class Inputs:
         for place in self.sources:
             piped = place == STANDARD_INPUT and self.records
             source = _standard_input() if piped else place
-            items: Iterable[Text | Prompted | Recorded]
-            if isinstance(source, Rows):
-                items = self._rows(source)
-            else:
-                items = [Text(str(source), _pieces(source)) if isinstance(source, Path) else source]
-            for item in items:
+            if isinstance(source, Path):
+                source = Text(str(source), _pieces(source))
+            for item in self._rows(source) if isinstance(source, Rows) else [source]:
                 self.names.append(item.name)
                 yield item
 
     def notes(self, models: Collection[str] = ()) -> list[str]:
-        """What to tell the user of what was read until now, a line each.
-
-        Args:
-            models: names of those that the records are scored with.
-        """
+        """What to tell the user of what was read until now, for models of these names to score."""
         notes = [f"{self.skipped_rows} broken rows skipped"] if self.skipped_rows else []
         for name, count in self.writers.items():
             if name is not None and name not in models:
@@ -182,14 +155,8 @@ class Inputs:
         return notes
 
     def documents(self, language_model: LanguageModel | None = None) -> Iterator[Any]:
-        """What to score of each item where there is no prompt column.
-
-        Args:
-            language_model: what scores them; needed for records.
-
-        Returns:
-            `Document`s, and `TokenDocument`s of records.
-        """
+        """What to score of each item where there is no prompt column: `Document`s, and
+        `TokenDocument`s of records, which need the model that scores them."""
         return (item.document(language_model) for item in self)  # type: ignore[arg-type, union-attr]
 
     def texts(self) -> Iterator[str]:
@@ -237,11 +204,11 @@ class Inputs:
                 return f"no column {column!r}; it has {listed(row)}"
         value = row[self.column]
         if self.prompt_column is None:
-            return string_problem(self.column, value) or Text(name, (value,))
+            return rows.string_problem(self.column, value) or Text(name, (value,))
         prompt = row[self.prompt_column]
         choices = value if isinstance(value, list) else [value]
-        problems = [string_problem(self.prompt_column, prompt)]
-        problems += [string_problem(self.column, c, " or a list of strings") for c in choices]
+        problems = [rows.string_problem(self.prompt_column, prompt)]
+        problems += [rows.string_problem(self.column, c, " or a list of strings") for c in choices]
         if not choices:
             problems.append(f"{self.column!r} is an empty list")
         if "" in choices:
@@ -252,11 +219,10 @@ class Inputs:
 # What `Inputs.from_options` takes.
 input_options = stacked(
     click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILES]..."),
-    click.option("--column", metavar="NAME", help="Column of the texts.  [default: text]"),
-    click.option(
-        "--dataset",
-        metavar="NAME[:CONFIG][:SPLIT]",
-        help="A data set instead of FILES: a hub name or a folder.  "
+    option("--column NAME", "Column of the texts.  [default: text]"),
+    option(
+        "--dataset NAME[:CONFIG][:SPLIT]",
+        "A data set instead of FILES: a hub name or a folder.  "
         "[default split: the only one, or test]",
     ),
     click.option("--skip-bad-rows", is_flag=True, help="Count broken rows instead of stopping."),
@@ -286,7 +252,7 @@ def _source(file: Path) -> Rows | Path:
         return file
     if file.exists() and not file.is_file():
         raise click.ClickException(f"{str(file)!r} is no regular file: rows cannot be read from it")
-    return file_rows(file)
+    return rows.file_rows(file)
 
 
 def _pieces(path: Path) -> Iterator[str]:
@@ -294,10 +260,10 @@ def _pieces(path: Path) -> Iterator[str]:
     if path == STANDARD_INPUT and sys.stdin.isatty():
         click.echo("Text; end with Ctrl-D:", err=True)
     empty = True
-    with readable(source):
+    with rows.readable(source):
         stdin = nullcontext(sys.stdin.buffer)
         with stdin if path == STANDARD_INPUT else path.open("rb") as stream:
-            for piece in decoded(stream, source):
+            for piece in rows.decoded(stream, source):
                 empty = False
                 yield piece
     if empty:
@@ -313,7 +279,7 @@ def _standard_input() -> Rows | Text:
         if "\n" in first.lstrip():
             break
     line = first.lstrip().partition("\n")[0]
-    row = json_row(line)
+    row = rows.json_row(line)
     pieces = chain([first], pieces)
     if isinstance(row, str) or "tokens" not in row:
         if line[:1] in ("{", "["):
@@ -323,7 +289,7 @@ def _standard_input() -> Rows | Text:
                 err=True,
             )
         return Text(str(STANDARD_INPUT), pieces)
-    return Rows(str(STANDARD_INPUT), "line", lambda columns: json_lines(_lines(pieces)))
+    return Rows(str(STANDARD_INPUT), "line", lambda columns: rows.json_lines(_lines(pieces)))
 
 
 def _lines(pieces: Iterable[str]) -> Iterator[str]:

@@ -9,30 +9,25 @@ import click
 from decoding_evals.reading.texts import Inputs, Prompted, input_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
-    model_options,
+    of_text,
+    option,
     output_options,
     read_model,
-    read_setting_of_text,
+    read_setting,
     read_windows,
-    scoring_options,
+    reading_options,
 )
 from decoding_evals.shell.plots import plot_option
 
 
 @click.command()
 @input_options
-@click.option(
-    "--prompt-column",
-    metavar="NAME",
-    help="Column of prompts that the texts continue; a text may be a list of choices.",
+@option(
+    "--prompt-column NAME",
+    "Column of prompts that the texts continue; a text may be a list of choices.",
 )
-@model_options
-@scoring_options
-@click.option(
-    "--setting",
-    metavar="SPEC",
-    help='Score also under this setting, as in "temperature=0.7,top_p=0.9".',
-)
+@reading_options
+@option("--setting SPEC", 'Score also under this setting, as in "temperature=0.7,top_p=0.9".')
 @output_options
 @plot_option("Draw entropy and surprisal along the first text.")
 def score(setting: str | None, **options: Any) -> None:
@@ -45,14 +40,13 @@ def score(setting: str | None, **options: Any) -> None:
     The residual is (surprisal - entropy) / √varentropy: large where the model confidently expected
     something else.
     """
-    asked = None if setting is None else read_setting_of_text(setting)
+    asked = None if setting is None else of_text(read_setting(setting, {}))
     if options["plot"] is not None and options["prompt_column"] is not None:
         raise click.UsageError("--plot draws a text; it cannot be used with --prompt-column")
     with Destination(options) as destination:
         inputs = Inputs.from_options(options)
         language_model = read_model(options)
         from decoding_evals.score import evaluation
-        from decoding_evals.shell.progress import ScoringProgress
 
         evaluate: Any = evaluation.score
         texts: Any = inputs.documents()
@@ -60,7 +54,7 @@ def score(setting: str | None, **options: Any) -> None:
             evaluate = evaluation.score_choices
             texts = ((row.prompt, row.choices) for row in inputs if isinstance(row, Prompted))
         windows = read_windows(options)
-        with ScoringProgress(shown=destination.shows_progress) as progress:
+        with destination.scoring(lazily=True) as progress:
             results = evaluate(
                 language_model, texts, windows=windows, setting=asked, on_progress=progress
             )

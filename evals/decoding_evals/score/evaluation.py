@@ -4,37 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from torch import Tensor
 
 from decoding.information.statistics import row_statistics
-from decoding.models.encoding import Segment
 from decoding.models.loading import LanguageModel
 from decoding.scoring.following import Follower
-from decoding.scoring.teacher_forcing import (
-    Columns,
-    Document,
-    LogitBlock,
-    TeacherForcing,
-    as_document,
-)
-from decoding.scoring.windows import Window, Windows
+from decoding.scoring.teacher_forcing import Document, LogitBlock, TeacherForcing
+from decoding.scoring.windows import Windows
 from decoding.settings.policy import Setting
+from decoding_evals.reading.scanned import Scanned, scanned
 from decoding_evals.score.figure import plot_scores
-from decoding_evals.score.tables import choice_table, token_table
-from decoding_evals.showing.result import TextResult, by_key, exp_or_none, finite
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from torch import Tensor
-
-    from decoding_evals.showing.terminal import Shown
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
+from decoding_evals.score.tables import choice_tables, token_tables
+from decoding_evals.showing.result import Floats, Integers, TextResult, by_key, exp_or_none, finite
 
 
 @dataclass(frozen=True)
@@ -55,6 +41,9 @@ class UnderSetting:
 @dataclass(frozen=True)
 class DocumentScores(TextResult):
     """Every scored token of one document; columns have one row a token."""
+
+    _tables = staticmethod(token_tables)
+    _picture = staticmethod(plot_scores)
 
     text: str
     """The document, without its prompt."""
@@ -117,7 +106,7 @@ class DocumentScores(TextResult):
             "tokens_scored": tokens,
             "tokens_not_scored": self.tokens - tokens,
             "surprisal_nats": finite(surprisal),
-            "nll_nats": finite(self.nll_nats) if tokens else None,
+            "nll_nats": finite(self.nll_nats),
             "perplexity": self.perplexity,
             "bits_per_byte": finite(surprisal / size / math.log(2)) if size else None,
             "mean_entropy_nats": math.fsum(self.entropy_nats) / tokens if tokens else None,
@@ -138,27 +127,19 @@ class DocumentScores(TextResult):
 
     def columns(self) -> dict[str, list[Any]]:
         """Columns by record key; what is infinite or undefined is None."""
+        own = ("surprisal_nats", "entropy_nats", "varentropy_nats2", "rank", "residual")
         columns: dict[str, list[Any]] = {
             "id": self.ids.tolist(),
             "text": self.texts(),
             "start": self.starts.tolist(),
             "end": self.ends.tolist(),
-            "surprisal_nats": finite(self.surprisal_nats),
-            "entropy_nats": self.entropy_nats.tolist(),
-            "varentropy_nats2": self.varentropy_nats2.tolist(),
-            "rank": self.rank.tolist(),
-            "residual": finite(self.residual),
+            **{name: finite(getattr(self, name)) for name in own},
         }
         q = self.under_setting
         if q is None:
             return columns
-        return columns | {
-            "q_surprisal_nats": finite(q.surprisal_nats),
-            "q_entropy_nats": q.entropy_nats.tolist(),
-            "q_varentropy_nats2": q.varentropy_nats2.tolist(),
-            "kept": q.kept.tolist(),
-            "covered": (q.surprisal_nats < math.inf).tolist(),
-        }
+        columns |= {f"q_{name}": finite(getattr(q, name)) for name in own[:3]}
+        return columns | {"kept": q.kept.tolist(), "covered": finite(q.surprisal_nats < math.inf)}
 
     def record(self) -> dict[str, Any]:
         """Totals, and one object per token under `tokens`, ready for JSON."""
@@ -167,14 +148,6 @@ class DocumentScores(TextResult):
     def rows(self) -> list[dict[str, Any]]:
         """One row per token."""
         return by_key(self.columns())
-
-    def tables(self) -> list[Shown]:
-        """One line per token."""
-        return [token_table(self.record())]
-
-    def plot(self) -> Figure:
-        """Entropy and surprisal along the text; see `plot_scores`."""
-        return plot_scores(self.record())
 
 
 def score(
@@ -202,42 +175,21 @@ def score(
         ValueError: an argument is outside its range.
     """
     run = TeacherForcing(language_model, windows)
-    pending: dict[int, _Pending] = {}
-
-    def remembered() -> Iterator[Document]:
-        for index, item in enumerate(documents):
-            document = as_document(item)
-            pieces = document.text
-            text = pieces if isinstance(pieces, str) else "".join(pieces)
-            pending[index] = _Pending(index, text, len(document.prompt))
-            yield Document(text, document.prompt)
-
     follower = None if setting is None else Follower([setting])
 
     def measure(block: LogitBlock) -> dict[str, Tensor]:
         return _measured(block, follower)
 
-    def encoded(index: int, segment: Segment) -> None:
-        pending[index].segments.append(segment)
-
-    following = tokens = 0
-    surprisal = 0.0
-    for window, columns in run.scan(remembered(), measure, encoded):
-        for index in range(following, window.document):
-            yield pending.pop(index).scores(setting)
-        following = window.document
-        pending[following].windows.append((window, columns))
-        tokens += len(window.targets)
-        surprisal += float(columns["surprisal_nats"].sum())
-        if on_progress is not None:
-            on_progress(tokens, surprisal / tokens)
-    for document in [*pending.values()]:
-        yield document.scores(setting)
+    measured = scanned(run, documents, measure, on_progress, "surprisal_nats")
+    for index, document in enumerate(measured):
+        yield _scores(index, document, run, setting)
 
 
 @dataclass(frozen=True)
 class ChoiceScores(TextResult):
     """The texts that may follow a prompt, scored as its continuations."""
+
+    _tables = staticmethod(choice_tables)
 
     prompt: str
     choices: tuple[DocumentScores, ...]
@@ -253,23 +205,25 @@ class ChoiceScores(TextResult):
         which does not favour short choices.
         """
         log_probs = self.log_probs_nats()
-        per_byte = [
-            log_prob / len(choice.text.encode())
-            for choice, log_prob in zip(self.choices, log_probs, strict=True)
-        ]
-        choices = []
-        for index, choice in enumerate(self.choices):
-            figures = {
+        sizes = [len(choice.text.encode()) for choice in self.choices]
+        per_byte = [log_prob / size for log_prob, size in zip(log_probs, sizes, strict=True)]
+        choices = [
+            {
                 "text": choice.text,
                 "log_prob_nats": finite(log_probs[index]),
                 "log_prob_nats_per_byte": finite(per_byte[index]),
+                **choice.totals(),
+                "tokens": choice.rows(),
             }
-            choices.append({**figures, **choice.totals(), "tokens": choice.rows()})
-        rankings = {
-            name: sorted(range(len(choices)), key=lambda i, values=values: -values[i])  # type: ignore[misc]
-            for name, values in (("ranking", log_probs), ("ranking_per_byte", per_byte))
+            for index, choice in enumerate(self.choices)
+        ]
+        return {
+            **self.heading(),
+            "prompt": self.prompt,
+            "ranking": sorted(range(len(choices)), key=lambda index: -log_probs[index]),
+            "ranking_per_byte": sorted(range(len(choices)), key=lambda index: -per_byte[index]),
+            "choices": choices,
         }
-        return {**self.heading(), "prompt": self.prompt, **rankings, "choices": choices}
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per choice."""
@@ -277,10 +231,6 @@ class ChoiceScores(TextResult):
         for choice in choices:
             del choice["tokens"]
         return choices
-
-    def tables(self) -> list[Shown]:
-        """One line per choice, best first."""
-        return [choice_table(self.record())]
 
 
 def score_choices(
@@ -298,9 +248,6 @@ def score_choices(
         rows: pairs of a prompt and its choices; taken lazily.
         **options: as for `score`.
 
-    Returns:
-        One result per row, in their order.
-
     Raises:
         ValueError: a row has no choices, a choice no token that can be scored, or an option is
             outside its range.
@@ -315,17 +262,15 @@ def score_choices(
             yield from (Document(choice, prompt) for choice in choices)
 
     scored: list[DocumentScores] = []
-    index = 0
+    index = count()
     for scores in score(language_model, documents(), **options):
         if not len(scores):
-            raise ValueError(f"row {index}: choice {len(scored)} has no token to score")
+            raise ValueError(f"row {next(index)}: choice {len(scored)} has no token to score")
         scored.append(scores)
         prompt, size = open_rows[0]
         if len(scored) == size:
-            yield ChoiceScores(index=index, prompt=prompt, choices=tuple(scored))
-            del open_rows[0]
-            scored = []
-            index += 1
+            yield ChoiceScores(index=next(index), prompt=prompt, choices=tuple(scored))
+            del open_rows[0], scored[:]
 
 
 def _measured(block: LogitBlock, follower: Follower | None) -> dict[str, Tensor]:
@@ -350,51 +295,26 @@ def _measured(block: LogitBlock, follower: Follower | None) -> dict[str, Tensor]
     }
 
 
-@dataclass
-class _Pending:
-    """A document on its way through the model."""
-
-    index: int
-    text: str
-    prompt: int
-    """Characters of its prompt."""
-    segments: list[Segment] = field(default_factory=list)
-    windows: list[tuple[Window, Columns]] = field(default_factory=list)
-
-    def scores(self, setting: Setting | None) -> DocumentScores:
-        ids = _joined(segment.ids for segment in self.segments)
-        ends = _joined(segment.ends for segment in self.segments) - self.prompt
-        first = self.segments[0].start - self.prompt if self.segments else 0
-        # A token that begins in the prompt belongs to the text with what it has there.
-        starts = np.concatenate([[first], ends[:-1]])[: len(ids)].clip(min=0)
-        scored = _joined(np.arange(window.start, window.end) for window, _ in self.windows)
-
-        def column(name: str) -> Floats:
-            return np.concatenate([np.empty(0), *(columns[name] for _, columns in self.windows)])
-
-        q = None
-        if setting is not None:
-            q = UnderSetting(
-                setting=setting,
-                surprisal_nats=column("q_surprisal_nats"),
-                entropy_nats=column("q_entropy_nats"),
-                varentropy_nats2=column("q_varentropy_nats2"),
-                kept=column("kept").astype(np.int64),
-            )
-        return DocumentScores(
-            index=self.index,
-            text=self.text,
-            tokens=len(ids),
-            ids=ids[scored],
-            starts=starts[scored],
-            ends=ends[scored],
-            surprisal_nats=column("surprisal_nats"),
-            entropy_nats=column("entropy_nats"),
-            varentropy_nats2=column("varentropy_nats2"),
-            rank=column("rank").astype(np.int64),
-            under_setting=q,
-        )
-
-
-def _joined(parts: Iterable[Integers]) -> Integers:
-    return np.concatenate([np.empty(0, dtype=np.int64), *parts])
+def _scores(
+    index: int, document: Scanned, run: TeacherForcing, setting: Setting | None
+) -> DocumentScores:
+    text, ids, bounds = document.cut(run)
+    scored = document.ids()
+    bounds = bounds[len(ids) - len(scored) :]
+    names = ("surprisal_nats", "entropy_nats", "varentropy_nats2")
+    columns: dict[str, Any] = {name: document.column(name) for name in names}
+    q = None
+    if setting is not None:
+        of_q: dict[str, Any] = {name: document.column(f"q_{name}") for name in names}
+        q = UnderSetting(setting=setting, kept=document.column("kept").astype(np.int64), **of_q)
+    return DocumentScores(
+        index=index,
+        text=text,
+        tokens=len(ids),
+        ids=scored,
+        starts=bounds[:-1],
+        ends=bounds[1:],
+        **columns,
+        rank=document.column("rank").astype(np.int64),
+        under_setting=q,
+    )

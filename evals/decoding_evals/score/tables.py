@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from rich.table import Table
@@ -11,7 +12,7 @@ from decoding_evals.showing.result import title_of
 from decoding_evals.showing.terminal import counted, harmless, number, shaded, titled
 
 
-def token_table(record: dict[str, Any]) -> Table:
+def token_tables(record: dict[str, Any]) -> Iterator[Table]:
     """One line per token."""
     title = f"{title_of(record)}: {counted(record['tokens_scored'], 'token')} scored"
     if record["tokens_not_scored"]:
@@ -23,8 +24,7 @@ def token_table(record: dict[str, Any]) -> Table:
         )
     if record["z"] is not None:
         title += f" · z {record['z']:+.2f}"
-    table = titled(title)
-    table.add_column("token")
+    table = titled(title, "token")
     measures = ["surprisal_nats", "entropy_nats", "varentropy_nats2", "residual", "rank"]
     if "setting" in record:
         measures += ["q_surprisal_nats", "q_entropy_nats", "kept"]
@@ -40,23 +40,17 @@ def token_table(record: dict[str, Any]) -> Table:
         surprisal = token["surprisal_nats"]
         shade = math.inf if surprisal is None else surprisal
         table.add_row(shaded(repr(token["text"])[1:-1], shade), *cells)
-    return table
+    yield table
 
 
-def choice_table(record: dict[str, Any]) -> Table:
+def choice_tables(record: dict[str, Any]) -> Iterator[Table]:
     """One line per choice, best first."""
-    table = titled(f"{title_of(record)}: {record['prompt']}")
-    for name in ("rank", "by byte", "log p (nats)", "per byte", "tokens"):
-        table.add_column(name, justify="right")
-    table.add_column("choice", overflow="fold")
+    heads = (">rank", ">by byte", ">log p (nats)", ">per byte", ">tokens", "choice")
+    table = titled(f"{title_of(record)}: {record['prompt']}", *heads)
     for place, index in enumerate(record["ranking"], 1):
         choice = record["choices"][index]
-        table.add_row(
-            str(place),
-            str(record["ranking_per_byte"].index(index) + 1),
-            number(choice["log_prob_nats"]),
-            number(choice["log_prob_nats_per_byte"]),
-            str(choice["tokens_scored"]),
-            harmless(choice["text"]),
-        )
-    return table
+        places = (str(place), str(record["ranking_per_byte"].index(index) + 1))
+        figures = (number(choice[f"log_prob_nats{per}"]) for per in ("", "_per_byte"))
+        scored, text = str(choice["tokens_scored"]), harmless(choice["text"])
+        table.add_row(*places, *figures, scored, text)
+    yield table

@@ -14,6 +14,7 @@ from decoding_evals.shell.output import Interrupted, RecordFile, to_json
 from decoding_evals.shell.plots import check_plot, write_plot
 
 if TYPE_CHECKING:
+    from decoding_evals.shell.progress import ScoringProgress
     from decoding_evals.showing.terminal import Shown
 
 
@@ -45,6 +46,12 @@ class Destination(ExitStack):
         """Whether to show a bar: not where tables are written to the same terminal."""
         return not (self.on_screen and sys.stdout.isatty())
 
+    def scoring(self, *, entropy: bool = False, lazily: bool = False) -> ScoringProgress:
+        """Shows how far scoring has come; `lazily` says that results are delivered meanwhile."""
+        from decoding_evals.shell.progress import ScoringProgress
+
+        return ScoringProgress(self.shows_progress or not lazily, entropy=entropy)
+
     def deliver(
         self,
         results: Iterable[Any],
@@ -63,7 +70,7 @@ class Destination(ExitStack):
             models: names of those that records are scored with.
             done: what happened to the results that are finished, said after their number.
             notes: lines for standard error, after those of the inputs.
-            together: makes tables of all records at the end, in place of each result's own.
+            together: makes tables of all records at the end, in place of each one's own.
 
         Raises:
             Interrupted: on Ctrl-C; what is finished stays.
@@ -71,8 +78,8 @@ class Destination(ExitStack):
         from decoding_evals.showing.terminal import print_table
 
         count = 0
-        record: dict[str, Any] = {}
         kept: list[dict[str, Any]] = []
+        record: dict[str, Any] = {}
         ended = None
         try:
             for result in results:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,20 +19,46 @@ if TYPE_CHECKING:
     from decoding.models.loading import LanguageModel
     from decoding.scoring.windows import Windows
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+Option = Callable[[Any], Any]
+"""A decorator of a function or command."""
 
 FLAGS = {rule.field: rule for rule in RULES_IN_ORDER}
 
 
-def stacked(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+def stacked(*options: Option) -> Option:
     """Several options as one decorator, in the order in which help lists them."""
 
-    def decorate(command: Command) -> Command:
+    def decorate(command: Any) -> Any:
         for option in reversed(options):
             command = option(command)
         return command
 
     return decorate
+
+
+TYPES = {"FILE": click.Path(path_type=Path), "N": click.IntRange(min=1)}
+"""What the word that stands for a value means, where an option has no type of its own."""
+
+
+def option(declared: str, text: str | None = None, *names: str, **attributes: Any) -> Option:
+    """An option with a value.
+
+    Args:
+        declared: as help shows it, `--name WORD`, where WORD may stand in `TYPES`, or
+            `--name [ONE|OTHER]`.
+        text: its help.
+        *names: the argument that it becomes, where that has another name.
+        **attributes: of `click.option`; a default is shown.
+    """
+    flag, _, word = declared.partition(" ")
+    kind = click.Choice(word[1:-1].split("|")) if word[0] == "[" else TYPES.get(word)
+    attributes = {"type": kind, "show_default": "default" in attributes} | attributes
+    return click.option(flag, *names, metavar=word, help=text, **attributes)
+
+
+def least(number: int) -> click.IntRange:
+    """Whole numbers from one on."""
+    return click.IntRange(min=number)
 
 
 trust_option = click.option(
@@ -41,12 +67,10 @@ trust_option = click.option(
 
 
 setting_options = stacked(
-    click.option(
-        "--setting",
+    option(
+        "--setting SPEC",
+        'Decoding setting, as in "temperature=0.7,top_p=0.9"; flags override its fields.',
         default="raw",
-        show_default=True,
-        metavar="SPEC",
-        help='Decoding setting, as in "temperature=0.7,top_p=0.9"; flags override its fields.',
     ),
     *(
         click.option(f"--{name.replace('_', '-')}", type=type(rule.neutral), help=rule.summary())
@@ -55,16 +79,9 @@ setting_options = stacked(
 )
 
 
-def read_setting_of_text(spec: str) -> Setting:
-    """A setting that is to be measured on a given text.
-
-    Raises:
-        click.UsageError: it is invalid, or a policy that would end the text.
-    """
-    return _of_text(read_setting(spec, {}))
-
-
-def _of_text(setting: Setting) -> Setting:
+def of_text(setting: Setting) -> Setting:
+    """A setting that is to be measured on a given text; a policy that would end it is refused with
+    a click.UsageError."""
     if isinstance(setting, EntropyPolicy) and isinstance(setting.then, str):
         raise click.UsageError(f"{setting.then!r} ends a sequence, and the text is given")
     return setting
@@ -92,17 +109,15 @@ USUAL = ("raw", "temperature=0.7", "top_k=50", "top_p=0.9", "min_p=0.05", "greed
 
 # What `read_candidates` takes.
 candidate_options = stacked(
-    click.option(
-        "--setting",
+    option(
+        "--setting SPEC",
+        'A setting, as in "temperature=0.7,top_p=0.9"; repeatable.',
         "specs",
         multiple=True,
-        metavar="SPEC",
-        help='A setting, as in "temperature=0.7,top_p=0.9"; repeatable.',
     ),
-    click.option(
-        "--grid",
-        metavar="GRID",
-        help='All settings of a grid, as in "temperature=0.5:1.5:0.1,top_p=0.8|0.9|1".',
+    option(
+        "--grid GRID",
+        'All settings of a grid, as in "temperature=0.5:1.5:0.1,top_p=0.8|0.9|1".',
     ),
 )
 
@@ -119,8 +134,7 @@ def read_candidates(specs: tuple[str, ...], grid: str | None) -> list[Setting]:
             settings += parse_grid(grid)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    settings = [_of_text(setting) for setting in settings]
-    settings = settings or [parse_setting(spec) for spec in USUAL]
+    settings = [*map(of_text, settings)] or [parse_setting(spec) for spec in USUAL]
     if len(settings) > MOST_SETTINGS:
         raise click.UsageError(f"at most {MOST_SETTINGS} settings, got {len(settings)}")
     [(most, times)] = Counter(settings).most_common(1)
@@ -146,80 +160,58 @@ def quiet_transformers() -> None:
 
 # What `read_model` takes.
 model_options = stacked(
-    click.option(
-        "--model",
+    option(
+        "--model NAME|FOLDER",
+        "A hub name, a local folder, or the embedded model.",
         default="builtin:stories",
-        show_default=True,
         envvar="DECODING_MODEL",
         show_envvar=True,
-        metavar="NAME|FOLDER",
-        help="A hub name, a local folder, or the embedded model.",
     ),
-    click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, …  [default: cuda if any]"),
-    click.option(
-        "--dtype",
-        type=click.Choice(["float32", "bfloat16", "float16"]),
-        help="[default: float32 on a CPU, else the checkpoint's own]",
+    option("--device DEVICE", "cpu, cuda, cuda:1, …  [default: cuda if any]"),
+    option(
+        "--dtype [float32|bfloat16|float16]",
+        "[default: float32 on a CPU, else the checkpoint's own]",
     ),
     trust_option,
 )
 
 
 def read_model(options: dict[str, Any], name: str | None = None) -> LanguageModel:
-    """The model that `model_options` ask for.
-
-    Args:
-        options: with `model`, `device`, `dtype` and `trust_remote_code`.
-        name: a model instead of `--model`.
-    """
+    """The model that `model_options` ask for, or of another `name`."""
     with uncollected():
         quiet_transformers()
         from decoding.models.loading import load_model
 
         keep_freed_memory()
-        return load_model(
-            options["model"] if name is None else name,
-            device=options["device"],
-            dtype=options["dtype"],
-            trust_remote_code=options["trust_remote_code"],
-        )
+        how = {option: options[option] for option in ("device", "dtype", "trust_remote_code")}
+        return load_model(options["model"] if name is None else name, **how)
 
 
-context_option = click.option(
-    "--context",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Tokens that the model reads at a time.  [default: all its positions, at most 2,048]",
+context_option = option(
+    "--context N",
+    "Tokens that the model reads at a time.  [default: all its positions, at most 2,048]",
 )
 
-bos_option = click.option(
-    "--bos",
-    type=click.Choice(["auto", "always", "never"]),
+bos_option = option(
+    "--bos [auto|always|never]",
+    "BOS (or EOS) in front of each document; auto: unless it is there already.",
     default="auto",
-    show_default=True,
-    help="BOS (or EOS) in front of each document; auto: unless it is there already.",
 )
 
 # What `read_windows` takes.
 scoring_options = stacked(
     context_option,
-    click.option(
-        "--stride",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Tokens between the starts of windows; fewer give longer contexts and take longer.  "
+    option(
+        "--stride N",
+        "Tokens between the starts of windows; fewer give longer contexts and take longer.  "
         "[default: half the context]",
     ),
     bos_option,
-    click.option(
-        "--batch-size",
-        type=click.IntRange(min=1),
-        default=8,
-        show_default=True,
-        metavar="N",
-        help="Windows that run together.",
-    ),
+    option("--batch-size N", "Windows that run together.", default=8),
 )
+
+
+reading_options = stacked(model_options, scoring_options)
 
 
 def read_windows(options: dict[str, Any]) -> Windows:
@@ -232,10 +224,5 @@ def read_windows(options: dict[str, Any]) -> Windows:
 
 output_options = stacked(
     click.option("--json", "as_json", is_flag=True, help="JSON, one object a line."),
-    click.option(
-        "--output",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="Write the records to FILE (.jsonl, .json, .csv, .parquet) instead.",
-    ),
+    option("--output FILE", "Write the records to FILE (.jsonl, .json, .csv, .parquet) instead."),
 )

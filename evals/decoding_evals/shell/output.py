@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -146,7 +147,7 @@ def _write_json(spool: Path, target: Path) -> None:
 def _write_csv(spool: Path, target: Path) -> None:
     import csv
 
-    names = list(dict.fromkeys(name for batch in _batches(spool) for row in batch for name in row))
+    names = [*dict.fromkeys(chain.from_iterable(chain.from_iterable(_batches(spool))))]
     with target.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(names)
@@ -159,24 +160,19 @@ def _write_parquet(spool: Path, target: Path) -> None:
     from pyarrow.parquet import ParquetWriter
 
     seen = _Seen()
-    for batch in _batches(spool):
-        for row in batch:
-            seen.add(row)
+    for row in chain.from_iterable(_batches(spool)):
+        seen.add(row)
     types = {name: values.arrow_type() for name, values in seen.fields.items()}
     schema = pyarrow.schema(
         [(name, pyarrow.string() if kind is None else kind) for name, kind in types.items()]
     )
     with ParquetWriter(target, schema) as writer:
         for batch in _batches(spool):
-            columns = []
+            columns = {name: [row.get(name) for row in batch] for name in types}
             for name, kind in types.items():
-                values = [row.get(name) for row in batch]
-                columns.append(
-                    pyarrow.array([_cell(value) for value in values], pyarrow.string())
-                    if kind is None
-                    else pyarrow.array(values, kind)
-                )
-            writer.write_batch(pyarrow.record_batch(columns, schema=schema))
+                if kind is None:
+                    columns[name] = [*map(_cell, columns[name])]
+            writer.write_batch(pyarrow.record_batch(columns, schema))
 
 
 def _batches(spool: Path) -> Iterator[list[dict[str, Any]]]:
@@ -195,9 +191,8 @@ def _batches(spool: Path) -> Iterator[list[dict[str, Any]]]:
 
 
 def _cell(value: Any) -> str | None:
-    return (
-        value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    )
+    plain = value is None or isinstance(value, str)
+    return value if plain else json.dumps(value, ensure_ascii=False)
 
 
 class _Seen:
@@ -221,9 +216,7 @@ class _Seen:
                 self.items.add(item)
         elif kind is dict:
             for name, item in value.items():
-                if name not in self.fields:
-                    self.fields[name] = _Seen()
-                self.fields[name].add(item)
+                self.fields.setdefault(name, _Seen()).add(item)
 
     def arrow_type(self) -> Any:
         """The narrowest type that holds all values exactly, or None."""
@@ -232,10 +225,8 @@ class _Seen:
         kinds = self.kinds - {NoneType}
         if not kinds:
             return pyarrow.null()
-        if kinds == {bool}:
-            return pyarrow.bool_()
-        if kinds == {str}:
-            return pyarrow.string()
+        if kinds in ({bool}, {str}):
+            return pyarrow.bool_() if bool in kinds else pyarrow.string()
         if kinds == {int} and self.low >= -(2**63) and self.high < 2**63:
             return pyarrow.int64()
         if kinds == {int} and self.low >= 0 and self.high < 2**64:

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
+from decoding_evals.shell.options import Option, option
 from decoding_evals.shell.output import check_target, publish, temporary_beside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
 FORMATS = (".png", ".svg", ".pdf")
 
 
-def plot_option(text: str) -> Callable[[Command], Command]:
+def plot_option(text: str) -> Option:
     """`--plot FILE`."""
-    return click.option(
-        "--plot",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help=f"{text} FILE is .png, .svg or .pdf.",
-    )
+    return option("--plot FILE", f"{text} FILE is .png, .svg or .pdf.")
 
 
 def check_plot(path: Path | None) -> None:

@@ -6,28 +6,47 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from decoding_evals.showing.html import to_html
 from decoding_evals.showing.terminal import Shown, to_text
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
+
+    from decoding.inference.intervals import MeanError
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 
 class Result(ABC):
-    """What an evaluation found; `print` and a notebook show its tables.
+    """What an evaluation found; `print` and a notebook show its tables."""
 
-    Where there is a picture of a result, its method `plot()` returns it.
-    """
+    _tables: ClassVar[staticmethod[[dict[str, Any]], Iterable[Shown]]]
+    """Makes tables of a record."""
+    _picture: ClassVar[staticmethod[[dict[str, Any]], Figure | None]]
+    """Makes a picture of a record, where there is one."""
 
     @abstractmethod
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what is infinite or unknown is None."""
 
-    @abstractmethod
     def tables(self) -> Iterable[Shown]:
         """Tables and lines, as a command prints them."""
+        return self._tables(self.record())
+
+    def plot(self) -> Figure | None:
+        """Its picture, as a command draws it; None where there is none.
+
+        Raises:
+            ImportError: matplotlib is missing.
+        """
+        return self._picture(self.record()) if hasattr(self, "_picture") else None
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of `to_pandas`: plain values by column."""
@@ -79,16 +98,25 @@ def title_of(record: dict[str, Any]) -> str:
 
 
 def finite(values: Any) -> Any:
-    """Plain numbers for JSON: arrays as nested lists, and None for what is not finite."""
+    """Plain numbers for JSON: arrays as nested lists, None for what is not finite or unknown."""
     plain = values.tolist() if hasattr(values, "tolist") else values
     if isinstance(plain, Iterable):
         return [finite(value) for value in plain]
-    return plain if math.isfinite(plain) else None
+    return plain if plain is not None and math.isfinite(plain) else None
 
 
 def exp_or_none(value: Any) -> float | None:
     """e^value, or None where the largest double is smaller or the value unknown."""
     return math.exp(value) if value is not None and value < 709 else None
+
+
+def with_errors(figures: dict[str, MeanError]) -> dict[str, Any]:
+    """Each mean under its key, and its error under `…_standard_error`, ready for JSON."""
+    record = {}
+    for key, figure in figures.items():
+        record[key] = finite(figure.mean)
+        record[f"{key.removesuffix('_nats')}_standard_error"] = finite(figure.standard_error)
+    return record
 
 
 def by_key(columns: dict[str, Any]) -> list[dict[str, Any]]:

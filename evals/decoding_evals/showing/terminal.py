@@ -85,9 +85,15 @@ def wants_color() -> bool:
     return sys.stdout.isatty() and not plain
 
 
-def titled(title: str | None = None, *, show_header: bool = True) -> Table:
-    """An empty table under a title, whose control characters are spelt out."""
-    return Table(
+def titled(title: str | None = None, *columns: str, show_header: bool = True) -> Table:
+    """An empty table under a title, whose control characters are spelt out.
+
+    Args:
+        title: the title.
+        *columns: the heads of columns, those of figures, which align on the right, behind ">".
+        show_header: whether the heads are shown.
+    """
+    table = Table(
         box=None,
         pad_edge=False,
         show_header=show_header,
@@ -95,6 +101,9 @@ def titled(title: str | None = None, *, show_header: bool = True) -> Table:
         title_justify="left",
         title_style="bold",
     )
+    for head in columns:
+        table.add_column(head.removeprefix(">"), justify="right" if head[:1] == ">" else "left")
+    return table
 
 
 def print_table(*parts: Shown, stderr: bool = False) -> None:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from decoding.settings.settings import DecodingSettings
-from decoding_evals.reading.prompts import (
-    answer_options,
-    check_stop,
-    prompt_options,
-    read_prompt_rows,
-)
+from decoding_evals.reading import prompts as reading
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
+    least,
     model_options,
+    option,
     output_options,
     read_model,
     read_setting,
@@ -41,77 +37,42 @@ COLUMNS = {
 
 column_options = stacked(
     *(
-        click.option(
-            f"--{name}-column",
-            metavar="NAME",
-            help=f"Column of {text}.  [default: {name}, where there is one]",
-        )
+        option(f"--{name}-column NAME", f"Column of {text}.  [default: {name}, where there is one]")
         for name, text in COLUMNS.items()
     ),
-    click.option(
-        "--separator",
-        metavar="TEXT",
-        help="Split cells that hold several answers or paraphrases at TEXT.",
-    ),
+    option("--separator TEXT", "Split cells that hold several answers or paraphrases at TEXT."),
 )
 
 
 @click.command()
-@prompt_options
+@reading.prompt_options
 @column_options
 @model_options
 @setting_options
-@click.option(
-    "--num-samples",
-    type=click.IntRange(min=2),
-    default=10,
-    show_default=True,
-    metavar="N",
-    help="Sampled answers per prompt.",
-)
-@click.option(
-    "--max-new-tokens", type=click.IntRange(min=1), default=50, show_default=True, metavar="N"
-)
-@answer_options
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    default=32,
-    show_default=True,
-    metavar="N",
-    help="Sequences that run together.",
-)
-@click.option(
-    "--members",
+@option("--num-samples N", "Sampled answers per prompt.", type=least(2), default=10)
+@option("--max-new-tokens N", default=50)
+@reading.answer_options
+@option("--batch-size N", "Sequences that run together.", default=32)
+@option(
+    "--members NAME|FOLDER",
+    "A model of an ensemble; give it at least twice. Without --model the first one answers.",
     multiple=True,
-    metavar="NAME|FOLDER",
-    help="A model of an ensemble; give it at least twice. Without --model the first one answers.",
 )
-@click.option(
-    "--mc-dropout",
-    type=click.IntRange(min=2),
-    metavar="K",
-    help="K passes with dropout on, as an ensemble.",
+@option("--mc-dropout K", "K passes with dropout on, as an ensemble.", type=least(2))
+@option(
+    "--nli-model NAME|FOLDER",
+    "Sort answers by meaning with this entailment model.  [default: by normalised text]",
 )
-@click.option(
-    "--nli-model",
-    metavar="NAME|FOLDER",
-    help="Sort answers by meaning with this entailment model.  [default: by normalised text]",
-)
-@click.option(
-    "--correct-by",
-    type=click.Choice(["exact", "f1", "rouge-l", "likelihood"]),
-    default="rouge-l",
-    show_default=True,
-    help="What makes an answer correct: equal to a reference, F1 >= 0.5, ROUGE-L >= 0.3, or "
+@option(
+    "--correct-by [exact|f1|rouge-l|likelihood]",
+    "What makes an answer correct: equal to a reference, F1 >= 0.5, ROUGE-L >= 0.3, or "
     "references likelier than incorrect answers.",
+    default="rouge-l",
 )
 @output_options
-@click.option(
-    "--evaluation",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write how well each estimator tells correct answers to FILE (.json, .jsonl, …).",
+@option(
+    "--evaluation FILE",
+    "Write how well each estimator tells correct answers to FILE (.json, .jsonl, …).",
 )
 @plot_option("Draw risk against coverage, where prompts have references.")
 def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
@@ -124,7 +85,7 @@ def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
     """
     settings = _setting(options)
     columns = {name: options[f"{name}_column"] for name in COLUMNS}
-    rows = read_prompt_rows(
+    rows = reading.read_prompt_rows(
         prompts, options["prompts_file"], options["column"], columns, options["separator"]
     )
     judged = _can_be_judged(rows, options)
@@ -163,8 +124,8 @@ def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
         )
         if file is not None:
             file.write(summary.record())
-        if plot is not None:
-            write_plot(summary.plot(), plot)
+        if plot is not None and (figure := summary.plot()) is not None:
+            write_plot(figure, plot)
         print_table(*summary.tables(), stderr=not destination.on_screen)
 
 
@@ -183,7 +144,7 @@ def _setting(options: dict[str, Any]) -> DecodingSettings:
         raise click.UsageError("--members needs at least two models: give it again")
     if options["separator"] == "":
         raise click.UsageError("--separator needs a text, not empty")
-    check_stop(options["stop"])
+    reading.check_stop(options["stop"])
     check_plot(options["plot"])
     paths = (options[name] for name in ("output", "evaluation", "plot"))
     files = [path.resolve() for path in paths if path is not None]
@@ -221,16 +182,15 @@ def _others(
     if loaded:
         # The one that answers has to share the members' vocabulary.
         checkpoint_members([language_model, *loaded])
-    passes, name = options["mc_dropout"], options["nli_model"]
-    entailment = None
-    if name is not None:
+    others: dict[str, Any] = {"members": checkpoint_members(loaded) if loaded else ()}
+    if options["nli_model"] is not None:
         device, trust = language_model.model.device, options["trust_remote_code"]
-        entailment = EntailmentModel(name, device=device, trust_remote_code=trust)
-    return {
-        "members": checkpoint_members(loaded) if loaded else (),
-        "dropout": dropout_members(language_model, passes, seed=seed) if passes else (),
-        "entailment": entailment,
-    }
+        others["entailment"] = EntailmentModel(
+            options["nli_model"], device=device, trust_remote_code=trust
+        )
+    if options["mc_dropout"]:
+        others["dropout"] = dropout_members(language_model, options["mc_dropout"], seed=seed)
+    return others
 
 
 def _finished(

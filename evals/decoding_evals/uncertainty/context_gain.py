@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from decoding.information.statistics import row_statistics
 from decoding.models.detokenizing import token_texts
@@ -15,13 +16,8 @@ from decoding.models.encoding import encode, encode_prompt
 from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import LogitBlock, TeacherForcing, TokenDocument, positions
 from decoding.scoring.windows import Windows
-from decoding_evals.showing.result import finite
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
-
-Floats = NDArray[np.float64]
+from decoding_evals.reading.scanned import joined
+from decoding_evals.showing.result import Floats, by_key, finite
 
 
 class ContextRow(NamedTuple):
@@ -53,20 +49,15 @@ class ContextGain:
 
     def record(self) -> dict[str, Any]:
         """Totals, and one object per token, ready for JSON; what is not finite is None."""
-        columns = {
-            "log_prob_nats": self.log_prob_nats,
-            "context_log_prob_nats": self.context_log_prob_nats,
-            "gain_nats": self.gain_nats,
+        names = ("log_prob_nats", "context_log_prob_nats", "gain_nats")
+        columns = {name: getattr(self, name) for name in names}
+        figures = {name: finite(column) for name, column in columns.items()}
+        return {
+            "context": self.row.context,
+            "answer": self.row.answer,
+            **{name: finite(column.sum()) for name, column in columns.items()},
+            "tokens": by_key({"id": self.ids, "text": self.texts, **figures}),
         }
-        totals = {name: finite(float(column.sum())) for name, column in columns.items()}
-        tokens = [
-            {"id": id_, "text": text}
-            | {name: finite(value) for name, value in zip(columns, values, strict=True)}
-            for id_, text, *values in zip(
-                self.ids, self.texts, *(c.tolist() for c in columns.values()), strict=True
-            )
-        ]
-        return {"context": self.row.context, "answer": self.row.answer, **totals, "tokens": tokens}
 
 
 def context_gain(
@@ -106,12 +97,8 @@ def context_gain(
     def documents() -> Iterator[TokenDocument]:
         for number, row in enumerate(rows):
             try:
-                before = row.prompt
-                if chat:
-                    _, ids = _answer(tokenizer, row._replace(prompt=""))
-                else:
-                    begin, ids = _answer(tokenizer, row)
-                    before = before[:begin]
+                begin, ids = _answer(tokenizer, row._replace(prompt="") if chat else row)
+                before = row.prompt if chat else row.prompt[:begin]
                 plain = encode_prompt(tokenizer, before, chat=chat)
                 informed = encode_prompt(tokenizer, f"{row.context}\n{before}", chat=chat)
                 length = len(informed) + len(ids) - 1
@@ -140,11 +127,7 @@ def context_gain(
 
 def _answer(tokenizer: PreTrainedTokenizerBase, row: ContextRow) -> tuple[int, list[int]]:
     """Where in the prompt the answer's first token begins, and the answer's ids."""
-    segments = list(encode(tokenizer, row.prompt + row.answer))
-    ids, ends, reaches = (
-        np.concatenate([np.empty(0, np.int64), *(getattr(segment, name) for segment in segments)])
-        for name in ("ids", "ends", "reaches")
-    )
+    ids, ends, reaches = joined(encode(tokenizer, row.prompt + row.answer))
     first = int((reaches <= len(row.prompt)).sum())
     if first == len(ids):
         raise ValueError("answer must have at least one token, got an empty one")

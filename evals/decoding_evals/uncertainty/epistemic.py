@@ -11,23 +11,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from decoding.information.ensembles import Mixture
 from decoding.models.loading import LanguageModel, check_vocabularies
 from decoding.scoring.teacher_forcing import positions
+from decoding_evals.showing.result import Floats, by_key
 
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedModel
-
-Floats = NDArray[np.float64]
 Ids = Sequence[int]
-Member = Callable[[Ids, Ids], "Tensor"]
+Member = Callable[[Ids, Ids], Tensor]
 """Gives the logits that `continuation_logits` describes, of one member of an ensemble."""
 
 PROBE = [0] * 8
@@ -54,10 +50,7 @@ class EpistemicUncertainty:
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON: of the next token, and sums along the continuation, or None."""
-        rows = [
-            dict(zip(NAMES, row, strict=True))
-            for row in zip(*(getattr(self, name).tolist() for name in NAMES), strict=True)
-        ]
+        rows = by_key({name: getattr(self, name).tolist() for name in NAMES})
         continuation = None
         if self.ids:
             sums = {name: math.fsum(row[name] for row in rows) for name in NAMES}
@@ -85,9 +78,6 @@ def ensemble_uncertainty(
         context_ids: the prompt, at least one id.
         ids: the continuation, the same for all.
 
-    Returns:
-        The uncertainty of the next token and of each token of the continuation.
-
     Raises:
         ValueError: fewer than two members, vocabularies of different sizes, or no room for prompt
             and continuation.
@@ -107,9 +97,6 @@ def paraphrase_uncertainty(
         contexts: at least two phrasings, each encoded alone, as `encode_prompt` does.
         ids: the answer, the same for all.
 
-    Returns:
-        As for `ensemble_uncertainty`.
-
     Raises:
         ValueError: fewer than two phrasings, or no room for a phrasing and the answer.
     """
@@ -118,13 +105,7 @@ def paraphrase_uncertainty(
 
 
 def checkpoint_members(language_models: Sequence[LanguageModel]) -> list[Member]:
-    """Checkpoints as members of an ensemble; all stay loaded.
-
-    Args:
-        language_models: at least two, with one and the same vocabulary.
-
-    Returns:
-        One member per checkpoint.
+    """At least two checkpoints with one and the same vocabulary, as members of an ensemble.
 
     Raises:
         ValueError: fewer than two, or different vocabularies; the message names a difference.
@@ -149,9 +130,6 @@ def dropout_members(language_model: LanguageModel, count: int, *, seed: int = 0)
         count: passes, >= 2.
         seed: 0 <= seed < 2^64.
 
-    Returns:
-        `count` members.
-
     Raises:
         ValueError: `count` or `seed` is out of its range, or the model's dropout is 0.
 
@@ -163,16 +141,13 @@ def dropout_members(language_model: LanguageModel, count: int, *, seed: int = 0)
         raise ValueError(f"seed must be in [0, 2^64), got {seed}")
     model = language_model.model
 
-    def member(own: int) -> Member:
-        def logits(context_ids: Ids, ids: Ids) -> Tensor:
-            with _dropping(model, own):
-                return continuation_logits(model, context_ids, ids)
-
-        return logits
+    def member(own: int, context_ids: Ids, ids: Ids) -> Tensor:
+        with _dropping(model, own):
+            return continuation_logits(model, context_ids, ids)
 
     generator = torch.Generator().manual_seed(seed)
     seeds = torch.randint(2**63 - 1, (count,), generator=generator)
-    members = [member(own) for own in seeds.tolist()]
+    members: list[Member] = [partial(member, own) for own in seeds.tolist()]
     # Tried out, because configurations name their dropouts in many ways, and name some unused ones.
     one, other = (each(PROBE, PROBE) for each in members[:2])
     if torch.equal(one, other):
@@ -234,14 +209,13 @@ def _mixed(logits: Iterable[Tensor], ids: Ids) -> EpistemicUncertainty:
 def _dropping(model: PreTrainedModel, seed: int) -> Iterator[None]:
     """Training mode with random numbers of its own for the time of a pass."""
     modes = [(module, module.training) for module in model.modules()]
-    device = model.device
-    cuda = [device] if device.type == "cuda" else []
+    cuda = [model.device] if model.device.type == "cuda" else []
     model.train()
     try:
         with torch.random.fork_rng(cuda):
             # Not `torch.manual_seed`, which would seed every other device as well.
             torch.default_generator.manual_seed(seed)
-            if cuda:
+            for device in cuda:
                 with torch.cuda.device(device):
                     torch.cuda.manual_seed(seed)
             yield

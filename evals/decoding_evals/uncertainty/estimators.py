@@ -39,11 +39,7 @@ def greedy_estimates(greedy: Generation) -> Estimates:
 
 
 def sample_estimates(samples: Sequence[Generation], entropy: SequenceEntropy) -> Estimates:
-    """Estimates from samples, under the distribution q that drew them.
-
-    Args:
-        samples: at least two.
-        entropy: `decoding.inference.sequences` of their traces.
+    """Estimates from at least two samples, under the distribution q that drew them.
 
     Returns:
         `MonteCarloSequenceEntropy` and `RaoBlackwellSequenceEntropy`, nats;
@@ -71,11 +67,8 @@ def sample_estimates(samples: Sequence[Generation], entropy: SequenceEntropy) ->
 def cluster_estimates(labels: Sequence[int], surprisals: Sequence[float]) -> Estimates:
     """Estimates from samples that are sorted by meaning.
 
-    With C(i) the cluster of sample i, n samples, and log q(s) the log-probability of a sample:
-
-    Args:
-        labels: the cluster of each sample.
-        surprisals: -log q of each sample, nats.
+    With C(i) the cluster of sample i, n samples, and log q(s) the log-probability of a sample in
+    nats, the negative of its surprisal:
 
     Returns:
         `SemanticEntropy`: -mean_i log Σ_{s in C(i)} q(s), nats (equal samples count each time, so

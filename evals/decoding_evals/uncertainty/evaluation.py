@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -19,22 +20,13 @@ from decoding_evals.judging.answers import distinct
 from decoding_evals.judging.correctness import CORRECTNESS, continuing, judged, preferred
 from decoding_evals.judging.entailment import EntailmentModel, entailment_clusters
 from decoding_evals.showing.result import TextResult
-from decoding_evals.showing.terminal import Shown
+from decoding_evals.uncertainty import estimators as estimating
 from decoding_evals.uncertainty.context_gain import ContextGain, ContextRow, context_gain
 from decoding_evals.uncertainty.epistemic import (
     EpistemicUncertainty,
     Member,
     ensemble_uncertainty,
     paraphrase_uncertainty,
-)
-from decoding_evals.uncertainty.estimators import (
-    Estimates,
-    answer,
-    cluster_estimates,
-    greedy_estimates,
-    most_common,
-    sample_estimates,
-    surprisals,
 )
 from decoding_evals.uncertainty.tables import prompt_lines
 
@@ -67,6 +59,8 @@ class PromptRow(NamedTuple):
 class PromptUncertainty(TextResult):
     """What is known about the answer to one prompt."""
 
+    _tables = staticmethod(prompt_lines)
+
     row: PromptRow
     greedy: Generation
     samples: tuple[Generation, ...]
@@ -76,7 +70,7 @@ class PromptUncertainty(TextResult):
     """The cluster of each sample."""
     clustering: str
     """What the samples were sorted by."""
-    estimators: Estimates
+    estimators: estimating.Estimates
     """A larger value is less certain; None where undefined."""
     epistemic: dict[str, EpistemicUncertainty]
     """Along the greedy answer, by what differs: `phrasing`, `members`, `dropout`."""
@@ -88,17 +82,14 @@ class PromptUncertainty(TextResult):
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what is undefined is None."""
         trace = self.greedy.trace
-        record = self.greedy.record()["tokens"][0]
-        first = {
-            "id": record["id"],
-            "text": record["text"],
-            "probability": math.exp(-record["raw_surprisal_nats"]),
+        first = self.greedy.record()["tokens"][0]
+        first["raw_probability"] = math.exp(-first["raw_surprisal_nats"])
+        names = {"id": "id", "text": "text", "probability": "raw_probability"}
+        entropies = {
+            "MonteCarloSequenceEntropy": self.entropy.monte_carlo,
+            "RaoBlackwellSequenceEntropy": self.entropy.rao_blackwellised,
         }
-        others = [
-            {"id": other["id"], "text": other["text"], "probability": other["raw_probability"]}
-            for other in record["alternatives"]
-        ]
-        text, share = most_common(self.samples, self.labels)
+        text, share = estimating.most_common(self.samples, self.labels)
         return {
             **self.heading(),
             "prompt": self.row.prompt,
@@ -106,23 +97,23 @@ class PromptUncertainty(TextResult):
             "model": self.greedy.model,
             "settings": str(self.samples[0].settings),
             "seed": self.greedy.seed,
-            "greedy": answer(self.greedy),
-            "samples": [answer(sample) for sample in self.samples],
+            "greedy": estimating.answer(self.greedy),
+            "samples": [estimating.answer(sample) for sample in self.samples],
             "next_token_entropy_nats": float(trace.raw_entropy_nats[0]),
-            "next_token_candidates": [first, *others],
+            "next_token_candidates": [
+                {name: token[key] for name, key in names.items()}
+                for token in (first, *first["alternatives"])
+            ],
             "estimators": self.estimators,
             "standard_errors": {
-                "MonteCarloSequenceEntropy": float(self.entropy.monte_carlo.standard_error),
-                "RaoBlackwellSequenceEntropy": float(self.entropy.rao_blackwellised.standard_error),
+                name: float(entropy.standard_error) for name, entropy in entropies.items()
             },
-            "better_sequence_entropy": (
-                "RaoBlackwellSequenceEntropy"
-                if self.entropy.better is self.entropy.rao_blackwellised
-                else "MonteCarloSequenceEntropy"
+            "better_sequence_entropy": next(
+                name for name, entropy in entropies.items() if entropy is self.entropy.better
             ),
             "samples_cut_off": sum(sample.finish_reason == "length" for sample in self.samples),
             "sample_tokens": [len(sample.trace) for sample in self.samples],
-            "sample_surprisal_nats": surprisals(self.samples),
+            "sample_surprisal_nats": estimating.surprisals(self.samples),
             "sample_entropy_nats": [
                 math.fsum(sample.trace.entropy_nats) for sample in self.samples
             ],
@@ -141,10 +132,6 @@ class PromptUncertainty(TextResult):
         record = self.record()
         names = ("index", "prompt", "greedy", "next_token_entropy_nats", "quality", "correct")
         return [{name: record[name] for name in names} | self.estimators]
-
-    def tables(self) -> Iterator[Shown]:
-        """The prompt, and some lines about its answers."""
-        return prompt_lines(self.record())
 
 
 def uncertainty(
@@ -207,17 +194,18 @@ def uncertainty(
     for index, row in enumerate(rows):
         for number, phrasing in enumerate(row.phrasings()):
             name = f"prompt {index}" + (f", paraphrase {number}" if number else "")
-            prompt_ids(
-                language_model, phrasing, max_new_tokens,
-                chat=chat, name=name,
-            )  # fmt: skip
+            prompt_ids(language_model, phrasing, max_new_tokens, chat=chat, name=name)
     run = _Run(
         language_model=language_model,
         settings=settings,
         num_samples=num_samples,
-        seed=chosen_seed(seed),
-        options={"max_new_tokens": max_new_tokens, "stop": stop, "chat": chat},
-        batch_size=batch_size,
+        options={
+            "max_new_tokens": max_new_tokens,
+            "stop": stop,
+            "chat": chat,
+            "seed": chosen_seed(seed),
+            "batch_size": batch_size,
+        },
         members=members,
         dropout=dropout,
         entailment=entailment,
@@ -235,9 +223,8 @@ class _Run:
     language_model: LanguageModel
     settings: DecodingSettings
     num_samples: int
-    seed: int
     options: dict[str, Any]
-    batch_size: int
+    """Of `generate`."""
     members: Sequence[Member]
     dropout: Sequence[Member]
     entailment: EntailmentModel | None
@@ -247,8 +234,9 @@ class _Run:
         """Results for a few prompts."""
         # Equal prompts once: `generate` would go on counting their samples.
         texts = list(dict.fromkeys(row.text() for _, row in rows))
-        greedy = self.generate(texts, DecodingSettings(temperature=0), alternatives=CANDIDATES - 1)
-        drawn = self.generate(texts, self.settings, num_return_sequences=self.num_samples)
+        written: Any = partial(generate, self.language_model, texts, **self.options)
+        greedy = written(DecodingSettings(temperature=0), alternatives=CANDIDATES - 1)
+        drawn = written(self.settings, num_return_sequences=self.num_samples)
         answers = {
             text: (best, tuple(drawn[self.num_samples * place :][: self.num_samples]))
             for place, (text, best) in enumerate(zip(texts, greedy, strict=True))
@@ -261,28 +249,16 @@ class _Run:
                 raise ValueError(f"prompt {index}: {error}") from None
         return results
 
-    def generate(
-        self, texts: list[str], settings: DecodingSettings, **options: Any
-    ) -> list[Generation]:
-        return generate(
-            self.language_model, texts, settings,
-            seed=self.seed, batch_size=self.batch_size, **self.options, **options,
-        )  # fmt: skip
-
     def result(
-        self,
-        index: int,
-        row: PromptRow,
-        greedy: Generation,
-        samples: tuple[Generation, ...],
+        self, index: int, row: PromptRow, greedy: Generation, samples: tuple[Generation, ...]
     ) -> PromptUncertainty:
         traces = [sample.trace for sample in samples]
         entropy = sequence_entropy(
             [trace.surprisal_nats for trace in traces], [trace.entropy_nats for trace in traces]
         )
-        labels, clustering = self.clusters([answer(sample) for sample in samples])
+        labels, clustering = self.clusters([estimating.answer(sample) for sample in samples])
         epistemic = self.epistemic(row, greedy)
-        quality, correct = self.judged(row, answer(greedy))
+        quality, correct = self.judged(row, estimating.answer(greedy))
         return PromptUncertainty(
             index=index,
             row=row,
@@ -291,15 +267,15 @@ class _Run:
             entropy=entropy,
             labels=labels,
             clustering=clustering,
-            estimators=greedy_estimates(greedy)
-            | sample_estimates(samples, entropy)
-            | cluster_estimates(labels, surprisals(samples))
+            estimators=estimating.greedy_estimates(greedy)
+            | estimating.sample_estimates(samples, entropy)
+            | estimating.cluster_estimates(labels, estimating.surprisals(samples))
             | {
                 f"MutualInformation_{name}": float(value.mutual_information_nats.mean())
                 for name, value in epistemic.items()
             },
             epistemic=epistemic,
-            gain=self.gain(row, answer(greedy)),
+            gain=self.gain(row, estimating.answer(greedy)),
             quality=quality,
             correct=correct,
         )
@@ -315,14 +291,10 @@ class _Run:
         ids = greedy.trace.ids.tolist()
         found = {}
         if row.paraphrases:
-            contexts = [
-                prompt_ids(
-                    self.language_model, phrasing,
-                    self.options["max_new_tokens"], chat=self.options["chat"],
-                )
-                for phrasing in row.phrasings()
-            ]  # fmt: skip
-            found["phrasing"] = paraphrase_uncertainty(self.language_model, contexts, ids)
+            most, chat = self.options["max_new_tokens"], self.options["chat"]
+            model = self.language_model
+            contexts = [prompt_ids(model, text, most, chat=chat) for text in row.phrasings()]
+            found["phrasing"] = paraphrase_uncertainty(model, contexts, ids)
         for name, members in (("members", self.members), ("dropout", self.dropout)):
             if members:
                 found[name] = ensemble_uncertainty(members, greedy.prompt_ids, ids)

@@ -18,11 +18,7 @@ def plot_risk_coverage(record: dict[str, Any]) -> Figure:
     """Risk of the answers that are kept, by the share that is kept, from a record's `evaluation`.
 
     One curve an estimator, with the line of random rejection and that of a perfect order; the
-    legend goes from the smallest area to the largest. Up to 18 estimators differ in colour or
-    dashes.
-
-    Args:
-        record: with `model` and `evaluation`, the result of `evaluate_estimators`.
+    legend goes from the smallest area to the largest. Up to 18 estimators have a form of their own.
     """
     evaluation = record["evaluation"]
     found = {

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from decoding_evals.judging.selective import evaluate_estimators
 from decoding_evals.showing.result import Result
-from decoding_evals.showing.terminal import Shown
 from decoding_evals.uncertainty.figure import plot_risk_coverage
 from decoding_evals.uncertainty.tables import evaluation_tables
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 def evaluate(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How well each estimator tells correct answers from wrong ones.
-
-    Args:
-        records: of `PromptUncertainty`; those whose `correct` is None are counted and left out.
-
-    Returns:
-        As `evaluate_estimators`.
-    """
+    """What `evaluate_estimators` makes of records of `PromptUncertainty`."""
     names = dict.fromkeys(name for record in records for name in record["estimators"])
     return evaluate_estimators(
         {name: [record["estimators"].get(name) for record in records] for name in names},
@@ -36,6 +25,9 @@ def evaluate(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 @dataclass(frozen=True)
 class EstimatorEvaluation(Result):
     """How well each estimator tells correct answers of a model from wrong ones."""
+
+    _tables = staticmethod(evaluation_tables)
+    _picture = staticmethod(plot_risk_coverage)
 
     model: str
     settings: str
@@ -54,11 +46,3 @@ class EstimatorEvaluation(Result):
             | {key: value for key, value in entry.items() if key != "risk_coverage"}
             for name, entry in self.evaluation["estimators"].items()
         ]
-
-    def tables(self) -> Iterator[Shown]:
-        """One line per estimator, the best first."""
-        return evaluation_tables(self.record())
-
-    def plot(self) -> Figure:
-        """Risk against coverage; see `plot_risk_coverage`."""
-        return plot_risk_coverage(self.record())

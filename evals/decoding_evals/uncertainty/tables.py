@@ -38,13 +38,8 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     )
     entropy = record["next_token_entropy_nats"]
     yield "next token", f"entropy {entropy:.3f} nats ({math.exp(entropy):.1f} choices)"
-    yield (
-        "",
-        " · ".join(
-            f"{_quoted(token['text'], 16)} {token['probability']:.3f}"
-            for token in record["next_token_candidates"]
-        ),
-    )
+    candidates = record["next_token_candidates"]
+    yield "", " · ".join(f"{_quoted(t['text'], 16)} {t['probability']:.3f}" for t in candidates)
     yield from _samples(record)
     for name, part in record["epistemic"].items():
         first, rest = part["next_token"], part["continuation"]
@@ -59,7 +54,7 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
         before, after = number(gain["log_prob_nats"]), number(gain["context_log_prob_nats"])
         yield (
             "context",
-            f"{_signed(gain['gain_nats'])} nats for {_quoted(gain['answer'], 40)}: "
+            f"{_share(gain['gain_nats'], '+.3f')} nats for {_quoted(gain['answer'], 40)}: "
             f"log p {before} without it, {after} with it",
         )
     if record["correct"] is not None:
@@ -104,41 +99,24 @@ def evaluation_tables(summary: dict[str, Any]) -> Iterator[Shown]:
     if evaluation["prompts_left_out"]:
         title += f", {evaluation['prompts_left_out']} without"
     title += f" · {accuracy:.3f} of the answers correct by {summary['correct_by']}"
-    table = titled(title)
-    table.add_column("estimator")
-    for label in ("AUROC", "95 %", "PRR", "95 %", "AURC", "un-\ndefined"):
-        table.add_column(label, justify="right")
+    heads = (">AUROC", ">95 %", ">PRR", ">95 %", ">AURC", ">un-\ndefined")
+    table = titled(title, "estimator", *heads)
     found = sorted(
         evaluation["estimators"].items(),
         key=lambda item: -1 if item[1]["auroc"] is None else -item[1]["auroc"],
     )
-    notes: dict[str, None] = {}
     for name, entry in found:
-        table.add_row(
-            name,
-            _share(entry["auroc"]),
-            _interval(entry["auroc_interval"]),
-            _share(entry["prr"]),
-            _interval(entry["prr_interval"]),
-            _share(entry["aurc"]),
-            str(entry["prompts_undefined"]),
-        )
-        if entry["note"]:
-            notes[entry["note"]] = None
+        keys = ("auroc", "auroc_interval", "prr", "prr_interval", "aurc")
+        table.add_row(name, *(_share(entry[key]) for key in keys), str(entry["prompts_undefined"]))
     yield table
-    yield from map(Text, notes)
+    yield from map(Text, dict.fromkeys(entry["note"] for _, entry in found if entry["note"]))
 
 
-def _interval(ends: list[float] | None) -> str:
-    return "-" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.3f}"
+def _share(value: float | list[float] | None, form: str = ".3f") -> str:
+    """A share, or an interval of shares."""
+    if isinstance(value, list):
+        return " to ".join(format(end, form) for end in value)
+    return "-" if value is None else format(value, form)
 
 
 def _quoted(text: str, most: int = 60) -> str:

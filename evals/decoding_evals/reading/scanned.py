@@ -1,0 +1,109 @@
+"""Documents that are measured token by token, each handed on when all of it is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from decoding.models.detokenizing import token_texts
+from decoding.models.encoding import Segment
+from decoding.scoring.teacher_forcing import (
+    Columns,
+    Document,
+    Measure,
+    TeacherForcing,
+    TokenDocument,
+    as_document,
+)
+from decoding.scoring.windows import Window
+from decoding_evals.showing.result import Floats, Integers
+
+
+def whole(document: str | Document) -> Document:
+    """A document with its text in one piece."""
+    text, prompt = as_document(document)
+    return Document(text if isinstance(text, str) else "".join(text), prompt)
+
+
+def joined(segments: Iterable[Segment]) -> tuple[Integers, Integers, Integers]:
+    """The ids, ends and reaches of all tokens of an encoded text; see `Segment`."""
+    parts = [(segment.ids, segment.ends, segment.reaches) for segment in segments]
+    empty = np.empty(0, dtype=np.int64)
+    ids, ends, reaches = map(np.concatenate, zip((empty,) * 3, *parts, strict=True))
+    return ids, ends, reaches
+
+
+@dataclass
+class Scanned:
+    """A document, and what was measured of its tokens."""
+
+    document: Document | TokenDocument
+    """Where it is a text, in one piece."""
+    segments: list[Segment] = field(default_factory=list)
+    windows: list[tuple[Window, Columns]] = field(default_factory=list)
+
+    def ids(self) -> Integers:
+        """`(n,)`, the tokens that are scored."""
+        empty = np.empty(0, dtype=np.int64)
+        return np.concatenate([empty, *(window.targets for window, _ in self.windows)])
+
+    def column(self, name: str) -> Floats:
+        """`(n,)`, a measurement of each of them."""
+        return np.concatenate([np.empty(0), *(columns[name] for _, columns in self.windows)])
+
+    def cut(self, run: TeacherForcing) -> tuple[str, Integers, Integers]:
+        """The text, all of its m tokens, and where they stand; those that are scored come last.
+
+        Returns:
+            The text; the tokens, `(m,)`, those of a prompt that is text included; `(m + 1,)`, index
+            in the text where each begins, and where the last one ends.
+        """
+        document = self.document
+        if isinstance(document, TokenDocument):
+            pieces = token_texts(run.tokenizer, document.ids, document.context)
+            bounds = np.cumsum([0, *map(len, pieces)], dtype=np.int64)
+            return "".join(pieces), np.array(document.ids, dtype=np.int64), bounds
+        ids, ends, _ = joined(self.segments)
+        start = self.segments[0].start if self.segments else 0
+        # A token that begins in the prompt belongs to the text with what it has there.
+        bounds = (np.concatenate([[start], ends]) - len(document.prompt)).clip(min=0)
+        return str(document.text), ids, bounds
+
+
+def scanned(
+    run: TeacherForcing,
+    documents: Iterable[str | Document | TokenDocument],
+    measure: Measure,
+    on_progress: Callable[[int, float], None] | None,
+    shown: str,
+) -> Iterator[Scanned]:
+    """Measure documents as `run.scan` does, in their order, also those without scored tokens.
+
+    Documents are taken lazily, and each is held until it is handed on. `on_progress` is given the
+    number of scored tokens and the mean of the column `shown` so far.
+    """
+    pending: dict[int, Scanned] = {}
+
+    def remembered() -> Iterator[Document | TokenDocument]:
+        for index, document in enumerate(documents):
+            held = document if isinstance(document, TokenDocument) else whole(document)
+            pending[index] = Scanned(held)
+            yield held
+
+    def encoded(index: int, segment: Segment) -> None:
+        pending[index].segments.append(segment)
+
+    following = tokens = 0
+    total = 0.0
+    for window, columns in run.scan(remembered(), measure, encoded):
+        for index in range(following, window.document):
+            yield pending.pop(index)
+        following = window.document
+        pending[following].windows.append((window, columns))
+        tokens += len(window.targets)
+        total += float(columns[shown].sum())
+        if on_progress is not None:
+            on_progress(tokens, total / tokens)
+    yield from [*pending.values()]
