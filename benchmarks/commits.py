@@ -37,7 +37,7 @@ KEEP_FREED = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_":
 CUTS = [
     "edt_theta=0.5", "dynatemp_range=0.5", "target_entropy=2", "top_n_sigma=1", "top_h=0.4",
     "top_k=50", "top_p=0.9", "min_p=0.05", "typical_p=0.9", "epsilon_cutoff=0.0003",
-    "eta_cutoff=0.0006", "p_less=1", "kl_budget=0.1", "xtc_probability=0.5",
+    "eta_cutoff=0.0006", "p_less=1", "kl_budget=0.1", "xtc_probability=0.5", "min_k=3",
 ]  # fmt: skip
 STEPS = [
     "raw", "greedy", "temperature=0.8,top_p=0.9", "temperature=0.8,top_k=50,min_p=0.05",

@@ -16,12 +16,13 @@ _SHARPNESS = 10.0
 
 
 class AdaptiveP(Reweighting):
-    """Prefer tokens of a probability near a goal, which steers the mean of those drawn to t.
+    """Prefer tokens whose probability is near a goal, which moves so that draws come to t.
 
     `q ∝ exp(-10·d²/(1 + d))` with `d = |p - goal| / 0.3` over the tokens that are left. The goal is
     `2t` less the running mean of the probabilities drawn, within [0, 1]. That mean forgets by the
     decay at each step, and is t at the beginning. Probabilities are those that the rule is given,
-    after all others. A given text's token that is not among those left does not move it.
+    after all others. It lifts the tail as well, so use it after a cut such as `min_p`. When a text
+    is scored, a token that a cut removed does not move the goal.
     """
 
     field, neutral, range, example = "adaptive_p", 0.0, SHARE_OR_NONE, "0.5"

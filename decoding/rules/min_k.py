@@ -8,12 +8,13 @@ from decoding.rules.rule import NOT_NEGATIVE, Cut
 
 
 class MinK(Cut):
-    """Keep the tokens before the steepest drop of the logits, and at least τ/(z_max - z_min).
+    """Keep the tokens before the steepest drop of the logits, and at least τ/(largest - smallest).
 
     A drop counts by its size over its place: the tokens before the i at which `(z_i - z_{i+1}) / i`
     is largest are kept. The least number of tokens, rounded down, is a guard for rows that are
-    nearly flat. The kept set is the same at every temperature; vLLM's guard, which reads logits
-    that are divided already, is not. The source's τ is 3; a tiny τ leaves the drop alone to decide.
+    nearly flat. The kept set is the same at every temperature; in vLLM the least number is not,
+    because it reads logits that were divided by the temperature. The source's τ is 3; with a tiny τ
+    the drop alone decides.
     """
 
     field, neutral, range, example = "min_k", 0.0, NOT_NEGATIVE, "3"

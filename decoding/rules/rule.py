@@ -194,7 +194,7 @@ class Rule(ABC):
 
     @property
     def start(self) -> tuple[float, ...]:
-        """What a rule that remembers draws has in mind at the beginning."""
+        """The state before the first token, of a rule that remembers draws."""
         return ()
 
     def check_beside(self, others: Sequence[Rule]) -> None:  # noqa: B027
@@ -216,10 +216,10 @@ class Rule(ABC):
         self, state: Array, tokens: Array, given: Distribution, final: Distribution,
         uncut: Distribution,
     ) -> tuple[Array, ...]:  # fmt: skip
-        """What a rule that remembers has in mind after a step.
+        """The state after a step, of a rule that remembers draws.
 
         Args:
-            state: `(rows, len(start))`, what it had in mind before.
+            state: `(rows, len(start))`, the state before.
             tokens: `(rows)`, what was drawn, or what a given text has there.
             given: the rows that the rule was given.
             final: the rows that were drawn from.
@@ -232,6 +232,8 @@ class Rule(ABC):
 
     def looser(self, slack: float) -> Any:
         """A value that keeps what rounding may have cut off, `slack` being its relative size.
+
+        `identify` asks for it, so that rounding rules no candidate out.
 
         Here it is one that is nearer to the neutral value.
         """

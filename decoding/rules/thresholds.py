@@ -109,8 +109,8 @@ class Mirostat(Cut):
     """Keep tokens whose surprisal is at most μ, moved so that surprisals come to τ on average.
 
     μ starts at 2τ, and after each token it is `μ - η·(surprisal - τ)`, with the surprisal under the
-    truncated distribution, as in the authors' code and llama.cpp's mirostat v2. Of a given text's
-    token that is not kept, the surprisal before the cuts counts.
+    truncated distribution, as in the authors' code and llama.cpp's mirostat v2. When a text is
+    scored, a token that was cut counts with its surprisal before the cuts.
     """
 
     field, neutral, range, example = "mirostat_tau", 0.0, NOT_NEGATIVE, "3"

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,6 +47,11 @@ class TokenDocument(NamedTuple):
     ids: Sequence[int]
     context: Sequence[int] = ()
     """What the model read before them. Nothing is put in front of it, but BOS under `always`."""
+
+
+def listed(documents: Any) -> Any:
+    """Documents as they are; one alone is a list of one, and no text is a list of characters."""
+    return [documents] if isinstance(documents, str | Document | TokenDocument) else documents
 
 
 def as_document(document: str | Document) -> Document:

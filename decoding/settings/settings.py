@@ -333,6 +333,8 @@ FIELDS: dict[str, Field] = {field.name: field for rule in RULES_IN_ORDER for fie
 
 def _own_rules(extra: Any) -> tuple[Rule, ...]:
     """Rules of one's own, each once, without those that do nothing."""
+    if isinstance(extra, Rule):
+        raise ValueError(f"extra must be a tuple of rules, as in ({extra!r},), got a rule")
     extra = tuple(extra)
     for position, rule in enumerate(extra):
         if not isinstance(rule, Rule):
@@ -367,4 +369,5 @@ def _nearest(name: str, fields: list[str]) -> str:
     close = difflib.get_close_matches(asked, known, n=1)
     # A family's name, as in xtc=0.5, is short of its fields' names.
     close = close or [one for one in known if one.partition("_")[0] == asked]
+    close = close or [one for one in known if one.startswith(asked)]
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"

@@ -14,7 +14,7 @@ import torch
 from decoding.models.attention import LayerAttention, attention_implementation, head_entropies
 from decoding.models.encoding import encode
 from decoding.models.loading import LanguageModel
-from decoding.scoring.teacher_forcing import TeacherForcing
+from decoding.scoring.teacher_forcing import TeacherForcing, listed
 from decoding.scoring.windows import Windows
 from decoding_evals.attention.figure import plot_attention
 from decoding_evals.attention.tables import tables
@@ -144,7 +144,7 @@ def attention(
     implementation = attention_implementation(model)
     tokens = 0
     total = 0.0
-    for index, text in enumerate(texts):
+    for index, text in enumerate(listed(texts)):
         ids, ends, _ = joined(encode(language_model.tokenizer, text))
         needed = forcing.bos_id is not None and len(ids) and not forcing.begins_with_bos(ids)
         front = [forcing.bos_id] if needed else []

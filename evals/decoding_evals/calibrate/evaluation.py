@@ -30,6 +30,7 @@ from decoding.scoring.teacher_forcing import (
     Measure,
     TeacherForcing,
     TokenDocument,
+    listed,
 )
 from decoding.scoring.windows import Window, Windows
 from decoding.settings.applying import apply_settings
@@ -222,7 +223,7 @@ def _held(documents: Iterable[str | Document | TokenDocument]) -> tuple[_Documen
     """Documents that can be read several times, and how many empty ones were left out."""
     held: _Documents = []
     count = 0
-    for item in documents:
+    for item in listed(documents):
         count += 1
         if isinstance(item, TokenDocument):
             # 8 bytes a token; a list of whole numbers has four times as many.

@@ -15,7 +15,13 @@ from decoding.inference.intervals import BlockSums, MeanError, ratio_of_sums
 from decoding.information.comparison import sum_rows
 from decoding.models.loading import LanguageModel
 from decoding.scoring.following import Follower
-from decoding.scoring.teacher_forcing import Document, LogitBlock, TeacherForcing, as_document
+from decoding.scoring.teacher_forcing import (
+    Document,
+    LogitBlock,
+    TeacherForcing,
+    as_document,
+    listed,
+)
 from decoding.scoring.windows import Windows
 from decoding.settings.applying import Applied
 from decoding.settings.grids import MOST_SETTINGS
@@ -180,7 +186,7 @@ def _scan(
     reading: Interruptible, documents: Iterable[str | Document], settings: Sequence[Setting]
 ) -> None:
     run, blocks, follower = reading.run, reading.blocks, Follower(settings)
-    for block in run.blocks(run.windows(map(as_document, documents))):
+    for block in run.blocks(run.windows(map(as_document, listed(documents)))):
         begin, entropy = 0, 0.0
         while begin < len(block.targets):
             rows = slice(begin, begin + blocks.room)

@@ -22,6 +22,7 @@ from decoding.scoring.teacher_forcing import (
     Document,
     TeacherForcing,
     as_document,
+    listed,
     logit_blocks,
     positions,
 )
@@ -162,7 +163,7 @@ def _both(
     run: TeacherForcing, model_b: LanguageModel, documents: Iterable[str | Document]
 ) -> Iterator[Floats]:
     """What both models say of the same windows, `_columns` of some rows at a time."""
-    windows_a, windows_b = tee(run.windows(map(as_document, documents)))
+    windows_a, windows_b = tee(run.windows(map(as_document, listed(documents))))
     for a, b in zip(
         run.blocks(windows_a),
         logit_blocks(model_b.model, windows_b, batch_size=run.batch_size),

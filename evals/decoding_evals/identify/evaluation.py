@@ -13,7 +13,7 @@ import numpy as np
 
 from decoding.inference import posterior as bayes
 from decoding.models.loading import LanguageModel, check_vocabularies
-from decoding.scoring.teacher_forcing import Document, TokenDocument
+from decoding.scoring.teacher_forcing import Document, TokenDocument, listed
 from decoding.scoring.windows import Windows
 from decoding.settings.grids import MOST_SETTINGS
 from decoding.settings.policy import Setting
@@ -282,7 +282,7 @@ def identify(
     weights = bayes.normalised_prior(len(pairs), prior)
 
     def checked() -> Iterator[Document | TokenDocument]:
-        for document in documents:
+        for document in listed(documents):
             if not isinstance(document, TokenDocument):
                 yield whole(document)
                 continue

@@ -16,7 +16,7 @@ from decoding.inference.intervals import BlockSums, MeanError, ratio_of_sums
 from decoding.information.statistics import row_statistics
 from decoding.models.encoding import Segment
 from decoding.models.loading import LanguageModel
-from decoding.scoring.teacher_forcing import Columns, Document, LogitBlock, as_document
+from decoding.scoring.teacher_forcing import Columns, Document, LogitBlock, as_document, listed
 from decoding.scoring.windows import Window, Windows
 from decoding_evals.perplexity.protocols import PROTOCOLS, Protocol
 from decoding_evals.perplexity.tables import result_tables
@@ -223,7 +223,7 @@ class _Sums:
 
 
 def _checked(documents: Iterable[str | Document], protocol: str) -> Iterator[Document]:
-    for document in map(as_document, documents):
+    for document in map(as_document, listed(documents)):
         if document.prompt and protocol != "default":
             raise ValueError(f"documents must have no prompts under protocol {protocol}")
         yield document

@@ -16,6 +16,7 @@ from decoding.scoring.teacher_forcing import (
     TeacherForcing,
     TokenDocument,
     as_document,
+    listed,
 )
 from decoding.scoring.windows import Window
 from decoding_evals.showing.result import Floats, Integers
@@ -87,7 +88,7 @@ def scanned(
     pending: dict[int, Scanned] = {}
 
     def remembered() -> Iterator[Document | TokenDocument]:
-        for index, document in enumerate(documents):
+        for index, document in enumerate(listed(documents)):
             held = document if isinstance(document, TokenDocument) else whole(document)
             pending[index] = Scanned(held)
             yield held

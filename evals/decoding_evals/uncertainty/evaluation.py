@@ -15,6 +15,7 @@ from decoding.generation.run import generate
 from decoding.generation.seeds import chosen_seed
 from decoding.inference.sequences import SequenceEntropy, sequence_entropy
 from decoding.models.loading import LanguageModel
+from decoding.scoring.teacher_forcing import listed
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.judging.answers import distinct
 from decoding_evals.judging.correctness import CORRECTNESS, continuing, judged, preferred
@@ -190,7 +191,7 @@ def uncertainty(
         raise ValueError("likelihood compares answers to the plain prompt: leave out chat")
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-    rows = [PromptRow(row) if isinstance(row, str) else row for row in prompts]
+    rows = [PromptRow(row) if isinstance(row, str) else row for row in listed(prompts)]
     for index, row in enumerate(rows):
         for number, phrasing in enumerate(row.phrasings()):
             name = f"prompt {index}" + (f", paraphrase {number}" if number else "")

@@ -111,6 +111,7 @@ def test_parse_minds_neither_order_nor_spaces(text):
         ("dry=0.8", "dry_multiplier"),
         ("edt=0.5", "edt_theta"),
         ("dynatemp=1", "dynatemp_range"),
+        ("temp=0.7", "temperature"),
     ],
 )
 def test_an_unknown_name_suggests_the_nearest(text, nearest):

@@ -210,3 +210,15 @@ def test_a_wide_table_folds_and_keeps_its_figures():
     table.add_row("word " * 60, "12,345,678")
     lines = to_text([table]).splitlines()
     assert max(map(len, lines)) <= 100 and sum("12,345,678" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("evaluate", [score, identify, attention, uncertainty, perplexity])
+def test_one_text_is_one_document_and_not_its_characters(stories, evaluate):
+    options = {
+        identify: {"settings": SETTINGS},
+        uncertainty: {"num_samples": 2, "max_new_tokens": 2, "seed": 1},
+    }.get(evaluate, {})
+    alone, listed = evaluate(stories, TEXTS[0], **options), evaluate(stories, TEXTS[:1], **options)
+    if not isinstance(alone, Result):
+        [alone], [listed] = alone, listed
+    assert alone.record() == listed.record()
