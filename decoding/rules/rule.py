@@ -190,6 +190,7 @@ class Rule(ABC):
         if parameters:
             raise ValueError(f"{type(self).__name__} has no parameter {min(parameters)!r}")
         self._state: Any = None
+        self._shape: tuple[int, ...] | None = None
         self._last: tuple[Distribution, Distribution] | None = None
 
     @property
@@ -269,6 +270,7 @@ class Rule(ABC):
         if self.value == self.neutral:
             return rows.logits
         if self.start:
+            self._shape = next_shape(self, self._shape, input_ids)
             if self._last is None:
                 numbers = tuple(library(rows.z).full_like(rows.log_total, x) for x in self.start)
             else:
@@ -279,6 +281,17 @@ class Rule(ABC):
         final = self.apply(rows, Past(input_ids, None, self._state))
         self._last = (rows, final) if self.start else None
         return final.logits
+
+
+def next_shape(what: object, before: tuple[int, ...] | None, ids: Tensor) -> tuple[int, ...]:
+    """The shape of the ids at a step of what remembers draws; they go on where the last ones ended.
+
+    Raises:
+        ValueError: they are of another call.
+    """
+    if before is not None and tuple(ids.shape) != (before[0], before[1] + 1):
+        raise ValueError(f"{what!r} remembers what was drawn: make a new one for each call")
+    return tuple(ids.shape)
 
 
 def _short(number: Value) -> str:

@@ -11,6 +11,7 @@ from decoding.rows.arrays import Array
 from decoding.rows.distribution import Distribution
 from decoding.rows.faults import without_faults
 from decoding.rules import BUILT_IN
+from decoding.rules.rule import next_shape
 from decoding.settings.applying import Applicable, Applied, Memory
 
 
@@ -38,12 +39,14 @@ class SettingProcessor(LogitsProcessor):  # type: ignore[misc]
         self.settings = settings
         self.monitor = monitor
         self._memory = Memory()
-        self._last: Applied | None = None
+        self._last: tuple[Applied, tuple[int, ...]] | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """log q, `(batch, vocab)`, nats, of `(batch, vocab)` scores."""
         if self._last is not None:
-            self._memory.observe(self._last, input_ids[:, -1])
+            applied, before = self._last
+            next_shape(self, before, input_ids)
+            self._memory.observe(applied, input_ids[:, -1])
         raw, fault = Distribution(scores), None
         if self.monitor is not None:
             self.monitor.begin(input_ids)
@@ -52,7 +55,7 @@ class SettingProcessor(LogitsProcessor):  # type: ignore[misc]
         applied = self.settings.apply(raw, self._memory.history(input_ids))
         if self.monitor is not None:
             self.monitor.record(self.monitor.measure(raw, applied), fault, (raw, applied.final))
-        self._last = applied if applied.given else None
+        self._last = (applied, tuple(input_ids.shape)) if applied.given else None
         return applied.final.logits.log_softmax(-1)
 
     def __repr__(self) -> str:

@@ -19,12 +19,16 @@ from decoding.rules import (
     EpsilonCutoff,
     EtaCutoff,
     MinP,
+    Mirostat,
     Temperature,
     TopK,
     TopP,
     TypicalP,
 )
+from decoding.settings.processor import SettingProcessor
 from drawing import PROMPTS, scores_and_logits
+
+MIROSTAT = DecodingSettings(mirostat_tau=1)
 
 PAIRS = [
     (Temperature, TemperatureLogitsWarper, 0.7),
@@ -114,3 +118,13 @@ def test_our_top_p_and_the_models_own_are_both_kept(toy_gpt2):
     both = torch.stack([TopPLogitsWarper(0.9)(None, step) for step in ours])
     assert torch.equal(scores, both)
     assert not torch.equal(scores, ours)
+
+
+@pytest.mark.parametrize("make", [lambda: Mirostat(1.0), lambda: SettingProcessor(MIROSTAT)])
+@pytest.mark.parametrize("shape", [(1, 3), (2, 5), (1, 6)])
+def test_what_remembers_draws_refuses_a_second_call(make, shape):
+    processor, scores = make(), torch.randn(1, 20, generator=torch.Generator().manual_seed(1))
+    for length in (3, 4):
+        processor(torch.zeros(1, length, dtype=torch.long), scores)
+    with pytest.raises(ValueError, match="make a new one for each call"):
+        processor(torch.zeros(shape, dtype=torch.long), scores.expand(shape[0], -1))
