@@ -53,10 +53,14 @@ class SettingProcessor(LogitsProcessor):  # type: ignore[misc]
             # An accelerator's host would wait if it looked: mend the row now, complain at the end.
             raw, fault = without_faults(raw, self.monitor.steps)
         applied = self.settings.apply(raw, self._memory.history(input_ids))
+        log_q = applied.final.logits.log_softmax(-1)
         if self.monitor is not None:
-            self.monitor.record(self.monitor.measure(raw, applied), fault, (raw, applied.final))
+            # What is written down is what leaves, rounding included: beam search adds it up.
+            final = Distribution(log_q)
+            step = self.monitor.measure(raw, applied._replace(final=final))
+            self.monitor.record(step, fault, (raw, final))
         self._last = (applied, tuple(input_ids.shape)) if applied.given else None
-        return applied.final.logits.log_softmax(-1)
+        return log_q
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.settings)!r})"
