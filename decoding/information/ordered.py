@@ -61,12 +61,11 @@ class Plan:
         ]
         self.betas, self.scale = np.unique(betas, return_inverse=True)
         self.beta = self.betas[self.scale]
-        self.greedy = np.array([s.greedy for s in settings])
-        # For each temperature: its cuts in their order, each with its settings and their values.
-        self.cuts = [
-            _cuts(settings, np.flatnonzero((self.scale == scale) & ~self.greedy))
-            for scale in range(len(self.betas))
-        ]
+        self.greedy = np.flatnonzero([s.greedy for s in settings])
+        # For each temperature: its settings; and their cuts in their order, each with its settings
+        # and their values.
+        self.members = [np.flatnonzero(self.scale == scale) for scale in range(len(self.betas))]
+        self.cuts = [_cuts(settings, np.setdiff1d(some, self.greedy)) for some in self.members]
         # In every pair the first is at least as sharp as the second.
         by_sharpness = np.argsort(-self.beta, kind="stable")
         self.upper = np.triu_indices(self.size, 1)
@@ -100,11 +99,12 @@ def compare_row(logits: NDArray[np.floating], target: int, plan: Plan) -> RowCom
         z, kept_mass = np.empty((2, plan.size))
         for scale, beta in enumerate(plan.betas):
             scaled = ScaledRow.of(depth, beta, mass[scale])
-            members = plan.scale == scale
+            members = plan.members[scale]
             bounds[members] = 0, len(depth), len(depth), len(depth)
             for cut, chosen, values in plan.cuts[scale]:
                 bounds[chosen] = cut.keep(SortedRows(scaled, bounds[chosen]), values).bounds
-            bounds[members & plan.greedy] = 0, 1, 1, 1
+            if beta == 1:
+                bounds[plan.greedy] = 0, 1, 1, 1
             z[members] = sum_over(scaled.mass, bounds[members])
             kept_mass[members] = z[members] / scaled.mass[-1]
         sets = _Sets(bounds, z, np.log(z), bounds @ np.array([-1, 1, -1, 1]))

@@ -123,7 +123,7 @@ class SortedRows:
 
     def first(self, k: FloatArray) -> SortedRows:
         """The k first tokens of each set."""
-        return self._before(self._place(np.minimum(k, self._sizes)))
+        return self._before(self._place(np.minimum(k, len(self.scaled.depth))))
 
     def with_mass(self, mass: FloatArray) -> SortedRows:
         """The shortest part from the front whose share is at least `mass`."""
