@@ -145,7 +145,9 @@ class SortedRows:
 
     def within_depth(self, depth: FloatArray) -> SortedRows:
         """Tokens whose logit is at most `depth` below the largest of their set, nats."""
-        deepest = self.first_depth + depth / self.scaled.beta
+        deepest = depth / self.scaled.beta
+        if self.bounds[:, 0].any():
+            deepest = self.first_depth + deepest
         return self._before(np.searchsorted(self.scaled.depth, deepest, "right"))
 
     def within_surprisal(self, surprisal: FloatArray) -> SortedRows:
@@ -205,8 +207,8 @@ class SortedRows:
     def _place(self, size: FloatArray | IntArray) -> FloatArray | IntArray:
         """The place behind so many tokens of each set."""
         a, b, c, _ = self.bounds.T
-        place: FloatArray | IntArray = np.where(size <= b - a, a + size, c + size - (b - a))
-        return place
+        place: FloatArray | IntArray = a + size
+        return np.where(place > b, place + (c - b), place) if (c > b).any() else place
 
     def _before(self, place: FloatArray | IntArray) -> SortedRows:
         """What lies before a place, and the first token of each set in any case."""
