@@ -101,8 +101,10 @@ def compare_row(logits: NDArray[np.floating], target: int, plan: Plan) -> RowCom
             scaled = ScaledRow.of(depth, beta, mass[scale])
             members = plan.members[scale]
             bounds[members] = 0, len(depth), len(depth), len(depth)
+            prefixes = True
             for cut, chosen, values in plan.cuts[scale]:
-                bounds[chosen] = cut.keep(SortedRows(scaled, bounds[chosen]), values).bounds
+                kept = cut.keep(SortedRows(scaled, bounds[chosen], prefixes), values)
+                bounds[chosen], prefixes = kept.bounds, prefixes and kept.prefixes
             if beta == 1:
                 bounds[plan.greedy] = 0, 1, 1, 1
             z[members] = sum_over(scaled.mass, bounds[members])

@@ -59,10 +59,11 @@ class SortedRows:
     Args:
         scaled: the row.
         bounds: `(S, 4)`, the sets.
+        prefixes: whether all of them are known to begin the row and to have no hole.
     """
 
-    def __init__(self, scaled: ScaledRow, bounds: IntArray) -> None:
-        self.scaled, self.bounds = scaled, bounds
+    def __init__(self, scaled: ScaledRow, bounds: IntArray, prefixes: bool = False) -> None:
+        self.scaled, self.bounds, self.prefixes = scaled, bounds, prefixes
 
     @cached_property
     def mass(self) -> FloatArray:
@@ -129,6 +130,8 @@ class SortedRows:
         """The shortest part from the front whose share is at least `mass`."""
         sums = self.scaled.mass
         goal = mass * self.mass
+        if self.prefixes:
+            return self._before(np.searchsorted(sums, goal))
         a, b, c, _ = self.bounds.T
         first = sums[b] - sums[a]  # what the first interval holds
         beyond = np.where(goal <= first, sums[a] + goal, sums[c] + goal - first)
@@ -146,7 +149,7 @@ class SortedRows:
     def within_depth(self, depth: FloatArray) -> SortedRows:
         """Tokens whose logit is at most `depth` below the largest of their set, nats."""
         deepest = depth / self.scaled.beta
-        if self.bounds[:, 0].any():
+        if not self.prefixes:
             deepest = self.first_depth + deepest
         return self._before(np.searchsorted(self.scaled.depth, deepest, "right"))
 
@@ -206,14 +209,16 @@ class SortedRows:
 
     def _place(self, size: FloatArray | IntArray) -> FloatArray | IntArray:
         """The place behind so many tokens of each set."""
+        if self.prefixes:
+            return size
         a, b, c, _ = self.bounds.T
-        place: FloatArray | IntArray = a + size
-        return np.where(place > b, place + (c - b), place) if (c > b).any() else place
+        place: FloatArray | IntArray = np.where(size <= b - a, a + size, c + size - (b - a))
+        return place
 
     def _before(self, place: FloatArray | IntArray) -> SortedRows:
         """What lies before a place, and the first token of each set in any case."""
         ends = np.maximum(place.astype(np.int64)[:, None], self.bounds[:, :1] + 1)
-        return SortedRows(self.scaled, np.minimum(self.bounds, ends))
+        return SortedRows(self.scaled, np.minimum(self.bounds, ends), self.prefixes)
 
     def _running_entropy(self, depth: FloatArray, weights: FloatArray) -> FloatArray:
         """Entropy of the first tokens, for each number of them; rounding aside, it grows."""
