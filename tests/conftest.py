@@ -1,5 +1,7 @@
 """Models and texts that several test modules share."""
 
+import copy
+import dataclasses
 import gc
 import io
 import os
@@ -31,6 +33,7 @@ from transformers import (
 
 from decoding.models.loading import LanguageModel, load_model
 from decoding_cli.app import main
+from toys import words
 
 
 def pytest_configure(config):
@@ -115,6 +118,32 @@ def toy_llama() -> LlamaForCausalLM:
         initializer_range=0.5, bos_token_id=0, eos_token_id=0, pad_token_id=0,
     )  # fmt: skip
     return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="session")
+def toy_words(toy_llama) -> LanguageModel:
+    """The untrained Llama with a tokenizer of whole words."""
+    return LanguageModel(toy_llama, words(bos_token="<eos>", eos_token="<eos>"), "toy")
+
+
+@pytest.fixture(scope="session")
+def short(stories260k) -> LanguageModel:
+    """The real Llama with 64 positions, so that short texts have many windows."""
+    model = copy.copy(stories260k.model)
+    model.config = copy.deepcopy(model.config)
+    model.config.max_position_embeddings = 64
+    return dataclasses.replace(stories260k, model=model)
+
+
+@pytest.fixture(scope="session")
+def wikitext():
+    """The first characters of a real text, as many as one asks for."""
+
+    def beginning(characters: int) -> str:
+        with shared("data/wikitext2/wiki.test.raw").open(encoding="utf-8", newline="") as lines:
+            return lines.read(characters)
+
+    return beginning
 
 
 @pytest.fixture

@@ -18,11 +18,6 @@ from forcing import (
 )
 
 
-@pytest.fixture(scope="module")
-def toy(toy_llama):
-    return LanguageModel(toy_llama, words(bos_token="<eos>", eos_token="<eos>"), "toy")
-
-
 @pytest.mark.parametrize("text", ["a b c d", "<eos> a b", "<eos>", "<eos> <eos> c", "a", ""])
 @pytest.mark.parametrize("bos", ["auto", "always", "never"])
 @pytest.mark.parametrize("special", [{"bos_token": "<eos>"}, {"eos_token": "<eos>"}, {}], ids=str)
@@ -68,18 +63,20 @@ def test_bos_in_the_text_is_read_once(stories260k):
     assert [(s.text, s.start) for s in segments] == [("Once upon a time", 3)]
 
 
-def test_a_text_without_tokens_takes_none_of_the_prompt_s(toy):
-    forcing = TeacherForcing(toy)
+def test_a_text_without_tokens_takes_none_of_the_prompt_s(toy_words):
+    forcing = TeacherForcing(toy_words)
     assert scan(forcing, [Document(" ", "a b c")]) == {}
     assert forcing.account.documents_skipped == 1
 
 
 @pytest.mark.parametrize("bos", ["auto", "never"])
 @pytest.mark.parametrize(("context", "stride"), [(1, 1), (5, 1), (5, 3), (5, 5), (64, 32)])
-def test_the_account_says_where_every_token_is(toy, bos, context, stride):
+def test_the_account_says_where_every_token_is(toy_words, bos, context, stride):
     documents = [Document(text) for text in SHORT]
     documents += [Document(text, "a b c d e f g h i j k l ") for text in SHORT if text != " "]
-    forcing = TeacherForcing(toy, Windows(context=context, stride=stride, bos=bos, batch_size=3))
+    forcing = TeacherForcing(
+        toy_words, Windows(context=context, stride=stride, bos=bos, batch_size=3)
+    )
     found = scan(forcing, documents)
     want = Account(documents=len(documents))
     front = bos == "auto"
@@ -104,8 +101,8 @@ def test_the_account_says_where_every_token_is(toy, bos, context, stride):
 @pytest.mark.parametrize(
     "name", ["tokens", "tokens_scored", "tokens_context_only", "tokens_skipped"]
 )
-def test_an_account_that_does_not_add_up_is_refused(toy, name):
-    forcing = TeacherForcing(toy, Windows(context=4, stride=2))
+def test_an_account_that_does_not_add_up_is_refused(toy_words, name):
+    forcing = TeacherForcing(toy_words, Windows(context=4, stride=2))
     scan(forcing, [Document("c d", "a b "), Document("")])
     forcing.account.check()
     setattr(forcing.account, name, getattr(forcing.account, name) + 1)
@@ -113,7 +110,7 @@ def test_an_account_that_does_not_add_up_is_refused(toy, name):
         forcing.account.check()
 
 
-def test_a_run_fails_where_the_account_does_not_add_up(toy):
+def test_a_run_fails_where_the_account_does_not_add_up(toy_words):
     class Leaky(TeacherForcing):
         def windows(self, documents, on_segment=None):
             for window in super().windows(documents, on_segment):
@@ -121,14 +118,14 @@ def test_a_run_fails_where_the_account_does_not_add_up(toy):
                     yield window
 
     with pytest.raises(RuntimeError, match=r"6 scored .* are not the 8 encoded"):
-        scan(Leaky(toy), [Document("a b c"), Document("d e"), Document("f g h")])
+        scan(Leaky(toy_words), [Document("a b c"), Document("d e"), Document("f g h")])
 
 
-def test_a_rule_that_scores_a_token_twice_is_refused(toy):
+def test_a_rule_that_scores_a_token_twice_is_refused(toy_words):
     class Twice(TeacherForcing):
         def cut(self, *args, **kwargs):
             for window in super().cut(*args, **kwargs):
                 yield from (window, window)
 
     with pytest.raises(RuntimeError, match="document 1 would score token 0 twice"):
-        scan(Twice(toy), [Document(""), Document("d e")])
+        scan(Twice(toy_words), [Document(""), Document("d e")])

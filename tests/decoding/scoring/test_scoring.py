@@ -11,7 +11,6 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from conftest import shared
 from decoding import NonFiniteLogitsError
 from decoding.models import encoding
 from decoding.models.loading import LanguageModel
@@ -37,15 +36,9 @@ from forcing import (
 
 
 @pytest.fixture(scope="module")
-def wiki(stories260k):
+def wiki(wikitext):
     """About 3,000 tokens of stories260K."""
-    with shared("data/wikitext2/wiki.test.raw").open(encoding="utf-8", newline="") as lines:
-        return lines.read(4700)
-
-
-@pytest.fixture(scope="module")
-def toy(toy_llama):
-    return LanguageModel(toy_llama, words(bos_token="<eos>", eos_token="<eos>"), "toy")
+    return wikitext(4700)
 
 
 # Every token's numbers.
@@ -110,17 +103,17 @@ def test_nothing_depends_on_the_batch_or_on_the_tokenizer_s_padding(
     assert_same(scan(TeacherForcing(twin, windows), documents), want)
 
 
-def test_each_document_is_scored_as_if_alone(toy):
-    forcing = TeacherForcing(toy, Windows(context=10, stride=3, batch_size=3))
+def test_each_document_is_scored_as_if_alone(toy_words):
+    forcing = TeacherForcing(toy_words, Windows(context=10, stride=3, batch_size=3))
     found = scan(forcing, [Document(text) for text in SHORT * 20])
     for document, text in enumerate(SHORT * 20):
-        alone = scan(TeacherForcing(toy, Windows(context=10, stride=3)), [Document(text)])
+        alone = scan(TeacherForcing(toy_words, Windows(context=10, stride=3)), [Document(text)])
         assert_same({0: found.get(document, {})}, {0: alone.get(0, {})})
     assert forcing.account.documents_skipped == 2 * 20
 
 
-def test_a_run_may_go_on_with_more_documents(toy):
-    forcing = TeacherForcing(toy)
+def test_a_run_may_go_on_with_more_documents(toy_words):
+    forcing = TeacherForcing(toy_words)
     once = scan(forcing, [Document("a b c")])
     assert_same(scan(forcing, [Document("a b c")]), once)
     assert forcing.account == Account(
@@ -131,9 +124,9 @@ def test_a_run_may_go_on_with_more_documents(toy):
 # Blocks and streams.
 
 
-def test_blocks_cover_every_target_once(toy, toy_llama, monkeypatch):
+def test_blocks_cover_every_target_once(toy_words, toy_llama, monkeypatch):
     monkeypatch.setattr(scoring, "LOGITS_BYTES", 3 * 4 * 17)
-    forcing = TeacherForcing(toy, Windows(context=9, stride=4, batch_size=3))
+    forcing = TeacherForcing(toy_words, Windows(context=9, stride=4, batch_size=3))
     seen = Counter()
     for block in forcing.blocks(forcing.windows(Document(text) for text in SHORT * 3)):
         assert 1 <= len(block.targets) == len(block.logits) <= 3
@@ -155,7 +148,7 @@ def test_blocks_cover_every_target_once(toy, toy_llama, monkeypatch):
     forcing.account.check()
 
 
-def test_an_endless_stream_of_documents_can_be_cut_off(toy):
+def test_an_endless_stream_of_documents_can_be_cut_off(toy_words):
     taken = 0
 
     def endless():
@@ -163,13 +156,13 @@ def test_an_endless_stream_of_documents_can_be_cut_off(toy):
         for taken in itertools.count(1):
             yield Document(said([taken % 16 + 1] * (taken % 5 + 1)))
 
-    found = TeacherForcing(toy, Windows(batch_size=2)).scan(endless(), measure)
+    found = TeacherForcing(toy_words, Windows(batch_size=2)).scan(endless(), measure)
     indices = [window.document for window, _ in itertools.islice(found, 100)]
     assert indices == list(range(100))
     assert taken < 100 + 2 * 2 * scoring.SORTED_BATCHES
 
 
-def test_a_long_document_in_pieces_is_read_as_it_is_scored(toy, monkeypatch):
+def test_a_long_document_in_pieces_is_read_as_it_is_scored(toy_words, monkeypatch):
     monkeypatch.setattr(encoding, "CHUNK", 3000)
     taken = 0
 
@@ -179,7 +172,7 @@ def test_a_long_document_in_pieces_is_read_as_it_is_scored(toy, monkeypatch):
             taken += 1
             yield WORDS[1 + number * number % 16] + " "
 
-    forcing = TeacherForcing(toy, Windows(context=40, stride=20, batch_size=2))
+    forcing = TeacherForcing(toy_words, Windows(context=40, stride=20, batch_size=2))
     # Two characters a word: what encoding holds, and two groups of windows.
     ahead = 2 * (3000 + encoding.OVERLAP) + 2 * scoring.SORTED_BATCHES * 2 * 20
     end = 0
@@ -230,21 +223,21 @@ def test_pieces_score_as_the_whole(stories260k, wiki, monkeypatch):
         ({"bos": "sometimes"}, "auto, always or never, got 'sometimes'"),
     ],
 )
-def test_refusals_name_the_limit(toy, options, message):
+def test_refusals_name_the_limit(toy_words, options, message):
     with pytest.raises(ValueError, match=message):
-        TeacherForcing(toy, Windows(**options))
+        TeacherForcing(toy_words, Windows(**options))
 
 
-def test_defaults_are_all_positions_and_half_of_them(toy, stories260k):
-    assert (TeacherForcing(toy).context, TeacherForcing(toy).stride) == (64, 32)
+def test_defaults_are_all_positions_and_half_of_them(toy_words, stories260k):
+    assert (TeacherForcing(toy_words).context, TeacherForcing(toy_words).stride) == (64, 32)
     assert TeacherForcing(stories260k).context == 512
-    assert TeacherForcing(toy, Windows(context=1)).stride == 1
+    assert TeacherForcing(toy_words, Windows(context=1)).stride == 1
 
 
-def test_a_model_in_training_mode_is_refused(toy):
-    model = copy.deepcopy(toy.model).train()
+def test_a_model_in_training_mode_is_refused(toy_words):
+    model = copy.deepcopy(toy_words.model).train()
     with pytest.raises(ValueError, match="evaluation mode"):
-        scan(TeacherForcing(dataclasses.replace(toy, model=model)), [Document("a b")])
+        scan(TeacherForcing(dataclasses.replace(toy_words, model=model)), [Document("a b")])
 
 
 def failing(model, token, value):
@@ -263,8 +256,8 @@ def failing(model, token, value):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("batch_size", [1, 8])
-def test_logits_that_are_no_numbers_are_refused_where_they_stand(toy, value, batch_size):
-    broken = dataclasses.replace(toy, model=failing(toy.model, WORDS.index("k"), value))
+def test_logits_that_are_no_numbers_are_refused_where_they_stand(toy_words, value, batch_size):
+    broken = dataclasses.replace(toy_words, model=failing(toy_words.model, WORDS.index("k"), value))
     forcing = TeacherForcing(broken, Windows(context=4, stride=2, batch_size=batch_size))
     texts = ["a b", "c d", "a b c d e f k k g", "k a"]
     windows = []
@@ -280,10 +273,10 @@ def test_logits_that_are_no_numbers_are_refused_where_they_stand(toy, value, bat
     assert "body and head differ" in forcing.full_logits
 
 
-def test_a_model_whose_head_is_unknown_is_scored_all_the_same(toy, toy_llama):
-    broken = dataclasses.replace(toy, model=failing(toy_llama, 99, math.nan))
+def test_a_model_whose_head_is_unknown_is_scored_all_the_same(toy_words, toy_llama):
+    broken = dataclasses.replace(toy_words, model=failing(toy_llama, 99, math.nan))
     documents = [Document(text) for text in SHORT]
-    assert_same(scan(TeacherForcing(broken), documents), scan(TeacherForcing(toy), documents))
+    assert_same(scan(TeacherForcing(broken), documents), scan(TeacherForcing(toy_words), documents))
 
 
 # Known answers.
@@ -317,15 +310,15 @@ def test_text_of_the_model_s_own_surprises_it_as_much_as_it_expects(request, nam
             probs = model(ids).logits[:, -1].double().softmax(-1)
             ids = torch.cat([ids, torch.multinomial(probs, 1, generator=generator)], 1)
     documents = [Document(said(row[1:])) for row in ids.tolist()]
-    toy = LanguageModel(model, words(eos_token="<eos>"), "toy")
-    found = scan(TeacherForcing(toy, Windows(bos="always")), documents)
+    toy_words = LanguageModel(model, words(eos_token="<eos>"), "toy")
+    found = scan(TeacherForcing(toy_words, Windows(bos="always")), documents)
     rows = [values for tokens in found.values() for values in tokens.values()]
     assert len(rows) == 200 * 30
     excess = math.fsum(values["surprisal"] - values["entropy"] for values in rows)
     z = excess / math.sqrt(math.fsum(values["varentropy"] for values in rows))
     assert abs(z) < 3
     # What the statistic is for: without BOS, or at another place, the model would not say this.
-    late = scan(TeacherForcing(toy, Windows(context=2, stride=1, bos="never")), documents)
+    late = scan(TeacherForcing(toy_words, Windows(context=2, stride=1, bos="never")), documents)
     rows = [values for tokens in late.values() for values in tokens.values()]
     excess = math.fsum(values["surprisal"] - values["entropy"] for values in rows)
     assert abs(excess / math.sqrt(math.fsum(values["varentropy"] for values in rows))) > 6

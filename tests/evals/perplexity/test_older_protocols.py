@@ -1,7 +1,5 @@
 """Protocols of llama.cpp and of the GPT-2 paper against their published rules."""
 
-import copy
-import dataclasses
 import math
 import re
 
@@ -9,34 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import shared
-from decoding.models.loading import LanguageModel
 from decoding.scoring.windows import Windows
 from decoding_evals.perplexity.evaluation import perplexity
 from decoding_evals.perplexity.protocols import detokenized_wikitext
-from toys import ids_of, log_probs, result, text_of, words
+from toys import ids_of, log_probs, result, text_of
 
 RELATIVE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def toy(toy_llama):
-    return LanguageModel(toy_llama, words(bos_token="<eos>", eos_token="<eos>"), "toy")
-
-
-@pytest.fixture(scope="module")
-def short(stories260k):
-    """The real Llama with 64 positions, so that short texts have many windows."""
-    model = copy.copy(stories260k.model)
-    model.config = copy.deepcopy(model.config)
-    model.config.max_position_embeddings = 64
-    return dataclasses.replace(stories260k, model=model)
-
-
-@pytest.fixture(scope="module")
-def wiki():
-    with shared("data/wikitext2/wiki.test.raw").open(encoding="utf-8", newline="") as lines:
-        return lines.read(6000)
+def wiki(wikitext):
+    return wikitext(6000)
 
 
 # llama.cpp: `perplexity()` of tools/perplexity/perplexity.cpp with ppl_stride = 0, retold.
@@ -81,15 +62,15 @@ def assert_llama_cpp(language_model, texts, n_ctx, bos, **options):
 
 
 @pytest.mark.parametrize("count", [128, 129, 191, 192, 193, 300])
-def test_llama_cpp_scores_the_second_half_of_each_chunk(toy, count):
-    got = assert_llama_cpp(toy, [text_of(count)], 64, None)
+def test_llama_cpp_scores_the_second_half_of_each_chunk(toy_words, count):
+    got = assert_llama_cpp(toy_words, [text_of(count)], 64, None)
     assert got.bos is None
 
 
 @pytest.mark.parametrize("n_ctx", [4, 5, 7, 8])
 @pytest.mark.parametrize("count", [16, 17, 23, 24, 25])
-def test_llama_cpp_with_a_context(toy, n_ctx, count):
-    assert_llama_cpp(toy, [text_of(count)], n_ctx, None, windows=Windows(context=n_ctx))
+def test_llama_cpp_with_a_context(toy_words, n_ctx, count):
+    assert_llama_cpp(toy_words, [text_of(count)], n_ctx, None, windows=Windows(context=n_ctx))
 
 
 def test_llama_cpp_puts_bos_over_the_first_token_of_each_chunk(short, wiki):
@@ -115,14 +96,14 @@ def test_llama_cpp_joins_texts_and_drops_one_last_line_break(stories260k, texts)
 
 
 @pytest.mark.parametrize("count", [0, 1, 15])
-def test_llama_cpp_wants_two_chunks(toy, count):
+def test_llama_cpp_wants_two_chunks(toy_words, count):
     with pytest.raises(ValueError, match="16 tokens" if count else "16 tokens|nothing to score"):
-        perplexity(toy, [text_of(count)], protocol="llama.cpp", windows=Windows(context=8))
+        perplexity(toy_words, [text_of(count)], protocol="llama.cpp", windows=Windows(context=8))
 
 
-def test_llama_cpp_refuses_chunks_without_a_second_half(toy):
+def test_llama_cpp_refuses_chunks_without_a_second_half(toy_words):
     with pytest.raises(ValueError, match=r"context must be at least 4 .*got 3"):
-        perplexity(toy, [text_of(20)], protocol="llama.cpp", windows=Windows(context=3))
+        perplexity(toy_words, [text_of(20)], protocol="llama.cpp", windows=Windows(context=3))
 
 
 # GPT-2 paper: Megatron-LM's tasks/zeroshot_gpt, retold.
@@ -225,14 +206,14 @@ def assert_gpt2_paper(language_model, texts, length, step, **options):
 
 
 @pytest.mark.parametrize("count", [2, 32, 33, 63, 64, 65, 66, 96, 97, 98, 160])
-def test_gpt2_paper_moves_windows_by_32_tokens(toy, count):
-    assert_gpt2_paper(toy, [text_of(count)], 64, 32)
+def test_gpt2_paper_moves_windows_by_32_tokens(toy_words, count):
+    assert_gpt2_paper(toy_words, [text_of(count)], 64, 32)
 
 
 @pytest.mark.parametrize(("length", "stride"), [(8, 1), (8, 3), (8, 8), (33, 32)])
-def test_gpt2_paper_with_a_context_and_a_stride(toy, length, stride):
+def test_gpt2_paper_with_a_context_and_a_stride(toy_words, length, stride):
     assert_gpt2_paper(
-        toy, [text_of(70)], length, stride, windows=Windows(context=length, stride=stride)
+        toy_words, [text_of(70)], length, stride, windows=Windows(context=length, stride=stride)
     )
 
 

@@ -6,13 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from conftest import shared
-from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import Document
 from decoding.scoring.windows import Windows
 from decoding_evals.perplexity.evaluation import perplexity
 from decoding_evals.perplexity.protocols import PROTOCOLS
-from toys import surprisals, words
+from toys import surprisals
 
 RELATIVE = 1e-5
 
@@ -29,14 +27,8 @@ def ends_of(tokenizer, text):
 
 
 @pytest.fixture(scope="module")
-def toy(toy_llama):
-    return LanguageModel(toy_llama, words(bos_token="<eos>", eos_token="<eos>"), "toy")
-
-
-@pytest.fixture(scope="module")
-def wiki():
-    with shared("data/wikitext2/wiki.test.raw").open(encoding="utf-8", newline="") as lines:
-        return lines.read(1900)
+def wiki(wikitext):
+    return wikitext(1900)
 
 
 STORY = "Once upon a time, Lily didn't see the 日本 cat 🙂.\n She was  sad! " * 8
@@ -98,9 +90,9 @@ def test_bos_and_what_is_counted_of_the_text(stories260k, bos, in_text):
     )
 
 
-def test_text_without_tokens_is_not_counted(toy):
+def test_text_without_tokens_is_not_counted(toy_words):
     for bos in ("auto", "never"):
-        got = perplexity(toy, [" \n ", "a b c", "", " "], windows=Windows(bos=bos))
+        got = perplexity(toy_words, [" \n ", "a b c", "", " "], windows=Windows(bos=bos))
         scored = "a b c" if bos == "auto" else " b c"
         assert (got.bytes, got.words) == (len(scored), len(scored.split()))
         assert got.account.documents == 4 and got.account.documents_skipped == 3
@@ -152,9 +144,9 @@ def test_protocols_that_know_no_prompts_refuse_them(stories260k, protocol):
 
 @pytest.mark.parametrize("bos", ["auto", "never"])
 @pytest.mark.parametrize(("context", "stride"), [(5, 1), (5, 3), (5, 5), (64, 32)])
-def test_the_account_adds_up(toy, bos, context, stride):
+def test_the_account_adds_up(toy_words, bos, context, stride):
     texts = ["a b c", "", "d", "p o n m " * 9, " ", "e f"]
-    got = perplexity(toy, texts, windows=Windows(context=context, stride=stride, bos=bos))
+    got = perplexity(toy_words, texts, windows=Windows(context=context, stride=stride, bos=bos))
     account = got.account
     front = bos == "auto"
     sequences = [front * (n > 0) + n for n in (3, 0, 1, 36, 0, 2)]
@@ -228,19 +220,19 @@ def test_an_interruption_adds_up_under_every_protocol(stories260k, wiki, protoco
         assert got.bytes is None and got.record()["bits_per_byte"] is None
 
 
-def test_an_interruption_before_anything_is_scored_is_not_caught(toy):
+def test_an_interruption_before_anything_is_scored_is_not_caught(toy_words):
     def documents():
         raise KeyboardInterrupt
         yield
 
     with pytest.raises(KeyboardInterrupt):
-        perplexity(toy, documents())
+        perplexity(toy_words, documents())
 
 
-def test_progress_is_told_of_every_window(toy):
+def test_progress_is_told_of_every_window(toy_words):
     calls = []
     got = perplexity(
-        toy, ["a b c d", "e f g"], windows=Windows(context=2, stride=2),
+        toy_words, ["a b c d", "e f g"], windows=Windows(context=2, stride=2),
         on_progress=lambda *values: calls.append(values),
     )  # fmt: skip
     assert [tokens for tokens, _ in calls] == [2, 4, 6, 7]
@@ -278,16 +270,16 @@ def test_progress_is_told_of_every_window(toy):
         ),
     ],
 )
-def test_refusals(toy, texts, options, message):
+def test_refusals(toy_words, texts, options, message):
     with pytest.raises(ValueError, match=message):
-        perplexity(toy, texts, **options)
+        perplexity(toy_words, texts, **options)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("context", [0, 65, 66])
-def test_a_context_that_the_model_has_not_is_refused_by_its_number(toy, protocol, context):
+def test_a_context_that_the_model_has_not_is_refused_by_its_number(toy_words, protocol, context):
     with pytest.raises(ValueError, match=rf"context must .*got {context}$"):
-        perplexity(toy, ["a b c " * 100], protocol=protocol, windows=Windows(context=context))
+        perplexity(toy_words, ["a b c " * 100], protocol=protocol, windows=Windows(context=context))
 
 
 def test_the_record_holds_what_it_promises(stories260k):

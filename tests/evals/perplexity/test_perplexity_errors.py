@@ -24,11 +24,6 @@ from toys import said, surprisals, words
 RELATIVE = 1e-5
 
 
-@pytest.fixture(scope="module")
-def toy(toy_llama):
-    return LanguageModel(toy_llama, words(bos_token="<eos>", eos_token="<eos>"), "toy")
-
-
 # Error bars.
 
 
@@ -38,12 +33,12 @@ def texts_of(rng, count):
     return [said(ids) for ids in lists], lists
 
 
-def test_errors_from_documents_are_the_jackknife_s_and_the_bootstrap_s(toy):
+def test_errors_from_documents_are_the_jackknife_s_and_the_bootstrap_s(toy_words):
     rng = np.random.default_rng(5)
     texts, lists = texts_of(rng, 60)
-    each = [surprisals(toy.model, [0, *ids], 64, 32) for ids in lists]
+    each = [surprisals(toy_words.model, [0, *ids], 64, 32) for ids in lists]
     sums, counts = np.array([x.sum() for x in each]), np.array([len(x) for x in each])
-    got = perplexity(toy, texts)
+    got = perplexity(toy_words, texts)
     assert (got.error_unit, got.units, got.block_length) == ("documents", 60, None)
     left_out = (sums.sum() - sums) / (counts.sum() - counts)
     jackknife = math.sqrt(59 / 60 * ((left_out - left_out.mean()) ** 2).sum())
@@ -63,11 +58,11 @@ def test_errors_from_documents_are_the_jackknife_s_and_the_bootstrap_s(toy):
     )
 
 
-def test_errors_from_blocks_are_those_of_batch_means(toy):
+def test_errors_from_blocks_are_those_of_batch_means(toy_words):
     rng = np.random.default_rng(6)
     texts, lists = texts_of(rng, 19)
-    flat = np.concatenate([surprisals(toy.model, [0, *ids], 64, 32) for ids in lists])
-    got = perplexity(toy, texts)
+    flat = np.concatenate([surprisals(toy_words.model, [0, *ids], 64, 32) for ids in lists])
+    got = perplexity(toy_words, texts)
     assert got.error_unit == "blocks"
     length = 1
     while -(-len(flat) // length) > 32:
@@ -87,17 +82,17 @@ def test_errors_from_blocks_are_those_of_batch_means(toy):
         ("documents", 2, "documents"), ("blocks", 30, "blocks"),
     ],
 )  # fmt: skip
-def test_units_of_the_error_as_asked(toy, errors, count, unit):
-    got = perplexity(toy, ["a b c d e"] * count, errors=errors)
+def test_units_of_the_error_as_asked(toy_words, errors, count, unit):
+    got = perplexity(toy_words, ["a b c d e"] * count, errors=errors)
     assert got.error_unit == unit
     if unit == "documents":
         assert got.units == count
         assert got.standard_error == pytest.approx(0, abs=1e-9)  # they are all alike
 
 
-def test_one_document_or_one_token_has_no_error(toy):
+def test_one_document_or_one_token_has_no_error(toy_words):
     for options, text in (({"errors": "documents"}, "a b c"), ({}, "a")):
-        got = perplexity(toy, [text], **options)
+        got = perplexity(toy_words, [text], **options)
         record = got.record()
         assert got.standard_error is None and got.confidence_interval is None
         assert record["standard_error_ratio"] is None
@@ -207,27 +202,27 @@ def test_the_interval_over_documents_holds_the_entropy_rate_of_their_source(chai
     assert got.nll_nats == pytest.approx(sum(sums) / sum(counts), rel=RELATIVE)
 
 
-def biased(toy, bias):
-    """The toy with a head whose logits are its bias where that is not 0."""
-    model = copy.deepcopy(toy.model)
+def biased(toy_words, bias):
+    """The toy_words with a head whose logits are its bias where that is not 0."""
+    model = copy.deepcopy(toy_words.model)
     model.lm_head = torch.nn.Linear(32, 17)
     bias = torch.tensor(bias, dtype=torch.float32)
-    model.lm_head.weight.data = toy.model.lm_head.weight * (bias == 0)[:, None]
+    model.lm_head.weight.data = toy_words.model.lm_head.weight * (bias == 0)[:, None]
     model.lm_head.bias.data = bias
-    return dataclasses.replace(toy, model=model)
+    return dataclasses.replace(toy_words, model=model)
 
 
 @pytest.mark.parametrize("protocol", ["default", "huggingface", "lm-eval", "gpt2-paper"])
-def test_an_impossible_token_makes_infinite_figures_null(toy, protocol):
-    twin = biased(toy, [0, 0, 0, 0, 0, -math.inf, *[0] * 11])
+def test_an_impossible_token_makes_infinite_figures_null(toy_words, protocol):
+    twin = biased(toy_words, [0, 0, 0, 0, 0, -math.inf, *[0] * 11])
     record = perplexity(twin, ["a b c d e f g", "b c d"], protocol=protocol).record()
     assert record["nll_nats"] is None and record["perplexity"] is None
     assert record["confidence_interval"] is None and record["standard_error"] is None
     assert json.loads(json.dumps(record, allow_nan=False)) == record
 
 
-def test_an_interval_beyond_the_largest_double_has_no_bound(toy):
-    twin = biased(toy, [1.0, 1.0, 1.0, 1501.0, *[1.0] * 13])
+def test_an_interval_beyond_the_largest_double_has_no_bound(toy_words):
+    twin = biased(toy_words, [1.0, 1.0, 1.0, 1501.0, *[1.0] * 13])
     record = perplexity(twin, ["c c c c b c b c"]).record()
     assert record["nll_nats"] == pytest.approx(375)
     low, high = record["confidence_interval"]

@@ -1,42 +1,23 @@
 """Protocols of lm-eval and of Hugging Face against the tools' own rules, written once more."""
 
-import copy
-import dataclasses
 import math
 import re
 
 import pytest
 import torch
 
-from conftest import shared
-from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import Document
 from decoding.scoring.windows import Windows
 from decoding_evals.perplexity.evaluation import perplexity
 from decoding_evals.perplexity.protocols import PROTOCOLS
-from toys import ids_of, log_probs, result, text_of, words
+from toys import ids_of, log_probs, result, text_of
 
 RELATIVE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def toy(toy_llama):
-    return LanguageModel(toy_llama, words(bos_token="<eos>", eos_token="<eos>"), "toy")
-
-
-@pytest.fixture(scope="module")
-def short(stories260k):
-    """The real Llama with 64 positions, so that short texts have many windows."""
-    model = copy.copy(stories260k.model)
-    model.config = copy.deepcopy(model.config)
-    model.config.max_position_embeddings = 64
-    return dataclasses.replace(stories260k, model=model)
-
-
-@pytest.fixture(scope="module")
-def wiki():
-    with shared("data/wikitext2/wiki.test.raw").open(encoding="utf-8", newline="") as lines:
-        return lines.read(6000)
+def wiki(wikitext):
+    return wikitext(6000)
 
 
 # lm-eval 0.4: `get_rolling_token_windows`, `make_disjoint_window`, `weighted_perplexity`, retold.
@@ -83,13 +64,15 @@ def assert_lm_eval(language_model, texts, length, prefix, **options):
 
 
 @pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 127, 128, 129, 200])
-def test_lm_eval_scores_disjoint_windows_of_which_the_last_reaches_back(toy, count):
-    assert_lm_eval(toy, [text_of(count)], 64, 0)
+def test_lm_eval_scores_disjoint_windows_of_which_the_last_reaches_back(toy_words, count):
+    assert_lm_eval(toy_words, [text_of(count)], 64, 0)
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 16, 17])
-def test_lm_eval_with_a_context(toy, count):
-    assert_lm_eval(toy, [text_of(count), text_of(count + 3)], 8, 0, windows=Windows(context=8))
+def test_lm_eval_with_a_context(toy_words, count):
+    assert_lm_eval(
+        toy_words, [text_of(count), text_of(count + 3)], 8, 0, windows=Windows(context=8)
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,23 +83,23 @@ def test_lm_eval_with_a_context(toy, count):
         ["a\u00a0b\u2003c", "日本 a"],
     ],
 )
-def test_lm_eval_counts_a_word_more_than_there_is_whitespace(toy, texts):
-    assert_lm_eval(toy, texts, 64, 0)
+def test_lm_eval_counts_a_word_more_than_there_is_whitespace(toy_words, texts):
+    assert_lm_eval(toy_words, texts, 64, 0)
 
 
 def test_lm_eval_on_real_text(short, wiki):
     assert_lm_eval(short, [wiki[:900], wiki[900:1500]], 64, 1)
 
 
-def test_lm_eval_counts_words_alike_however_the_text_comes(toy, monkeypatch):
+def test_lm_eval_counts_words_alike_however_the_text_comes(toy_words, monkeypatch):
     from decoding.models import encoding
 
     text = ("a  b\n c" + " " * 9 + "d ") * 90
-    want, _ = result(toy, [text], "lm-eval")
+    want, _ = result(toy_words, [text], "lm-eval")
     assert want.words == len(re.split(r"\s+", text))
     monkeypatch.setattr(encoding, "CHUNK", 300)
     monkeypatch.setattr(encoding, "OVERLAP", 100)
-    got, _ = result(toy, [Document(iter(text))], "lm-eval")
+    got, _ = result(toy_words, [Document(iter(text))], "lm-eval")
     assert (got.words, got.bytes) == (want.words, want.bytes)
 
 
@@ -170,14 +153,16 @@ def assert_huggingface(language_model, texts, length, step, **options):
 
 @pytest.mark.parametrize("stride", [1, 2, 32, 48, 63, 64])
 @pytest.mark.parametrize("count", [2, 10, 63, 64, 65, 96, 112, 113, 128, 129, 160])
-def test_huggingface_weighs_windows_as_the_recipe_does(toy, count, stride):
-    assert_huggingface(toy, [text_of(count)], 64, stride, windows=Windows(stride=stride))
+def test_huggingface_weighs_windows_as_the_recipe_does(toy_words, count, stride):
+    assert_huggingface(toy_words, [text_of(count)], 64, stride, windows=Windows(stride=stride))
 
 
 @pytest.mark.parametrize("count", [2, 7, 8, 9, 16, 17, 23])
 @pytest.mark.parametrize("stride", [1, 5, 8])
-def test_huggingface_with_a_context(toy, count, stride):
-    assert_huggingface(toy, [text_of(count)], 8, stride, windows=Windows(context=8, stride=stride))
+def test_huggingface_with_a_context(toy_words, count, stride):
+    assert_huggingface(
+        toy_words, [text_of(count)], 8, stride, windows=Windows(context=8, stride=stride)
+    )
 
 
 def test_huggingface_joins_texts_and_defaults_to_all_positions(short, wiki):
@@ -191,8 +176,8 @@ def test_huggingface_at_its_default_stride(stories260k, wiki):
 
 
 @pytest.mark.parametrize(("count", "last_alone"), [(64, False), (65, True), (129, True)])
-def test_huggingface_stays_a_number_where_the_recipe_does_not(toy, count, last_alone):
-    got = assert_huggingface(toy, [text_of(count)], 64, 64)
+def test_huggingface_stays_a_number_where_the_recipe_does_not(toy_words, count, last_alone):
+    got = assert_huggingface(toy_words, [text_of(count)], 64, 64)
     assert math.isfinite(got.nll_nats)
     assert got.account.tokens_skipped == last_alone  # a last token that no window reads
 
@@ -207,9 +192,9 @@ def test_huggingface_stays_a_number_where_the_recipe_does_not(toy, count, last_a
         ({"bos": "never"}, "protocol huggingface fixes it"),
     ],
 )
-def test_huggingface_refusals(toy, options, message):
+def test_huggingface_refusals(toy_words, options, message):
     with pytest.raises(ValueError, match=message):
-        perplexity(toy, ["a b c"], protocol="huggingface", windows=Windows(**options))
+        perplexity(toy_words, ["a b c"], protocol="huggingface", windows=Windows(**options))
 
 
 # All of them.
@@ -217,11 +202,11 @@ def test_huggingface_refusals(toy, options, message):
 
 @pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
 @pytest.mark.parametrize("count", [256, 257, 300])
-def test_accounts_add_up_and_nothing_depends_on_the_batch(toy, protocol, count):
+def test_accounts_add_up_and_nothing_depends_on_the_batch(toy_words, protocol, count):
     texts = [text_of(count), text_of(40), "", text_of(1)]
-    one, one_record = result(toy, texts, protocol, windows=Windows(batch_size=1))
+    one, one_record = result(toy_words, texts, protocol, windows=Windows(batch_size=1))
     many, _ = result(
-        toy,
+        toy_words,
         [Document(text.split(" ", 0)) for text in texts],
         protocol,
         windows=Windows(batch_size=7),
@@ -232,15 +217,15 @@ def test_accounts_add_up_and_nothing_depends_on_the_batch(toy, protocol, count):
     assert one_record["protocol"] == protocol and one_record["rules"]
 
 
-def test_where_they_agree(toy):
+def test_where_they_agree(toy_words):
     """One text of one window, with BOS or without: the rules are the same."""
     text = text_of(40)
-    with_bos = [result(toy, [text], name)[0].nll_nats for name in ("default", "lm-eval")]
+    with_bos = [result(toy_words, [text], name)[0].nll_nats for name in ("default", "lm-eval")]
     assert with_bos[0] == pytest.approx(with_bos[1], rel=1e-7)
     without = [
-        result(toy, [text], name, windows=Windows(bos="never" if name == "default" else "auto"))[
-            0
-        ].nll_nats
+        result(
+            toy_words, [text], name, windows=Windows(bos="never" if name == "default" else "auto")
+        )[0].nll_nats
         for name in ("default", "huggingface", "gpt2-paper")
     ]
     assert without == pytest.approx([without[0]] * 3, rel=1e-7)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from conftest import shared
 from decoding.scoring.teacher_forcing import Document
 from decoding.scoring.windows import Windows
 from decoding.settings.settings import DecodingSettings
@@ -58,9 +57,8 @@ def bos_of(language_model):
 
 
 @pytest.fixture(scope="module")
-def wiki():
-    with shared("data/wikitext2/wiki.test.raw").open(encoding="utf-8", newline="") as lines:
-        return lines.read(700)
+def wiki(wikitext):
+    return wikitext(700)
 
 
 # Every token's numbers.
