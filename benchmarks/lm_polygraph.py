@@ -294,8 +294,8 @@ What it defines otherwise:
   stories becomes the word `s`, which counts in its ROUGE-L. Without them it agrees.
 - `NumSemSets` is the number of connected components where entailment is likelier than
   contradiction; our number of distinct answers counts the classes of `SemanticEntropy`.
-- Its `SemanticEntropy` adds the probabilities of a cluster's samples up without normalising them, so
-  it has no upper bound and may be negative; ours is the entropy of the clusters' shares.
+- Its `SemanticEntropy` adds up the probabilities of a cluster's samples without normalising them;
+  so it has no upper bound and may be negative. Ours is the entropy of the clusters' shares.
 - It drops samples without a token before EOS; ours keep them as empty answers.
 - It weighs samples under p whatever the setting that drew them (by default `top_k=50`); ours under
   q. Under `raw`, as here, they are one.

@@ -17,6 +17,7 @@ from decoding.settings.policy import EntropyPolicy, Setting
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.reading.prompts import answer_options, check_stop, prompt_options, read_prompts
 from decoding_evals.shell.options import (
+    Command,
     least,
     model_options,
     option,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from decoding.generation.result import Generation, StreamedToken
 
 
-@click.command()
+@click.command(cls=Command)
 @prompt_options
 @model_options
 @setting_options

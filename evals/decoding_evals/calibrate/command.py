@@ -9,6 +9,7 @@ import click
 from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
+    Command,
     option,
     output_options,
     read_model,
@@ -20,7 +21,7 @@ from decoding_evals.shell.plots import plot_option
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
-@click.command()
+@click.command(cls=Command)
 @input_options
 @option(
     "--held-out SHARE",

@@ -128,7 +128,9 @@ def compare_models(
     limits = [limit for m in (model_a, model_b) if (limit := positions(m.model)) is not None]
     context = min([*limits, 2048]) if windows.context is None else windows.context
     if limits and context > min(limits):
-        raise ValueError(f"context must be at most the models' {min(limits)} positions")
+        raise ValueError(
+            f"context must be at most the models' {min(limits)} positions, got {context}"
+        )
     run = TeacherForcing(model_a, replace(windows, context=context))
     blocks = BlockSums()
     kls, deltas = array("f"), array("f")

@@ -12,10 +12,10 @@ import click
 
 from decoding_evals.reading.texts import Inputs
 from decoding_evals.shell.delivery import Destination
-from decoding_evals.shell.options import model_options, read_model
+from decoding_evals.shell.options import Command, model_options, read_model
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="JSON, one object.")

@@ -11,6 +11,7 @@ from decoding.settings.grids import MOST_SETTINGS
 from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
+    Command,
     candidate_options,
     option,
     output_options,
@@ -22,7 +23,7 @@ from decoding_evals.shell.options import (
 from decoding_evals.shell.plots import plot_option
 
 
-@click.command()
+@click.command(cls=Command)
 @input_options
 @candidate_options
 @option(

@@ -12,6 +12,7 @@ from decoding.settings.settings import DecodingSettings
 from decoding_evals.reading import prompts as reading
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
+    Command,
     least,
     model_options,
     option,
@@ -44,7 +45,7 @@ column_options = stacked(
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @reading.prompt_options
 @column_options
 @model_options

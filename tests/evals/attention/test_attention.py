@@ -352,7 +352,7 @@ def test_ctrl_c_keeps_the_finished_texts(run, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["--context", 9999], 1, "context must be at least 1 and at most"),
+        (["--context", 9999], 2, "--context must be at least 1 and at most"),
         (["--context", 0], 2, "--context"),
         (["--plot", "a.gif"], 2, "--plot takes"),
         (["--stride", 4], 2, "--stride"),
