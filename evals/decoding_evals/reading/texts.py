@@ -16,6 +16,7 @@ from decoding_evals.reading import rows
 from decoding_evals.reading.records import Recorded, recorded
 from decoding_evals.reading.rows import FORMATS, Rows, listed
 from decoding_evals.shell.options import option, stacked
+from decoding_evals.shell.output import check_source
 
 if TYPE_CHECKING:
     from decoding.models.loading import LanguageModel
@@ -248,6 +249,7 @@ def _sources(path: Path) -> list[Rows | Path]:
 
 
 def _source(file: Path) -> Rows | Path:
+    check_source(file)
     if file.suffix.lower() not in FORMATS:
         return file
     if file.exists() and not file.is_file():

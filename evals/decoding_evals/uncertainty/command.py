@@ -155,14 +155,21 @@ def _setting(options: dict[str, Any]) -> DecodingSettings:
 
 
 def _can_be_judged(rows: list[dict[str, Any]], options: dict[str, Any]) -> bool:
-    """Whether any answer can be judged; `--plot` and `--evaluation` need one."""
+    """Whether any answer can be judged; what asks for judgement needs one. Where only some can, the
+    number of the others is said."""
     likelihood = options["correct_by"] == "likelihood"
     needed = ("references", "incorrect") if likelihood else ("references",)
-    judged = any(all(row[name] for name in needed) for row in rows)
-    for name in ("plot", "evaluation"):
-        if options[name] is not None and not judged:
-            raise click.UsageError(f"--{name} needs prompts with {' and '.join(needed)}")
-    return judged
+    of = "references and incorrect answers" if likelihood else "references"
+    judged = sum(all(row[name] for name in needed) for row in rows)
+    source = click.get_current_context().get_parameter_source
+    for name in ("correct_by", "plot", "evaluation"):
+        if source(name) is ParameterSource.COMMANDLINE and not judged:
+            flag = "--" + name.replace("_", "-")
+            raise click.UsageError(f"{flag} needs prompts with {of}")
+    if 0 < judged < len(rows):
+        left_out = len(rows) - judged
+        click.echo(f"{left_out} of {len(rows)} prompts are without {of}: not judged", err=True)
+    return judged > 0
 
 
 def _models(options: dict[str, Any]) -> tuple[LanguageModel, list[LanguageModel]]:

@@ -19,6 +19,10 @@ from decoding_evals.judging.answers import lexical_similarity
 
 Estimates = dict[str, float | None]
 
+OF_MODEL = ("MaximumSequenceProbability", "Perplexity", "MeanTokenEntropy", "MaxTokenEntropy")
+"""Those of the model's own distribution p, as are mutual informations; others are of the q that
+samples are drawn from."""
+
 
 def greedy_estimates(greedy: Generation) -> Estimates:
     """Estimates from the greedy answer alone, under the model's own distribution p.
@@ -31,12 +35,9 @@ def greedy_estimates(greedy: Generation) -> Estimates:
     """
     surprisal = math.fsum(greedy.trace.raw_surprisal_nats)
     entropies = greedy.trace.raw_entropy_nats
-    return {
-        "MaximumSequenceProbability": surprisal,
-        "Perplexity": surprisal / len(greedy.trace),
-        "MeanTokenEntropy": math.fsum(entropies) / len(entropies),
-        "MaxTokenEntropy": float(entropies.max()),
-    }
+    mean_entropy = math.fsum(entropies) / len(entropies)
+    values = (surprisal, surprisal / len(entropies), mean_entropy, float(entropies.max()))
+    return dict(zip(OF_MODEL, values, strict=True))
 
 
 def sample_estimates(samples: Sequence[Generation], entropy: SequenceEntropy) -> Estimates:
