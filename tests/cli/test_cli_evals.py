@@ -106,8 +106,13 @@ def test_a_perplexity_without_spread_has_a_table_too(run):
     for arguments in (["a.csv"], ["a.csv", "--errors", "blocks"]):
         code, out, err = run("perplexity", *arguments)
         assert (code, err) == (0, "") and "perplexity" in out
-    code, out, err = run("perplexity", stdin=b"a")
-    assert (code, err) == (0, "") and "too few tokens for an error" in out
+    for command, options, needed in (
+        ("perplexity", [], "more than 16 tokens"),
+        ("perplexity", ["--errors", "documents"], "two documents"),
+        ("compare", [], "more than 16 tokens"),
+    ):
+        code, out, err = run(command, *options, stdin=b"a")
+        assert (code, err) == (0, "") and f"no error: it needs {needed}" in out
 
 
 def test_every_protocol_in_one_table(run, stories260k):

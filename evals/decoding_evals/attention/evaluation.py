@@ -80,7 +80,6 @@ class DocumentAttention(TextResult):
         counts = (
             "windows", "positions", "excluded_positions", "excluded_positions_without_sink",
         )  # fmt: skip
-        given = f"{self.implementation!r} attention returns no weights"
         return {
             **self.heading(),
             "model": self.model,
@@ -92,7 +91,10 @@ class DocumentAttention(TextResult):
             "collapse_threshold": COLLAPSED,
             "collapsed_share": len(collapsed) / measured if measured else None,
             "collapsed_heads": [list(head) for head in collapsed],
-            "notes": [f"eager attention was asked for: {given}"]
+            "notes": [
+                f"the model was switched to eager attention for this, and back: its own, "
+                f"{self.implementation!r}, gives the same up to rounding, but no weights"
+            ]
             if self.implementation != "eager"
             else [],
             "per_token": by_key({"text": self.texts, **tokens}),

@@ -31,8 +31,6 @@ from decoding_evals.compare.tables import setting_tables
 from decoding_evals.reading.interruptible import Interruptible, ReadResult
 from decoding_evals.showing.result import Floats, by_key, finite, with_errors
 
-FIRST_BLOCK = 16
-
 # What is summed: by setting, and by pair of settings.
 _DIMENSIONS = dict.fromkeys(("entropy", "kept", "kept_mass", "surprisal", "covered"), 1)
 _DIMENSIONS |= dict.fromkeys(("kl", "kl_finite", "js", "total_variation"), 2)
@@ -151,7 +149,7 @@ def compare(
     if times > 1:
         raise ValueError(f"settings must differ, got {str(most)!r} twice")
     run = TeacherForcing(language_model, windows)
-    blocks = BlockSums(FIRST_BLOCK)
+    blocks = BlockSums()
     with Interruptible(run, blocks, on_progress) as reading:
         _scan(reading, documents, chosen)
         run.account.check()

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from decoding.models.loading import LanguageModel
+from decoding.models.loading import LanguageModel, check_language_model
 from decoding.rows.faults import NonFiniteLogitsError
 from decoding.settings.processor import applied_besides
 from decoding.settings.settings import DecodingSettings
@@ -111,6 +111,7 @@ def doctor(
     Raises:
         ValueError: the model is in training mode, or the text has fewer than 8 tokens.
     """
+    check_language_model(language_model)
     if language_model.model.training:
         raise ValueError("model must be in evaluation mode: call model.eval() first")
     patient = Patient(language_model, text)

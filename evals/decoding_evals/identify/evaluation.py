@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from decoding.inference import posterior as bayes
-from decoding.models.loading import LanguageModel, check_vocabularies
+from decoding.models.loading import LanguageModel, check_language_model, check_vocabularies
 from decoding.scoring.teacher_forcing import Document, TokenDocument, listed
 from decoding.scoring.windows import Windows
 from decoding.settings.grids import MOST_SETTINGS
@@ -270,7 +270,9 @@ def identify(
         ValueError: an argument is outside its range, or token ids and models with different
             vocabularies.
     """
-    models = [language_models] if isinstance(language_models, LanguageModel) else language_models
+    models = [*language_models] if isinstance(language_models, Sequence) else [language_models]
+    for language_model in models:
+        check_language_model(language_model)
     pairs = list(product((model.name for model in models), settings))
     if not 2 <= len(pairs) <= MOST_SETTINGS:
         raise ValueError(f"candidates must be 2 to {MOST_SETTINGS}, got {len(pairs)}")

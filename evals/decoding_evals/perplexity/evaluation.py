@@ -15,7 +15,7 @@ from torch import Tensor
 from decoding.inference.intervals import BlockSums, MeanError, ratio_of_sums
 from decoding.information.statistics import row_statistics
 from decoding.models.encoding import Segment
-from decoding.models.loading import LanguageModel
+from decoding.models.loading import LanguageModel, check_language_model
 from decoding.scoring.teacher_forcing import Columns, Document, LogitBlock, as_document, listed
 from decoding.scoring.windows import Window, Windows
 from decoding_evals.perplexity.protocols import PROTOCOLS, Protocol
@@ -129,6 +129,7 @@ def perplexity(
         ValueError: an argument is outside its range, a document has a prompt under another
             protocol than `default`, or there is no token to score.
     """
+    check_language_model(language_model)
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
     if errors not in ("auto", "documents", "blocks"):

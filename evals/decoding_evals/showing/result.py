@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decoding_evals.showing.html import to_html
-from decoding_evals.showing.terminal import Shown, to_text
+from decoding_evals.showing.terminal import Shown, counted, to_text
 
 if TYPE_CHECKING:
     import pandas
@@ -68,7 +68,8 @@ class Result(ABC):
 
     def interruption(self) -> str:
         """What to say of a result that Ctrl-C cut short."""
-        return f"the figures are of the {self.record()['tokens_scored']} tokens scored until then"
+        scored = counted(self.record()["tokens_scored"], "token")
+        return f"the figures are of the {scored} scored until then"
 
     def __str__(self) -> str:
         return to_text(self.tables())
@@ -117,6 +118,16 @@ def with_errors(figures: dict[str, MeanError]) -> dict[str, Any]:
         record[key] = finite(figure.mean)
         record[f"{key.removesuffix('_nats')}_standard_error"] = finite(figure.standard_error)
     return record
+
+
+def taken_over(record: dict[str, Any]) -> str:
+    """What the errors of a record are taken over, or why it has none."""
+    units, length = record["units"], record["block_length"]
+    if record["error_unit"] == "documents":
+        return counted(units, "document") if units > 1 else "no error: it needs two documents"
+    if units > 1:
+        return f"{counted(units, 'block')} of {counted(length, 'token')}"
+    return f"no error: it needs more than {counted(length, 'token')}"
 
 
 def by_key(columns: dict[str, Any]) -> list[dict[str, Any]]:
