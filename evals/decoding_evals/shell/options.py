@@ -58,7 +58,8 @@ class Command(click.Command):
         except ValueError as error:
             kind, message = click.ClickException, str(error)
             options = [p for p in self.params if isinstance(p, click.Option)]
-            flags = {p.name: p.opts[0] for p in options if p.name not in FLAGS}
+            # Fields of settings are written as they are; what a model lacks is no wrong usage.
+            flags = {p.name: p.opts[0] for p in options if p.name not in (*FLAGS, "model")}
             refused = re.match("([a-z_]+) (must|cannot|needs) ", message)
             name = "" if refused is None else refused[1]
             if name in flags and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:

@@ -77,7 +77,7 @@ def test_what_is_refused_is_called_by_its_option(run, arguments, code, message):
         ("size 3 is no batch_size=3", True, 1, "size 3 is no --batch-size 3"),
         ("batch must be whole", True, 1, "batch must be whole"),
         ("other_name must be whole", True, 1, "other_name must be whole"),
-        ("model 'x' does not exist", True, 1, "model 'x' does not exist"),
+        ("model must be causal", True, 1, "model must be causal"),
     ],
 )
 def test_messages_about_arguments(message, given, code, shown):
