@@ -226,7 +226,7 @@ def test_ctrl_c_keeps_what_is_finished(run, monkeypatch):
     arguments = ["generate", *["Once"] * 9, "--max-new-tokens", 2, "--batch-size", 2]
     code, out, err = run(*arguments, "--output", "o.jsonl")
     assert (code, out) == (130, "")
-    assert err == "Error: interrupted; 4 of 9 sequences finished\n"
+    assert err == "Error: interrupted; 4 sequences of 9 finished\n"
     assert [record["index"] for record in records(Path("o.jsonl").read_text())] == [0, 1, 2, 3]
     assert os.listdir() == ["o.jsonl"]
 

@@ -45,4 +45,4 @@ def attention(**options: Any) -> None:
             results = evaluate(
                 language_model, inputs.texts(), windows=windows, on_progress=progress
             )
-            destination.deliver(results, inputs=inputs, done="texts measured")
+            destination.deliver(results, inputs=inputs, done="measured")

@@ -20,6 +20,7 @@ from decoding_evals.attention.figure import plot_attention
 from decoding_evals.attention.tables import tables
 from decoding_evals.reading.scanned import joined
 from decoding_evals.showing.result import Floats, TextResult, by_key, finite
+from decoding_evals.showing.terminal import counted
 
 # At 100 visible keys this is 0.23 nats, as of a head with 97 % of its weight on one of two keys.
 COLLAPSED = 0.05
@@ -70,6 +71,11 @@ class DocumentAttention(TextResult):
             for head, value in enumerate(heads)
             if value < COLLAPSED
         ]
+
+    def gist(self) -> tuple[str, ...]:
+        """Of its `repr`."""
+        collapsed = counted(len(self.collapsed_heads()), "collapsed head")
+        return repr(self.model), counted(len(self.texts), "token"), collapsed
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what is undefined is None."""

@@ -37,8 +37,9 @@ def doctor(file: Path | None, **options: Any) -> None:
         destination.deliver([result])
     failed = [check.name for check in result.checks if check.status == "fail"]
     if failed:
-        count = "1 check" if len(failed) == 1 else f"{len(failed)} checks"
-        raise click.ClickException(f"{count} failed: {', '.join(failed)}")
+        from decoding_evals.showing.terminal import counted
+
+        raise click.ClickException(f"{counted(len(failed), 'check')} failed: {', '.join(failed)}")
 
 
 @contextmanager

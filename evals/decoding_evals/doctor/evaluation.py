@@ -23,6 +23,7 @@ from decoding_evals.doctor.head import head
 from decoding_evals.doctor.patient import Finding, Patient, skipped
 from decoding_evals.doctor.tables import tables
 from decoding_evals.showing.result import Result, finite
+from decoding_evals.showing.terminal import counted
 
 REFERENCE = """\
 Once upon a time there was a little girl named Anna. She lived with her mother in a small house \
@@ -79,6 +80,11 @@ class DoctorResult(Result):
     def passed(self) -> bool:
         """Whether no check failed."""
         return all(check.status != "fail" for check in self.checks)
+
+    def gist(self) -> tuple[str, ...]:
+        """Of its `repr`."""
+        failed = sum(check.status == "fail" for check in self.checks)
+        return repr(self.model), counted(len(self.checks), "check"), f"{failed} failed"
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; a figure that is not finite is None."""

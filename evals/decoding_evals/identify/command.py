@@ -93,7 +93,7 @@ def identify(
                 on_progress=progress,
             )
             names = [model.name for model in models]
-            destination.deliver(results, inputs=inputs, models=names, done="texts identified")
+            destination.deliver(results, inputs=inputs, models=names, done="identified")
 
 
 def _weights(text: str, size: int) -> list[float]:

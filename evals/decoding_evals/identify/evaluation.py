@@ -22,6 +22,7 @@ from decoding_evals.identify.likelihoods import Likelihoods, RuledOut, likelihoo
 from decoding_evals.identify.tables import tables
 from decoding_evals.reading.scanned import whole
 from decoding_evals.showing.result import Floats, TextResult, by_key, finite
+from decoding_evals.showing.terminal import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,6 +84,13 @@ class Identification(TextResult):
         """What wrote the text; None where `verdict` names none."""
         place, _ = self.verdict()
         return None if place is None else self.candidates[place]
+
+    def gist(self) -> tuple[str, ...]:
+        """Of its `repr`."""
+        decided = self.decided
+        found = "none decided" if decided is None else f"decided {str(decided.setting)!r}"
+        count = counted(len(self.tokens), "piece" if self.pieces else "token")
+        return counted(len(self.candidates), "candidate"), found, count
 
     def log_posterior(self) -> Floats:
         """`(K,)`, nats; NaN where every candidate is ruled out."""

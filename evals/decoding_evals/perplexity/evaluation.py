@@ -22,6 +22,7 @@ from decoding_evals.perplexity.protocols import PROTOCOLS, Protocol
 from decoding_evals.perplexity.tables import result_tables
 from decoding_evals.reading.interruptible import Interruptible, ReadResult
 from decoding_evals.showing.result import exp_or_none, finite
+from decoding_evals.showing.terminal import counted, number
 
 FEW_DOCUMENTS = 20
 
@@ -78,6 +79,11 @@ class PerplexityResult(ReadResult):
 
     def _nats_per(self, units: int | None) -> float:
         return self.nll_nats * self.account.tokens_scored / units if units else math.nan
+
+    def gist(self) -> tuple[str, ...]:
+        """Of its `repr`."""
+        scored = counted(self.account.tokens_scored, "token")
+        return repr(self.model), f"perplexity {number(self.perplexity)}", scored
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what has no finite value is None."""

@@ -32,6 +32,18 @@ class Result(ABC):
     _picture: ClassVar[staticmethod[[dict[str, Any]], Figure | None]]
     """Makes a picture of a record, where there is one."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Keep a dataclass from writing out all that it holds as its `repr`."""
+        super().__init_subclass__(**options)
+        cls.__repr__ = Result.__repr__  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self.gist())})"
+
+    def gist(self) -> tuple[str, ...]:
+        """What it is of, and its main figures, for its `repr`."""
+        return (counted(len(self.rows()), "row"),)
+
     @abstractmethod
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what is infinite or unknown is None."""
@@ -91,6 +103,11 @@ class TextResult(Result):
         """The first keys of the record."""
         named = {} if self.name is None else {"name": self.name}
         return {**named, "index": self.index}
+
+
+def quoted(text: str, most: int = 40) -> str:
+    """A text on one line, in quotes, its control characters escaped; a long one is cut."""
+    return repr(text if len(text) <= most else text[: most - 1] + "…")
 
 
 def title_of(record: dict[str, Any]) -> str:

@@ -265,7 +265,7 @@ def test_settings_that_cannot_be_compared(stories, chosen, message):
 
 
 @pytest.mark.parametrize(
-    ("documents", "message"), [([], "0 documents with 0 tokens"), ([""], "1 documents with 0")]
+    ("documents", "message"), [([], "0 documents with 0 tokens"), ([""], "1 document with 0")]
 )
 def test_nothing_to_score(stories, documents, message):
     with pytest.raises(ValueError, match=f"nothing to score: {message}"):

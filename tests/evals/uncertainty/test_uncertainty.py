@@ -227,7 +227,7 @@ def test_a_file_with_references_gets_an_evaluation(run, tmp_path):
         "--plot", "risk.png", "--output", "out.parquet",
     )  # fmt: skip
     assert code == 0 and out == ""
-    assert err.startswith("2 of 4 prompts are without references: not judged\n")
+    assert err.startswith("2 prompts of 4 not judged: no references\n")
     assert "2 prompts judged, 2 not" in err and "AUROC" in err
     [summary] = json.loads((tmp_path / "e.json").read_text())
     assert summary["evaluation"]["prompts"] == 2
@@ -255,7 +255,7 @@ def test_truthfulqa_style_csv(run, tmp_path):
     assert code == 0
     assert first["references"] == ["time", "day"] and first["correct"] is True
     assert second["references"] == ["dog"] and second["correct"] is None
-    assert "1 of 2 prompts are without references and incorrect answers: not judged\n" in err
+    assert "1 prompt of 2 not judged: no references and incorrect answers\n" in err
 
 
 def test_what_looks_like_a_list_is_a_text_where_a_file_has_lists_of_its_own(tmp_path):
@@ -295,7 +295,7 @@ def test_ctrl_c_keeps_finished_rows(run, monkeypatch, tmp_path):
     code, _, err = run(
         "uncertainty", "a", "b", "c", "d", *FLAGS, "--batch-size", 2, "--output", "out.jsonl"
     )
-    assert code == 130 and "interrupted; 2 of 4 prompts finished" in err
+    assert code == 130 and "interrupted; 2 prompts of 4 finished" in err
     assert [row["prompt"] for row in lines((tmp_path / "out.jsonl").read_text())] == ["a", "b"]
 
 
@@ -307,7 +307,7 @@ def test_a_row_that_fails_late_costs_no_finished_ones(run, tmp_path):
     )
     assert code == 1
     assert "prompt 1: row 0: context, prompt and answer must fit" in err
-    assert err.endswith("1 of 2 prompts finished\n")
+    assert err.endswith("1 prompt of 2 finished\n")
     assert [row["prompt"] for row in lines((tmp_path / "out.jsonl").read_text())] == ["a"]
 
 
