@@ -162,11 +162,17 @@ def evaluate_estimators(
         _same_length("quality", quality, "correct", correct)
         kept = [value for value, known in zip(quality, judged, strict=True) if known]
         good = _qualities(np.array(kept, dtype=np.float64))
-    draws = {"resamples": resamples, "seed": seed}
-    evaluated = {}
+    columns = {}
     for name, values in estimators.items():
         _same_length(name, values, "correct", correct)
-        uncertainty = np.array(values, dtype=np.float64)[judged]  # None becomes NaN
+        columns[name] = np.array(values, dtype=np.float64)[judged]  # None becomes NaN
+    # An order of their own: the resamples too are then the same in whatever order prompts come.
+    order = np.lexsort([*columns.values(), good, right])
+    right, good = right[order], good[order]
+    draws = {"resamples": resamples, "seed": seed}
+    evaluated = {}
+    for name, values in columns.items():
+        uncertainty = values[order]
         known = ~np.isnan(uncertainty)
         evaluated[name] = {
             "prompts": int(known.sum()),
@@ -282,7 +288,8 @@ def _prr(ties: _Ties, perfect: _Ties, counts: Integers, rejected: int) -> Floats
     # Groups of the perfect order are of one quality each.
     constant = (perfect.groups(counts)[0] > 0).sum(1) < 2
     best = np.where(constant, np.nan, perfect.gain(counts, rejected))
-    ratio: Floats = ties.gain(counts, rejected) / best
+    # No order gains more than the perfect one, but for rounding.
+    ratio: Floats = np.minimum(ties.gain(counts, rejected) / best, 1)
     return ratio
 
 

@@ -164,7 +164,10 @@ def sample(n, seed, shift=1.0):
 
 
 def test_intervals_are_those_of_resampled_prompts():
-    uncertainty, correct, quality = sample(30, 1)
+    found = sample(30, 1)
+    uncertainty, correct, quality = (
+        values[np.lexsort([*found[::2], found[1]])] for values in found
+    )
     result = evaluate_estimators({"u": uncertainty}, correct, quality, resamples=200, seed=5)
     slow_auroc = bootstrap(
         slowly(lambda i: auroc(uncertainty[i], correct[i])), 30, resamples=200, seed=5
@@ -247,6 +250,18 @@ def test_undefined_resamples_are_left_out_and_counted():
 
 
 # All estimators.
+
+
+def test_the_order_of_prompts_changes_nothing_not_even_an_interval():
+    uncertainty, correct, quality = sample(40, 8)
+    other = [None if u > 0.5 else -u for u in uncertainty]
+    shuffled = np.random.default_rng(1).permutation(40)
+    one = evaluate_estimators({"u": uncertainty, "v": other}, correct, quality)
+    two = evaluate_estimators(
+        {"u": uncertainty[shuffled], "v": [other[i] for i in shuffled]},
+        correct[shuffled], quality[shuffled],
+    )  # fmt: skip
+    assert one == two
 
 
 def test_prompts_without_a_reference_or_an_uncertainty_are_left_out_and_counted():
