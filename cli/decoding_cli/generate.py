@@ -126,7 +126,7 @@ def _check_beams(settings: Setting, samples: int, beams: int) -> None:
     try:
         settings.generate_kwargs(beams)
     except ValueError as error:
-        raise click.UsageError(str(error)) from error
+        raise click.UsageError(str(error).replace("num_beams=", "--num-beams ")) from error
     if beams > 1 and samples > beams:
         raise click.UsageError(f"--num-samples {samples} needs at least as many --num-beams")
 
