@@ -232,7 +232,13 @@ A = {"a.txt": b"Once upon a time"}
 PERPLEXITY = [
     wrong(says="standard input is empty"),
     wrong("a.txt", files={"a.txt": b""}, says="'a.txt' is empty"),
-    wrong("a.txt", "--bos", "never", files={"a.txt": b"a"}, says="nothing to score: 1 documents"),
+    wrong(
+        "a.txt",
+        "--bos",
+        "never",
+        files={"a.txt": b"a"},
+        says="nothing to score: 1 document with 1 token",
+    ),
     wrong("a.txt", "--protocol", "llama.cpp", files=A, says="llama.cpp needs a text of two chunks"),
     wrong(
         "a.txt", "--protocol", "lm-eval", "--bos", "never", code=2, files=A, says="lm-eval fixes it"
