@@ -35,7 +35,6 @@ GREEDY = {
 SAMPLED = (
     "MonteCarloSequenceEntropy",
     "MonteCarloNormalizedSequenceEntropy",
-    "SemanticEntropy",
     "SemanticEntropyEmpirical",
     "LabelProb",
     "LexicalSimilarity_rougeL",
@@ -295,6 +294,8 @@ What it defines otherwise:
   stories becomes the word `s`, which counts in its ROUGE-L. Without them it agrees.
 - `NumSemSets` is the number of connected components where entailment is likelier than
   contradiction; our number of distinct answers counts the classes of `SemanticEntropy`.
+- Its `SemanticEntropy` adds up the probabilities of a cluster's samples without normalising them;
+  so it has no upper bound and may be negative. Ours is the entropy of the clusters' shares.
 - It drops samples without a token before EOS; ours keep them as empty answers.
 - It weighs samples under p whatever the setting that drew them (by default `top_k=50`); ours under
   q. Under `raw`, as here, they are one.
@@ -303,7 +304,8 @@ What it defines otherwise:
 
 The metrics on the endings, of the same uncertainties; quality is ROUGE-L with the story's own
 ending, an answer from {ENOUGH} on is right, `roc-auc` has wrong answers as its target. Estimators
-of equal values are in an arbitrary order there, and in ours count as the mean of all their orders.
+of equal values are in an arbitrary order there, and in ours count as the mean of all their orders;
+its PRR compares with the mean of 1,000 random orders, ours with their expectation.
 
 | model | metric | theirs | ours | largest difference |
 |---|---|---|---|---|

@@ -90,7 +90,6 @@ def answer(folder: str, prompts: list[dict[str, Any]]) -> list[dict[str, Any]]:
         of.MonteCarloSequenceEntropy(),
         of.MonteCarloNormalizedSequenceEntropy(),
         of.LexicalSimilarity("rougeL"),
-        of.SemanticEntropy(),
         of.SemanticEntropy(class_probability_estimation="frequency"),
         LabelProb(),
         of.NumSemSets(),

@@ -17,6 +17,7 @@ from decoding.settings.policy import EntropyPolicy, Setting
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.reading.prompts import answer_options, check_stop, prompt_options, read_prompts
 from decoding_evals.shell.options import (
+    Command,
     least,
     model_options,
     option,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from decoding.generation.result import Generation, StreamedToken
 
 
-@click.command()
+@click.command(cls=Command)
 @prompt_options
 @model_options
 @setting_options
@@ -125,7 +126,7 @@ def _check_beams(settings: Setting, samples: int, beams: int) -> None:
     try:
         settings.generate_kwargs(beams)
     except ValueError as error:
-        raise click.UsageError(str(error)) from error
+        raise click.UsageError(str(error).replace("num_beams=", "--num-beams ")) from error
     if beams > 1 and samples > beams:
         raise click.UsageError(f"--num-samples {samples} needs at least as many --num-beams")
 
@@ -183,6 +184,7 @@ def write_texts(
         language_model = read_model(options)
         from decoding.generation.run import generate as generate_texts
         from decoding_evals.shell.progress import progress_bar
+        from decoding_evals.showing.terminal import counted
 
         screen = _Screen(prompts, color, streaming) if on_screen else None
         progress = _Progress(len(prompts) * arguments["num_return_sequences"])
@@ -214,7 +216,8 @@ def write_texts(
         except KeyboardInterrupt:
             if streaming:
                 click.echo(err=True)
-            raise Interrupted(f"{progress.done} of {progress.total} sequences finished") from None
+            finished_ones = counted(progress.done, "sequence")
+            raise Interrupted(f"{finished_ones} of {progress.total:,} finished") from None
         finally:
             bar.close()
             progress.notes()
@@ -308,7 +311,7 @@ class _Progress:
 
     def summary(self, color: bool, with_legend: bool) -> None:
         """One line on stderr, after the legend where tokens are shaded."""
-        from decoding_evals.showing.terminal import console, legend
+        from decoding_evals.showing.terminal import console, counted, legend
 
         if not self.tokens:
             return
@@ -320,7 +323,7 @@ class _Progress:
         mean = self.entropy_nats / self.tokens
         perplexity = math.exp(min(709.0, self.raw_surprisal_nats / self.tokens))
         err.print(
-            f"{self.tokens} tokens · mean entropy {mean:.2f} nats "
+            f"{counted(self.tokens, 'token')} · mean entropy {mean:.2f} nats "
             f"({math.exp(mean):.1f} effective choices) · raw perplexity {perplexity:.2f} · "
             f"{self.tokens / elapsed:.0f} tokens/s · seed {self.seed}"
         )

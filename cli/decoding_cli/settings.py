@@ -7,10 +7,16 @@ import click
 from decoding.rules.rule import format_value
 from decoding.settings.policy import EntropyPolicy, Setting
 from decoding.settings.settings import RULES_IN_ORDER, DecodingSettings
-from decoding_evals.shell.options import option, quiet_transformers, read_setting, trust_option
+from decoding_evals.shell.options import (
+    Command,
+    option,
+    quiet_transformers,
+    read_setting,
+    trust_option,
+)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("spec", required=False)
 @option(
     "--model NAME|FOLDER",

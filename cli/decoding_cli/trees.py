@@ -40,7 +40,7 @@ def grow_trees(
         from decoding.generation.branching import branch
         from decoding.generation.seeds import chosen_seed
         from decoding_evals.shell.progress import progress_bar
-        from decoding_evals.showing.terminal import console, legend
+        from decoding_evals.showing.terminal import console, counted, legend
 
         bar = stack.enter_context(ExitStack())
         advance = bar.enter_context(
@@ -67,7 +67,7 @@ def grow_trees(
                         screen.width = 10_000
                     screen.print(picture(tree))
         except KeyboardInterrupt:
-            raise Interrupted(f"{done} of {len(prompts)} trees finished") from None
+            raise Interrupted(f"{counted(done, 'tree')} of {len(prompts):,} finished") from None
         finally:
             bar.close()
         on_screen = (sys.stdout.isatty() or color) and file is None and not as_json
@@ -77,10 +77,9 @@ def grow_trees(
                 err.print()
                 err.print(legend())
             limit = ", the most that --max-leaves allows" if full else ""
-            err.print(
-                f"{ends} ends{limit} · forks where H(p) > {arguments['entropy_above']:g} nats · "
-                f"seed {seed}"
-            )
+            above = f"{arguments['entropy_above']:g} nats"
+            reached = counted(ends, "end") + limit
+            err.print(f"{reached} · forks where H(p) > {above} · seed {seed}")
 
 
 def picture(tree: Tree) -> Picture:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decoding.models.encoding import encode_prompt
-from decoding.models.loading import LanguageModel
+from decoding.models.loading import LanguageModel, check_language_model
 
 
 def prompt_ids(
@@ -19,6 +19,7 @@ def prompt_ids(
     Raises:
         ValueError: an empty prompt without BOS, or one that does not fit.
     """
+    check_language_model(language_model)
     ids = encode_prompt(language_model.tokenizer, prompt, chat=chat, name=name)
     config = language_model.model.config.get_text_config()
     context = getattr(config, "max_position_embeddings", None)

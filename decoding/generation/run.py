@@ -22,7 +22,7 @@ from decoding.generation.sampler import Sampler
 from decoding.generation.seeds import check_seed, chosen_seed, uniforms
 from decoding.generation.stopping import Finished, stops
 from decoding.models.detokenizing import Detokenizer, token_texts
-from decoding.models.loading import LanguageModel
+from decoding.models.loading import LanguageModel, check_language_model
 from decoding.settings.policy import Setting
 from decoding.settings.settings import DecodingSettings
 from decoding.tracing.monitor import EntropyMonitor
@@ -171,12 +171,7 @@ class Run:
         for name in ("max_new_tokens", "num_return_sequences", "num_beams"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if not isinstance(self.language_model, LanguageModel):
-            kind = type(self.language_model).__name__
-            raise TypeError(
-                f"language_model must be a LanguageModel, got {kind}; wrap a pair of your own as "
-                "LanguageModel(model, tokenizer)"
-            )
+        check_language_model(self.language_model)
         check_seed(self.seed)
         if "" in self.stop:
             raise ValueError("a stop string must not be empty")

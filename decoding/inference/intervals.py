@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 MAX_BLOCKS = 32
+LEAST_BLOCK = 16
 RESAMPLED_TOGETHER = 1 << 20  # replicates × units
 
 FloatArray = NDArray[np.float64]
@@ -86,8 +87,10 @@ def resampled(units: int, replicates: int, seed: int = 0) -> Iterator[NDArray[np
 class BlockSums:
     """Sums of a series over at most 32 blocks of equal length, kept while it passes.
 
-    When all blocks are full, neighbours are merged and the length doubles. So a series of n values
-    has between 16 and 32 blocks of n/32 to n/16 values (batch means), in constant memory.
+    When all blocks are full, neighbours are merged and the length doubles. So a series of n >= 512
+    values has between 16 and 32 blocks of n/32 to n/16 values (batch means), in constant memory. A
+    shorter one has blocks of 16, since sums over fewer neighbours are not nearly independent, and
+    one of up to 16 values has a single block, from which no error follows.
 
     Args:
         length: of the first blocks, >= 1.
@@ -96,7 +99,7 @@ class BlockSums:
         holds once the blocks are much longer than the memory of the series.
     """
 
-    def __init__(self, length: int = 1) -> None:
+    def __init__(self, length: int = LEAST_BLOCK) -> None:
         self.length = length
         self.count = 0
         self._sums: list[FloatArray] = []

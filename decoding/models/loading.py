@@ -121,8 +121,19 @@ def load_generation_config(
         raise ModelLoadError(_explain(name_or_path, error)) from error
 
 
+def check_language_model(value: object) -> None:
+    """Refuse with a TypeError what is no `LanguageModel`, such as a bare model or a name."""
+    if not isinstance(value, LanguageModel):
+        raise TypeError(
+            f"language_model must be a LanguageModel, got {type(value).__name__}; take that of "
+            "load_model(name), or wrap a pair of your own as LanguageModel(model, tokenizer)"
+        )
+
+
 def check_vocabularies(a: LanguageModel, b: LanguageModel) -> None:
     """Refuse two models whose ids do not mean the same, by a ValueError that names the first."""
+    check_language_model(a)
+    check_language_model(b)
     of_a, of_b = (
         {index: token for token, index in model.tokenizer.get_vocab().items()} for model in (a, b)
     )

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from decoding.models.encoding import Segment, encode
 from decoding.models.head import LogitHead
-from decoding.models.loading import LanguageModel
+from decoding.models.loading import LanguageModel, check_language_model
 from decoding.rows.faults import NonFiniteLogitsError
 from decoding.scoring.windows import Ids, Window, Windows, sliding_windows
 
@@ -117,6 +117,7 @@ class TeacherForcing:
     """
 
     def __init__(self, language_model: LanguageModel, windows: Windows = Windows()) -> None:
+        check_language_model(language_model)
         self.model = language_model.model
         self.tokenizer = language_model.tokenizer
         self.context, self.stride = windows.within(positions(self.model))

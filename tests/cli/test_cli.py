@@ -137,9 +137,9 @@ def wrong(*arguments, code=1, says, files=None, stdin=b""):
         wrong("x", "--temperature", -1, code=2, says="must be a finite number >= 0, got -1"),
         wrong("x", "--temperature", "nan", code=2, says="temperature must be a finite number"),
         wrong("x", "--temperature", "warm", code=2, says="'warm' is not a valid float"),
-        wrong("x", "--top-p", 0, code=2, says="top_p must be in (0, 1], got 0.0"),
-        wrong("x", "--top-p", 1.5, code=2, says="top_p must be in (0, 1], got 1.5"),
-        wrong("x", "--top-k", -2, code=2, says="top_k must be >= 0, got -2"),
+        wrong("x", "--top-p", 0, code=2, says="--top-p must be in (0, 1], got 0.0"),
+        wrong("x", "--top-p", 1.5, code=2, says="--top-p must be in (0, 1], got 1.5"),
+        wrong("x", "--top-k", -2, code=2, says="--top-k must be >= 0, got -2"),
         wrong("x", "--setting", "temprature=1", code=2, says="did you mean 'temperature'?"),
         wrong("x", "--setting", "top_p", code=2, says="'top_p' needs a value"),
         wrong("x", "--temprature", 1, code=2, says="--temperature"),
@@ -162,7 +162,7 @@ def wrong(*arguments, code=1, says, files=None, stdin=b""):
         wrong("x", "--setting", "raw while entropy<=2 else branch", code=2, says="--branch-at"),
         wrong("x", "--branch-at-entropy", "much", code=2, says="'much' is not a valid float"),
         wrong("x", "--stop", "", code=2, says="--stop needs a text"),
-        wrong("x", "--chat", says="chat template"),
+        wrong("x", "--chat", code=2, says="chat template"),
         wrong("x", "--device", "tpu9", says="unknown device 'tpu9'"),
         wrong("x", "--model", "./nowhere", says="'./nowhere' does not exist"),
         wrong("x", "--model", "builtin:poems", says="builtin:stories"),
@@ -226,7 +226,7 @@ def test_ctrl_c_keeps_what_is_finished(run, monkeypatch):
     arguments = ["generate", *["Once"] * 9, "--max-new-tokens", 2, "--batch-size", 2]
     code, out, err = run(*arguments, "--output", "o.jsonl")
     assert (code, out) == (130, "")
-    assert err == "Error: interrupted; 4 of 9 sequences finished\n"
+    assert err == "Error: interrupted; 4 sequences of 9 finished\n"
     assert [record["index"] for record in records(Path("o.jsonl").read_text())] == [0, 1, 2, 3]
     assert os.listdir() == ["o.jsonl"]
 

@@ -9,6 +9,7 @@ import click
 from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
+    Command,
     bos_option,
     context_option,
     model_options,
@@ -19,7 +20,7 @@ from decoding_evals.shell.options import (
 from decoding_evals.shell.plots import plot_option
 
 
-@click.command()
+@click.command(cls=Command)
 @input_options
 @model_options
 @context_option
@@ -44,4 +45,4 @@ def attention(**options: Any) -> None:
             results = evaluate(
                 language_model, inputs.texts(), windows=windows, on_progress=progress
             )
-            destination.deliver(results, inputs=inputs, done="texts measured")
+            destination.deliver(results, inputs=inputs, done="measured")

@@ -20,6 +20,7 @@ from decoding_evals.attention.figure import plot_attention
 from decoding_evals.attention.tables import tables
 from decoding_evals.reading.scanned import joined
 from decoding_evals.showing.result import Floats, TextResult, by_key, finite
+from decoding_evals.showing.terminal import counted
 
 # At 100 visible keys this is 0.23 nats, as of a head with 97 % of its weight on one of two keys.
 COLLAPSED = 0.05
@@ -71,6 +72,11 @@ class DocumentAttention(TextResult):
             if value < COLLAPSED
         ]
 
+    def gist(self) -> tuple[str, ...]:
+        """Of its `repr`."""
+        collapsed = counted(len(self.collapsed_heads()), "collapsed head")
+        return repr(self.model), counted(len(self.texts), "token"), collapsed
+
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what is undefined is None."""
         measured = sum(int((~np.isnan(heads)).sum()) for heads in self.normalized_entropy)
@@ -80,7 +86,6 @@ class DocumentAttention(TextResult):
         counts = (
             "windows", "positions", "excluded_positions", "excluded_positions_without_sink",
         )  # fmt: skip
-        given = f"{self.implementation!r} attention returns no weights"
         return {
             **self.heading(),
             "model": self.model,
@@ -92,7 +97,10 @@ class DocumentAttention(TextResult):
             "collapse_threshold": COLLAPSED,
             "collapsed_share": len(collapsed) / measured if measured else None,
             "collapsed_heads": [list(head) for head in collapsed],
-            "notes": [f"eager attention was asked for: {given}"]
+            "notes": [
+                f"the model was switched to eager attention for this, and back: its own, "
+                f"{self.implementation!r}, gives the same up to rounding, but no weights"
+            ]
             if self.implementation != "eager"
             else [],
             "per_token": by_key({"text": self.texts, **tokens}),

@@ -26,11 +26,11 @@ def layer_table(record: dict[str, Any]) -> Table:
     """One line per layer: its heads' mean, narrowest and broadest."""
     title = f"{title_of(record)}: {counted(record['tokens'], 'token')}"
     if record["windows"] > 1:
-        title += f" in {record['windows']:,} windows"
+        title += f" in {counted(record['windows'], 'window')}"
     if record["collapsed_share"] is not None:
         measured = sum(value is not None for row in record["normalized_entropy"] for value in row)
         title += (
-            f" · {len(record['collapsed_heads'])} of {measured} heads collapsed "
+            f" · {len(record['collapsed_heads'])} of {counted(measured, 'head')} collapsed "
             f"(normalised entropy below {record['collapse_threshold']:g})"
         )
     table = titled(

@@ -9,6 +9,7 @@ import click
 from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
+    Command,
     option,
     output_options,
     read_model,
@@ -20,7 +21,7 @@ from decoding_evals.shell.plots import plot_option
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
-@click.command()
+@click.command(cls=Command)
 @input_options
 @option(
     "--held-out SHARE",
@@ -67,6 +68,7 @@ def calibrate(prior_median: float, prior_scale: float, **options: Any) -> None:
         inputs = Inputs.from_options(options, records=True)
         language_model = read_model(options)
         from decoding_evals.calibrate.evaluation import calibrate as evaluate
+        from decoding_evals.showing.terminal import counted
 
         with destination.scoring() as progress:
             result = evaluate(
@@ -79,7 +81,7 @@ def calibrate(prior_median: float, prior_scale: float, **options: Any) -> None:
             )
         notes = []
         if result.documents_skipped:
-            notes.append(f"{result.documents_skipped} documents without text left out")
+            notes.append(f"{counted(result.documents_skipped, 'document')} without text left out")
         if result.before is not None and not result.split and options["held_out"]:
             notes.append("a single document: measured on the text that was fitted")
         destination.deliver([result], inputs=inputs, models=[language_model.name], notes=notes)

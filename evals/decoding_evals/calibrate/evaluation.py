@@ -40,7 +40,7 @@ from decoding_evals.calibrate.quality import Predictions, Quality, predictions, 
 from decoding_evals.calibrate.tables import tables
 from decoding_evals.reading.scanned import whole
 from decoding_evals.showing.result import Result, finite
-from decoding_evals.showing.terminal import counted
+from decoding_evals.showing.terminal import counted, number
 
 WARM_TOKENS = 2048
 CHARACTERS_PER_TOKEN = 4
@@ -90,6 +90,11 @@ class CalibrationResult(Result):
     def confidence_interval(self) -> tuple[float, float | None]:
         """Of the temperature, 95 %, by Fisher information."""
         return self.fit.confidence_interval
+
+    def gist(self) -> tuple[str, ...]:
+        """Of its `repr`."""
+        fitted = counted(self.fit.tokens, "token")
+        return repr(self.model), f"temperature {number(self.temperature)}", fitted
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what is infinite or unknown is None."""

@@ -27,7 +27,7 @@ BLOCKS = 32
 
 @dataclass(frozen=True)
 class Reliability:
-    """Confidence against accuracy in bins of equal mass, from the least confident to the most."""
+    """Confidence against accuracy in bins of about equal mass, the least confident first."""
 
     confidence: Floats
     """`(bins,)`, mean stated probability, in [0, 1]."""
@@ -38,8 +38,8 @@ class Reliability:
     ece: float
     """Σ count·|accuracy - confidence| / Σ count, in [0, 1]."""
     ece_interval: tuple[float, float] | None
-    """Of 95 %, with the bias of few observations taken off, so that it may lie below `ece`; None
-    where there are fewer than two units."""
+    """Of 95 %, for the ECE of endless data: the bias of few observations is taken off, so that it
+    may lie below `ece`. None where there are fewer than two units."""
     ece_if_calibrated: float
     """What to expect of `ece` on as many observations where the stated probabilities are true."""
     ece_unit: str
@@ -60,10 +60,12 @@ def reliability(
     bins: int = BINS,
     seed: int = 0,
 ) -> Reliability:
-    """Expected calibration error in bins of equal mass, with a bootstrap interval.
+    """Expected calibration error in bins of about equal mass, with a bootstrap interval.
 
-    Observations are ordered by confidence and cut into bins, the first ones larger by one where
-    the number does not divide. The interval draws documents anew where there are at least 20, else
+    Observations are ordered by confidence and cut into bins of one size, the first ones larger by
+    one where the number does not divide. Those of equal confidence stay together, in the bin where
+    their middle lies, so that their order plays no part; bins that get none are left out. The
+    interval draws documents anew where there are at least 20, else
     up to 32 blocks of consecutive observations, with the bins as they are. It is the basic one,
     `2·ECE - quantiles`, because a replicate is about as much above the ECE as that is above the
     truth; and it begins at 0 where noise alone, the replicates about the observed excesses, reaches
@@ -74,7 +76,7 @@ def reliability(
         confidence: `(n,)`, stated probabilities, in [0, 1].
         correct: `(n,)`, whether the stated came true.
         documents: `(n,)`, index of the document of each; default all of one.
-        bins: at most; fewer where there are fewer observations.
+        bins: at most; fewer where there are fewer observations, or many of equal confidence.
         seed: of the bootstrap.
 
     Raises:
@@ -90,10 +92,14 @@ def reliability(
     if n == 0 or bins < 1:
         raise ValueError(f"reliability needs observations and bins, got {n} and {bins}")
     count = min(bins, n)
-    counts = np.full(count, n // count)
-    counts[: n % count] += 1
-    place = np.empty(n, dtype=np.int64)
-    place[np.argsort(stated, kind="stable")] = np.repeat(np.arange(count), counts)
+    sizes = np.full(count, n // count)
+    sizes[: n % count] += 1
+    _, of_value, equal = np.unique(stated, return_inverse=True, return_counts=True)
+    middle = equal.cumsum() - equal // 2 - 1
+    bin_of_value = np.searchsorted(sizes.cumsum(), middle, side="right")
+    place = np.unique(bin_of_value[of_value], return_inverse=True)[1]
+    counts = np.bincount(place)
+    count = len(counts)
     units, unit, of_unit = _units(n, documents)
     cells = of_unit * count + place
     # (units, bins, 2): the excess of accuracy over confidence, and the number.
@@ -216,15 +222,17 @@ def predictions(tempered: DecodingSettings, covering: DecodingSettings | None) -
         for prefix, setting in (("", DecodingSettings()), ("fitted_", tempered)):
             z = apply_settings(setting, logits)
             z = z - z.amax(-1, keepdim=True)
+            favourite = z.argmax(-1)
             q = row_statistics(z, targets)
-            assert q.target_log_prob is not None and q.rank is not None
+            assert q.target_log_prob is not None
             # Σ q² = exp(A(2z) - 2·A(z)); z is ours, and large.
             squares = (row_statistics(z.mul_(2)).log_partition - 2 * q.log_partition).exp()
             columns |= {
                 f"{prefix}surprisal": -q.target_log_prob,
                 f"{prefix}brier": 1 - 2 * q.target_log_prob.exp() + squares,
                 f"{prefix}confidence": (-q.log_partition).exp(),
-                f"{prefix}correct": q.rank == 0,
+                # One of several favourites alike comes first: its rank is 0, as is the others'.
+                f"{prefix}correct": favourite == targets,
             }
         if covering is not None:
             q = row_statistics(apply_settings(covering, logits), targets)

@@ -54,7 +54,7 @@ def _quality(record: dict[str, Any]) -> Table:
         ("Brier score", "brier_{}"),
         ("favourite is right", "accuracy_{}"),
         ("ECE", "ece_{}"),
-        ("  95 %", "ece_{}_interval"),
+        ("  95 %, without its bias", "ece_{}_interval"),
         ("  if it were calibrated", "ece_{}_if_calibrated"),
     ):
         values = [record[key.format(when)] for when in ("before", "after")]

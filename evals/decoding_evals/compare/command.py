@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
+    Command,
     candidate_options,
     option,
     output_options,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from decoding_evals.showing.result import Result
 
 
-@click.command()
+@click.command(cls=Command)
 @input_options
 @candidate_options
 @option(

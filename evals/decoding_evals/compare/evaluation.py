@@ -30,8 +30,7 @@ from decoding_evals.compare.figure import plot_comparison
 from decoding_evals.compare.tables import setting_tables
 from decoding_evals.reading.interruptible import Interruptible, ReadResult
 from decoding_evals.showing.result import Floats, by_key, finite, with_errors
-
-FIRST_BLOCK = 16
+from decoding_evals.showing.terminal import counted, number
 
 # What is summed: by setting, and by pair of settings.
 _DIMENSIONS = dict.fromkeys(("entropy", "kept", "kept_mass", "surprisal", "covered"), 1)
@@ -80,6 +79,13 @@ class SettingsComparison(ReadResult):
     def cross_entropy(self) -> Floats:
         """`(S,)`, mean -log q of the true tokens, nats; infinite where one of them is cut off."""
         return np.where(self.coverage.mean == 1, self.covered_cross_entropy.mean, math.inf)
+
+    def gist(self) -> tuple[str, ...]:
+        """Of its `repr`."""
+        scored = counted(self.account.tokens_scored, "token")
+        low, high = number(self.entropy.mean.min()), number(self.entropy.mean.max())
+        entropy = f"mean entropy {low} to {high} nats"
+        return repr(self.model), counted(len(self.settings), "setting"), entropy, scored
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what is infinite or unknown is None."""
@@ -151,7 +157,7 @@ def compare(
     if times > 1:
         raise ValueError(f"settings must differ, got {str(most)!r} twice")
     run = TeacherForcing(language_model, windows)
-    blocks = BlockSums(FIRST_BLOCK)
+    blocks = BlockSums()
     with Interruptible(run, blocks, on_progress) as reading:
         _scan(reading, documents, chosen)
         run.account.check()

@@ -30,6 +30,7 @@ from decoding.scoring.windows import Windows
 from decoding_evals.compare.tables import model_tables
 from decoding_evals.reading.interruptible import Interruptible, ReadResult
 from decoding_evals.showing.result import Floats, by_key, exp_or_none, finite, with_errors
+from decoding_evals.showing.terminal import counted, number
 
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
 _COLUMNS = ("nll_a", "nll_b", "kl_ab", "kl_ba", "delta_p", "delta_p_squared", "same_top")
@@ -64,6 +65,12 @@ class ModelsComparison(ReadResult):
     same_top: MeanError
     """Share of tokens where both prefer the same one."""
     block_length: int
+
+    def gist(self) -> tuple[str, ...]:
+        """Of its `repr`."""
+        scored = counted(self.account.tokens_scored, "token")
+        divergence = f"KL(A‖B) {number(float(self.kl_ab.mean))} nats"
+        return repr(self.model_a), repr(self.model_b), divergence, scored
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what is infinite or unknown is None."""
@@ -128,7 +135,9 @@ def compare_models(
     limits = [limit for m in (model_a, model_b) if (limit := positions(m.model)) is not None]
     context = min([*limits, 2048]) if windows.context is None else windows.context
     if limits and context > min(limits):
-        raise ValueError(f"context must be at most the models' {min(limits)} positions")
+        raise ValueError(
+            f"context must be at most the models' {min(limits)} positions, got {context}"
+        )
     run = TeacherForcing(model_a, replace(windows, context=context))
     blocks = BlockSums()
     kls, deltas = array("f"), array("f")

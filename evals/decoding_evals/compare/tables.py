@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from decoding_evals.showing.result import taken_over
 from decoding_evals.showing.terminal import counted, number, titled
 
 MOST_PAIRED = 12
@@ -56,11 +57,8 @@ def setting_tables(record: dict[str, Any]) -> Iterator[Table]:
 
 
 def _scored(record: dict[str, Any]) -> str:
-    scored = f"{counted(record['tokens_scored'], 'token')} scored · "
-    if record["units"] < 2:
-        return scored + "too few for an error"
-    length = counted(record["block_length"], "token")
-    return scored + f"± from {record['units']} blocks of {length}"
+    sign = "± from " if record["units"] > 1 else ""
+    return f"{counted(record['tokens_scored'], 'token')} scored · {sign}{taken_over(record)}"
 
 
 def model_tables(record: dict[str, Any]) -> Iterator[Table]:

@@ -12,10 +12,10 @@ import click
 
 from decoding_evals.reading.texts import Inputs
 from decoding_evals.shell.delivery import Destination
-from decoding_evals.shell.options import model_options, read_model
+from decoding_evals.shell.options import Command, model_options, read_model
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="JSON, one object.")
@@ -37,8 +37,9 @@ def doctor(file: Path | None, **options: Any) -> None:
         destination.deliver([result])
     failed = [check.name for check in result.checks if check.status == "fail"]
     if failed:
-        count = "1 check" if len(failed) == 1 else f"{len(failed)} checks"
-        raise click.ClickException(f"{count} failed: {', '.join(failed)}")
+        from decoding_evals.showing.terminal import counted
+
+        raise click.ClickException(f"{counted(len(failed), 'check')} failed: {', '.join(failed)}")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from decoding.models.loading import LanguageModel
+from decoding.models.loading import LanguageModel, check_language_model
 from decoding.rows.faults import NonFiniteLogitsError
 from decoding.settings.processor import applied_besides
 from decoding.settings.settings import DecodingSettings
@@ -23,6 +23,7 @@ from decoding_evals.doctor.head import head
 from decoding_evals.doctor.patient import Finding, Patient, skipped
 from decoding_evals.doctor.tables import tables
 from decoding_evals.showing.result import Result, finite
+from decoding_evals.showing.terminal import counted
 
 REFERENCE = """\
 Once upon a time there was a little girl named Anna. She lived with her mother in a small house \
@@ -80,6 +81,11 @@ class DoctorResult(Result):
         """Whether no check failed."""
         return all(check.status != "fail" for check in self.checks)
 
+    def gist(self) -> tuple[str, ...]:
+        """Of its `repr`."""
+        failed = sum(check.status == "fail" for check in self.checks)
+        return repr(self.model), counted(len(self.checks), "check"), f"{failed} failed"
+
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; a figure that is not finite is None."""
         checks = [asdict(check) | {"figure": finite(check.figure)} for check in self.checks]
@@ -111,6 +117,7 @@ def doctor(
     Raises:
         ValueError: the model is in training mode, or the text has fewer than 8 tokens.
     """
+    check_language_model(language_model)
     if language_model.model.training:
         raise ValueError("model must be in evaluation mode: call model.eval() first")
     patient = Patient(language_model, text)

@@ -11,6 +11,7 @@ from decoding.settings.grids import MOST_SETTINGS
 from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
+    Command,
     candidate_options,
     option,
     output_options,
@@ -22,7 +23,7 @@ from decoding_evals.shell.options import (
 from decoding_evals.shell.plots import plot_option
 
 
-@click.command()
+@click.command(cls=Command)
 @input_options
 @candidate_options
 @option(
@@ -92,7 +93,7 @@ def identify(
                 on_progress=progress,
             )
             names = [model.name for model in models]
-            destination.deliver(results, inputs=inputs, models=names, done="texts identified")
+            destination.deliver(results, inputs=inputs, models=names, done="identified")
 
 
 def _weights(text: str, size: int) -> list[float]:
@@ -102,8 +103,5 @@ def _weights(text: str, size: int) -> list[float]:
         weights = [float(weight) for weight in text.split(",")]
     except ValueError:
         raise click.UsageError(f"--prior takes numbers, as in 0.5,0.3,0.2, got {text!r}") from None
-    try:
-        normalised_prior(size, weights)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    normalised_prior(size, weights)
     return weights

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from decoding.inference import posterior as bayes
-from decoding.models.loading import LanguageModel, check_vocabularies
+from decoding.models.loading import LanguageModel, check_language_model, check_vocabularies
 from decoding.scoring.teacher_forcing import Document, TokenDocument, listed
 from decoding.scoring.windows import Windows
 from decoding.settings.grids import MOST_SETTINGS
@@ -22,6 +22,7 @@ from decoding_evals.identify.likelihoods import Likelihoods, RuledOut, likelihoo
 from decoding_evals.identify.tables import tables
 from decoding_evals.reading.scanned import whole
 from decoding_evals.showing.result import Floats, TextResult, by_key, finite
+from decoding_evals.showing.terminal import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,6 +84,13 @@ class Identification(TextResult):
         """What wrote the text; None where `verdict` names none."""
         place, _ = self.verdict()
         return None if place is None else self.candidates[place]
+
+    def gist(self) -> tuple[str, ...]:
+        """Of its `repr`."""
+        decided = self.decided
+        found = "none decided" if decided is None else f"decided {str(decided.setting)!r}"
+        count = counted(len(self.tokens), "piece" if self.pieces else "token")
+        return counted(len(self.candidates), "candidate"), found, count
 
     def log_posterior(self) -> Floats:
         """`(K,)`, nats; NaN where every candidate is ruled out."""
@@ -270,7 +278,9 @@ def identify(
         ValueError: an argument is outside its range, or token ids and models with different
             vocabularies.
     """
-    models = [language_models] if isinstance(language_models, LanguageModel) else language_models
+    models = [*language_models] if isinstance(language_models, Sequence) else [language_models]
+    for language_model in models:
+        check_language_model(language_model)
     pairs = list(product((model.name for model in models), settings))
     if not 2 <= len(pairs) <= MOST_SETTINGS:
         raise ValueError(f"candidates must be 2 to {MOST_SETTINGS}, got {len(pairs)}")

@@ -6,7 +6,6 @@ equal uncertainty have no order, so every figure is its expectation over all ord
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -88,44 +87,38 @@ def prediction_rejection_ratio(
     quality: ArrayLike,
     *,
     max_rejection: float = 1.0,
-    orders: int | None = 1000,
-    seed: int = 42,
 ) -> float | None:
     """How much of what a perfect order of rejection gains the uncertainty gains (PRR).
 
     PRR = (A(uncertainty) - A(random)) / (A(perfect) - A(random)), where A is the mean of the mean
     qualities of the k most certain answers, over the last r = ⌊max_rejection·n⌋ of the k = 1 … n.
-    A(random) is a mean over random orders; without them its expectation, the mean quality.
+    A(random) is its expectation over random orders, the mean quality.
 
     Args:
         uncertainty: as for `risk_coverage`.
         quality: as for `risk_coverage`.
         max_rejection: largest share of answers that are rejected, in (0, 1].
-        orders: number of random orders; None takes their expectation.
-        seed: of the random orders.
 
     Returns:
-        1 for a perfect order, 0 for one as good as chance, negative for a worse one; None where
-        quality is constant or nothing is rejected.
+        1 for a perfect order, 0 for one as good as chance, as a constant uncertainty is, negative
+        for a worse one; None where quality is constant or nothing is rejected.
 
     Raises:
         ValueError: lengths differ, a value is NaN, or an argument lies outside its range.
 
     Source: Malinin and Gales 2021, *Uncertainty Estimation in Autoregressive Structured
-        Prediction*; LM-Polygraph's `prr_normalized`, whose 1,000 orders the default values repeat.
-        It orders ties as its sort happens to, and gives the plain area where quality is constant.
+        Prediction*; LM-Polygraph's `prr_normalized`, which takes the mean of 1,000 random orders
+        for A(random), orders ties as its sort happens to, and gives the plain area where quality
+        is constant.
     """
     if not 0 < max_rejection <= 1:
         raise ValueError(f"max_rejection must be in (0, 1], got {max_rejection}")
-    if orders is not None and orders < 1:
-        raise ValueError(f"orders must be >= 1 or None, got {orders}")
     good = _qualities(quality)
     ties, perfect = _Ties(uncertainty, good), _Ties(-good, good)
     rejected = int(max_rejection * len(good))
     if rejected < 2:  # the first of them rejects nothing
         return None
-    chance = None if orders is None else _random_area(good, rejected, orders, seed)
-    return _known(_prr(ties, perfect, _once(good), rejected, chance))
+    return _known(_prr(ties, perfect, _once(good), rejected))
 
 
 def evaluate_estimators(
@@ -169,11 +162,17 @@ def evaluate_estimators(
         _same_length("quality", quality, "correct", correct)
         kept = [value for value, known in zip(quality, judged, strict=True) if known]
         good = _qualities(np.array(kept, dtype=np.float64))
-    draws = {"resamples": resamples, "seed": seed}
-    evaluated = {}
+    columns = {}
     for name, values in estimators.items():
         _same_length(name, values, "correct", correct)
-        uncertainty = np.array(values, dtype=np.float64)[judged]  # None becomes NaN
+        columns[name] = np.array(values, dtype=np.float64)[judged]  # None becomes NaN
+    # An order of their own: the resamples too are then the same in whatever order prompts come.
+    order = np.lexsort([*columns.values(), good, right])
+    right, good = right[order], good[order]
+    draws = {"resamples": resamples, "seed": seed}
+    evaluated = {}
+    for name, values in columns.items():
+        uncertainty = values[order]
         known = ~np.isnan(uncertainty)
         evaluated[name] = {
             "prompts": int(known.sum()),
@@ -204,7 +203,7 @@ def _evaluated(
         rejected = int(max_rejection * len(good))
 
         def statistic(counts: Integers) -> Floats:
-            return _prr(ties, perfect, counts, rejected, None)
+            return _prr(ties, perfect, counts, rejected)
 
         prr_interval = bootstrap(statistic, len(good), **draws)
     return {
@@ -251,10 +250,15 @@ class _Ties:
         Over all orders of a group, each of its places has the group's mean in expectation.
         """
         sizes, sums = self.groups(counts)
-        means = sums / np.maximum(sizes, 1)
-        expected = np.repeat(means.ravel(), sizes.ravel()).reshape(len(counts), -1)
-        kept: Floats = expected.cumsum(1) / np.arange(1, expected.shape[1] + 1)
-        return kept
+        return _running_means(sums / np.maximum(sizes, 1), sizes)
+
+    def gain(self, counts: Integers, rejected: int) -> Floats:
+        """What rejecting up to `rejected` - 1 answers adds to the mean quality of all, in the mean,
+        `(resamples,)`; exactly 0 where all prompts are of one group."""
+        sizes, sums = self.groups(counts)
+        above = sums / np.maximum(sizes, 1) - sums.sum(1, keepdims=True) / counts.sum(1)[:, None]
+        gained: Floats = _running_means(above, sizes)[:, -rejected:].mean(1)
+        return gained
 
     def auroc(self, counts: Integers) -> Floats:
         """The AUROC of each resample, NaN where it is undefined; qualities are 0 and 1."""
@@ -272,31 +276,21 @@ def _once(values: Floats) -> Integers:
     return np.ones((1, len(values)), dtype=np.int64)
 
 
-def _prr(
-    ties: _Ties, perfect: _Ties, counts: Integers, rejected: int, chance: float | None
-) -> Floats:
+def _running_means(means: Floats, sizes: Integers) -> Floats:
+    """Mean of the first k answers, `(resamples, answers)`, from means and sizes of groups."""
+    expected = np.repeat(means.ravel(), sizes.ravel()).reshape(len(means), -1)
+    running: Floats = expected.cumsum(1) / np.arange(1, expected.shape[1] + 1)
+    return running
+
+
+def _prr(ties: _Ties, perfect: _Ties, counts: Integers, rejected: int) -> Floats:
     """The PRR of each resample, NaN where its quality is constant."""
-    kept, best = (order.kept_quality(counts)[:, -rejected:].mean(1) for order in (ties, perfect))
-    sizes, sums = perfect.groups(counts)
-    random = sums.sum(1) / counts.sum(1) if chance is None else chance
-    # Groups of the perfect order are of one quality each. Rounding would hide a difference of 0.
-    constant = (sizes > 0).sum(1) < 2
-    ratio: Floats = (kept - random) / np.where(constant, np.nan, best - random)
+    # Groups of the perfect order are of one quality each.
+    constant = (perfect.groups(counts)[0] > 0).sum(1) < 2
+    best = np.where(constant, np.nan, perfect.gain(counts, rejected))
+    # No order gains more than the perfect one, but for rounding.
+    ratio: Floats = np.minimum(ties.gain(counts, rejected) / best, 1)
     return ratio
-
-
-def _random_area(quality: Floats, rejected: int, orders: int, seed: int) -> float:
-    """Mean area over random orders, LM-Polygraph's where their number and the seed are its own."""
-    generator = np.random.RandomState(seed)  # NumPy's former generator, whose stream is frozen
-    places = np.arange(len(quality))
-    kept = np.arange(1, len(quality) + 1)[-rejected:]
-    ordered = np.empty_like(quality)
-    areas = []
-    for _ in range(orders):
-        generator.shuffle(places)
-        ordered[places] = quality
-        areas.append((ordered.cumsum()[-rejected:] / kept).mean())
-    return math.fsum(areas) / orders
 
 
 def _curve(uncertainty: Floats, quality: Floats) -> dict[str, Any]:

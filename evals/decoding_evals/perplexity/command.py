@@ -10,6 +10,7 @@ import click
 from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
+    Command,
     option,
     output_options,
     read_model,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 PROTOCOLS = ("default", "huggingface", "lm-eval", "llama.cpp", "gpt2-paper")
 
 
-@click.command()
+@click.command(cls=Command)
 @input_options
 @reading_options
 @option(

@@ -15,13 +15,14 @@ from torch import Tensor
 from decoding.inference.intervals import BlockSums, MeanError, ratio_of_sums
 from decoding.information.statistics import row_statistics
 from decoding.models.encoding import Segment
-from decoding.models.loading import LanguageModel
+from decoding.models.loading import LanguageModel, check_language_model
 from decoding.scoring.teacher_forcing import Columns, Document, LogitBlock, as_document, listed
 from decoding.scoring.windows import Window, Windows
 from decoding_evals.perplexity.protocols import PROTOCOLS, Protocol
 from decoding_evals.perplexity.tables import result_tables
 from decoding_evals.reading.interruptible import Interruptible, ReadResult
 from decoding_evals.showing.result import exp_or_none, finite
+from decoding_evals.showing.terminal import counted, number
 
 FEW_DOCUMENTS = 20
 
@@ -79,6 +80,11 @@ class PerplexityResult(ReadResult):
     def _nats_per(self, units: int | None) -> float:
         return self.nll_nats * self.account.tokens_scored / units if units else math.nan
 
+    def gist(self) -> tuple[str, ...]:
+        """Of its `repr`."""
+        scored = counted(self.account.tokens_scored, "token")
+        return repr(self.model), f"perplexity {number(self.perplexity)}", scored
+
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what has no finite value is None."""
         own = dict(vars(self))
@@ -129,6 +135,7 @@ def perplexity(
         ValueError: an argument is outside its range, a document has a prompt under another
             protocol than `default`, or there is no token to score.
     """
+    check_language_model(language_model)
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
     if errors not in ("auto", "documents", "blocks"):

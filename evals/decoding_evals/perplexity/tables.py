@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from decoding_evals.showing.result import taken_over
 from decoding_evals.showing.terminal import counted, harmless, number, titled
 
 COUNTS = ("tokens_scored", "tokens_context_only", "tokens_skipped", "documents_skipped")
@@ -17,13 +18,10 @@ def result_tables(record: dict[str, Any]) -> Iterator[Table]:
     """One result, a line for each measure."""
     protocol = f"protocol {record['protocol']}: {record['rules']}"
     table = titled(f"{record['model']} · {protocol}", show_header=False)
-    of = "too few tokens for an error"
+    of = taken_over(record)
     if record["confidence_interval"] is not None:
-        unit = record["error_unit"]
-        if record["block_length"] is not None:
-            unit += f" of {counted(record['block_length'], 'token')}"
         low, high = map(number, record["confidence_interval"])
-        of = f"95 %: {low} to {high} ({record['units']} {unit})"
+        of = f"95 %: {low} to {high} ({of})"
     table.add_row("perplexity", number(record["perplexity"]), of)
     nll = math.inf if record["nll_nats"] is None else record["nll_nats"]
     error, naive = record["standard_error"], record["naive_standard_error"]

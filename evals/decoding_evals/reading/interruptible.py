@@ -9,6 +9,7 @@ from typing import Any
 from decoding.inference.intervals import BlockSums
 from decoding.scoring.teacher_forcing import Account, TeacherForcing
 from decoding_evals.showing.result import Result
+from decoding_evals.showing.terminal import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +78,9 @@ class Interruptible:
         """
         run, account = self.run, self.run.account
         if not self.blocks.count:
-            raise ValueError(
-                f"nothing to score: {account.documents} documents with {account.tokens} tokens"
-            )
+            documents = counted(account.documents, "document")
+            tokens = counted(account.tokens, "token")
+            raise ValueError(f"nothing to score: {documents} with {tokens}")
         return {
             "context": run.context,
             "stride": run.stride,

@@ -16,6 +16,7 @@ from decoding_evals.reading import rows as reading
 from decoding_evals.reading.rows import FORMATS, is_utf8, kind_name, listed
 from decoding_evals.reading.texts import Inputs
 from decoding_evals.shell.options import option, stacked
+from decoding_evals.shell.output import check_source
 
 Row = dict[str, Any]
 
@@ -112,6 +113,7 @@ def read_prompt_rows(
         return [_row(prompt, {}, columns) for prompt in read_prompts(arguments, file, column)]
     if arguments:
         raise click.UsageError("give prompts as arguments or with --prompts-file, not both")
+    check_source(file)
     wanted = "prompt" if column is None else column
     source = reading.file_rows(file)
     as_json = file.suffix.lower() == ".csv"
@@ -184,6 +186,7 @@ def _from_file(file: Path, column: str | None) -> list[str]:
         raise click.UsageError(
             f"--prompts-file takes {', '.join(most)} or {last}, got {str(file)!r}"
         )
+    check_source(file)
     with reading.readable(repr(str(file))), file.open("rb") as stream:
         return _lines(stream, repr(str(file)))
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from decoding_evals.reading.rows import string_problem
+from decoding_evals.reading.rows import parsed, string_problem
 
 if TYPE_CHECKING:
     from decoding.models.loading import LanguageModel
@@ -53,7 +52,7 @@ def recorded(name: str, row: dict[str, Any]) -> Recorded | str:
     tokens, prompt, prompt_ids = row["tokens"], row.get("prompt"), row.get("prompt_ids")
     if isinstance(tokens, str):  # a cell of a CSV file
         try:
-            tokens, prompt_ids = json.loads(tokens), json.loads(prompt_ids or "null")
+            tokens, prompt_ids = parsed(tokens), parsed(prompt_ids or "null")
         except (ValueError, RecursionError):
             return "'tokens' or 'prompt_ids' is broken JSON"
     try:

@@ -11,6 +11,7 @@ import codecs
 import gc
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
+
+from decoding_evals.shell.output import check_source
 
 # A row with its number, counted from 1; in place of a broken row, what is wrong with it.
 Row = tuple[int, dict[str, Any] | str]
@@ -61,6 +64,8 @@ def dataset_rows(spec: str) -> Rows:
         click.ClickException: no `datasets` library, no such data set, configuration or split.
     """
     name, parts = _named(spec)
+    for file in Path(name).rglob("*") if Path(name).is_dir() else ():
+        check_source(file)
     try:
         import datasets
     except ImportError:
@@ -125,6 +130,19 @@ def decoded(stream: BinaryIO, source: str) -> Iterator[str]:
             return
 
 
+def parsed(text: str) -> Any:
+    """The value of a JSON text; a ValueError where an object has a key twice: which is meant?"""
+    return json.loads(text, object_pairs_hook=_without_repetition)
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"an object has more than one key {key!r}")
+    return values
+
+
 def is_utf8(text: str) -> bool:
     """Whether a text can be written in UTF-8: bytes that are none are read as surrogates."""
     try:
@@ -175,7 +193,7 @@ def json_row(line: str) -> dict[str, Any] | str:
     if not is_utf8(line):
         return "not UTF-8"
     try:
-        return _object(json.loads(line))
+        return _object(parsed(line))
     except (ValueError, RecursionError) as error:
         return f"broken JSON ({error})"
 
@@ -189,7 +207,7 @@ def _json(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     with readable(source), path.open("rb") as file:
         text = "".join(decoded(file, source))
     try:
-        values = json.loads(text)
+        values = parsed(text)
     except (ValueError, RecursionError) as error:
         raise click.ClickException(f"{source}: broken JSON ({error})") from None
     if not isinstance(values, list):

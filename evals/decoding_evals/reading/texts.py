@@ -16,6 +16,7 @@ from decoding_evals.reading import rows
 from decoding_evals.reading.records import Recorded, recorded
 from decoding_evals.reading.rows import FORMATS, Rows, listed
 from decoding_evals.shell.options import option, stacked
+from decoding_evals.shell.output import check_source
 
 if TYPE_CHECKING:
     from decoding.models.loading import LanguageModel
@@ -146,12 +147,15 @@ class Inputs:
 
     def notes(self, models: Collection[str] = ()) -> list[str]:
         """What to tell the user of what was read until now, for models of these names to score."""
-        notes = [f"{self.skipped_rows} broken rows skipped"] if self.skipped_rows else []
+        from decoding_evals.showing.terminal import counted
+
+        skipped = counted(self.skipped_rows, "broken row")
+        notes = [f"{skipped} skipped"] if self.skipped_rows else []
         for name, count in self.writers.items():
             if name is not None and name not in models:
-                notes.append(f"{count} of the records are by another model, {name!r}")
+                notes.append(f"records by another model, {name!r}: {count:,}")
         if self.beam_records:
-            notes.append(f"{self.beam_records} of the records are of beam search, not drawn")
+            notes.append(f"records of beam search, not drawn: {self.beam_records:,}")
         return notes
 
     def documents(self, language_model: LanguageModel | None = None) -> Iterator[Any]:
@@ -248,6 +252,7 @@ def _sources(path: Path) -> list[Rows | Path]:
 
 
 def _source(file: Path) -> Rows | Path:
+    check_source(file)
     if file.suffix.lower() not in FORMATS:
         return file
     if file.exists() and not file.is_file():

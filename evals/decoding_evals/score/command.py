@@ -9,6 +9,7 @@ import click
 from decoding_evals.reading.texts import Inputs, Prompted, input_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
+    Command,
     of_text,
     option,
     output_options,
@@ -20,7 +21,7 @@ from decoding_evals.shell.options import (
 from decoding_evals.shell.plots import plot_option
 
 
-@click.command()
+@click.command(cls=Command)
 @input_options
 @option(
     "--prompt-column NAME",

@@ -20,7 +20,16 @@ from decoding.settings.policy import Setting
 from decoding_evals.reading.scanned import Scanned, scanned
 from decoding_evals.score.figure import plot_scores
 from decoding_evals.score.tables import choice_tables, token_tables
-from decoding_evals.showing.result import Floats, Integers, TextResult, by_key, exp_or_none, finite
+from decoding_evals.showing.result import (
+    Floats,
+    Integers,
+    TextResult,
+    by_key,
+    exp_or_none,
+    finite,
+    quoted,
+)
+from decoding_evals.showing.terminal import counted
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,11 @@ class DocumentScores(TextResult):
     rank: Integers
     """Number of tokens that the model prefers; 0 is its favourite."""
     under_setting: UnderSetting | None = None
+
+    def gist(self) -> tuple[str, ...]:
+        """Of its `repr`."""
+        mean = [f"mean surprisal {self.surprisal_nats.mean():.2f} nats"] if len(self) else []
+        return quoted(self.text), counted(len(self), "token"), *mean
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -193,6 +207,12 @@ class ChoiceScores(TextResult):
 
     prompt: str
     choices: tuple[DocumentScores, ...]
+
+    def gist(self) -> tuple[str, ...]:
+        """Of its `repr`."""
+        best = self.choices[int(np.argmax(self.log_probs_nats()))]
+        count = counted(len(self.choices), "choice")
+        return quoted(self.prompt), count, f"likeliest {quoted(best.text)}"
 
     def log_probs_nats(self) -> list[float]:
         """log p(choice | prompt) of each choice, the sum over its tokens, <= 0."""

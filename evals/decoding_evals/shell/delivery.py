@@ -58,7 +58,8 @@ class Destination(ExitStack):
         *,
         inputs: Any = None,
         models: Collection[str] = (),
-        done: str = "texts scored",
+        unit: str = "text",
+        done: str = "scored",
         notes: Iterable[str] = (),
         together: Callable[[list[dict[str, Any]]], Iterable[Shown]] | None = None,
     ) -> None:
@@ -68,14 +69,15 @@ class Destination(ExitStack):
             results: each a `Result`; taken lazily.
             inputs: the `Inputs` that texts come from, which name the results of single texts.
             models: names of those that records are scored with.
-            done: what happened to the results that are finished, said after their number.
+            unit: what a result is of.
+            done: what happened to those that are finished, said after their number.
             notes: lines for standard error, after those of the inputs.
             together: makes tables of all records at the end, in place of each one's own.
 
         Raises:
             Interrupted: on Ctrl-C; what is finished stays.
         """
-        from decoding_evals.showing.terminal import print_table
+        from decoding_evals.showing.terminal import counted, print_table
 
         count = 0
         kept: list[dict[str, Any]] = []
@@ -92,13 +94,13 @@ class Destination(ExitStack):
                     write_plot(figure, self.plot)
                 count += 1
         except KeyboardInterrupt:
-            raise Interrupted(f"{count} {done}") from None
+            raise Interrupted(f"{counted(count, unit)} {done}") from None
         except Interrupted as interrupted:
             ended = interrupted
         if together is not None and kept:
             print_table(*together(kept))
         if self.plot is not None and count > 1:
-            click.echo(f"{str(self.plot)!r} shows the first of {count} texts", err=True)
+            click.echo(f"{str(self.plot)!r} shows the first of {counted(count, unit)}", err=True)
         for note in [*(inputs.notes(models) if inputs is not None else ()), *notes]:
             click.echo(note, err=True)
         if record.get("full_logits"):

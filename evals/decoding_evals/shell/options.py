@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from decoding.settings.grids import MOST_SETTINGS, parse_grid
 from decoding.settings.policy import EntropyPolicy, Setting, parse_setting
@@ -40,20 +42,66 @@ TYPES = {"FILE": click.Path(path_type=Path), "N": click.IntRange(min=1)}
 """What the word that stands for a value means, where an option has no type of its own."""
 
 
+class Command(click.Command):
+    """A command that speaks of options where a ValueError speaks of arguments."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it.
+
+        Raises:
+            click.UsageError: a ValueError, as in "context must be at least 1", about an option of
+                the command line.
+            click.ClickException: another ValueError.
+        """
+        try:
+            return super().invoke(ctx)
+        except ValueError as error:
+            kind, message = click.ClickException, str(error)
+            options = [p for p in self.params if isinstance(p, click.Option)]
+            # Fields of settings are written as they are; what a model lacks is no wrong usage.
+            flags = {p.name: p.opts[0] for p in options if p.name not in (*FLAGS, "model")}
+            refused = re.match("([a-z_]+) (must|cannot|needs) ", message)
+            name = "" if refused is None else refused[1]
+            if name in flags and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                kind, message = click.UsageError, flags[name] + message.removeprefix(name)
+            for name, flag in flags.items():
+                if "_" in name:  # others may be plain words
+                    message = message.replace(f"{name}=", f"{flag} ").replace(name, flag)
+            raise kind(message) from error
+
+
+class SingleOption(click.Option):
+    """An option that may be given once; click would take the last value and drop the others."""
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Have the parser keep every value."""
+        self.multiple = True
+        super().add_to_parser(parser, ctx)
+        self.multiple = False
+
+    def consume_value(self, ctx: click.Context, opts: Any) -> Any:
+        """The value; a click.UsageError where there are several."""
+        given = opts.get(self.name, ())
+        if len(given) > 1:
+            raise click.UsageError(f"{self.opts[0]} is given {len(given)} times, and may be once")
+        return super().consume_value(ctx, {self.name: given[0]} if given else {})
+
+
 def option(declared: str, text: str | None = None, *names: str, **attributes: Any) -> Option:
-    """An option with a value.
+    """An option with a value, which may be given once unless it is `multiple`.
 
     Args:
         declared: as help shows it, `--name WORD`, where WORD may stand in `TYPES`, or
-            `--name [ONE|OTHER]`.
+            `--name [ONE|OTHER]`; without WORD, help names the type.
         text: its help.
         *names: the argument that it becomes, where that has another name.
         **attributes: of `click.option`; a default is shown.
     """
     flag, _, word = declared.partition(" ")
-    kind = click.Choice(word[1:-1].split("|")) if word[0] == "[" else TYPES.get(word)
+    kind = click.Choice(word[1:-1].split("|")) if word[:1] == "[" else TYPES.get(word)
+    cls = click.Option if attributes.get("multiple") else SingleOption
     attributes = {"type": kind, "show_default": "default" in attributes} | attributes
-    return click.option(flag, *names, metavar=word, help=text, **attributes)
+    return click.option(flag, *names, metavar=word or None, help=text, cls=cls, **attributes)
 
 
 def least(number: int) -> click.IntRange:
@@ -73,7 +121,7 @@ setting_options = stacked(
         default="raw",
     ),
     *(
-        click.option(f"--{name.replace('_', '-')}", type=type(rule.neutral), help=rule.summary())
+        option(f"--{name.replace('_', '-')}", rule.summary(), type=type(rule.neutral))
         for name, rule in FLAGS.items()
     ),
 )
@@ -102,7 +150,9 @@ def read_setting(spec: str, flags: dict[str, Any]) -> Setting:
             return replace(setting, settings=replace(setting.settings, **given))
         return replace(setting, **given)
     except ValueError as error:
-        raise click.UsageError(str(error)) from error
+        field, space, rest = str(error).partition(" ")
+        flag = f"--{field.replace('_', '-')}" if field in given else field
+        raise click.UsageError(flag + space + rest) from error
 
 
 USUAL = ("raw", "temperature=0.7", "top_k=50", "top_p=0.9", "min_p=0.05", "greedy")

@@ -119,6 +119,24 @@ def check_target(option: str, path: Path, suffixes: Collection[str]) -> None:
         raise click.ClickException(f"the folder of {str(path)!r} does not exist")
 
 
+WRITTEN = ("output", "plot", "evaluation")
+"""Options that name a file to write."""
+
+
+def check_source(path: Path) -> None:
+    """Refuse to read a file that the running command is to write, under whatever name.
+
+    Raises:
+        click.UsageError: one of `WRITTEN` is the same file.
+    """
+    context = click.get_current_context(silent=True)
+    given = {} if context is None else context.params
+    for name in WRITTEN:
+        target = given.get(name)
+        if target is not None and target.exists() and path.exists() and target.samefile(path):
+            raise click.UsageError(f"--{name} {str(target)!r} is one of the files that are read")
+
+
 def temporary_beside(path: Path) -> Path:
     """A new empty file in the folder of another one."""
     import tempfile

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decoding_evals.showing.html import to_html
-from decoding_evals.showing.terminal import Shown, to_text
+from decoding_evals.showing.terminal import Shown, counted, to_text
 
 if TYPE_CHECKING:
     import pandas
@@ -31,6 +31,18 @@ class Result(ABC):
     """Makes tables of a record."""
     _picture: ClassVar[staticmethod[[dict[str, Any]], Figure | None]]
     """Makes a picture of a record, where there is one."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Keep a dataclass from writing out all that it holds as its `repr`."""
+        super().__init_subclass__(**options)
+        cls.__repr__ = Result.__repr__  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self.gist())})"
+
+    def gist(self) -> tuple[str, ...]:
+        """What it is of, and its main figures, for its `repr`."""
+        return (counted(len(self.rows()), "row"),)
 
     @abstractmethod
     def record(self) -> dict[str, Any]:
@@ -68,7 +80,8 @@ class Result(ABC):
 
     def interruption(self) -> str:
         """What to say of a result that Ctrl-C cut short."""
-        return f"the figures are of the {self.record()['tokens_scored']} tokens scored until then"
+        scored = counted(self.record()["tokens_scored"], "token")
+        return f"the figures are of the {scored} scored until then"
 
     def __str__(self) -> str:
         return to_text(self.tables())
@@ -90,6 +103,11 @@ class TextResult(Result):
         """The first keys of the record."""
         named = {} if self.name is None else {"name": self.name}
         return {**named, "index": self.index}
+
+
+def quoted(text: str, most: int = 40) -> str:
+    """A text on one line, in quotes, its control characters escaped; a long one is cut."""
+    return repr(text if len(text) <= most else text[: most - 1] + "…")
 
 
 def title_of(record: dict[str, Any]) -> str:
@@ -117,6 +135,16 @@ def with_errors(figures: dict[str, MeanError]) -> dict[str, Any]:
         record[key] = finite(figure.mean)
         record[f"{key.removesuffix('_nats')}_standard_error"] = finite(figure.standard_error)
     return record
+
+
+def taken_over(record: dict[str, Any]) -> str:
+    """What the errors of a record are taken over, or why it has none."""
+    units, length = record["units"], record["block_length"]
+    if record["error_unit"] == "documents":
+        return counted(units, "document") if units > 1 else "no error: it needs two documents"
+    if units > 1:
+        return f"{counted(units, 'block')} of {counted(length, 'token')}"
+    return f"no error: it needs more than {counted(length, 'token')}"
 
 
 def by_key(columns: dict[str, Any]) -> list[dict[str, Any]]:

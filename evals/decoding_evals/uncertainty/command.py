@@ -12,6 +12,7 @@ from decoding.settings.settings import DecodingSettings
 from decoding_evals.reading import prompts as reading
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
+    Command,
     least,
     model_options,
     option,
@@ -44,7 +45,7 @@ column_options = stacked(
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @reading.prompt_options
 @column_options
 @model_options
@@ -94,7 +95,7 @@ def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
         file = None if evaluation is None else destination.enter_context(RecordFile(evaluation))
         language_model, loaded = _models(options)
         from decoding.generation.seeds import chosen_seed
-        from decoding_evals.showing.terminal import print_table
+        from decoding_evals.showing.terminal import counted, print_table
         from decoding_evals.uncertainty.evaluation import PromptRow
         from decoding_evals.uncertainty.evaluation import uncertainty as measure
         from decoding_evals.uncertainty.summary import EstimatorEvaluation, evaluate
@@ -111,12 +112,14 @@ def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
         )
         done: list[dict[str, Any]] = []
         finished = _finished(results, done, len(rows), shown=destination.shows_progress)
-        destination.deliver(finished, done=f"of {len(rows)} prompts finished")
+        destination.deliver(finished, unit="prompt", done=f"of {len(rows):,} finished")
         empty = sum(record.pop("empty") for record in done)
         if empty:
-            click.echo(f"{empty} of {len(rows)} greedy answers are empty", err=True)
+            answers = counted(empty, "empty greedy answer")
+            click.echo(f"{answers} to {counted(len(rows), 'prompt')}", err=True)
         if destination.on_screen:
-            click.echo(f"{settings}, {options['num_samples']} samples each, seed {seed}")
+            samples = counted(options["num_samples"], "sample")
+            click.echo(f"{settings}, {samples} each, seed {seed}")
         if not judged:
             return
         summary = EstimatorEvaluation(
@@ -154,14 +157,23 @@ def _setting(options: dict[str, Any]) -> DecodingSettings:
 
 
 def _can_be_judged(rows: list[dict[str, Any]], options: dict[str, Any]) -> bool:
-    """Whether any answer can be judged; `--plot` and `--evaluation` need one."""
+    """Whether any answer can be judged; what asks for judgement needs one. Where only some can, the
+    number of the others is said."""
     likelihood = options["correct_by"] == "likelihood"
     needed = ("references", "incorrect") if likelihood else ("references",)
-    judged = any(all(row[name] for name in needed) for row in rows)
-    for name in ("plot", "evaluation"):
-        if options[name] is not None and not judged:
-            raise click.UsageError(f"--{name} needs prompts with {' and '.join(needed)}")
-    return judged
+    of = "references and incorrect answers" if likelihood else "references"
+    judged = sum(all(row[name] for name in needed) for row in rows)
+    source = click.get_current_context().get_parameter_source
+    for name in ("correct_by", "plot", "evaluation"):
+        if source(name) is ParameterSource.COMMANDLINE and not judged:
+            flag = "--" + name.replace("_", "-")
+            raise click.UsageError(f"{flag} needs prompts with {of}")
+    if 0 < judged < len(rows):
+        from decoding_evals.showing.terminal import counted
+
+        left_out = len(rows) - judged
+        click.echo(f"{counted(left_out, 'prompt')} of {len(rows):,} not judged: no {of}", err=True)
+    return judged > 0
 
 
 def _models(options: dict[str, Any]) -> tuple[LanguageModel, list[LanguageModel]]:
@@ -198,6 +210,7 @@ def _finished(
 ) -> Iterator[PromptUncertainty]:
     """The results, with a bar; `done` gets what the evaluation needs of each that was delivered."""
     from decoding_evals.shell.progress import progress_bar
+    from decoding_evals.showing.terminal import counted
     from decoding_evals.uncertainty.estimators import answer
 
     with progress_bar(total, "prompts", shown=shown and total > 1) as advance:
@@ -210,5 +223,5 @@ def _finished(
         except ValueError as error:
             if not done:
                 raise
-            ended = f"{error}; {len(done)} of {total} prompts finished"
+            ended = f"{error}; {counted(len(done), 'prompt')} of {total:,} finished"
             raise Unfinished(ended) from error

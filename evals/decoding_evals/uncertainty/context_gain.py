@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from decoding.information.statistics import row_statistics
 from decoding.models.detokenizing import token_texts
 from decoding.models.encoding import encode, encode_prompt
-from decoding.models.loading import LanguageModel
+from decoding.models.loading import LanguageModel, check_language_model
 from decoding.scoring.teacher_forcing import LogitBlock, TeacherForcing, TokenDocument, positions
 from decoding.scoring.windows import Windows
 from decoding_evals.reading.scanned import joined
@@ -88,6 +88,7 @@ def context_gain(
         ValueError: an answer without tokens, an empty prompt where the tokenizer has no BOS, or a
             row that does not fit into the model's positions; the message says which row.
     """
+    check_language_model(language_model)
     tokenizer = language_model.tokenizer
     limit = positions(language_model.model)
     windows = Windows(context=limit or 1 << 30, bos="never", batch_size=batch_size)

@@ -11,12 +11,17 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from decoding.generation.result import Generation
 from decoding.inference.sequences import SequenceEntropy
 from decoding_evals.judging.answers import lexical_similarity
 
 Estimates = dict[str, float | None]
+
+OF_MODEL = ("MaximumSequenceProbability", "Perplexity", "MeanTokenEntropy", "MaxTokenEntropy")
+"""Those of the model's own distribution p, as are mutual informations; others are of the q that
+samples are drawn from."""
 
 
 def greedy_estimates(greedy: Generation) -> Estimates:
@@ -30,12 +35,9 @@ def greedy_estimates(greedy: Generation) -> Estimates:
     """
     surprisal = math.fsum(greedy.trace.raw_surprisal_nats)
     entropies = greedy.trace.raw_entropy_nats
-    return {
-        "MaximumSequenceProbability": surprisal,
-        "Perplexity": surprisal / len(greedy.trace),
-        "MeanTokenEntropy": math.fsum(entropies) / len(entropies),
-        "MaxTokenEntropy": float(entropies.max()),
-    }
+    mean_entropy = math.fsum(entropies) / len(entropies)
+    values = (surprisal, surprisal / len(entropies), mean_entropy, float(entropies.max()))
+    return dict(zip(OF_MODEL, values, strict=True))
 
 
 def sample_estimates(samples: Sequence[Generation], entropy: SequenceEntropy) -> Estimates:
@@ -71,22 +73,31 @@ def cluster_estimates(labels: Sequence[int], surprisals: Sequence[float]) -> Est
     nats, the negative of its surprisal:
 
     Returns:
-        `SemanticEntropy`: -mean_i log Σ_{s in C(i)} q(s), nats (equal samples count each time, so
-        it can be negative); `SemanticEntropyEmpirical`: entropy of the clusters' frequencies, in
+        `SemanticEntropy`: entropy of the clusters' shares of the samples' probability,
+        P(C) = Σ_{s in C} q(s) / Σ_s q(s) over all n samples, equal ones each time they come, in
+        [0, ln n] nats; `SemanticEntropyEmpirical`: entropy of the clusters' frequencies, in
         [0, ln n] nats; `LabelProb`: 1 - the largest frequency; `NumberOfDistinctAnswers`: clusters.
 
-    Source: Kuhn et al. 2023, arXiv:2302.09664; Farquhar et al. 2024, *Nature* 630, 625 (discrete).
+    Source: Farquhar et al. 2024, *Nature* 630, 625, both; of whole sequences, where they take the
+        mean log-probability of a token. LM-Polygraph's `SemanticEntropy`, after Kuhn et al. 2023,
+        arXiv:2302.09664, is -mean_i log Σ_{s in C(i)} q(s), which is not normalised.
     """
-    of_sample = np.asarray(labels)
+    _, of_sample = np.unique(labels, return_inverse=True)
     log_q = -np.asarray(surprisals, dtype=np.float64)
-    shares = np.array([np.mean(of_sample == label) for label in of_sample])
-    cluster_log_q = [np.logaddexp.reduce(log_q[of_sample == label]) for label in of_sample]
+    frequencies = np.bincount(of_sample) / len(of_sample)
+    weights = np.bincount(of_sample, np.exp(log_q - log_q.max()))
     return {
-        "SemanticEntropy": -float(np.mean(cluster_log_q)),
-        "SemanticEntropyEmpirical": abs(float(np.mean(np.log(shares)))),
-        "LabelProb": 1 - float(shares.max()),
-        "NumberOfDistinctAnswers": float(len(set(labels))),
+        "SemanticEntropy": _entropy(weights / weights.sum()),
+        "SemanticEntropyEmpirical": _entropy(frequencies),
+        "LabelProb": 1 - float(frequencies.max()),
+        "NumberOfDistinctAnswers": float(len(frequencies)),
     }
+
+
+def _entropy(shares: NDArray[np.float64]) -> float:
+    """Σ -p ln p, nats, with 0·ln 0 = 0."""
+    known = shares[shares > 0]
+    return abs(float((known * np.log(known)).sum()))
 
 
 def surprisals(samples: Sequence[Generation]) -> list[float]:

@@ -20,7 +20,7 @@ from decoding.settings.settings import DecodingSettings
 from decoding_evals.judging.answers import distinct
 from decoding_evals.judging.correctness import CORRECTNESS, continuing, judged, preferred
 from decoding_evals.judging.entailment import EntailmentModel, entailment_clusters
-from decoding_evals.showing.result import TextResult
+from decoding_evals.showing.result import TextResult, quoted
 from decoding_evals.uncertainty import estimators as estimating
 from decoding_evals.uncertainty.context_gain import ContextGain, ContextRow, context_gain
 from decoding_evals.uncertainty.epistemic import (
@@ -79,6 +79,12 @@ class PromptUncertainty(TextResult):
     quality: float | None
     """Of the greedy answer, in [0, 1]; None without references."""
     correct: bool | None
+
+    def gist(self) -> tuple[str, ...]:
+        """Of its `repr`."""
+        answer = quoted(estimating.answer(self.greedy))
+        surprisal = math.fsum(self.greedy.trace.raw_surprisal_nats)
+        return f"{quoted(self.row.prompt)} → {answer}", f"-log p {surprisal:.4f} nats"
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what is undefined is None."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from decoding_evals.judging.selective import evaluate_estimators
 from decoding_evals.showing.result import Result
+from decoding_evals.showing.terminal import counted, number
 from decoding_evals.uncertainty.figure import plot_risk_coverage
 from decoding_evals.uncertainty.tables import evaluation_tables
 
@@ -34,6 +35,13 @@ class EstimatorEvaluation(Result):
     correct_by: str
     evaluation: dict[str, Any]
     """As `evaluate` returns it."""
+
+    def gist(self) -> tuple[str, ...]:
+        """Of its `repr`."""
+        prompts = counted(self.evaluation["prompts"], "prompt")
+        accuracy = f"accuracy {number(self.evaluation['accuracy'])}"
+        estimators = counted(len(self.evaluation["estimators"]), "estimator")
+        return repr(self.model), estimators, prompts, accuracy
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what is undefined is None."""

@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.text import Text
 
-from decoding_evals.showing.terminal import Shown, harmless, number, titled
+from decoding_evals.showing.terminal import Shown, counted, harmless, number, titled
+from decoding_evals.uncertainty.estimators import OF_MODEL
 
 PARTS = {
     "phrasing": "phrasings",
@@ -32,12 +33,12 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield (
         "",
         f"-log p {number(estimators['MaximumSequenceProbability'])} nats, "
-        f"{number(estimators['Perplexity'])} a token; entropy "
+        f"{number(estimators['Perplexity'])} a token; H(p) "
         f"{number(estimators['MeanTokenEntropy'])} a token, "
         f"at most {number(estimators['MaxTokenEntropy'])}",
     )
     entropy = record["next_token_entropy_nats"]
-    yield "next token", f"entropy {entropy:.3f} nats ({math.exp(entropy):.1f} choices)"
+    yield "next token", f"H(p) {entropy:.3f} nats ({math.exp(entropy):.1f} choices)"
     candidates = record["next_token_candidates"]
     yield "", " · ".join(f"{_quoted(t['text'], 16)} {t['probability']:.3f}" for t in candidates)
     yield from _samples(record)
@@ -70,6 +71,7 @@ def _samples(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     similarity = estimators["LexicalSimilarity_rougeL"]
     yield (
         "samples",
+        f"drawn from q, {record['settings']}: "
         f"{int(estimators['NumberOfDistinctAnswers'])} of {count} differ by "
         f"{harmless(record['clustering'])}; similarity "
         f"{number(None if similarity is None else -similarity)}",
@@ -81,7 +83,7 @@ def _samples(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     }
     better = record["better_sequence_entropy"]
     for name in sorted(names, key=lambda name: name != better):
-        figure = f"{number(estimators[name])} ± {number(errors[name])} nats {names[name]}"
+        figure = f"H(q) {number(estimators[name])} ± {number(errors[name])} nats {names[name]}"
         if name == better:
             yield "entropy", f"{figure} (the smaller error: read this one)"
         else:
@@ -95,11 +97,11 @@ def evaluation_tables(summary: dict[str, Any]) -> Iterator[Shown]:
     """One line per estimator, the best first; and notes."""
     evaluation = summary["evaluation"]
     accuracy = evaluation["accuracy"]
-    title = f"{summary['model']} · {evaluation['prompts']} prompts with references"
+    title = f"{summary['model']} · {counted(evaluation['prompts'], 'prompt')} judged"
     if evaluation["prompts_left_out"]:
-        title += f", {evaluation['prompts_left_out']} without"
+        title += f", {evaluation['prompts_left_out']:,} not"
     title += f" · {accuracy:.3f} of the answers correct by {summary['correct_by']}"
-    heads = (">AUROC", ">95 %", ">PRR", ">95 %", ">AURC", ">un-\ndefined")
+    heads = ("of", ">AUROC", ">95 %", ">PRR", ">95 %", ">AURC", ">un-\ndefined")
     table = titled(title, "estimator", *heads)
     found = sorted(
         evaluation["estimators"].items(),
@@ -107,8 +109,12 @@ def evaluation_tables(summary: dict[str, Any]) -> Iterator[Shown]:
     )
     for name, entry in found:
         keys = ("auroc", "auroc_interval", "prr", "prr_interval", "aurc")
-        table.add_row(name, *(_share(entry[key]) for key in keys), str(entry["prompts_undefined"]))
+        of_model = name in OF_MODEL or name.startswith("MutualInformation_")
+        figures = (_share(entry[key]) for key in keys)
+        undefined = str(entry["prompts_undefined"])
+        table.add_row(name, "p" if of_model else "q", *figures, undefined)
     yield table
+    yield Text(f"p is the model's own distribution, q that of the samples: {summary['settings']}")
     yield from map(Text, dict.fromkeys(entry["note"] for _, entry in found if entry["note"]))
 
 

@@ -69,5 +69,5 @@ def test_a_pair_of_ones_own_is_wrapped(stories, toy):
     assert LanguageModel(toy.model, toy.tokenizer).name == "GPT2LMHeadModel"
     [mine], [theirs] = (generate(pair, "Once", seed=1) for pair in (wrapped, stories))
     assert mine.text == theirs.text
-    with pytest.raises(TypeError, match=r"got GPT2LMHeadModel; wrap .*LanguageModel\(model, tok"):
+    with pytest.raises(TypeError, match=r"got GPT2LMHeadModel; take .*LanguageModel\(model, tok"):
         generate(toy.model, toy.tokenizer, "Once")

@@ -51,7 +51,7 @@ def test_one_unit_has_no_error_and_none_is_refused():
 def test_blocks_hold_the_series_in_order(sizes):
     n = sum(sizes)
     series = np.random.default_rng(n).integers(0, 1000, n).astype(float)
-    blocks = BlockSums()
+    blocks = BlockSums(1)
     for part in np.split(series, np.cumsum(sizes)[:-1]) if sizes else []:
         blocks.add(part)
     sums, counts = blocks.sums()
@@ -59,6 +59,15 @@ def test_blocks_hold_the_series_in_order(sizes):
     assert sums.tolist() == [part.sum() for part in want]
     assert counts.tolist() == [len(part) for part in want]
     assert len(sums) <= MAX_BLOCKS and (n < MAX_BLOCKS or len(sums) > MAX_BLOCKS // 2)
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(16, [16]), (17, [16, 1]), (512, [16] * 32)])
+def test_a_short_series_has_blocks_of_16_and_no_error_from_one(n, sizes):
+    """Blocks of one value would take neighbours as independent."""
+    blocks = BlockSums()
+    blocks.add(np.arange(n))
+    assert blocks.sums()[1].tolist() == sizes
+    assert np.isnan(ratio_of_sums(*blocks.sums()).standard_error) == (len(sizes) == 1)
 
 
 def test_several_quantities_are_each_treated_alone():

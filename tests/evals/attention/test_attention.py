@@ -320,7 +320,10 @@ def test_the_shell_prints_the_record(run, stories):
     [want] = attention(stories, [TEXT])
     assert code == 0
     assert json.loads(out) == {"name": "a.txt", **json.loads(json.dumps(want.record()))}
-    note = "eager attention was asked for: 'sdpa' attention returns no weights"
+    note = (
+        "the model was switched to eager attention for this, and back: its own, 'sdpa', gives the "
+        "same up to rounding, but no weights"
+    )
     assert want.record()["notes"] == [note] and err == ""
     code, out, _ = run("attention", "a.txt")
     assert note in out
@@ -344,7 +347,7 @@ def test_ctrl_c_keeps_the_finished_texts(run, monkeypatch):
     Path("a.jsonl").write_text('{"text": "Once upon"}\n' * 1000)
     code, out, err = run("attention", "a.jsonl", "--output", "o.jsonl")
     assert (code, out) == (130, "")
-    assert err.splitlines()[-1] == "Error: interrupted; 1 texts measured"
+    assert err.splitlines()[-1] == "Error: interrupted; 1 text measured"
     [record] = map(json.loads, Path("o.jsonl").read_text().splitlines())
     assert record["name"] == "a.jsonl:1"
 
@@ -352,7 +355,7 @@ def test_ctrl_c_keeps_the_finished_texts(run, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["--context", 9999], 1, "context must be at least 1 and at most"),
+        (["--context", 9999], 2, "--context must be at least 1 and at most"),
         (["--context", 0], 2, "--context"),
         (["--plot", "a.gif"], 2, "--plot takes"),
         (["--stride", 4], 2, "--stride"),

@@ -13,11 +13,12 @@ import torch
 import decoding_evals.calibrate.evaluation as module
 from decoding import generate
 from decoding.inference.temperature import LogNormalPrior
-from decoding.scoring.teacher_forcing import Document, TokenDocument
+from decoding.scoring.teacher_forcing import Document, LogitBlock, TokenDocument
 from decoding.scoring.windows import Windows
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.calibrate.evaluation import calibrate
 from decoding_evals.calibrate.figure import plot_calibration
+from decoding_evals.calibrate.quality import predictions, reliability
 from oracle import ece, log_softmax, reference_log_q
 
 STORIES = [
@@ -93,6 +94,18 @@ def test_fit_and_figures_are_those_of_plain_loops(request, name):
     record = got.record()
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert sum(row["count"] for row in record["reliability_after"]) == len(y)
+
+
+def test_of_favourites_alike_one_is_the_favourite():
+    """Of V tokens alike, confidence is 1/V, and one in V is right: half precision has many ties."""
+    targets = torch.arange(8).repeat(5)
+    block = LogitBlock(torch.zeros(40, 8, dtype=torch.bfloat16), targets, [], 0)
+    columns = predictions(DecodingSettings(temperature=0.5), None)(block)
+    for prefix in ("", "fitted_"):
+        confidence, correct = columns[f"{prefix}confidence"], columns[f"{prefix}correct"]
+        assert confidence == pytest.approx(1 / 8)
+        assert torch.equal(correct, targets == 0)
+        assert reliability(confidence, correct).ece == pytest.approx(0, abs=1e-7)
 
 
 def test_token_ids_and_their_text_give_the_same(stories):

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from decoding_evals.calibrate.quality import reliability
 from oracle import ece
@@ -22,6 +24,31 @@ def test_bins_have_equal_mass_and_the_ece_of_a_plain_loop():
     assert (np.diff(got.confidence) > 0).all()
     assert (got.accuracy * got.counts).sum() == pytest.approx(came.sum())
     assert (got.ece_unit, got.units) == ("blocks", 32)
+
+
+def test_equal_confidences_share_a_bin_however_they_come():
+    """Half of what is stated with 1/2 comes true: no order of the rows makes that an error."""
+    for came in ([1] * 750 + [0] * 750, [1, 0] * 750, [0] * 750 + [1] * 750):
+        got = reliability([0.5] * 1500, came)
+        assert (got.ece, got.counts.tolist()) == (0, [1500])
+    # Three values, of which the middle one is of several bins: 0.2 + 0.1 + 0 off, by their numbers.
+    stated = [0.1] * 20 + [0.5] * 60 + [0.9] * 20
+    came = [1] * 6 + [0] * 14 + [1] * 36 + [0] * 24 + [1] * 18 + [0] * 2
+    got = reliability(stated, came)
+    assert got.ece == pytest.approx(0.2 * 0.2 + 0.6 * 0.1)
+    assert got.counts.tolist() == [20, 60, 20]
+    assert got.confidence == pytest.approx([0.1, 0.5, 0.9])
+    assert got.accuracy == pytest.approx([0.3, 0.6, 0.9])
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.2, 0.5, 0.6, 0.9]), st.booleans()), min_size=1),
+       st.randoms(use_true_random=False))  # fmt: skip
+def test_the_order_of_rows_changes_no_bin(rows, random):
+    shuffled = random.sample(rows, len(rows))
+    one, other = (reliability(*zip(*seen, strict=True)) for seen in (rows, shuffled))
+    assert one.counts.tolist() == other.counts.tolist()
+    for name in ("confidence", "accuracy", "ece", "ece_if_calibrated"):
+        assert getattr(one, name) == pytest.approx(getattr(other, name), abs=1e-12), name
 
 
 def test_documents_are_the_units_from_twenty_on():

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from comparing import NATS, close, encoded, expected_record, plain, rows_of
-from decoding.inference.intervals import MAX_BLOCKS
+from decoding.inference.intervals import LEAST_BLOCK, MAX_BLOCKS
 from decoding.scoring.teacher_forcing import Document
 from decoding.scoring.windows import Windows
 from decoding.settings.settings import DecodingSettings
-from decoding_evals.compare.evaluation import FIRST_BLOCK, compare
+from decoding_evals.compare.evaluation import compare
 
 SPECS = [
     "raw",
@@ -53,7 +53,7 @@ def test_every_figure_equals_a_plain_loop(stories, values):
     tokens = len(encoded(stories, TEXT))
     assert 150 < tokens == record["tokens_scored"] == record["tokens"] == len(values["entropy"])
     length = record["block_length"]
-    assert length % FIRST_BLOCK == 0 and record["units"] == math.ceil(tokens / length)
+    assert length % LEAST_BLOCK == 0 and record["units"] == math.ceil(tokens / length)
     want = expected_record(values, length)
     assert record.keys() == want.keys() | PLAIN
     for name, expected in want.items():
@@ -187,7 +187,7 @@ def test_one_token_has_means_and_no_errors(stories):
 
 def test_blocks_double_and_never_exceed_their_number(stories):
     result = compare(stories, [TEXT * 3], [DecodingSettings(), DecodingSettings(temperature=0)])
-    assert result.block_length > FIRST_BLOCK
+    assert result.block_length > LEAST_BLOCK
     assert MAX_BLOCKS // 2 <= result.blocks <= MAX_BLOCKS
     assert result.blocks == math.ceil(result.account.tokens_scored / result.block_length)
 
@@ -265,7 +265,7 @@ def test_settings_that_cannot_be_compared(stories, chosen, message):
 
 
 @pytest.mark.parametrize(
-    ("documents", "message"), [([], "0 documents with 0 tokens"), ([""], "1 documents with 0")]
+    ("documents", "message"), [([], "0 documents with 0 tokens"), ([""], "1 document with 0")]
 )
 def test_nothing_to_score(stories, documents, message):
     with pytest.raises(ValueError, match=f"nothing to score: {message}"):

@@ -216,7 +216,7 @@ def test_means_are_over_the_tokens_of_all_documents(stories, other, bos, batch_s
 
 
 def test_a_prompt_is_context_alone(stories, other):
-    prompt, text = "Once upon a time", " there was a little girl."
+    prompt, text = "Once upon a time", " there was a little girl." * 4
     record = compare_models(stories, other, [Document(text, prompt)]).record()
     columns = plain(stories, other, [prompt + text], 512, 256)
     own = record["tokens_context_only"]

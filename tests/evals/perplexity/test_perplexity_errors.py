@@ -18,6 +18,9 @@ from transformers import (
 
 from decoding.models.loading import LanguageModel
 from decoding.scoring.windows import Windows
+from decoding.settings.settings import DecodingSettings
+from decoding_evals.compare.evaluation import compare
+from decoding_evals.compare.models import compare_models
 from decoding_evals.perplexity.evaluation import perplexity
 from toys import said, surprisals, words
 
@@ -64,7 +67,7 @@ def test_errors_from_blocks_are_those_of_batch_means(toy_words):
     flat = np.concatenate([surprisals(toy_words.model, [0, *ids], 64, 32) for ids in lists])
     got = perplexity(toy_words, texts)
     assert got.error_unit == "blocks"
-    length = 1
+    length = 16
     while -(-len(flat) // length) > 32:
         length *= 2
     assert (got.block_length, got.units) == (length, -(-len(flat) // length))
@@ -100,8 +103,28 @@ def test_one_document_or_one_token_has_no_error(toy_words):
     assert got.naive_standard_error is None
 
 
+def test_short_texts_have_errors_where_settings_compared_have_them(stories):
+    """From the second block of 16 tokens on: tokens one by one are not independent."""
+    text = "Once upon a time there was a little girl named Lily. She loved to play in the park."
+    for length in range(1, 18):
+        some = " ".join(text.split()[:length])
+        alone = perplexity(stories, [some])
+        compared = compare(stories, [some], [DecodingSettings()])
+        models = compare_models(stories, stories, [some])
+        units = -(-alone.account.tokens_scored // 16)
+        assert alone.units == compared.blocks == models.nll_a.units == units
+        error = alone.standard_error
+        assert (error is None) == (units == 1)
+        if error is not None:
+            assert models.nll_a.standard_error == pytest.approx(error, rel=1e-4)
+            [[compared_error]] = [compared.covered_cross_entropy.standard_error]
+            assert compared_error == pytest.approx(error, rel=1e-4)
+    assert units == 2
+
+
 def test_an_interval_of_few_tokens_does_not_go_below_one(stories):
-    got = perplexity(stories, ["Once upon"])
+    got = perplexity(stories, ["Once upon a time there was a little girl named Lily. Qxzqxz!!"])
+    assert (got.units, got.block_length) == (2, 16)
     low, high = got.confidence_interval
     assert got.nll_nats < 12 * got.standard_error  # Student's t of two blocks reaches below 0
     assert low == 1 and high > math.exp(got.nll_nats)
@@ -223,7 +246,7 @@ def test_an_impossible_token_makes_infinite_figures_null(toy_words, protocol):
 
 def test_an_interval_beyond_the_largest_double_has_no_bound(toy_words):
     twin = biased(toy_words, [1.0, 1.0, 1.0, 1501.0, *[1.0] * 13])
-    record = perplexity(twin, ["c c c c b c b c"]).record()
+    record = perplexity(twin, ["c " * 15 + "b " * 5]).record()
     assert record["nll_nats"] == pytest.approx(375)
     low, high = record["confidence_interval"]
     assert low >= 0 and high is None

@@ -363,3 +363,21 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert result.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"text": "a", "text": "b"}',
+        '{"text": "b", "id": {"text": 1, "text": 1}}',
+        '{"id": [{"text": 1}, {"text": 1, "text": 2}], "text": "b"}',
+    ],
+)
+def test_an_object_with_a_key_twice_is_broken(line):
+    """Nobody knows which one is meant."""
+    twice = "broken JSON (an object has more than one key 'text')"
+    write("a.jsonl", f'{{"text": "x", "n": 1}}\n{line}\n')
+    assert refusal("a.jsonl") == (1, f"'a.jsonl', line 2: {twice}")
+    assert read("a.jsonl", skip_bad_rows=True) == [("a.jsonl:1", "x")]
+    write("a.json", f"[{line}]")
+    assert refusal("a.json") == (1, f"'a.json': {twice}")

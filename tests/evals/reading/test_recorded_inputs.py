@@ -58,8 +58,8 @@ def test_what_records_say_of_themselves_is_told(tmp_path, stories):
     inputs = Inputs([path], records=True)
     items = list(inputs)
     assert inputs.notes(["mine"]) == [
-        "1 of the records are by another model, 'gpt2'",
-        "1 of the records are of beam search, not drawn",
+        "records by another model, 'gpt2': 1",
+        "records of beam search, not drawn: 1",
     ]
     foreign = items[0]._replace(ids=(5, 2048))
     with pytest.raises(ValueError, match=r"rows.jsonl:1' has token 2048, and .* has 2048 tokens"):

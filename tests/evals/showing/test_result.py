@@ -1,6 +1,7 @@
 """Results of all evaluations show themselves: in print, in a notebook, as rows, as a picture."""
 
 import math
+import re
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -86,6 +87,31 @@ class Cells(HTMLParser):
 
     def handle_data(self, data):
         self.texts.append(data)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_repr_is_one_short_line_with_what_it_is_of(results, kind):
+    result, _ = results[kind]
+    assert re.fullmatch(rf"{type(result).__name__}\([^\n]{{10,120}}\)", repr(result))
+    assert "array(" not in repr(result) and "\x1b" not in repr(result)
+
+
+def test_a_repr_has_the_main_figures(results):
+    found = {kind: repr(result) for kind, (result, _) in results.items()}
+    perplexity, tokens = results["perplexity"][0].perplexity, results["compare"][0].account.tokens
+    assert found["perplexity"] == (
+        f"PerplexityResult('builtin:stories', perplexity {perplexity:#.5g}, {tokens} tokens)"
+    )
+    assert found["compare"].startswith("SettingsComparison('builtin:stories', 3 settings, mean en")
+    assert "KL(A‖B) 0.0000 nats" in found["models"] and "2 choices" in found["choices"]
+    assert found["choices"].startswith("ChoiceScores('Once upon a', ")
+    fit = results["calibrate"][0].fit
+    assert f"temperature {fit.temperature:.4f}"[:15] in found["calibrate"]
+    assert found["identify"].startswith("Identification(3 candidates, ")
+    assert found["doctor"].endswith(" checks, 0 failed)")
+    assert found["score"].startswith(f"DocumentScores({TEXTS[1]!r}, ")
+    assert found["uncertainty"].startswith(f"PromptUncertainty({TEXTS[1]!r} → ")
+    assert found["summary"].startswith("EstimatorEvaluation('m', 12 estimators, 2 prompts, acc")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from decoding import DecodingSettings, generate
@@ -106,7 +108,8 @@ def test_of_clusters_by_hand():
     """Three samples of two meanings, with probabilities 1/2, 1/4 and 1/8."""
     found = cluster_estimates([0, 1, 0], [math.log(2), math.log(4), math.log(8)])
     assert found == {
-        "SemanticEntropy": pytest.approx(-(2 * math.log(5 / 8) + math.log(1 / 4)) / 3),
+        # Of 7/8 in all, 5/8 and 2/8.
+        "SemanticEntropy": pytest.approx(-(5 / 7) * math.log(5 / 7) - 2 / 7 * math.log(2 / 7)),
         "SemanticEntropyEmpirical": pytest.approx(math.log(3) - 2 / 3 * math.log(2)),
         "LabelProb": pytest.approx(1 / 3),
         "NumberOfDistinctAnswers": 2.0,
@@ -121,6 +124,29 @@ def test_empirical_entropy_of_even_clusters(labels, entropy):
     found = cluster_estimates(labels, [1.0, 2.0, 3.0, 4.0])
     assert found["SemanticEntropyEmpirical"] == pytest.approx(entropy)
     assert math.copysign(1, found["SemanticEntropyEmpirical"]) == 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 2000)), min_size=1, max_size=20))
+def test_semantic_entropy_is_that_of_normalised_shares(samples):
+    """From 0 to ln N, however improbable the samples are; against a loop over scaled weights."""
+    labels, surprisals = zip(*samples, strict=True)
+    least = min(surprisals)
+    weights = dict.fromkeys(labels, 0.0)
+    for label, surprisal in samples:
+        weights[label] += math.exp(least - surprisal)
+    shares = [weight / math.fsum(weights.values()) for weight in weights.values()]
+    found = cluster_estimates(labels, surprisals)["SemanticEntropy"]
+    want = -math.fsum(share * math.log(share) for share in shares if share)
+    assert found == pytest.approx(want, abs=1e-12)
+    assert 0 <= found <= math.log(len(samples)) + 1e-12
+    if len(weights) == 1:
+        assert found == 0
+
+
+def test_equal_samples_count_each_time():
+    """Two samples of one text, of probability 1/4, weigh as much as one of 1/2."""
+    found = cluster_estimates([0, 0, 1], [math.log(4), math.log(4), math.log(2)])
+    assert found["SemanticEntropy"] == pytest.approx(math.log(2))
 
 
 def test_the_most_common_answer_is_the_first_of_the_largest_cluster(answered):

@@ -227,7 +227,8 @@ def test_a_file_with_references_gets_an_evaluation(run, tmp_path):
         "--plot", "risk.png", "--output", "out.parquet",
     )  # fmt: skip
     assert code == 0 and out == ""
-    assert "2 prompts with references, 2 without" in err and "AUROC" in err
+    assert err.startswith("2 prompts of 4 not judged: no references\n")
+    assert "2 prompts judged, 2 not" in err and "AUROC" in err
     [summary] = json.loads((tmp_path / "e.json").read_text())
     assert summary["evaluation"]["prompts"] == 2
     assert (tmp_path / "risk.png").stat().st_size > 10_000
@@ -245,7 +246,7 @@ def test_truthfulqa_style_csv(run, tmp_path):
     (tmp_path / "qa.csv").write_text(
         'Question,Right,Wrong\nOnce upon a,time; day,"banana; zebra"\n"Tom and, his",dog,\n'
     )
-    code, out, _ = run(
+    code, out, err = run(
         "uncertainty", "--prompts-file", "qa.csv", "--column", "Question", "--separator", ";",
         "--references-column", "Right", "--incorrect-column", "Wrong", *FLAGS,
         "--correct-by", "likelihood", "--json",
@@ -254,6 +255,7 @@ def test_truthfulqa_style_csv(run, tmp_path):
     assert code == 0
     assert first["references"] == ["time", "day"] and first["correct"] is True
     assert second["references"] == ["dog"] and second["correct"] is None
+    assert "1 prompt of 2 not judged: no references and incorrect answers\n" in err
 
 
 def test_what_looks_like_a_list_is_a_text_where_a_file_has_lists_of_its_own(tmp_path):
@@ -293,7 +295,7 @@ def test_ctrl_c_keeps_finished_rows(run, monkeypatch, tmp_path):
     code, _, err = run(
         "uncertainty", "a", "b", "c", "d", *FLAGS, "--batch-size", 2, "--output", "out.jsonl"
     )
-    assert code == 130 and "interrupted; 2 of 4 prompts finished" in err
+    assert code == 130 and "interrupted; 2 prompts of 4 finished" in err
     assert [row["prompt"] for row in lines((tmp_path / "out.jsonl").read_text())] == ["a", "b"]
 
 
@@ -305,7 +307,7 @@ def test_a_row_that_fails_late_costs_no_finished_ones(run, tmp_path):
     )
     assert code == 1
     assert "prompt 1: row 0: context, prompt and answer must fit" in err
-    assert err.endswith("1 of 2 prompts finished\n")
+    assert err.endswith("1 prompt of 2 finished\n")
     assert [row["prompt"] for row in lines((tmp_path / "out.jsonl").read_text())] == ["a"]
 
 
@@ -316,10 +318,17 @@ def test_a_row_that_fails_late_costs_no_finished_ones(run, tmp_path):
         (["a", "--temperature", 0], 2, "greedy"),
         (["a", "--members", "builtin:stories"], 2, "at least two"),
         (["a", "--mc-dropout", 1], 2, "--mc-dropout"),
-        (["a", "--mc-dropout", 4], 1, "dropout"),
+        (["a", "--mc-dropout", 4], 2, "--mc-dropout needs a model with dropout"),
         (["a", "--nli-model", "./nothing"], 1, "entailment model"),
         (["a", "--plot", "x.png"], 2, "references"),
         (["a", "--evaluation", "e.json"], 2, "references"),
+        (["a", "--correct-by", "likelihood"], 2, "--correct-by needs prompts with references"),
+        (
+            ["--prompts-file", "right.jsonl", "--correct-by", "likelihood"],
+            2,
+            "and incorrect answers",
+        ),
+        (["--prompts-file", "rows.jsonl", "--correct-by", "exact"], 2, "with references"),
         (["a", "--references-column", "x"], 2, "--references-column needs"),
         (["--prompts-file", "rows.jsonl", "--references-column", "answers"], 1, "'answers'"),
         (["--prompts-file", "rows.jsonl", "--column", "x"], 1, "no column 'x'"),
@@ -339,6 +348,7 @@ def test_a_row_that_fails_late_costs_no_finished_ones(run, tmp_path):
 def test_bad_input_is_one_line(run, tmp_path, arguments, code, message):
     write(tmp_path / "rows.jsonl", {"prompt": "a"})
     write(tmp_path / "bad.jsonl", {"prompt": "a"}, {"prompt": "b", "references": 3})
+    write(tmp_path / "right.jsonl", {"prompt": "a", "references": ["b"]})
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "twice.csv").write_text("prompt,prompt\na,b\n")
     write(tmp_path / "list.jsonl", {"prompt": "a", "references": ["b", 5]})
