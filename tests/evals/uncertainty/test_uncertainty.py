@@ -114,13 +114,12 @@ def test_likelihood_prefers_what_the_model_finds_likelier(stories):
     assert [record["correct"] for record in found] == [True, False, None]
     ids = [stories.tokenizer(f"Once upon a {word}")["input_ids"] for word in ("time", "banana")]
     start = len(stories.tokenizer("Once upon a")["input_ids"])
-    bos = stories.tokenizer.bos_token_id
     p = [
         math.exp(
             sum(
                 log_softmax(row)[token]
                 for row, token in zip(
-                    teacher_forced(stories.model, [bos, *path[:start]], path[start:]),
+                    teacher_forced(stories.model, path[:start], path[start:]),
                     path[start:],
                     strict=True,
                 )
