@@ -21,7 +21,7 @@ from decoding.generation.prompts import prompt_ids
 from decoding.generation.result import Generation, StreamedToken
 from decoding.generation.sampler import Sampler
 from decoding.generation.seeds import check_seed, chosen_seed, uniforms
-from decoding.generation.stopping import Finished, stops
+from decoding.generation.stopping import Finished, StopStrings
 from decoding.models.chats import Chat, Conversation, Prompt, as_chat, last_of, listed_prompts
 from decoding.models.detokenizing import Detokenizer, token_texts
 from decoding.models.loading import LanguageModel
@@ -87,8 +87,6 @@ def generate(
             generation configuration asks for assisted decoding or a paged cache.
         NonFiniteLogitsError: the model returned NaN.
     """
-    asked = listed_prompts(prompts)
-    talking = any(isinstance(prompt, Conversation) for prompt in asked)
     run = Run(
         language_model=language_model,
         settings=settings or DecodingSettings(),
@@ -98,9 +96,12 @@ def generate(
         seed=chosen_seed(seed),
         stop=[stop] if isinstance(stop, str) else list(stop),
         alternatives=alternatives,
-        chat=as_chat(chat) or (Chat() if talking else None),
+        chat=as_chat(chat),
         on_token=on_token,
     )
+    asked = listed_prompts(prompts)
+    if any(isinstance(prompt, Conversation) for prompt in asked):
+        run = replace(run, chat=run.chat or Chat())
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
     run.check()
@@ -154,6 +155,14 @@ class Run:
     chat: Chat | None = None
     on_token: Callable[[StreamedToken], None] | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.language_model, LanguageModel):
+            kind = type(self.language_model).__name__
+            raise TypeError(
+                f"language_model must be a LanguageModel, got {kind}; wrap a pair of your own as "
+                "LanguageModel(model, tokenizer)"
+            )
+
     @property
     def model(self) -> PreTrainedModel:
         """The model."""
@@ -170,17 +179,16 @@ class Run:
         ends = {*self.language_model.ends()}
         return sorted(ends | {*(turn_ends(self.tokenizer, self.chat) if self.chat else ())})
 
+    @cached_property
+    def stops(self) -> StopStrings | None:
+        """What finds the stop strings; None where there are none."""
+        return StopStrings(self.tokenizer, self.stop) if self.stop else None
+
     def check(self) -> None:
         """Refuse what cannot work before any work is done."""
         for name in ("max_new_tokens", "num_return_sequences", "num_beams"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if not isinstance(self.language_model, LanguageModel):
-            kind = type(self.language_model).__name__
-            raise TypeError(
-                f"language_model must be a LanguageModel, got {kind}; wrap a pair of your own as "
-                "LanguageModel(model, tokenizer)"
-            )
         check_seed(self.seed)
         if "" in self.stop:
             raise ValueError("a stop string must not be empty")
@@ -238,7 +246,7 @@ class Run:
         monitor = EntropyMonitor(alternatives=self.alternatives, num_beams=self.num_beams)
         texts_begin = [width - job.written for job in jobs]
         ends = torch.tensor(end, dtype=torch.long, device=device)
-        finished = Finished(ends, self.stop, self.tokenizer, texts_begin)
+        finished = Finished(ends, self.stops, texts_begin)
         sampler, processors = None, None
         if self.num_beams > 1:
             assert isinstance(self.settings, DecodingSettings)
@@ -328,7 +336,7 @@ class Run:
         """`eos` or `stop`, where the last of a sequence's ids ends the text that begins there."""
         if ids[-1] in self.end:
             return "eos"
-        return "stop" if stops(self.tokenizer, self.stop, ids, begin) else None
+        return "stop" if self.stops is not None and self.stops.end(ids, begin) else None
 
     def listener(
         self, jobs: list[Job], monitor: EntropyMonitor, finished: Finished, sampler: Sampler

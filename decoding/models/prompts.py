@@ -34,13 +34,18 @@ class Opening(NamedTuple):
 
 def own_front(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The ids that a tokenizer itself puts in front of a text."""
+    # What texts have in common at their start, less what they have in common by themselves.
     plain, whole = (
-        list(tokenizer("a", add_special_tokens=special, verbose=False)["input_ids"])
+        [tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"] for text in "a0"]
         for special in (False, True)
     )
-    places = range(len(whole) - len(plain) + 1)
-    begin = next((i for i in places if whole[i : i + len(plain)] == plain), 0)
-    return whole[:begin]
+    return list(whole[0][: _alike(*whole) - _alike(*plain)])
+
+
+def _alike(one: list[int], other: list[int]) -> int:
+    """How many ids two lists begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def document_front(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -115,7 +115,7 @@ def said_by(
         scored |= (starts < end) & (segment.reaches > begin)
         behind = end + len(text[end:]) - len(text[end:].lstrip())
         if controls is not None and (control := controls.match(text, behind)):
-            scored |= (segment.ends == control.end()) & (starts < control.end())
+            scored |= (segment.reaches == control.end()) & (starts < control.end())
     return _document(tokenizer, [], segment, scored, 0)
 
 

@@ -167,6 +167,6 @@ def test_an_interrupt_of_the_first_look_for_a_stop_string_is_one(toy, monkeypatc
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("decoding.generation.stopping.stops", interrupted)
+    monkeypatch.setattr("decoding.generation.stopping.StopStrings.end", interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate(toy, TOY_TEXTS, max_new_tokens=5, seed=0, stop="x")
