@@ -8,9 +8,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from transformers import PreTrainedTokenizerBase
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Span = tuple[int, int]
 """Where a stretch of a text begins, and where it ends."""
@@ -103,6 +104,11 @@ def listed_prompts(prompts: Any) -> list[Prompt]:
 def last_of(prompt: Prompt) -> str:
     """The text itself, or what the last message says."""
     return prompt if isinstance(prompt, str) else prompt.last
+
+
+def worded(prompt: Prompt, text: str) -> Prompt:
+    """The text instead of the prompt, or of its last message."""
+    return text if isinstance(prompt, str) else prompt.saying(text)
 
 
 class Rendered(NamedTuple):

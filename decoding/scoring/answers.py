@@ -133,4 +133,4 @@ def _document(
         ids, ends, _, text, reaches = segment
         front, scored, start = usual, scored[count:], int(ends[count - 1])
         segment = Segment(ids[count:], ends[count:], start, text[start:], reaches[count:])
-    return EncodedDocument(tuple(front), segment, own, scored)
+    return EncodedDocument(tuple(front), segment, max(own, segment.start), scored)

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from decoding.information.statistics import row_statistics
-from decoding.models.chats import Chat
+from decoding.models.chats import Chat, Prompt, last_of, worded
 from decoding.models.detokenizing import token_texts
 from decoding.models.loading import LanguageModel
 from decoding.models.prompts import encode_prompt
@@ -24,7 +24,7 @@ from decoding_evals.showing.result import Floats, by_key, finite
 class ContextRow(NamedTuple):
     """A question, a context that may help, and an answer."""
 
-    prompt: str
+    prompt: Prompt
     context: str
     answer: str
 
@@ -124,7 +124,7 @@ def _readings(
     tokenizer: PreTrainedTokenizerBase, row: ContextRow, chat: bool | Chat
 ) -> tuple[TokenDocument, TokenDocument]:
     """The answer after the prompt, and after context and prompt: the same tokens both ways."""
-    asked = (row.prompt, f"{row.context}\n{row.prompt}")
+    asked = (row.prompt, worded(row.prompt, f"{row.context}\n{last_of(row.prompt)}"))
     [plain], [informed] = (answered(tokenizer, prompt, [row.answer], chat=chat) for prompt in asked)
     # From where both readings have the answer's first token.
     count = max(int(reading.scored.sum()) for reading in (plain, informed))
