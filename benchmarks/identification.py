@@ -19,8 +19,8 @@ from scipy.stats import rankdata
 
 from decoding import DecodingSettings, generate, load_model
 from decoding.inference.posterior import running_log_posterior
-from decoding.models.encoding import encode_prompt
 from decoding.models.loading import LanguageModel
+from decoding.models.prompts import encode_prompt
 from decoding.scoring.teacher_forcing import TokenDocument
 from decoding_evals.compare.evaluation import compare
 from decoding_evals.identify.evaluation import Identification, identify

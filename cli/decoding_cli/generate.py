@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from decoding.models.chats import Prompt, last_of
 from decoding.settings.policy import EntropyPolicy, Setting
 from decoding.settings.settings import DecodingSettings
-from decoding_evals.reading.prompts import answer_options, check_stop, prompt_options, read_prompts
+from decoding_evals.reading.chats import read_chat
+from decoding_evals.reading.prompts import answer_options, prompt_options, read_prompts, read_stop
 from decoding_evals.shell.options import (
     Command,
     least,
@@ -81,7 +83,6 @@ def generate(
     branch_at_entropy: float | None,
     branches: int,
     max_leaves: int,
-    chat: bool,
     as_json: bool,
     output: Path | None,
     color: bool | None,
@@ -95,7 +96,7 @@ def generate(
     model hesitates, "… else stop" and "… else abstain" end the sequence there.
     """
     settings = read_setting(setting, options)
-    check_stop(stop)
+    stops, chat = read_stop(stop), read_chat(options)
     if alternatives and not as_json and output is None:
         raise click.UsageError("--alternatives adds to records: give --json or --output too")
     _check_beams(settings, num_samples, num_beams)
@@ -117,7 +118,7 @@ def generate(
 
         write = grow_trees
         own = {"entropy_above": branch_at_entropy, "branches": branches, "max_leaves": max_leaves}
-    own |= {"max_new_tokens": max_new_tokens, "seed": seed, "stop": stop, "chat": chat}
+    own |= {"max_new_tokens": max_new_tokens, "seed": seed, "stop": stops, "chat": chat}
     write(options, texts, settings, own, as_json=as_json, output=output, color=color)
 
 
@@ -157,7 +158,7 @@ def _check_branching(
 
 def write_texts(
     options: dict[str, Any],
-    prompts: list[str],
+    prompts: list[Prompt],
     settings: Setting,
     arguments: dict[str, Any],
     *,
@@ -231,7 +232,7 @@ ENDED_BY_POLICY = {"entropy": "stopped at a hesitation", "abstain": "abstained"}
 class _Screen:
     """Prompts and shaded tokens on standard output."""
 
-    def __init__(self, prompts: list[str], color: bool, streaming: bool) -> None:
+    def __init__(self, prompts: list[Prompt], color: bool, streaming: bool) -> None:
         from decoding_evals.showing.terminal import console
 
         self.console = console(color)
@@ -250,7 +251,7 @@ class _Screen:
             self.console.print()
         self.current = (index, sample)
         self.shown = 0
-        self.console.print(harmless(self.prompts[index]), style="bold", end="")
+        self.console.print(harmless(last_of(self.prompts[index])), style="bold", end="")
 
     def token(self, token: StreamedToken) -> None:
         """Write a token as it is drawn."""

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from rich.tree import Tree as Picture
 
     from decoding.generation.branching import Branch, Tree
+    from decoding.models.chats import Prompt
 
 
 def grow_trees(
     options: dict[str, Any],
-    prompts: list[str],
+    prompts: list[Prompt],
     settings: Any,
     arguments: dict[str, Any],
     *,

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from decoding.generation.run import Job, Run, evaluating
 from decoding.generation.seeds import chosen_seed
+from decoding.models.chats import Chat, Conversation, Prompt, as_chat, last_of
 from decoding.models.detokenizing import Detokenizer
 from decoding.models.loading import LanguageModel
 from decoding.rows.arrays import as_tensor
@@ -103,7 +104,7 @@ class Tree:
 
 def branch(
     language_model: LanguageModel,
-    prompt: str,
+    prompt: Prompt,
     settings: DecodingSettings | None = None,
     *,
     entropy_above: float,
@@ -112,7 +113,7 @@ def branch(
     max_new_tokens: int = 100,
     seed: int | None = None,
     stop: str | Sequence[str] = (),
-    chat: bool = False,
+    chat: bool | Chat = False,
     index: int = 0,
 ) -> Tree:
     """Continue a prompt, and fork wherever the model hesitates.
@@ -133,7 +134,7 @@ def branch(
         max_new_tokens: >= 1, of each whole text.
         seed: 0 <= seed < 2^64; None picks one, which the tree reports.
         stop: strings that end a text when they appear in it.
-        chat: put the prompt into the tokenizer's chat template as the user's message.
+        chat: put a text into the tokenizer's chat template as the user's message; as in `generate`.
         index: what the tree reports as its position.
 
     Raises:
@@ -154,7 +155,7 @@ def branch(
         max_new_tokens=max_new_tokens,
         seed=chosen_seed(seed),
         stop=[stop] if isinstance(stop, str) else list(stop),
-        chat=chat,
+        chat=as_chat(chat) or (Chat() if isinstance(prompt, Conversation) else None),
     )
     run.check()
     prompt_ids = run.encode(prompt, index)
@@ -180,7 +181,7 @@ def branch(
         open_ends.extend((child, before) for child in children)
     _add_texts(root, Detokenizer(run.tokenizer, prompt_ids))
     return Tree(
-        prompt=prompt,
+        prompt=last_of(prompt),
         prompt_ids=tuple(prompt_ids),
         index=index,
         model=language_model.name,

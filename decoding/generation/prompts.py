@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from decoding.models.encoding import encode_prompt
+from decoding.models.chats import Chat, Prompt
 from decoding.models.loading import LanguageModel, check_language_model
+from decoding.models.prompts import encode_prompt
 
 
 def prompt_ids(
     language_model: LanguageModel,
-    prompt: str,
+    prompt: Prompt,
     max_new_tokens: int,
     *,
-    chat: bool = False,
+    chat: bool | Chat = False,
     name: str = "the prompt",
 ) -> list[int]:
     """As `encode_prompt`, with room left in the model's context for `max_new_tokens`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,10 @@ class Generation:
     trace: Trace
     alternative_texts: tuple[tuple[str, ...], ...] | None = None
     """Text of each token's runners-up, where they were asked for."""
+    messages: tuple[Mapping[str, Any], ...] | None = None
+    """The conversation before it, where there is one; `prompt` is what its last message says."""
+    chat: Mapping[str, Any] | None = None
+    """How the chat template was used; None where it was not."""
 
     def __repr__(self) -> str:
         facts = described(self.trace, self.finish_reason)
@@ -51,8 +56,10 @@ class Generation:
                     {"id": id_, "text": text, "probability": q, "raw_probability": p}
                     for text, id_, q, p in zip(*step, strict=True)
                 ]
+        said = None if self.messages is None else [dict(message) for message in self.messages]
         return {
             "prompt": self.prompt,
+            **({} if said is None else {"messages": said}),
             "prompt_ids": list(self.prompt_ids),
             "index": self.index,
             "sample": self.sample,
@@ -62,6 +69,7 @@ class Generation:
             "num_beams": self.num_beams,
             "seed": self.seed,
             "finish_reason": self.finish_reason,
+            "chat": None if self.chat is None else dict(self.chat),
             "tokens": tokens,
             "summary": self.trace.summary(),
         }

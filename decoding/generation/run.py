@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -20,9 +21,11 @@ from decoding.generation.prompts import prompt_ids
 from decoding.generation.result import Generation, StreamedToken
 from decoding.generation.sampler import Sampler
 from decoding.generation.seeds import check_seed, chosen_seed, uniforms
-from decoding.generation.stopping import Finished, stops
+from decoding.generation.stopping import Finished, StopStrings
+from decoding.models.chats import Chat, Conversation, Prompt, as_chat, last_of, listed_prompts
 from decoding.models.detokenizing import Detokenizer, token_texts
 from decoding.models.loading import LanguageModel, check_language_model
+from decoding.models.prompts import turn_ends
 from decoding.settings.policy import Setting
 from decoding.settings.settings import DecodingSettings
 from decoding.tracing.monitor import EntropyMonitor
@@ -34,7 +37,7 @@ _BATCHES_TOGETHER = 8
 
 def generate(
     language_model: LanguageModel,
-    prompts: str | Iterable[str],
+    prompts: Prompt | Iterable[Prompt],
     settings: Setting | None = None,
     *,
     max_new_tokens: int = 200,
@@ -44,7 +47,7 @@ def generate(
     stop: str | Sequence[str] = (),
     batch_size: int = 8,
     alternatives: int = 0,
-    chat: bool = False,
+    chat: bool | Chat = False,
     on_token: Callable[[StreamedToken], None] | None = None,
     on_generation: Callable[[Generation], None] | None = None,
 ) -> list[Generation]:
@@ -53,8 +56,10 @@ def generate(
     Args:
         language_model: from `load_model`, or `LanguageModel(model, tokenizer)` around a pair of
             your own, on any device, in any floating dtype.
-        prompts: one prompt or many, of any lengths. A prompt is encoded with the tokenizer's own
-            special tokens, and an empty one becomes BOS.
+        prompts: one prompt or many, of any lengths: texts, or conversations (lists of messages).
+            What the tokenizer puts in front of a text stands there, once, and nothing behind it; an
+            empty prompt becomes BOS. Where there is a conversation, `chat` is on; one that ends
+            with the assistant's message is continued there.
         settings: the decoding setting, or a policy that wraps one; default `raw`. With beams, the
             setting that scores them.
         max_new_tokens: >= 1; prompt and new tokens together must fit the model's context.
@@ -67,7 +72,8 @@ def generate(
         stop: strings that end a sequence when they appear in it.
         batch_size: sequences (with beams: beams) that run together, >= 1.
         alternatives: K >= 0, runners-up to record at each step.
-        chat: put each prompt into the tokenizer's chat template as the user's message.
+        chat: put each text into the tokenizer's chat template as the user's message; a `Chat` says
+            how. A sequence then ends where the assistant's turn does, too.
         on_token: called with every token as it is drawn; not with beams.
         on_generation: called with every generation as it is finished, in the order of the result;
             on Ctrl-C, with those that are finished, before `KeyboardInterrupt` is raised.
@@ -90,15 +96,18 @@ def generate(
         seed=chosen_seed(seed),
         stop=[stop] if isinstance(stop, str) else list(stop),
         alternatives=alternatives,
-        chat=chat,
+        chat=as_chat(chat),
         on_token=on_token,
     )
+    asked = listed_prompts(prompts)
+    if any(isinstance(prompt, Conversation) for prompt in asked):
+        run = replace(run, chat=run.chat or Chat())
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
     run.check()
     per_batch = max(1, batch_size // num_beams)
     # All prompts are encoded first, so that a bad one is refused before any work is done.
-    jobs = list(run.jobs([prompts] if isinstance(prompts, str) else prompts))
+    jobs = list(run.jobs(asked))
     generations: list[Generation] = []
     # A listener wants one sequence after the other.
     batches_together = 1 if on_token is not None else _BATCHES_TOGETHER
@@ -124,7 +133,7 @@ class Job:
 
     index: int
     sample: int
-    prompt: str
+    prompt: Prompt
     ids: list[int]
     """What the model reads first."""
     written: int = 0
@@ -143,8 +152,11 @@ class Run:
     seed: int
     stop: list[str]
     alternatives: int = 0
-    chat: bool
+    chat: Chat | None = None
     on_token: Callable[[StreamedToken], None] | None = None
+
+    def __post_init__(self) -> None:
+        check_language_model(self.language_model)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -156,22 +168,22 @@ class Run:
         """Its tokenizer."""
         return self.language_model.tokenizer
 
-    @property
+    @cached_property
     def end(self) -> list[int]:
-        """The ids that end a sequence: the generation configuration's, else the tokenizer's."""
-        end = self.model.generation_config.eos_token_id
-        if end is None:
-            end = self.tokenizer.eos_token_id
-        if end is None:
-            return []
-        return [end] if isinstance(end, int) else list(end)
+        """The ids that end a sequence."""
+        ends = {*self.language_model.ends()}
+        return sorted(ends | {*(turn_ends(self.tokenizer, self.chat) if self.chat else ())})
+
+    @cached_property
+    def stops(self) -> StopStrings | None:
+        """What finds the stop strings; None where there are none."""
+        return StopStrings(self.tokenizer, self.stop) if self.stop else None
 
     def check(self) -> None:
         """Refuse what cannot work before any work is done."""
         for name in ("max_new_tokens", "num_return_sequences", "num_beams"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        check_language_model(self.language_model)
         check_seed(self.seed)
         if "" in self.stop:
             raise ValueError("a stop string must not be empty")
@@ -183,7 +195,7 @@ class Run:
             )
         if self.num_beams > 1 and self.on_token is not None:
             raise ValueError("on_token cannot follow beam search: beams change until the end")
-        if self.chat and not self.tokenizer.chat_template:
+        if self.chat is not None and not self.tokenizer.chat_template:
             raise ValueError("chat needs a tokenizer with a chat template, and this one has none")
         config = self.model.generation_config
         for name in ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp"):
@@ -198,9 +210,9 @@ class Run:
                 "logits processors; unset cache_implementation"
             )
 
-    def jobs(self, prompts: Iterable[str]) -> Iterator[Job]:
+    def jobs(self, prompts: Iterable[Prompt]) -> Iterator[Job]:
         """One job per sequence; with beams, one per prompt."""
-        counts: Counter[str] = Counter()
+        counts: Counter[Prompt] = Counter()
         per_job = self.num_return_sequences if self.num_beams > 1 else 1
         for index, prompt in enumerate(prompts):
             ids = self.encode(prompt, index)
@@ -208,11 +220,11 @@ class Run:
                 yield Job(index, counts[prompt], prompt, ids)
                 counts[prompt] += per_job
 
-    def encode(self, prompt: str, index: int) -> list[int]:
+    def encode(self, prompt: Prompt, index: int) -> list[int]:
         """What the model reads of a prompt."""
         return prompt_ids(
             self.language_model, prompt, self.max_new_tokens,
-            chat=self.chat, name=f"prompt {index}",
+            chat=self.chat or False, name=f"prompt {index}",
         )  # fmt: skip
 
     def batch(self, jobs: list[Job]) -> Iterator[Generation]:
@@ -229,13 +241,15 @@ class Run:
         monitor = EntropyMonitor(alternatives=self.alternatives, num_beams=self.num_beams)
         texts_begin = [width - job.written for job in jobs]
         ends = torch.tensor(end, dtype=torch.long, device=device)
-        finished = Finished(ends, self.stop, self.tokenizer, texts_begin)
+        finished = Finished(ends, self.stops, texts_begin)
         sampler, processors = None, None
         if self.num_beams > 1:
             assert isinstance(self.settings, DecodingSettings)
             processors = self.settings.processors(monitor)
         else:
-            streams = [uniforms(self.seed, j.prompt, j.sample, self.max_new_tokens) for j in jobs]
+            streams = [
+                uniforms(self.seed, str(j.prompt), j.sample, self.max_new_tokens) for j in jobs
+            ]
             sampler = Sampler(self.settings, points=torch.stack(streams), monitor=monitor)
             sampler.listener = self.listener(jobs, monitor, finished, sampler)
         interrupt = None
@@ -297,7 +311,9 @@ class Run:
                 for i, others in enumerate(trace.alternatives.ids.tolist())
             )
         return Generation(
-            prompt=job.prompt,
+            prompt=last_of(job.prompt),
+            messages=job.prompt.messages if isinstance(job.prompt, Conversation) else None,
+            chat=None if self.chat is None else self.chat.record(self.tokenizer),
             prompt_ids=tuple(job.ids),
             index=job.index,
             sample=job.sample + beam,
@@ -315,7 +331,7 @@ class Run:
         """`eos` or `stop`, where the last of a sequence's ids ends the text that begins there."""
         if ids[-1] in self.end:
             return "eos"
-        return "stop" if stops(self.tokenizer, self.stop, ids, begin) else None
+        return "stop" if self.stops is not None and self.stops.end(ids, begin) else None
 
     def listener(
         self, jobs: list[Job], monitor: EntropyMonitor, finished: Finished, sampler: Sampler

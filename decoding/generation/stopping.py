@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, StoppingCriteria
 
+from decoding.models.chats import control_pattern
 from decoding.models.detokenizing import text_of
+
+_MARGIN = 16
+"""More tokens than a character has, and more characters than one that is incomplete is shown as."""
 
 
 class Finished(StoppingCriteria):  # type: ignore[misc]
@@ -21,13 +26,11 @@ class Finished(StoppingCriteria):  # type: ignore[misc]
     def __init__(
         self,
         end: Tensor,
-        stop: list[str],
-        tokenizer: PreTrainedTokenizerBase,
+        stop: StopStrings | None,
         texts_begin: list[int],
     ) -> None:
         self.end = end
         self.stop = stop
-        self.tokenizer = tokenizer
         self.texts_begin = texts_begin
         self.steps = 0
         self.ended_at: Tensor | None = None  # (rows), tokens generated; 0 while it goes on
@@ -37,11 +40,11 @@ class Finished(StoppingCriteria):  # type: ignore[misc]
         """`(rows)`, bool: which rows end with their last token."""
         self.steps += 1
         over: Tensor = torch.isin(input_ids[:, -1], self.end)
-        if self.stop:
+        if self.stop is not None:
             per_job = len(input_ids) // len(self.texts_begin)
             begins = (begin for begin in self.texts_begin for _ in range(per_job))
             stopped = [
-                stops(self.tokenizer, self.stop, ids, begin)
+                self.stop.end(ids, begin)
                 for ids, begin in zip(input_ids.tolist(), begins, strict=True)
             ]
             over = over | torch.tensor(stopped, device=over.device)
@@ -63,10 +66,44 @@ class Finished(StoppingCriteria):  # type: ignore[misc]
         return [length or generated for length in self.ended_at.tolist()]
 
 
-def stops(tokenizer: PreTrainedTokenizerBase, stop: list[str], ids: list[int], begin: int) -> bool:
-    """Whether a stop string lies in the text from that id on, and not partly before it."""
-    if not stop:
-        return False
-    # All of it is decoded: part of a character, or special tokens, may lie anywhere.
-    text = text_of(tokenizer, ids[begin:], ids[:begin])
-    return any(one in text for one in stop)
+class StopStrings:
+    """Finds texts that end a sequence.
+
+    A stop string that spells a special token is looked for in the text with special tokens spelled
+    out, any other in the text without them.
+
+    Args:
+        tokenizer: of the model.
+        strings: none of them empty.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, strings: Sequence[str]) -> None:
+        self._tokenizer = tokenizer
+        controls = control_pattern(tokenizer)
+        self._strings: dict[bool, list[str]] = {False: [], True: []}
+        for one in strings:
+            self._strings[controls is not None and bool(controls.search(one))].append(one)
+        self._longest = max(map(len, strings), default=0)
+
+    def end(self, ids: list[int], begin: int) -> bool:
+        """Whether the last token completes one in the text from id `begin` on."""
+        return any(
+            strings and any(one in text for one in strings)
+            for special, strings in self._strings.items()
+            if strings and (text := self._tail(ids, begin, special))
+        )
+
+    def _tail(self, ids: list[int], begin: int, special: bool) -> str:
+        """The end of the text, long enough to hold whatever the last token completes."""
+        size = self._longest + _MARGIN
+        while True:
+            start = max(begin, len(ids) - size)
+            context = ids[max(0, start - _MARGIN) : start]
+            before, text = (
+                text_of(self._tokenizer, some, context, special=special)
+                for some in (ids[start:-1], ids[start:])
+            )
+            # Tokens may have no text: special ones, or parts of a character.
+            if start == begin or len(before) >= self._longest + _MARGIN:
+                return text
+            size *= 2

@@ -7,10 +7,15 @@ belongs to the one that completes it, and special tokens have no text.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import groupby
 
 from transformers import PreTrainedTokenizerBase
 
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
+"""A token for a single byte, as tokenizers with byte fallback spell it."""
+_ODD_BYTE = re.compile("[\udc80-\udcff]")
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -56,14 +61,45 @@ class Detokenizer:
 
 
 def text_of(
-    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], prompt_ids: Sequence[int] = ()
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Sequence[int],
+    prompt_ids: Sequence[int] = (),
+    *,
+    special: bool = False,
 ) -> str:
-    """What tokens add to the text of a prompt."""
+    """What tokens add to the text of a prompt; with `special`, special tokens are spelled out."""
     before, whole = (
-        tokenizer.decode(list(some), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        for some in (prompt_ids, [*prompt_ids, *ids])
+        _decoded(tokenizer, list(some), special) for some in (prompt_ids, [*prompt_ids, *ids])
     )
-    text: str = whole[len(before) :]
+    return whole[len(before) :]
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int], special: bool) -> str:
+    """The text of ids, in which a byte that is part of no character spoils no other."""
+
+    def plain(ids: list[int]) -> str:
+        text: str = tokenizer.decode(
+            ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    of_byte = [_BYTE.fullmatch(token or "") for token in tokens]
+    first = next((i for i, byte in enumerate(of_byte) if byte), None)
+    if first is None or plain([ids[first]]) == tokens[first]:  # a token of that very text
+        return plain(ids)
+    text = ""
+    for is_byte, group in groupby(range(len(ids)), lambda i: of_byte[i] is not None):
+        places = list(group)
+        run = [ids[i] for i in places]
+        if is_byte:
+            values = bytes(int(tokens[i][3:5], 16) for i in places)
+            # One mark for each byte that is part of no character, as tokenizers have it.
+            text += _ODD_BYTE.sub(_INCOMPLETE, values.decode(errors="surrogateescape"))
+            continue
+        # Behind something, as some tokenizers drop the space before the first word.
+        context = ids[places[0] - 1 : places[0]]
+        text += plain([*context, *run])[len(plain(context)) :]
     return text
 
 

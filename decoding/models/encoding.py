@@ -8,13 +8,14 @@ neighbourhood alone, and memory does not grow with the text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from decoding.models.chats import Span, control_pattern
 from decoding.models.detokenizing import token_texts
 
 CHUNK = 1 << 16
@@ -37,31 +38,6 @@ class Segment(NamedTuple):
     end for all but the last of a character's tokens."""
 
 
-def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, *, chat: bool = False, name: str = "the prompt"
-) -> list[int]:
-    """The ids, one or more, that a model reads of a prompt before it continues it.
-
-    Args:
-        tokenizer: its own special tokens are added, and an empty prompt becomes BOS.
-        prompt: the prompt.
-        chat: put it into the tokenizer's chat template as the user's message.
-        name: what to call it in an error.
-
-    Raises:
-        ValueError: an empty prompt, and the tokenizer has no BOS.
-    """
-    if chat:
-        message = [{"role": "user", "content": prompt}]
-        prompt = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-    ids = list(tokenizer(prompt, add_special_tokens=not chat, verbose=False)["input_ids"])
-    if ids:
-        return ids
-    if tokenizer.bos_token_id is None:
-        raise ValueError(f"{name} is empty and the tokenizer has no BOS token")
-    return [tokenizer.bos_token_id]
-
-
 def encode(tokenizer: PreTrainedTokenizerBase, text: str | Iterable[str]) -> Iterator[Segment]:
     """Encode a text without special tokens, in segments of bounded size.
 
@@ -79,10 +55,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str | Iterable[str]) -> Ite
     current: _Encoding | None = None
     for chunk in _chunks([text] if isinstance(text, str) else text):
         if current is None:
-            current = _Encoding(tokenizer, chunk, 0, 0)
+            current = _Encoding(tokenizer, chunk, 0)
             continue
         tail = current.text[-OVERLAP:]
-        following = _Encoding(tokenizer, tail + chunk, current.stop - len(tail), 0)
+        following = _Encoding(tokenizer, tail + chunk, current.stop - len(tail))
         joint = _joint(current, following)
         if joint is None:
             current = _Encoding(tokenizer, current.text + chunk, current.start, current.first)
@@ -95,23 +71,71 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str | Iterable[str]) -> Ite
         yield current.segment(None)
 
 
+def encode_whole(
+    tokenizer: PreTrainedTokenizerBase, text: str, plain: Sequence[Span] = ()
+) -> Segment:
+    """Encode a text without special tokens around it, at once.
+
+    Args:
+        tokenizer: as for `encode`.
+        text: the text.
+        plain: stretches in which what is spelled as a control token is no control token.
+
+    Raises:
+        ValueError: as for `encode`, or the tokenizer cannot tell such control tokens apart.
+    """
+    controls = control_pattern(tokenizer)
+    spelled = [] if controls is None or not plain else [*controls.finditer(text)]
+    real = [
+        control
+        for control in spelled
+        if not any(control.start() < end and begin < control.end() for begin, end in plain)
+    ]
+    if len(real) == len(spelled):
+        return _Encoding(tokenizer, text, 0).segment(None)
+    parts = []
+    begin = 0
+    for control in [*real, None]:
+        end = len(text) if control is None else control.start()
+        if begin < end:
+            parts.append(_Encoding(tokenizer, text[begin:end], begin, split_special_tokens=True))
+        if control is not None:
+            parts.append(_Encoding(tokenizer, control[0], end))
+            begin = control.end()
+    segments = [part.segment(None) for part in parts]
+    ids, ends, reaches = (
+        np.concatenate([getattr(segment, name) for segment in segments])
+        for name in ("ids", "ends", "reaches")
+    )
+    # A tokenizer that puts a space before whatever it encodes would put one before each part.
+    said = [
+        tokenizer.decode(some, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        for some in (ids, _Encoding(tokenizer, text, 0).ids)
+    ]
+    if said[0] != said[1]:
+        raise ValueError(
+            f"a message holds the control token {next(m[0] for m in spelled if m not in real)!r}, "
+            "which this tokenizer cannot read as plain text"
+        )
+    return Segment(ids, ends, 0, text, reaches)
+
+
 class _Encoding:
     """The tokens of `text`, which begins at `start` of the whole; those before `first` belong to
     the encoding before."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, text: str, start: int, first: int
+        self, tokenizer: PreTrainedTokenizerBase, text: str, start: int, first: int = 0, **how: Any
     ) -> None:
         self.text, self.start, self.stop, self.first = text, start, start + len(text), first
+        how |= {"add_special_tokens": False, "verbose": False}
         if tokenizer.is_fast:
-            encoded = tokenizer(
-                text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-            )
+            encoded = tokenizer(text, return_offsets_mapping=True, **how)
             self.ids = np.array(encoded["input_ids"], dtype=np.int64)
             offsets = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2) + start
             self.starts, self.ends = offsets[:, 0], offsets[:, 1]
         else:
-            ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            ids = tokenizer(text, **how)["input_ids"]
             pieces = token_texts(tokenizer, ids)
             if "".join(pieces) != text:
                 raise ValueError(

@@ -45,6 +45,15 @@ class LanguageModel:
             name = self.model.name_or_path or type(self.model).__name__
             object.__setattr__(self, "name", name)
 
+    def ends(self) -> list[int]:
+        """The ids that end a text: those of the generation configuration and of the model's own,
+        else the tokenizer's EOS."""
+        configurations = (self.model.generation_config, self.model.config.get_text_config())
+        known = [getattr(one, "eos_token_id", None) for one in configurations]
+        ends = {i for end in known for i in ([end] if isinstance(end, int) else end or ())}
+        last = self.tokenizer.eos_token_id
+        return sorted(ends or ({last} if last is not None else ()))
+
     def __repr__(self) -> str:
         size = _shortened(self.model.num_parameters())
         dtype = str(self.model.dtype).removeprefix("torch.")

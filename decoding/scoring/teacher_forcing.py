@@ -17,13 +17,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from decoding.models.encoding import Segment, encode
 from decoding.models.head import LogitHead
 from decoding.models.loading import LanguageModel, check_language_model
+from decoding.models.prompts import document_front
 from decoding.rows.faults import NonFiniteLogitsError
-from decoding.scoring.windows import Ids, Window, Windows, sliding_windows
+from decoding.scoring.answers import EncodedDocument, answered
+from decoding.scoring.windows import Ids, Window, Windows, of_scored, sliding_windows
 
 # A product with fewer rows at a time is slower: the head's weights are read for each block anew.
 LOGITS_BYTES = 128 << 20
@@ -38,7 +40,8 @@ class Document(NamedTuple):
 
     text: str | Iterable[str]
     """The text, or its pieces in their order; pieces are taken once."""
-    prompt: str = ""
+    prompt: str | None = None
+    """Where there is one, the document stands after exactly the ids that `generate` reads of it."""
 
 
 class TokenDocument(NamedTuple):
@@ -49,9 +52,13 @@ class TokenDocument(NamedTuple):
     """What the model read before them. Nothing is put in front of it, but BOS under `always`."""
 
 
+AnyDocument = Document | TokenDocument | EncodedDocument
+
+
 def listed(documents: Any) -> Any:
     """Documents as they are; one alone is a list of one, and no text is a list of characters."""
-    return [documents] if isinstance(documents, str | Document | TokenDocument) else documents
+    one = isinstance(documents, str | Document | TokenDocument | EncodedDocument)
+    return [documents] if one else documents
 
 
 def as_document(document: str | Document) -> Document:
@@ -123,23 +130,26 @@ class TeacherForcing:
         self.context, self.stride = windows.within(positions(self.model))
         self.batch_size = windows.batch_size
         self.bos = windows.bos
-        self.bos_id = _bos_id(self.tokenizer, windows.bos)
+        self.front = [] if windows.bos == "never" else document_front(self.tokenizer)
+        """The ids in front of each document that has no prompt."""
+        if windows.bos == "always" and not self.front:
+            raise ValueError("bos must be auto or never: the tokenizer has neither BOS nor EOS")
         self.account = Account()
         self.full_logits: str | None = None
         """Why the model's logits were computed in full, or None."""
 
     @property
     def bos_token(self) -> str | None:
-        """The text of the token in front of each document, or None."""
-        return None if self.bos_id is None else self.tokenizer.convert_ids_to_tokens(self.bos_id)
+        """The text of what stands in front of each document, or None."""
+        return "".join(self.tokenizer.convert_ids_to_tokens(self.front)) or None
 
-    def begins_with_bos(self, ids: Ids) -> bool:
-        """Whether a document has BOS in front already, so that none is put there."""
-        return self.bos == "auto" and ids[:1].tolist() == [self.bos_id]
+    def begins_with_front(self, ids: Ids) -> bool:
+        """Whether a document has in front what would be put there, so that nothing is."""
+        return self.bos == "auto" and ids[: len(self.front)].tolist() == self.front
 
     def scan(
         self,
-        documents: Iterable[Document | TokenDocument],
+        documents: Iterable[AnyDocument],
         measure: Measure,
         on_segment: OnSegment | None = None,
     ) -> Iterator[tuple[Window, Columns]]:
@@ -207,7 +217,7 @@ class TeacherForcing:
 
     def windows(
         self,
-        documents: Iterable[Document | TokenDocument],
+        documents: Iterable[AnyDocument],
         on_segment: OnSegment | None = None,
     ) -> Iterator[Window]:
         """The documents' windows, entered into the account as they pass; arguments as in `scan`."""
@@ -219,6 +229,8 @@ class TeacherForcing:
             scored = False
             if isinstance(document, TokenDocument):
                 cut = self._tokens(index, document)
+            elif isinstance(document, EncodedDocument):
+                cut = self._encoded(index, document, on_segment)
             else:
                 cut = self._text(index, document, on_segment)
             for window in cut:
@@ -234,12 +246,18 @@ class TeacherForcing:
             account.tokens_skipped += account.tokens - before - end
             account.documents_skipped += not scored
 
+    def encoded(self, document: Document) -> EncodedDocument:
+        """A document with a prompt, as it is scored."""
+        assert document.prompt is not None
+        text = document.text if isinstance(document.text, str) else "".join(document.text)
+        return answered(self.tokenizer, document.prompt, [text])[0]
+
     def cut(
-        self, document: int, sequence: Iterable[Ids], *, bos: bool, first_target: int
+        self, document: int, sequence: Iterable[Ids], *, front: int, first_target: int
     ) -> Iterator[Window]:
         """How a document's sequence becomes windows; a subclass may follow another rule."""
         return sliding_windows(
-            document, sequence, self.context, self.stride, bos=bos, first_target=first_target
+            document, sequence, self.context, self.stride, front=front, first_target=first_target
         )
 
     def _tokens(self, index: int, document: TokenDocument) -> Iterator[Window]:
@@ -250,30 +268,37 @@ class TeacherForcing:
         if ids.min() < 0 or ids.max() >= vocab:
             wrong = ids[(ids < 0) | (ids >= vocab)][0]
             raise ValueError(f"token ids must be in [0, {vocab}), got {wrong} in document {index}")
-        has_bos = self.bos_id is not None and (self.bos == "always" or not document.context)
-        if has_bos and self.begins_with_bos(ids):
-            ids = ids[1:]
-        yield from self._cut(index, [ids], has_bos, len(document.context))
+        front = self.front if self.bos == "always" or not document.context else []
+        if front and self.begins_with_front(ids):
+            ids = ids[len(front) :]
+        yield from self._cut(index, [ids], front, len(document.context))
+
+    def _encoded(
+        self, index: int, document: EncodedDocument, on_segment: OnSegment | None
+    ) -> Iterator[Window]:
+        if on_segment is not None:
+            on_segment(index, document.segment)
+        places = np.flatnonzero(document.scored)
+        first = int(places[0]) if len(places) else len(document.scored)
+        front = [*(self.front if self.bos == "always" else []), *document.front]
+        windows = self._cut(index, [document.segment.ids], front, first)
+        yield from of_scored(windows, document.scored)
 
     def _text(
         self, index: int, document: Document, on_segment: OnSegment | None
     ) -> Iterator[Window]:
-        pieces = [document.text] if isinstance(document.text, str) else document.text
-        segments = encode(self.tokenizer, chain([document.prompt], pieces))
-        first_target = 0
-        if document.prompt:
-            whole = list(segments)
-            segments = iter(whole)
-            # A token that begins in the prompt and ends in the text belongs to the text.
-            reaches = np.concatenate([segment.reaches for segment in whole])
-            first_target = int((reaches <= len(document.prompt)).sum())
+        if document.prompt is not None:
+            yield from self._encoded(index, self.encoded(document), on_segment)
+            return
+        segments = encode(self.tokenizer, document.text)
         opening = next(segments, None)
         if opening is None:
             return
-        if self.begins_with_bos(opening.ids):
+        count = len(self.front)
+        if count and self.begins_with_front(opening.ids):
             ids, ends, _, text, reaches = opening
-            opening = Segment(ids[1:], ends[1:], int(ends[0]), text[ends[0] :], reaches[1:])
-            first_target = max(0, first_target - 1)
+            start = int(ends[count - 1])
+            opening = Segment(ids[count:], ends[count:], start, text[start:], reaches[count:])
 
         def pieces_of_ids() -> Iterator[Ids]:
             for segment in chain([opening], segments):
@@ -281,22 +306,22 @@ class TeacherForcing:
                     on_segment(index, segment)
                 yield segment.ids
 
-        yield from self._cut(index, pieces_of_ids(), self.bos_id is not None, first_target)
+        yield from self._cut(index, pieces_of_ids(), self.front, 0)
 
     def _cut(
-        self, index: int, pieces: Iterable[Ids], has_bos: bool, first_target: int
+        self, index: int, pieces: Iterable[Ids], front: Sequence[int], first_target: int
     ) -> Iterator[Window]:
         """The windows of a document, whose tokens are counted as they pass."""
 
         def sequence() -> Iterator[Ids]:
-            if has_bos:
-                yield np.array([self.bos_id], dtype=np.int64)
+            if front:
+                yield np.array(front, dtype=np.int64)
             for ids in pieces:
                 self.account.tokens += len(ids)
                 yield ids
 
-        self.account.bos_tokens += has_bos
-        yield from self.cut(index, sequence(), bos=has_bos, first_target=first_target)
+        self.account.bos_tokens += len(front)
+        yield from self.cut(index, sequence(), front=len(front), first_target=first_target)
 
 
 def logit_blocks(
@@ -359,12 +384,3 @@ def positions(model: PreTrainedModel) -> int | None:
     """How many positions a model has, or None where its configuration sets no limit."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return None if limit is None else int(limit)
-
-
-def _bos_id(tokenizer: PreTrainedTokenizerBase, bos: str) -> int | None:
-    if bos == "never":
-        return None
-    token = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if token is None and bos == "always":
-        raise ValueError("bos must be auto or never: the tokenizer has neither BOS nor EOS")
-    return None if token is None else int(token)

@@ -1,9 +1,9 @@
 """Which tokens a model reads together, and which of them each reading scores.
 
-A document becomes one sequence: BOS, where there is one, and its tokens. A window reads a stretch
-of that sequence and predicts the successor of every token it reads; what it scores are the last
-predictions, those that no earlier window made. Windows are made while the sequence arrives, so a
-document of any length passes through.
+A document becomes one sequence: what stands in front, such as BOS, and its tokens. A window reads a
+stretch of that sequence and predicts the successor of every token it reads; what it scores are the
+last predictions, those that no earlier window made. Windows are made while the sequence arrives, so
+a document of any length passes through.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ class Windows:
     stride: int | None = None
     """Tokens between the starts of windows, in [1, context]; None: half of `context`."""
     bos: Literal["auto", "always", "never"] = "auto"
-    """`auto` puts BOS in front of each document (EOS where the tokenizer has no BOS) unless it is
-    there already; `always` puts it there in any case; `never` adds nothing. Without BOS, a
-    document's first token is context only."""
+    """What stands in front of each document without a prompt: under `auto` what the tokenizer
+    itself puts there, else BOS, else EOS, unless it is there already; `always` puts it there in any
+    case, and before prompts too; `never` adds nothing. With nothing in front, a document's first
+    token is context only."""
     batch_size: int = 8
     """Windows that run together, >= 1."""
 
@@ -71,7 +72,7 @@ class Window:
     document: int
     """Index of the document."""
     start: int
-    """Index of the first target among the document's tokens, where BOS is -1."""
+    """Index of the first target among the document's tokens; what stands in front ends at -1."""
     inputs: Ids
     """What the model reads, `(length,)`."""
     targets: Ids
@@ -79,7 +80,7 @@ class Window:
 
     @property
     def begin(self) -> int:
-        """Index of the first input among the document's tokens, where BOS is -1."""
+        """Index of the first input among the document's tokens; what stands in front ends at -1."""
         return self.start - 1 - (len(self.inputs) - len(self.targets))
 
     @property
@@ -94,7 +95,7 @@ def sliding_windows(
     context: int,
     stride: int,
     *,
-    bos: bool,
+    front: int,
     first_target: int = 0,
     full_last: bool = False,
 ) -> Iterator[Window]:
@@ -106,10 +107,10 @@ def sliding_windows(
 
     Args:
         document: index of the document.
-        sequence: its ids in their order, BOS included, in pieces.
+        sequence: its ids in their order, those in front included, in pieces.
         context: tokens that a window reads, >= 1.
         stride: tokens between the starts of windows, >= 1.
-        bos: whether the sequence begins with BOS.
+        front: how many ids stand in front of the document's tokens.
         first_target: index of the first token to score; what stands before is context only.
         full_last: let the last window begin early enough to read `context` tokens.
 
@@ -120,7 +121,7 @@ def sliding_windows(
     held = np.empty(0, dtype=np.int64)
     # Below, positions count from the start of the sequence.
     offset = 0  # of the first id held
-    target = first_target + bos
+    target = first_target + front
     start = 0
     more = True
     while more:
@@ -141,6 +142,24 @@ def sliding_windows(
         if target < stop:
             begin = max(0, stop - 1 - context) if full_last else start
             inputs = held[begin - offset : stop - 1 - offset]
-            yield Window(document, target - bos, inputs, held[target - offset : stop - offset])
+            yield Window(document, target - front, inputs, held[target - offset : stop - offset])
             target = stop
         start += stride
+
+
+def of_scored(windows: Iterable[Window], scored: NDArray[np.bool_]) -> Iterator[Window]:
+    """Windows for those targets alone that are to be scored; each run of them is read by itself.
+
+    Args:
+        windows: of one document, in their order.
+        scored: `(tokens,)`, which of the document's tokens to score.
+    """
+    for window in windows:
+        wanted = scored[window.start : window.end]
+        edges = np.flatnonzero(np.diff(wanted, prepend=False, append=False))
+        for begin, end in edges.reshape(-1, 2).tolist():
+            read = len(window.inputs) - len(window.targets) + end
+            yield Window(
+                window.document, window.start + begin, window.inputs[:read],
+                window.targets[begin:end],
+            )  # fmt: skip

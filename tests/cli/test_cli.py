@@ -91,7 +91,7 @@ def test_output_file_is_whole_and_stdout_silent(run, suffix):
     if suffix == ".csv":
         expected = [
             {
-                key: value if isinstance(value, str) else json.dumps(value)
+                key: "" if value is None else value if isinstance(value, str) else json.dumps(value)
                 for key, value in r.items()
             }
             for r in expected

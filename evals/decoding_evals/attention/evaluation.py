@@ -154,8 +154,8 @@ def attention(
     total = 0.0
     for index, text in enumerate(listed(texts)):
         ids, ends, _ = joined(encode(language_model.tokenizer, text))
-        needed = forcing.bos_id is not None and len(ids) and not forcing.begins_with_bos(ids)
-        front = [forcing.bos_id] if needed else []
+        needed = len(ids) and not forcing.begins_with_front(ids)
+        front = forcing.front if needed else []
         sequence = np.concatenate([np.array(front, dtype=np.int64), ids])
         sums = _Sums()
         for begin in range(0, len(sequence), length):

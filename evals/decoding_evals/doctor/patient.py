@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from decoding.models.loading import LanguageModel
-from decoding.scoring.teacher_forcing import TeacherForcing, positions
+from decoding.models.prompts import document_front
+from decoding.scoring.teacher_forcing import positions
 
 # Two orders of the same sums differ by a unit or two of their last place, and layers multiply that:
 # by hundreds in a deep model with wide random weights. Half precision sums in float32 and rounds
@@ -51,14 +52,13 @@ class Patient:
         self.model: PreTrainedModel = language_model.model
         self.tokenizer: PreTrainedTokenizerBase = language_model.tokenizer
         self.text = text
-        self.bos_id = TeacherForcing(language_model).bos_id
+        self.front = document_front(language_model.tokenizer)
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         most = min(TOKENS, positions(self.model) or TOKENS)
         self.ids = ids[: most - 1]
         if len(self.ids) < 8:
             raise ValueError(f"text must have at least 8 tokens, got {len(self.ids)}")
-        front = [] if self.bos_id is None else [self.bos_id]
-        self.sequence = [*front, *self.ids]
+        self.sequence = [*self.front, *self.ids]
         # Room for padding in front of the probe.
         self.probe = self.sequence[: min(PROBE, len(self.sequence) - 4)]
 

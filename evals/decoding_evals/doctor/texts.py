@@ -11,7 +11,7 @@ from torch import Tensor
 from decoding.generation.run import generate
 from decoding.inference.temperature import fit_temperature
 from decoding.information.statistics import row_statistics
-from decoding.models.encoding import encode_prompt
+from decoding.models.prompts import encode_prompt
 from decoding.rows.faults import NonFiniteLogitsError
 from decoding.scoring.teacher_forcing import LogitBlock, TeacherForcing, TokenDocument, positions
 from decoding.scoring.windows import Windows
@@ -47,15 +47,15 @@ def shifts(patient: Patient) -> Finding:
 
 def bos(patient: Patient) -> Finding:
     """BOS in front makes the text more probable, or hardly less."""
-    if patient.bos_id is None:
+    if not patient.front:
         return skipped("the tokenizer has neither BOS nor EOS")
     targets = patient.ids[1:]
-    with_bos = _nll(patient.reference[1:-1], targets)
+    with_bos = _nll(patient.reference[len(patient.front) : -1], targets)
     without = _nll(patient.logits([patient.ids])[0, :-1], targets)
     if not _beats_uniform(patient, with_bos, without):
         return _not_better()
     shown = f"nats a token with BOS {with_bos:.2f}, without {without:.2f}"
-    token = patient.tokenizer.convert_ids_to_tokens(patient.bos_id)
+    token = "".join(patient.tokenizer.convert_ids_to_tokens(patient.front))
     message = f"{token!r} in front harms, so it is not what the model was trained with; {shown}"
     return judged(with_bos - without, MARGIN_NATS, shown, message)
 

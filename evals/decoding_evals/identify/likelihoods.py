@@ -24,6 +24,7 @@ from torch import Tensor
 
 from decoding.information.statistics import row_statistics
 from decoding.models.loading import LanguageModel
+from decoding.scoring.answers import EncodedDocument
 from decoding.scoring.following import Follower
 from decoding.scoring.teacher_forcing import Document, LogitBlock, TeacherForcing, TokenDocument
 from decoding.scoring.windows import Windows
@@ -180,13 +181,14 @@ def _likelihoods(
     rank = document.column("rank")
     outside = [np.flatnonzero(values == -math.inf).tolist() for values in log_q.T]
     explained: dict[tuple[Setting, int], float] = {}
-    if isinstance(document.document, Document):
+    if not isinstance(document.document, TokenDocument):
         tried = [
             (setting, unscored + place)
             for setting, places in zip(settings, outside, strict=True)
             for place in places[:CHECKED]
         ]
-        front = [] if run.bos_id is None else [run.bos_id]
+        read = document.document
+        front = read.front if isinstance(read, EncodedDocument) else run.front
         explained = retokenisation.explained(text, ids, bounds, front, tried, first=unscored)
     ruled_out: list[RuledOut | None] = []
     for index, (setting, places) in enumerate(zip(settings, outside, strict=True)):
@@ -207,7 +209,6 @@ def _likelihoods(
         )
         ruled_out.append(entry)
     coverage = [1 - len(places) / n if n else math.nan for places in outside]
-    prompted = isinstance(document.document, Document) and document.document.prompt
     return Likelihoods(
         ids=scored,
         texts=texts,
@@ -217,5 +218,5 @@ def _likelihoods(
         varentropy_nats2=varentropy,
         coverage=np.array(coverage),
         ruled_out=tuple(ruled_out),
-        tokens_skipped=unscored if run.bos_id is None and not prompted else 0,
+        tokens_skipped=0 if run.front or not isinstance(document.document, Document) else unscored,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from decoding.models.chats import Chat, Prompt
 from decoding.models.loading import LanguageModel
 from decoding_evals.judging.answers import correct_share, exact_match, f1, prefers_correct, rouge_l
 from decoding_evals.score.evaluation import score_choices
@@ -29,24 +30,31 @@ def judged(answer: str, references: Sequence[str], by: str) -> tuple[float, bool
 
 
 def preferred(
-    language_model: LanguageModel, prompt: str, correct: Sequence[str], incorrect: Sequence[str]
+    language_model: LanguageModel,
+    prompt: Prompt,
+    correct: Sequence[str],
+    incorrect: Sequence[str],
+    *,
+    chat: bool | Chat = False,
 ) -> tuple[float, bool]:
     """Share of the correct answers in the probability of all, and whether the likeliest is correct.
 
-    There must be at least one of each.
+    There must be at least one of each. In a chat they are the assistant's.
 
     Raises:
         ValueError: an answer without a token.
 
     Source: Lin et al. 2022, *TruthfulQA* (MC2 and MC1).
     """
-    choices = [continuing(prompt, text) for text in (*correct, *incorrect)]
-    [scores] = score_choices(language_model, [(prompt, choices)])
+    choices = [continuing(prompt, text, chat=chat) for text in (*correct, *incorrect)]
+    [scores] = score_choices(language_model, [(prompt, choices)], chat=chat)
     log_probs = scores.log_probs_nats()
     right, wrong = log_probs[: len(correct)], log_probs[len(correct) :]
     return correct_share(right, wrong), prefers_correct(right, wrong)
 
 
-def continuing(prompt: str, text: str) -> str:
-    """An answer as it follows a prompt, with a space between words."""
-    return text if not prompt or prompt[-1].isspace() or text[:1].isspace() else f" {text}"
+def continuing(prompt: Prompt, text: str, *, chat: bool | Chat = False) -> str:
+    """An answer as it follows a prompt: with a space between words, or as a message of its own."""
+    if chat or not isinstance(prompt, str) or not prompt:
+        return text
+    return text if prompt[-1].isspace() or text[:1].isspace() else f" {text}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from decoding_evals.reading.texts import Inputs, input_options
+from decoding_evals.reading.texts import Inputs, input_options, read_talk, talk_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
     Command,
@@ -28,6 +28,7 @@ PROTOCOLS = ("default", "huggingface", "lm-eval", "llama.cpp", "gpt2-paper")
 @click.command(cls=Command)
 @input_options
 @reading_options
+@talk_options
 @option(
     f"--protocol [{'|'.join(PROTOCOLS)}|all]",
     "Whose rules: windows, BOS, and what is averaged.",
@@ -42,12 +43,13 @@ PROTOCOLS = ("default", "huggingface", "lm-eval", "llama.cpp", "gpt2-paper")
 def perplexity(protocol: str, errors: str, **options: Any) -> None:
     """Perplexity of the texts in FILES (or standard input) under a model.
 
-    A text file is one document; each row of a .jsonl, .csv or .parquet file is one. The error bars
+    A text file is one document; each row of a .jsonl, .csv or .parquet file is one. Of a column of
+    messages, what the assistant says is scored. The error bars
     allow for dependence between neighbouring tokens: they are computed over documents, or over
     blocks of tokens.
     """
     with Destination(options) as destination:
-        inputs = Inputs.from_options(options)
+        inputs = Inputs.from_options(options, talk=read_talk(options))
         language_model = read_model(options)
         from decoding_evals.perplexity.evaluation import perplexity as evaluate
         from decoding_evals.perplexity.tables import protocol_tables
@@ -66,7 +68,9 @@ def perplexity(protocol: str, errors: str, **options: Any) -> None:
             results = _all_protocols(lambda name: measured(name, texts))
             destination.deliver(results, inputs=inputs, together=protocol_tables)
         else:
-            destination.deliver([measured(protocol, inputs.documents())], inputs=inputs)
+            destination.deliver(
+                [measured(protocol, inputs.documents(language_model))], inputs=inputs
+            )
 
 
 def _all_protocols(measured: Callable[[str], PerplexityResult]) -> Iterator[PerplexityResult]:

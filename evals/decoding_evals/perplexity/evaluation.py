@@ -16,6 +16,7 @@ from decoding.inference.intervals import BlockSums, MeanError, ratio_of_sums
 from decoding.information.statistics import row_statistics
 from decoding.models.encoding import Segment
 from decoding.models.loading import LanguageModel, check_language_model
+from decoding.scoring.answers import EncodedDocument
 from decoding.scoring.teacher_forcing import Columns, Document, LogitBlock, as_document, listed
 from decoding.scoring.windows import Window, Windows
 from decoding_evals.perplexity.protocols import PROTOCOLS, Protocol
@@ -109,7 +110,7 @@ class PerplexityResult(ReadResult):
 
 def perplexity(
     language_model: LanguageModel,
-    documents: Iterable[str | Document],
+    documents: Iterable[str | Document | EncodedDocument],
     *,
     protocol: str = "default",
     windows: Windows = Windows(),
@@ -120,7 +121,8 @@ def perplexity(
 
     Args:
         language_model: from `load_model`.
-        documents: texts, or `Document`s, whose prompts are context only; taken lazily.
+        documents: texts, `Document`s, whose prompts are context only, or what
+            `decoding.scoring.answers` makes of conversations; taken lazily.
         protocol: `default`, or the rules of a tool: `huggingface`, `lm-eval`, `llama.cpp`,
             `gpt2-paper`; see `decoding_evals.perplexity.protocols`.
         windows: how the texts are read; the protocol has defaults of its own for `context` and
@@ -229,10 +231,14 @@ class _Sums:
         return math.sqrt(variance / (tokens - 1))
 
 
-def _checked(documents: Iterable[str | Document], protocol: str) -> Iterator[Document]:
-    for document in map(as_document, listed(documents)):
-        if document.prompt and protocol != "default":
-            raise ValueError(f"documents must have no prompts under protocol {protocol}")
+def _checked(documents: Iterable[str | Document | EncodedDocument], protocol: str) -> Iterator[Any]:
+    for item in listed(documents):
+        document = as_document(item) if isinstance(item, str) else item
+        whole = isinstance(document, Document) and document.prompt is None
+        if not whole and protocol != "default":
+            raise ValueError(
+                f"documents must have neither prompts nor roles under protocol {protocol}"
+            )
         yield document
 
 

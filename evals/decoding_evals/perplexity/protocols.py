@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from decoding.models.loading import LanguageModel
+from decoding.models.prompts import bos_or_eos
 from decoding.scoring.teacher_forcing import Document, TeacherForcing, positions
 from decoding.scoring.windows import Ids, Window, Windows, sliding_windows
 from decoding_evals.reading.scanned import whole
@@ -129,13 +130,14 @@ class LmEval(Protocol):
         length = positions(language_model.model) if windows.context is None else windows.context
         super().__init__(language_model, replace(windows, context=length, bos="always"))
         self.stride = self.context
+        self.front = bos_or_eos(language_model.tokenizer)
 
     def cut(
-        self, document: int, sequence: Iterable[Ids], *, bos: bool, first_target: int
+        self, document: int, sequence: Iterable[Ids], *, front: int, first_target: int
     ) -> Iterator[Window]:
         """Windows of a document."""
         return sliding_windows(
-            document, sequence, self.context, self.stride, bos=bos, full_last=True
+            document, sequence, self.context, self.stride, front=front, full_last=True
         )
 
 
@@ -161,13 +163,14 @@ class LlamaCpp(Protocol):
         adds_bos = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
         bos: Literal["always", "never"] = "always" if adds_bos else "never"
         super().__init__(language_model, replace(windows, context=length, stride=length, bos=bos))
+        self.front = self.front[:1]
 
     def prepared(self, documents: Iterable[Document]) -> Iterator[Document]:
         """All documents as one."""
         yield Document(_without_last_newline(_joined(documents, "")))
 
     def cut(
-        self, document: int, sequence: Iterable[Ids], *, bos: bool, first_target: int
+        self, document: int, sequence: Iterable[Ids], *, front: int, first_target: int
     ) -> Iterator[Window]:
         """Chunks of a text."""
         chunk, half = self.context, self.context // 2
@@ -177,9 +180,9 @@ class LlamaCpp(Protocol):
             held = np.concatenate([held, piece])
             while len(held) >= chunk:
                 inputs = held[: chunk - 1].copy()
-                if self.bos_id is not None:
-                    inputs[0] = self.bos_id
-                start = position + half + 1 - bos
+                if front:
+                    inputs[0] = self.front[0]
+                start = position + half + 1 - front
                 yield Window(document, start, inputs, held[half + 1 : chunk])
                 held = held[chunk:]
                 position += chunk

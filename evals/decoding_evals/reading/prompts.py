@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,9 +13,11 @@ from typing import Any, BinaryIO
 
 import click
 
+from decoding.models.chats import Conversation, Prompt
 from decoding_evals.reading import rows as reading
+from decoding_evals.reading.chats import chat_options, conversation
 from decoding_evals.reading.rows import FORMATS, is_utf8, kind_name, listed
-from decoding_evals.reading.texts import Inputs
+from decoding_evals.reading.texts import Inputs, Talk
 from decoding_evals.shell.options import option, stacked
 from decoding_evals.shell.output import check_source
 
@@ -30,6 +33,8 @@ prompt_options = stacked(
     option("--column NAME", "Column of the prompts.  [default: prompt]"),
 )
 
+SPELLED = re.compile(r"(\\[nrt])+")
+
 # How prompts are continued.
 answer_options = stacked(
     option(
@@ -37,26 +42,41 @@ answer_options = stacked(
         "Same seed, same text, in any batch.  [default: a new one, reported]",
         type=click.IntRange(0, 2**64 - 1),
     ),
-    option("--stop TEXT", "End when TEXT appears; repeatable.", multiple=True),
-    click.option("--chat", is_flag=True, help="Put each prompt into the model's chat template."),
+    option(
+        "--stop TEXT",
+        "End when TEXT appears; repeatable. \\n alone is a line break, \\n\\n a blank line.",
+        multiple=True,
+    ),
+    chat_options,
 )
 
 
-def check_stop(stop: tuple[str, ...]) -> None:
-    """Refuse an empty stop string, or one that is not UTF-8, with a click.UsageError."""
+def read_stop(stop: tuple[str, ...]) -> list[str]:
+    """The stop strings; one that spells nothing but line breaks and tabs means these.
+
+    Raises:
+        click.UsageError: an empty one, or one that is not UTF-8.
+    """
     if not all(text and is_utf8(text) for text in stop):
         raise click.UsageError("--stop needs a text, not empty, in UTF-8")
+    return [
+        text.replace("\\n", "\n").replace("\\t", "\t").replace("\\r", "\r")
+        if SPELLED.fullmatch(text)
+        else text
+        for text in stop
+    ]
 
 
 def read_prompts(
     arguments: tuple[str, ...], file: Path | None, column: str | None = None
-) -> list[str]:
+) -> list[Prompt]:
     """The prompts, as they are written: nothing is stripped but the end of the line.
 
     Args:
         arguments: prompts from the command line.
         file: `.txt`, one a line, or rows as in `decoding_evals.reading.rows`.
-        column: the column of the rows; default `prompt`.
+        column: the column of the rows; default `prompt`, or `messages` where there is no such
+            column. A value that is a list of messages is a conversation.
 
     Raises:
         click.UsageError: both arguments and a file, a file of another type, or a column of none.
@@ -66,16 +86,18 @@ def read_prompts(
         raise click.UsageError("give prompts as arguments or with --prompts-file, not both")
     if column is not None and (file is None or file.suffix.lower() not in FORMATS):
         raise click.UsageError(f"--column needs a --prompts-file with rows ({', '.join(FORMATS)})")
-    for prompt in arguments:
-        if Path(prompt).suffix.lower() in (".txt", *FORMATS) and os.path.isfile(prompt):
-            click.echo(f"{prompt!r} is taken as a prompt; --prompts-file reads the file", err=True)
-    prompts = list(arguments) if file is None else _from_file(file, column)
+    for argument in arguments:
+        if Path(argument).suffix.lower() in (".txt", *FORMATS) and os.path.isfile(argument):
+            click.echo(
+                f"{argument!r} is taken as a prompt; --prompts-file reads the file", err=True
+            )
+    prompts: list[Prompt] = list(arguments) if file is None else _from_file(file, column)
     if not prompts:
         if sys.stdin.isatty():
             click.echo("Prompts, one a line; end with Ctrl-D:", err=True)
-        prompts = _lines(sys.stdin.buffer, "standard input")
+        prompts = [*_lines(sys.stdin.buffer, "standard input")]
     for index, prompt in enumerate(prompts):
-        if not is_utf8(prompt):
+        if not is_utf8(str(prompt)):
             raise click.ClickException(f"prompt {index} is not valid UTF-8")
     return prompts
 
@@ -124,12 +146,12 @@ def read_prompt_rows(
         if isinstance(values, str):
             raise click.ClickException(f"{place}: {values}")
         seen |= dict.fromkeys(values)
-        prompt = values.get(wanted)
-        if wanted not in values:
+        place_of = "messages" if column is None and wanted not in values else wanted
+        prompt = values.get(place_of)
+        if place_of not in values:
             raise click.ClickException(f"{place}: no column {wanted!r}; it has {listed(values)}")
         try:
-            if not isinstance(prompt, str):
-                raise TypeError(f"{wanted!r} is {kind_name(prompt)}, not a string")
+            prompt = _prompt(place_of, prompt)
             if not is_utf8(json.dumps(values, ensure_ascii=False)):
                 raise TypeError("a text is not valid UTF-8")
             found = {name: values.get(given or name) for name, given in columns.items()}
@@ -146,8 +168,20 @@ def read_prompt_rows(
     return rows
 
 
+def _prompt(column: str, value: object) -> Prompt:
+    """A text or a conversation; a TypeError says what else it is."""
+    said = conversation(value)
+    if isinstance(said, Conversation):
+        return said
+    if said is not None:
+        raise TypeError(f"{column!r}: {said}")
+    if not isinstance(value, str):
+        raise TypeError(f"{column!r} is {kind_name(value)}, not a string or a list of messages")
+    return value
+
+
 def _row(
-    prompt: str,
+    prompt: Prompt,
     values: Row,
     columns: Mapping[str, str | None],
     separator: str | None = None,
@@ -178,9 +212,9 @@ def _texts(name: str, value: object, separator: str | None) -> tuple[str, ...]:
     return tuple(filter(None, items))
 
 
-def _from_file(file: Path, column: str | None) -> list[str]:
+def _from_file(file: Path, column: str | None) -> list[Prompt]:
     if file.suffix.lower() in FORMATS:
-        return [*Inputs([file], column="prompt" if column is None else column).texts()]
+        return [*Inputs([file], column=column, usual="prompt", talk=Talk()).prompts()]
     if file.suffix.lower() != ".txt":
         *most, last = (".txt", *FORMATS)
         raise click.UsageError(
@@ -188,7 +222,7 @@ def _from_file(file: Path, column: str | None) -> list[str]:
         )
     check_source(file)
     with reading.readable(repr(str(file))), file.open("rb") as stream:
-        return _lines(stream, repr(str(file)))
+        return [*_lines(stream, repr(str(file)))]
 
 
 def _lines(stream: BinaryIO, source: str) -> list[str]:

@@ -30,7 +30,7 @@ class Recorded(NamedTuple):
             ValueError: an id outside the model's vocabulary, or an empty prompt where the tokenizer
                 has no BOS.
         """
-        from decoding.models.encoding import encode_prompt
+        from decoding.models.prompts import encode_prompt
         from decoding.scoring.teacher_forcing import TokenDocument
 
         context = self.prompt_ids

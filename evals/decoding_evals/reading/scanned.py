@@ -9,7 +9,9 @@ import numpy as np
 
 from decoding.models.detokenizing import token_texts
 from decoding.models.encoding import Segment
+from decoding.scoring.answers import EncodedDocument
 from decoding.scoring.teacher_forcing import (
+    AnyDocument,
     Columns,
     Document,
     Measure,
@@ -40,8 +42,8 @@ def joined(segments: Iterable[Segment]) -> tuple[Integers, Integers, Integers]:
 class Scanned:
     """A document, and what was measured of its tokens."""
 
-    document: Document | TokenDocument
-    """Where it is a text, in one piece."""
+    document: AnyDocument
+    """Where it is a text, in one piece; with a prompt, encoded."""
     segments: list[Segment] = field(default_factory=list)
     windows: list[tuple[Window, Columns]] = field(default_factory=list)
 
@@ -54,8 +56,14 @@ class Scanned:
         """`(n,)`, a measurement of each of them."""
         return np.concatenate([np.empty(0), *(columns[name] for _, columns in self.windows)])
 
+    def scored(self) -> Integers:
+        """`(n,)`, which of the document's tokens they are."""
+        empty = np.empty(0, dtype=np.int64)
+        ranges = (np.arange(window.start, window.end) for window, _ in self.windows)
+        return np.concatenate([empty, *ranges])
+
     def cut(self, run: TeacherForcing) -> tuple[str, Integers, Integers]:
-        """The text, all of its m tokens, and where they stand; those that are scored come last.
+        """The text, all of its m tokens, and where they stand.
 
         Returns:
             The text; the tokens, `(m,)`, those of a prompt that is text included; `(m + 1,)`, index
@@ -68,14 +76,15 @@ class Scanned:
             return "".join(pieces), np.array(document.ids, dtype=np.int64), bounds
         ids, ends, _ = joined(self.segments)
         start = self.segments[0].start if self.segments else 0
+        own = document.own if isinstance(document, EncodedDocument) else 0
         # A token that begins in the prompt belongs to the text with what it has there.
-        bounds = (np.concatenate([[start], ends]) - len(document.prompt)).clip(min=0)
+        bounds = (np.concatenate([[start], ends]) - own).clip(min=0)
         return str(document.text), ids, bounds
 
 
 def scanned(
     run: TeacherForcing,
-    documents: Iterable[str | Document | TokenDocument],
+    documents: Iterable[str | AnyDocument],
     measure: Measure,
     on_progress: Callable[[int, float], None] | None,
     shown: str,
@@ -87,9 +96,12 @@ def scanned(
     """
     pending: dict[int, Scanned] = {}
 
-    def remembered() -> Iterator[Document | TokenDocument]:
+    def remembered() -> Iterator[AnyDocument]:
         for index, document in enumerate(listed(documents)):
-            held = document if isinstance(document, TokenDocument) else whole(document)
+            held = document
+            if isinstance(document, str | Document):
+                held = whole(document)
+                held = held if held.prompt is None else run.encoded(held)
             pending[index] = Scanned(held)
             yield held
 

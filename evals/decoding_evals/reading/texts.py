@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from decoding.models.chats import Chat, Conversation, Prompt
 from decoding_evals.reading import rows
+from decoding_evals.reading.chats import chat_options, conversation, read_chat
 from decoding_evals.reading.records import Recorded, recorded
 from decoding_evals.reading.rows import FORMATS, Rows, listed
 from decoding_evals.shell.options import option, stacked
@@ -20,6 +22,7 @@ from decoding_evals.shell.output import check_source
 
 if TYPE_CHECKING:
     from decoding.models.loading import LanguageModel
+    from decoding.scoring.answers import EncodedDocument
     from decoding.scoring.teacher_forcing import Document
 
 STANDARD_INPUT = Path("-")
@@ -43,12 +46,31 @@ class Text(NamedTuple):
         return Document(self.pieces)
 
 
+class Spoken(NamedTuple):
+    """A conversation, of one row."""
+
+    name: str
+    conversation: Conversation
+
+
 class Prompted(NamedTuple):
     """A prompt and the texts that may follow it, of one row."""
 
     name: str
-    prompt: str
+    prompt: Prompt
     choices: tuple[str, ...]
+
+
+class Talk(NamedTuple):
+    """How conversations are read."""
+
+    roles: tuple[str, ...] = ("assistant",)
+    """Whose messages are scored."""
+    chat: bool | Chat = False
+    """How the chat template is used; False where nothing asks for it."""
+
+
+Item = Text | Spoken | Prompted | Recorded
 
 
 class Inputs:
@@ -65,8 +87,12 @@ class Inputs:
 
     Args:
         paths: files, folders, `-`.
-        column: the column of the texts; default `text`.
-        prompt_column: the column of their prompts. Items are `Prompted` then, else `Text`.
+        column: the column of the texts; default `usual`, or `messages` where the first row has no
+            such column.
+        prompt_column: the column of their prompts. Items are `Prompted` then, else `Text`, or
+            `Spoken` where a cell holds a list of messages.
+        usual: the column where none is named.
+        talk: how conversations are read; None where they are not.
         dataset: instead of paths, `NAME[:CONFIG][:SPLIT]`; see `rows.dataset_rows`.
         records: take the rows that `decoding generate` recorded, those with a list of `tokens`, as
             `Recorded`, unless a column is named. Standard input may then be its JSON Lines too.
@@ -85,12 +111,16 @@ class Inputs:
         *,
         column: str | None = None,
         prompt_column: str | None = None,
+        usual: str = "text",
+        talk: Talk | None = None,
         dataset: str | None = None,
         records: bool = False,
         skip_bad_rows: bool = False,
     ) -> None:
         self.records = records and column is None and prompt_column is None
-        self.column = "text" if column is None else column
+        self.column = usual if column is None else column
+        self._named = column is not None
+        self.talk = talk
         self.prompt_column = prompt_column
         self.skip_bad_rows = skip_bad_rows
         self.skipped_rows = 0
@@ -124,18 +154,21 @@ class Inputs:
         self.writers.clear()
 
     @classmethod
-    def from_options(cls, options: dict[str, Any], *, records: bool = False) -> Inputs:
-        """What `input_options` ask for; `records` as for the class."""
+    def from_options(
+        cls, options: dict[str, Any], *, records: bool = False, talk: Talk | None = None
+    ) -> Inputs:
+        """What `input_options` ask for; `records` and `talk` as for the class."""
         return cls(
             options["files"],
             column=options["column"],
             prompt_column=options.get("prompt_column"),
             dataset=options["dataset"],
             records=records,
+            talk=talk,
             skip_bad_rows=options["skip_bad_rows"],
         )
 
-    def __iter__(self) -> Iterator[Text | Prompted | Recorded]:
+    def __iter__(self) -> Iterator[Item]:
         for place in self.sources:
             piped = place == STANDARD_INPUT and self.records
             source = _standard_input() if piped else place
@@ -159,27 +192,62 @@ class Inputs:
         return notes
 
     def documents(self, language_model: LanguageModel | None = None) -> Iterator[Any]:
-        """What to score of each item where there is no prompt column: `Document`s, and
-        `TokenDocument`s of records, which need the model that scores them."""
-        return (item.document(language_model) for item in self)  # type: ignore[arg-type, union-attr]
+        """What to score of each item where there is no prompt column: `Document`s; of records
+        `TokenDocument`s, and of conversations encoded ones, which need the model that scores."""
+        for item in self:
+            if isinstance(item, Spoken):
+                assert language_model is not None and self.talk is not None
+                try:
+                    yield self._said(item.conversation, language_model)
+                except ValueError as error:
+                    raise ValueError(f"{item.name!r}: {error}") from None
+            else:
+                yield item.document(language_model)  # type: ignore[arg-type, union-attr]
+
+    def _said(self, conversation: Conversation, language_model: LanguageModel) -> EncodedDocument:
+        from decoding.scoring.answers import said_by
+
+        assert self.talk is not None
+        tokenizer = language_model.tokenizer
+        return said_by(tokenizer, conversation, self.talk.roles, chat=self.talk.chat or True)
 
     def texts(self) -> Iterator[str]:
         """The texts where there are neither prompts nor records."""
         return ("".join(item.pieces) for item in self if isinstance(item, Text))
 
+    def prompts(self) -> Iterator[Prompt]:
+        """The texts and conversations."""
+        for item in self:
+            if isinstance(item, Spoken):
+                yield item.conversation
+            elif isinstance(item, Text):
+                yield "".join(item.pieces)
+
     def _look_at(self, source: Rows | Path) -> None:
         """Read the beginning of a source, unless it can be read only once."""
+        first = next(self._rows(source)) if isinstance(source, Rows) else None
+        if self.talk is not None and self.talk.chat and not isinstance(first, Spoken | Prompted):
+            raise click.UsageError("--chat needs a column of messages, or --prompt-column")
         if isinstance(source, Rows):
-            next(self._rows(source))
-        elif source != STANDARD_INPUT and (source.is_file() or not source.exists()):
+            return
+        if source != STANDARD_INPUT and (source.is_file() or not source.exists()):
             next(_pieces(source))
 
-    def _rows(self, source: Rows) -> Iterator[Text | Prompted | Recorded]:
-        columns = [self.column, *([] if self.prompt_column is None else [self.prompt_column])]
+    def _column(self, source: Rows) -> str:
+        """The column of the texts of a source, by its first row where none was named."""
+        if not self._named and self.talk is not None:
+            _, row = next(source.read(None), (0, ""))
+            if isinstance(row, dict) and self.column not in row and "messages" in row:
+                return "messages"
+        return self.column
+
+    def _rows(self, source: Rows) -> Iterator[Item]:
+        own = self._column(source)
+        columns = [own, *([] if self.prompt_column is None else [self.prompt_column])]
         found = False
         first_problem = None
         for number, row in source.read(None if self.records else columns):
-            item = row if isinstance(row, str) else self._item(f"{source.name}:{number}", row)
+            item = row if isinstance(row, str) else self._item(f"{source.name}:{number}", row, own)
             if not isinstance(item, str):
                 found = True
                 if isinstance(item, Recorded):
@@ -199,25 +267,49 @@ class Inputs:
                 else f"every row is broken; the first: {first_problem}"
             )
 
-    def _item(self, name: str, row: dict[str, Any]) -> Text | Prompted | Recorded | str:
+    def _item(self, name: str, row: dict[str, Any], own: str) -> Item | str:
         """What a row holds, or what is wrong with it."""
         if self.records and "tokens" in row:
             return recorded(name, row)
-        for column in (self.column, self.prompt_column):
+        if own not in row and not self._named and self.talk is not None:
+            own = "messages" if "messages" in row else self.column
+        for column in (own, self.prompt_column):
             if column is not None and column not in row:
                 return f"no column {column!r}; it has {listed(row)}"
-        value = row[self.column]
+        value = row[own]
         if self.prompt_column is None:
-            return rows.string_problem(self.column, value) or Text(name, (value,))
-        prompt = row[self.prompt_column]
+            said = conversation(value) if self.talk is not None else None
+            if said is not None:
+                return Spoken(name, said) if isinstance(said, Conversation) else f"{own!r}: {said}"
+            return rows.string_problem(own, value) or Text(name, (value,))
+        asked = conversation(row[self.prompt_column])
+        prompt = asked if isinstance(asked, Conversation) else row[self.prompt_column]
         choices = value if isinstance(value, list) else [value]
-        problems = [rows.string_problem(self.prompt_column, prompt)]
-        problems += [rows.string_problem(self.column, c, " or a list of strings") for c in choices]
+        problems = [asked if isinstance(asked, str) else None]
+        if asked is None:
+            problems.append(rows.string_problem(self.prompt_column, prompt))
+        problems += [rows.string_problem(own, c, " or a list of strings") for c in choices]
         if not choices:
-            problems.append(f"{self.column!r} is an empty list")
+            problems.append(f"{own!r} is an empty list")
         if "" in choices:
-            problems.append(f"{self.column!r} is empty, or holds an empty choice")
+            problems.append(f"{own!r} is empty, or holds an empty choice")
         return next(filter(None, problems), None) or Prompted(name, prompt, tuple(choices))
+
+
+# What `read_talk` takes.
+talk_options = stacked(
+    chat_options,
+    option(
+        "--roles ROLE",
+        "Of conversations: score this role's messages; repeatable.  [default: assistant]",
+        multiple=True,
+    ),
+)
+
+
+def read_talk(options: dict[str, Any]) -> Talk:
+    """How `talk_options` say that conversations are read."""
+    return Talk(options.pop("roles") or ("assistant",), read_chat(options))
 
 
 # What `Inputs.from_options` takes.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
 
-from decoding_evals.reading.texts import Inputs, Prompted, input_options
+from decoding_evals.reading.texts import Inputs, Prompted, input_options, read_talk, talk_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
     Command,
@@ -28,6 +29,7 @@ from decoding_evals.shell.plots import plot_option
     "Column of prompts that the texts continue; a text may be a list of choices.",
 )
 @reading_options
+@talk_options
 @option("--setting SPEC", 'Score also under this setting, as in "temperature=0.7,top_p=0.9".')
 @output_options
 @plot_option("Draw entropy and surprisal along the first text.")
@@ -35,8 +37,9 @@ def score(setting: str | None, **options: Any) -> None:
     """Score every token of the texts in FILES (or standard input).
 
     A text file is one document; each row of a .jsonl, .csv or .parquet file is one. With
-    --prompt-column, texts are scored as continuations of their prompts, and the choices of a row
-    are ranked by probability.
+    --prompt-column, texts are scored as continuations of their prompts, as generate reads them, and
+    the choices of a row are ranked by probability. Of a column of messages, what the assistant says
+    is scored.
 
     The residual is (surprisal - entropy) / √varentropy: large where the model confidently expected
     something else.
@@ -45,14 +48,15 @@ def score(setting: str | None, **options: Any) -> None:
     if options["plot"] is not None and options["prompt_column"] is not None:
         raise click.UsageError("--plot draws a text; it cannot be used with --prompt-column")
     with Destination(options) as destination:
-        inputs = Inputs.from_options(options)
+        talk = read_talk(options)
+        inputs = Inputs.from_options(options, talk=talk)
         language_model = read_model(options)
         from decoding_evals.score import evaluation
 
         evaluate: Any = evaluation.score
-        texts: Any = inputs.documents()
+        texts: Any = inputs.documents(language_model)
         if inputs.prompt_column is not None:
-            evaluate = evaluation.score_choices
+            evaluate = partial(evaluation.score_choices, chat=talk.chat)
             texts = ((row.prompt, row.choices) for row in inputs if isinstance(row, Prompted))
         windows = read_windows(options)
         with destination.scoring(lazily=True) as progress:

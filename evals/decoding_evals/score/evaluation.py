@@ -12,9 +12,11 @@ import numpy as np
 from torch import Tensor
 
 from decoding.information.statistics import row_statistics
+from decoding.models.chats import Chat, Prompt, last_of
 from decoding.models.loading import LanguageModel
+from decoding.scoring.answers import EncodedDocument, answered
 from decoding.scoring.following import Follower
-from decoding.scoring.teacher_forcing import Document, LogitBlock, TeacherForcing
+from decoding.scoring.teacher_forcing import AnyDocument, LogitBlock, TeacherForcing
 from decoding.scoring.windows import Windows
 from decoding.settings.policy import Setting
 from decoding_evals.reading.scanned import Scanned, scanned
@@ -62,7 +64,7 @@ class DocumentScores(TextResult):
     starts: Integers
     """Index in `text` of each token's first character."""
     ends: Integers
-    """Index behind its last one; each token starts where the one before ends."""
+    """Index behind its last one; of neighbours, each token starts where the one before ends."""
     surprisal_nats: Floats
     """-log p(token) under the model's own distribution, >= 0."""
     entropy_nats: Floats
@@ -115,7 +117,7 @@ class DocumentScores(TextResult):
         """Sums and means over the tokens; what is infinite or undefined is None."""
         tokens = len(self)
         surprisal = math.fsum(self.surprisal_nats)
-        size = len(self.text[int(self.starts[0]) :].encode()) if tokens else 0
+        size = len("".join(self.texts()).encode())
         totals = {
             "tokens_scored": tokens,
             "tokens_not_scored": self.tokens - tokens,
@@ -166,7 +168,7 @@ class DocumentScores(TextResult):
 
 def score(
     language_model: LanguageModel,
-    documents: Iterable[str | Document],
+    documents: Iterable[str | AnyDocument],
     *,
     windows: Windows = Windows(),
     setting: Setting | None = None,
@@ -255,31 +257,36 @@ class ChoiceScores(TextResult):
 
 def score_choices(
     language_model: LanguageModel,
-    rows: Iterable[tuple[str, Sequence[str]]],
+    rows: Iterable[tuple[Prompt, Sequence[str]]],
+    *,
+    chat: bool | Chat = False,
     **options: Any,
 ) -> Iterator[ChoiceScores]:
     """Score the choices of each row as continuations of its prompt.
 
-    Prompt and choice are encoded together, so the choice's tokens are those of the running text; a
-    token that begins in the prompt and ends in the choice belongs to the choice.
+    A prompt is read as `generate` reads it, and prompt and choice are encoded together. All choices
+    of a row are scored over the same event: from the end of the longest beginning of the prompt's
+    own ids that each of them shares (see `decoding.scoring.answers`).
 
     Args:
         language_model: from `load_model`.
-        rows: pairs of a prompt and its choices; taken lazily.
+        rows: pairs of a prompt, a text or a conversation, and its choices; taken lazily.
+        chat: put text prompts into the chat template; choices are then the assistant's answers.
         **options: as for `score`.
 
     Raises:
-        ValueError: a row has no choices, a choice no token that can be scored, or an option is
-            outside its range.
+        ValueError: a row has no choices, a choice no token that can be scored, a prompt cannot be
+            read, or an option is outside its range.
     """
-    open_rows: list[tuple[str, int]] = []
+    open_rows: list[tuple[Prompt, int]] = []
 
-    def documents() -> Iterator[Document]:
+    def documents() -> Iterator[EncodedDocument]:
         for number, (prompt, choices) in enumerate(rows):
             if not choices:
                 raise ValueError(f"row {number} has no choices")
             open_rows.append((prompt, len(choices)))
-            yield from (Document(choice, prompt) for choice in choices)
+            name = f"the prompt of row {number}"
+            yield from answered(language_model.tokenizer, prompt, choices, chat=chat, name=name)
 
     scored: list[DocumentScores] = []
     index = count()
@@ -289,7 +296,7 @@ def score_choices(
         scored.append(scores)
         prompt, size = open_rows[0]
         if len(scored) == size:
-            yield ChoiceScores(index=next(index), prompt=prompt, choices=tuple(scored))
+            yield ChoiceScores(index=next(index), prompt=last_of(prompt), choices=tuple(scored))
             del open_rows[0], scored[:]
 
 
@@ -319,8 +326,7 @@ def _scores(
     index: int, document: Scanned, run: TeacherForcing, setting: Setting | None
 ) -> DocumentScores:
     text, ids, bounds = document.cut(run)
-    scored = document.ids()
-    bounds = bounds[len(ids) - len(scored) :]
+    scored = document.scored()
     names = ("surprisal_nats", "entropy_nats", "varentropy_nats2")
     columns: dict[str, Any] = {name: document.column(name) for name in names}
     q = None
@@ -331,9 +337,9 @@ def _scores(
         index=index,
         text=text,
         tokens=len(ids),
-        ids=scored,
-        starts=bounds[:-1],
-        ends=bounds[1:],
+        ids=ids[scored],
+        starts=bounds[scored],
+        ends=bounds[scored + 1],
         **columns,
         rank=document.column("rank").astype(np.int64),
         under_setting=q,

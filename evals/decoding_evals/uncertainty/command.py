@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.reading import prompts as reading
+from decoding_evals.reading.chats import read_chat
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
     Command,
@@ -147,7 +148,8 @@ def _setting(options: dict[str, Any]) -> DecodingSettings:
         raise click.UsageError("--members needs at least two models: give it again")
     if options["separator"] == "":
         raise click.UsageError("--separator needs a text, not empty")
-    reading.check_stop(options["stop"])
+    options["stop"] = reading.read_stop(options["stop"])
+    options["chat"] = read_chat(options)
     check_plot(options["plot"])
     paths = (options[name] for name in ("output", "evaluation", "plot"))
     files = [path.resolve() for path in paths if path is not None]

@@ -11,19 +11,20 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from decoding.information.statistics import row_statistics
+from decoding.models.chats import Chat, Prompt, last_of, worded
 from decoding.models.detokenizing import token_texts
-from decoding.models.encoding import encode, encode_prompt
 from decoding.models.loading import LanguageModel, check_language_model
+from decoding.models.prompts import encode_prompt
+from decoding.scoring.answers import EncodedDocument, answered
 from decoding.scoring.teacher_forcing import LogitBlock, TeacherForcing, TokenDocument, positions
 from decoding.scoring.windows import Windows
-from decoding_evals.reading.scanned import joined
 from decoding_evals.showing.result import Floats, by_key, finite
 
 
 class ContextRow(NamedTuple):
     """A question, a context that may help, and an answer."""
 
-    prompt: str
+    prompt: Prompt
     context: str
     answer: str
 
@@ -65,44 +66,39 @@ def context_gain(
     rows: Iterable[ContextRow],
     *,
     batch_size: int = 8,
-    chat: bool = False,
+    chat: bool | Chat = False,
 ) -> Iterator[ContextGain]:
     """How much a context before a prompt raises the log-probability of an answer.
 
     `log p(answer | context, prompt) - log p(answer | prompt)`, where context and prompt are joined
-    by a newline. The answer's tokens are those of the running text of prompt and answer, and the
-    same both ways; a token that begins in the prompt and ends in the answer belongs to the answer.
-    In the mean over contexts and answers it is their mutual information, given the prompt.
+    by a newline, and read as `generate` reads a prompt. The answer's tokens are those of the
+    running text of prompt and answer, and the same both ways; see `decoding.scoring.answers`. In
+    the mean over contexts and answers it is their mutual information, given the prompt.
 
     Args:
         language_model: from `load_model`.
         rows: taken lazily.
         batch_size: readings that run together, >= 1; a row takes two.
-        chat: put what stands before the answer into the tokenizer's chat template; the answer's
-            tokens are then those that it has alone.
+        chat: put what stands before the answer into the tokenizer's chat template.
 
     Returns:
         One result per row, in their order.
 
     Raises:
-        ValueError: an answer without tokens, an empty prompt where the tokenizer has no BOS, or a
-            row that does not fit into the model's positions; the message says which row.
+        ValueError: an answer without tokens, a prompt that cannot be read, or a row that does not
+            fit into the model's positions; the message says which row.
     """
     check_language_model(language_model)
     tokenizer = language_model.tokenizer
     limit = positions(language_model.model)
-    windows = Windows(context=limit or 1 << 30, bos="never", batch_size=batch_size)
-    run = TeacherForcing(language_model, windows)
+    run = TeacherForcing(language_model, Windows(context=limit or 1 << 30, batch_size=batch_size))
     waiting: list[tuple[ContextRow, TokenDocument]] = []
 
     def documents() -> Iterator[TokenDocument]:
         for number, row in enumerate(rows):
             try:
-                begin, ids = _answer(tokenizer, row._replace(prompt="") if chat else row)
-                before = row.prompt if chat else row.prompt[:begin]
-                plain = encode_prompt(tokenizer, before, chat=chat)
-                informed = encode_prompt(tokenizer, f"{row.context}\n{before}", chat=chat)
-                length = len(informed) + len(ids) - 1
+                plain, informed = _readings(tokenizer, row, chat)
+                length = len(informed.context) + len(informed.ids) - 1
                 if limit is not None and length > limit:
                     raise ValueError(
                         f"context, prompt and answer must fit the model's {limit} positions, got "
@@ -110,9 +106,8 @@ def context_gain(
                     )
             except ValueError as error:
                 raise ValueError(f"row {number}: {error}") from None
-            waiting.append((row, TokenDocument(ids, plain)))
-            yield waiting[-1][1]
-            yield TokenDocument(ids, informed)
+            waiting.append((row, plain))
+            yield from (plain, informed)
 
     plain_log_prob: Floats | None = None
     for _, columns in run.scan(documents(), _log_prob):
@@ -126,14 +121,29 @@ def context_gain(
         plain_log_prob = None
 
 
-def _answer(tokenizer: PreTrainedTokenizerBase, row: ContextRow) -> tuple[int, list[int]]:
-    """Where in the prompt the answer's first token begins, and the answer's ids."""
-    ids, ends, reaches = joined(encode(tokenizer, row.prompt + row.answer))
-    first = int((reaches <= len(row.prompt)).sum())
-    if first == len(ids):
+def _readings(
+    tokenizer: PreTrainedTokenizerBase, row: ContextRow, chat: bool | Chat
+) -> tuple[TokenDocument, TokenDocument]:
+    """The answer after the prompt, and after context and prompt: the same tokens both ways."""
+    asked = (row.prompt, worded(row.prompt, f"{row.context}\n{last_of(row.prompt)}"))
+    [plain], [informed] = (answered(tokenizer, prompt, [row.answer], chat=chat) for prompt in asked)
+    # From where both readings have the answer's first token.
+    count = max(int(reading.scored.sum()) for reading in (plain, informed))
+    if not count:
         raise ValueError("answer must have at least one token, got an empty one")
-    begin = int(ends[first - 1]) if first else 0
-    return min(begin, len(row.prompt)), ids[first:].tolist()
+    first, second = (_ids(reading) for reading in (plain, informed))
+    if first[-count:] != second[-count:] or count in (len(first), len(second)):
+        # As after an empty prompt, where a text may begin otherwise: its tokens there count.
+        count = int(plain.scored.sum())
+        second = [*encode_prompt(tokenizer, asked[1], chat=chat), *first[-count:]]
+    return (
+        TokenDocument(first[-count:], first[:-count]),
+        TokenDocument(second[-count:], second[:-count]),
+    )
+
+
+def _ids(document: EncodedDocument) -> list[int]:
+    return [*document.front, *document.segment.ids.tolist()]
 
 
 def _log_prob(block: LogitBlock) -> dict[str, Tensor]:

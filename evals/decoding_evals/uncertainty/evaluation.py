@@ -14,6 +14,7 @@ from decoding.generation.result import Generation
 from decoding.generation.run import generate
 from decoding.generation.seeds import chosen_seed
 from decoding.inference.sequences import SequenceEntropy, sequence_entropy
+from decoding.models.chats import Chat, Conversation, Prompt, last_of, worded
 from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import listed
 from decoding.settings.settings import DecodingSettings
@@ -37,7 +38,7 @@ CANDIDATES = 5
 class PromptRow(NamedTuple):
     """A prompt and what is known about it."""
 
-    prompt: str
+    prompt: Prompt
     references: tuple[str, ...] = ()
     """Correct answers."""
     incorrect: tuple[str, ...] = ()
@@ -47,13 +48,16 @@ class PromptRow(NamedTuple):
     context: str | None = None
     """What stands before the prompt, on lines of its own."""
 
-    def text(self) -> str:
+    def asked(self) -> Prompt:
         """What the model continues."""
-        return self.prompt if self.context is None else f"{self.context}\n{self.prompt}"
+        if self.context is None:
+            return self.prompt
+        return worded(self.prompt, f"{self.context}\n{last_of(self.prompt)}")
 
-    def phrasings(self) -> list[str]:
+    def phrasings(self) -> list[Prompt]:
         """The prompt and its paraphrases, each as the model would be given it."""
-        return [self._replace(prompt=prompt).text() for prompt in (self.prompt, *self.paraphrases)]
+        others = [worded(self.prompt, text) for text in self.paraphrases]
+        return [self._replace(prompt=prompt).asked() for prompt in (self.prompt, *others)]
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class PromptUncertainty(TextResult):
         """Of its `repr`."""
         answer = quoted(estimating.answer(self.greedy))
         surprisal = math.fsum(self.greedy.trace.raw_surprisal_nats)
-        return f"{quoted(self.row.prompt)} → {answer}", f"-log p {surprisal:.4f} nats"
+        return f"{quoted(last_of(self.row.prompt))} → {answer}", f"-log p {surprisal:.4f} nats"
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what is undefined is None."""
@@ -97,13 +101,18 @@ class PromptUncertainty(TextResult):
             "RaoBlackwellSequenceEntropy": self.entropy.rao_blackwellised,
         }
         text, share = estimating.most_common(self.samples, self.labels)
+        said, how = self.greedy.messages, self.greedy.chat
+        messages = {} if said is None else {"messages": [dict(message) for message in said]}
+        chat = None if how is None else dict(how)
         return {
             **self.heading(),
-            "prompt": self.row.prompt,
+            "prompt": last_of(self.row.prompt),
+            **messages,
             "context": self.row.context,
             "model": self.greedy.model,
             "settings": str(self.samples[0].settings),
             "seed": self.greedy.seed,
+            "chat": chat,
             "greedy": estimating.answer(self.greedy),
             "samples": [estimating.answer(sample) for sample in self.samples],
             "next_token_entropy_nats": float(trace.raw_entropy_nats[0]),
@@ -143,14 +152,14 @@ class PromptUncertainty(TextResult):
 
 def uncertainty(
     language_model: LanguageModel,
-    prompts: Iterable[str | PromptRow],
+    prompts: Iterable[Prompt | PromptRow],
     settings: DecodingSettings | None = None,
     *,
     num_samples: int = 10,
     max_new_tokens: int = 50,
     seed: int | None = None,
     stop: Sequence[str] = (),
-    chat: bool = False,
+    chat: bool | Chat = False,
     batch_size: int = 32,
     members: Sequence[Member] = (),
     dropout: Sequence[Member] = (),
@@ -164,13 +173,13 @@ def uncertainty(
 
     Args:
         language_model: from `load_model`.
-        prompts: texts, or rows that know more; all are held.
+        prompts: texts, conversations, or rows that know more; all are held.
         settings: what the samples are drawn under; default `raw`.
         num_samples: N >= 2 samples of each prompt.
         max_new_tokens: of each answer, >= 1.
         seed: as for `generate`.
         stop: strings that end an answer.
-        chat: put each prompt into the tokenizer's chat template.
+        chat: put each text into the tokenizer's chat template; as for `generate`.
         batch_size: sequences that run together; results come a batch at a time.
         members: of an ensemble, at least two if any; see `checkpoint_members`.
         dropout: passes with dropout, at least two if any; see `dropout_members`.
@@ -178,7 +187,7 @@ def uncertainty(
         correctness: of the greedy answer. `exact`: it equals a reference, both normalised; `f1`:
             at least 0.5 with one of them; `rouge-l`: at least 0.3; `likelihood`: the likeliest
             reference is likelier than every incorrect answer (its quality is the references' share
-            of the probability of all; not with `chat`).
+            of the probability of all).
 
     Returns:
         One result per prompt, in their order.
@@ -193,11 +202,11 @@ def uncertainty(
         raise ValueError("samples of a greedy setting are all the same: use temperature > 0")
     if correctness not in CORRECTNESS:
         raise ValueError(f"correctness must be one of {', '.join(CORRECTNESS)}, got {correctness}")
-    if chat and correctness == "likelihood":
-        raise ValueError("likelihood compares answers to the plain prompt: leave out chat")
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-    rows = [PromptRow(row) if isinstance(row, str) else row for row in listed(prompts)]
+    rows = [
+        PromptRow(row) if isinstance(row, str | Conversation) else row for row in listed(prompts)
+    ]
     for index, row in enumerate(rows):
         for number, phrasing in enumerate(row.phrasings()):
             name = f"prompt {index}" + (f", paraphrase {number}" if number else "")
@@ -240,7 +249,7 @@ class _Run:
     def batch(self, rows: list[tuple[int, PromptRow]]) -> list[PromptUncertainty]:
         """Results for a few prompts."""
         # Equal prompts once: `generate` would go on counting their samples.
-        texts = list(dict.fromkeys(row.text() for _, row in rows))
+        texts = list(dict.fromkeys(row.asked() for _, row in rows))
         written: Any = partial(generate, self.language_model, texts, **self.options)
         greedy = written(DecodingSettings(temperature=0), alternatives=CANDIDATES - 1)
         drawn = written(self.settings, num_return_sequences=self.num_samples)
@@ -251,7 +260,7 @@ class _Run:
         results = []
         for index, row in rows:
             try:
-                results.append(self.result(index, row, *answers[row.text()]))
+                results.append(self.result(index, row, *answers[row.asked()]))
             except ValueError as error:
                 raise ValueError(f"prompt {index}: {error}") from None
         return results
@@ -313,7 +322,7 @@ class _Run:
         if row.context is None or not known.strip():
             return None
         chat = self.options["chat"]
-        following = known if chat else continuing(row.prompt, known)
+        following = continuing(row.prompt, known, chat=chat)
         asked = ContextRow(row.prompt, row.context, following)
         [found] = context_gain(self.language_model, [asked], chat=chat)
         return found
@@ -323,5 +332,8 @@ class _Run:
         if not row.references or (self.correctness == "likelihood" and not row.incorrect):
             return None, None
         if self.correctness == "likelihood":
-            return preferred(self.language_model, row.text(), row.references, row.incorrect)
+            return preferred(
+                self.language_model, row.asked(), row.references, row.incorrect,
+                chat=self.options["chat"],
+            )  # fmt: skip
         return judged(text, row.references, self.correctness)

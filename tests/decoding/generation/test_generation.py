@@ -259,7 +259,7 @@ def test_record_is_valid_json_with_the_documented_keys(stories):
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert list(record) == [
         "prompt", "prompt_ids", "index", "sample", "text", "model", "settings", "num_beams",
-        "seed", "finish_reason", "tokens", "summary",
+        "seed", "finish_reason", "chat", "tokens", "summary",
     ]  # fmt: skip
     assert (record["prompt"], record["index"], record["sample"]) == (TEXTS[0], 0, 0)
     assert record["prompt_ids"] == tokenizer(TEXTS[0])["input_ids"]

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from decoding import EntropyMonitor, generate
+from decoding.generation.stopping import StopStrings
 from decoding.settings.policy import parse_setting
 from oracle import GREEDY, TOY_TEXTS, decode, editing, saying, scripted, spoken, with_config
 
@@ -42,6 +43,43 @@ def test_a_stop_string_with_tokens_between_that_have_no_text(stories260k):
     )  # fmt: skip
     assert (generation.text, generation.finish_reason) == ("en", "stop")
     assert len(generation.trace) == 7
+
+
+@pytest.mark.parametrize(
+    ("stop", "length"), [("<s>", 2), ("e<s>", 2), ("<s>n", 3), ("<s><unk>", 4), ("n<unk>e", 5)]
+)
+def test_a_stop_string_may_spell_special_tokens(stories260k, stop, length):
+    tokenizer = stories260k.tokenizer
+    said = [tokenizer.convert_tokens_to_ids(token) for token in ("e", "<s>", "n", "<unk>", "e")]
+    if stop == "<s><unk>":
+        said[2:4] = said[1:2] + said[3:4]
+    model = saying(stories260k, said)
+    (generation,) = generate(model, "Once", GREEDY, stop=[stop], max_new_tokens=6, seed=0)
+    assert (len(generation.trace), generation.finish_reason) == (length, "stop")
+
+
+def test_special_tokens_do_not_hide_plain_stop_strings_beside_them(stories260k):
+    tokenizer = stories260k.tokenizer
+    said = [tokenizer.convert_tokens_to_ids(token) for token in ("e", "<unk>", "n", "e")]
+    (generation,) = generate(
+        saying(stories260k, said), "Once", GREEDY, stop=["<s>", "en"], max_new_tokens=4, seed=0
+    )
+    assert (len(generation.trace), generation.finish_reason) == (3, "stop")
+
+
+def test_a_look_for_stop_strings_reads_only_the_end_of_the_text(stories, monkeypatch):
+    sizes = []
+    decode = type(stories.tokenizer).decode
+
+    def counting(self, ids, **how):
+        sizes.append(len(ids))
+        return decode(self, ids, **how)
+
+    monkeypatch.setattr(type(stories.tokenizer), "decode", counting)
+    stop = StopStrings(stories.tokenizer, ["zzzzz"])
+    ids = list(range(300, 1300))
+    assert not any(stop.end(ids[:n], 100) for n in range(101, 1000))
+    assert max(sizes) < 100
 
 
 def test_the_first_of_several_stop_strings_ends_the_text(stories):
@@ -167,6 +205,6 @@ def test_an_interrupt_of_the_first_look_for_a_stop_string_is_one(toy, monkeypatc
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("decoding.generation.stopping.stops", interrupted)
+    monkeypatch.setattr("decoding.generation.stopping.StopStrings.end", interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate(toy, TOY_TEXTS, max_new_tokens=5, seed=0, stop="x")

@@ -141,3 +141,22 @@ def test_inputs_are_not_changed(tokenizer):
     prompt, ids = list(range(300, 320)), list(range(320, 340))
     token_texts(tokenizer, ids, prompt)
     assert (prompt, ids) == (list(range(300, 320)), list(range(320, 340)))
+
+
+@pytest.mark.parametrize(
+    ("spelled", "want"),
+    [
+        # A byte that begins a character which never comes leaves the one before it alone.
+        (["<0xC3>", "<0xA9>", "<0xF0>", "▁a"], ["", "é", "", "\ufffd a"]),
+        (["<0xF0>", "<0xC3>", "<0xA9>"], ["", "", "\ufffdé"]),
+        (["▁a", "<0xE6>", "<0x97>", "▁a"], [" a", "", "", "\ufffd\ufffd a"]),
+        (
+            ["<0xE6>", "<0x97>", "<0xA5>", "<0xFF>", "<0xC3>", "<0xA9>"],
+            ["", "", "日", "", "", "\ufffdé"],
+        ),
+    ],
+)
+def test_a_byte_that_is_part_of_no_character_spoils_no_other(stories260k, spelled, want):
+    tokenizer = stories260k.tokenizer
+    ids = [tokenizer.convert_tokens_to_ids(name) for name in spelled]
+    assert list(token_texts(tokenizer, ids, tokenizer("a")["input_ids"])) == want

@@ -253,6 +253,9 @@ def slow(fast, **methods):
         def decode(self, ids, **kwargs):
             return fast.decode(ids, **kwargs)
 
+        def convert_ids_to_tokens(self, ids):
+            return fast.convert_ids_to_tokens(ids)
+
     double = Double()
     for name, method in methods.items():
         setattr(double, name, types.MethodType(method, double))

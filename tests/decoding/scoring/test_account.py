@@ -46,8 +46,8 @@ def test_what_stands_in_front(toy_llama, text, bos, special):
 
 
 def test_bos_comes_before_eos_where_there_are_both(stories260k):
-    assert TeacherForcing(stories260k).bos_id == 1
-    assert TeacherForcing(stories260k, Windows(bos="never")).bos_id is None
+    assert TeacherForcing(stories260k).front == [1]
+    assert TeacherForcing(stories260k, Windows(bos="never")).front == []
 
 
 def test_bos_in_the_text_is_read_once(stories260k):
@@ -81,9 +81,11 @@ def test_the_account_says_where_every_token_is(toy_words, bos, context, stride):
     want = Account(documents=len(documents))
     front = bos == "auto"
     for index, (text, prompt) in enumerate(documents):
-        ids = [WORDS.index(word) for word in (prompt + text).split()]
-        has_bos = front and bool(prompt + text)
-        windows = placed(has_bos + len(ids), context, stride, len(prompt.split()) + has_bos)
+        ids = [WORDS.index(word) for word in ((prompt or "") + text).split()]
+        # This tokenizer puts nothing before a prompt; a text without one begins with BOS.
+        has_bos = front and prompt is None and bool(text)
+        first = len((prompt or "").split()) + has_bos
+        windows = placed(has_bos + len(ids), context, stride, first)
         scored = {target - has_bos for _, targets in windows for target in targets}
         read = {i - has_bos for begin, targets in windows for i in range(begin, targets[-1])}
         assert set(found.get(index, {})) == scored

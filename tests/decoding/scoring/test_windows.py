@@ -73,7 +73,7 @@ def test_every_token_is_scored_in_the_first_window_that_predicts_it(full_last):
                 windows = list(
                     sliding_windows(
                         7, pieces_of(length, size), context, stride,
-                        bos=bos, first_target=first_target, full_last=full_last,
+                        front=bos, first_target=first_target, full_last=full_last,
                     )
                 )  # fmt: skip
                 case = (length, context, stride, bos, first_target, size)
@@ -88,27 +88,27 @@ def test_every_token_is_scored_in_the_first_window_that_predicts_it(full_last):
 
 
 def test_documents_without_bos_score_all_but_their_first_token():
-    (window,) = sliding_windows(0, pieces_of(4, 2), 8, 4, bos=False)
+    (window,) = sliding_windows(0, pieces_of(4, 2), 8, 4, front=0)
     assert actual([window]) == [([0, 1, 2], [1, 2, 3])]
     assert (window.begin, window.start, window.end) == (0, 1, 4)
 
 
 def test_bos_predicts_the_first_token_and_is_itself_no_target():
-    (window,) = sliding_windows(0, pieces_of(4, 2), 8, 4, bos=True)
+    (window,) = sliding_windows(0, pieces_of(4, 2), 8, 4, front=1)
     assert actual([window]) == [([0, 1, 2], [1, 2, 3])]
     assert (window.begin, window.start, window.end) == (-1, 0, 3)
 
 
 @pytest.mark.parametrize("size", [1, 20])
 def test_strides_beyond_the_context_by_one_leave_gaps(size):
-    found = sliding_windows(0, pieces_of(8, size), 2, 3, bos=False)
+    found = sliding_windows(0, pieces_of(8, size), 2, 3, front=0)
     assert actual(found) == rule(8, 2, 3, 0, False)
 
 
 def test_strides_beyond_the_context_leave_gaps():
     for length, context, stride, bos in cases(lambda context: range(context + 2, context + 5)):
         for size in (1, 2, 3, 20):
-            windows = sliding_windows(0, pieces_of(length, size), context, stride, bos=bos)
+            windows = sliding_windows(0, pieces_of(length, size), context, stride, front=bos)
             case = (length, context, stride, bos, size)
             assert actual(windows) == rule(length, context, stride, bos, False), case
 
@@ -121,7 +121,7 @@ def test_full_last_windows_are_those_of_the_evaluation_harness():
             for size in (1, 4, 20):
                 windows = sliding_windows(
                     0, pieces_of(length + 1, size), context, context - context_len + 1,
-                    bos=True, full_last=True,
+                    front=1, full_last=True,
                 )  # fmt: skip
                 case = (length, context, context_len, size)
                 assert actual(windows) == wants, case
@@ -138,7 +138,7 @@ def test_an_endless_sequence_is_read_no_further_than_needed(full_last):
             taken += size
             yield np.arange(begin, begin + size)
 
-    windows = sliding_windows(0, endless(), context, stride, bos=True, full_last=full_last)
+    windows = sliding_windows(0, endless(), context, stride, front=1, full_last=full_last)
     for k, window in enumerate(itertools.islice(windows, 200)):
         assert (window.inputs - FIRST_ID).tolist() == list(range(k * stride, k * stride + context))
         assert taken <= k * stride + context + 1 + size
@@ -146,5 +146,5 @@ def test_an_endless_sequence_is_read_no_further_than_needed(full_last):
 
 def test_a_long_prompt_is_context_of_the_windows_that_score():
     # Tokens 0 to 19 are a prompt; windows that score nothing are not made.
-    found = sliding_windows(0, pieces_of(23, 4), 6, 3, bos=False, first_target=20)
+    found = sliding_windows(0, pieces_of(23, 4), 6, 3, front=0, first_target=20)
     assert actual(found) == [(list(range(15, 21)), [20, 21]), (list(range(18, 22)), [22])]

@@ -169,8 +169,9 @@ def test_means_are_over_the_tokens_of_all_documents(stories, batch_size, bos):
 def test_a_prompt_is_not_measured(stories):
     prompt, text = "Once upon a time", " there was a little girl."
     together = compare(stories, [Document(text, prompt)], SETTINGS)
-    values = plain(*rows_of(stories, [prompt + text], 512, 256), SETTINGS)
-    own = len(encoded(stories, prompt))
+    # This tokenizer puts nothing in front of a prompt, so its first token has no row.
+    values = plain(*rows_of(stories, [prompt + text], 512, 256, bos=False), SETTINGS)
+    own = len(encoded(stories, prompt)) - 1
     assert together.account.tokens_scored == len(values["entropy"]) - own
     close(together.record()["entropy_nats"], values["entropy"][own:].mean(0))
 

@@ -135,7 +135,7 @@ def test_a_prompt_is_context_and_not_counted(stories260k, prompt):
 
 @pytest.mark.parametrize("protocol", ["huggingface", "lm-eval", "llama.cpp", "gpt2-paper"])
 def test_protocols_that_know_no_prompts_refuse_them(stories260k, protocol):
-    with pytest.raises(ValueError, match=f"no prompts under protocol {protocol}"):
+    with pytest.raises(ValueError, match=f"neither prompts nor roles under protocol {protocol}"):
         perplexity(stories260k, [Document(" a cat", "There was")], protocol=protocol)
 
 

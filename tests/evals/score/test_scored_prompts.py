@@ -9,24 +9,34 @@ from decoding.scoring.windows import Windows
 from forcing import NATS, assert_same, assert_scored, measure, placed, reference, scan
 
 
-def straddling(tokenizer, prompt, text):
-    """Ids of both together, and how many of them hold nothing of the text."""
-    encoded = tokenizer(prompt + text, add_special_tokens=False, return_offsets_mapping=True)
-    ends = [end for _, end in encoded["offset_mapping"]]
-    return encoded["input_ids"], sum(end <= len(prompt) for end in ends)
+def together(tokenizer, prompt, text):
+    """What is read before the text's tokens, and of prompt and text the ids and where they part.
+
+    They part where the ids of both stop to be those that the prompt has alone.
+    """
+    alone, both = tokenizer(prompt)["input_ids"], tokenizer(prompt + text)["input_ids"]
+    plain = tokenizer(prompt + text, add_special_tokens=False)["input_ids"]
+    front = both[: len(both) - len(plain)]
+    if not alone:  # generate begins an empty prompt with BOS
+        alone = front = [tokenizer.bos_token_id]
+        both = front + plain
+    pairs = zip(alone, both, strict=False)
+    parted = next((i for i, (a, b) in enumerate(pairs) if a != b), len(alone))
+    return front, plain, parted - len(front)
 
 
 def assert_prompted(language_model, prompt, text, context, stride):
-    ids, first = straddling(language_model.tokenizer, prompt, text)
-    bos = TeacherForcing(language_model).bos_id
+    front, ids, first = together(language_model.tokenizer, prompt, text)
     forcing = TeacherForcing(language_model, Windows(context=context, stride=stride))
     found = scan(forcing, [Document(text, prompt)]).get(0, {})
-    rows = reference(language_model.model, [bos, *ids], context, stride, first + 1)
+    shift = len(front)
+    rows = reference(language_model.model, [*front, *ids], context, stride, first + shift)
     assert list(found) == list(range(first, len(ids)))
-    assert_scored(found, rows, [bos, *ids], 1)
+    assert_scored(found, rows, [*front, *ids], shift)
     account = forcing.account
-    assert (account.tokens, account.tokens_scored) == (len(ids), len(ids) - first)
-    return found, ids, first, account
+    assert (account.bos_tokens, account.tokens) == (shift, len(ids))
+    assert account.tokens_scored == len(ids) - first
+    return found, front, ids, first, account
 
 
 PROMPTS = [
@@ -43,22 +53,23 @@ PROMPTS = [
 @pytest.mark.parametrize("name", ["stories", "stories260k", "random_gpt2"])
 def test_a_prompt_is_context_alone(request, name, prompt, text):
     language_model = request.getfixturevalue(name)
-    found, ids, first, account = assert_prompted(language_model, prompt, text, 64, 32)
+    found, front, ids, first, account = assert_prompted(language_model, prompt, text, 64, 32)
     # All of it in one pass: the log-probability of the text is the sum over its tokens.
-    bos = TeacherForcing(language_model).bos_id
     with torch.no_grad():
-        logits = language_model.model(torch.tensor([[bos, *ids]])).logits[0].double()
-    log_p = torch.log_softmax(logits[:-1], -1)[torch.arange(len(ids)), torch.tensor(ids)]
+        logits = language_model.model(torch.tensor([[*front, *ids]])).logits[0].double()
+    log_p = torch.log_softmax(logits, -1)
+    want = sum(log_p[len(front) + i - 1, ids[i]] for i in range(first, len(ids)))
     total = -sum(values["surprisal"] for values in found.values())
-    assert total == pytest.approx(float(log_p[first:].sum()), abs=NATS * len(ids))
+    assert total == pytest.approx(float(want), abs=NATS * len(ids))
     assert (account.tokens_context_only, account.tokens_skipped) == (first, 0)
 
 
 def test_a_prompt_longer_than_the_context_is_skipped_where_nobody_reads_it(stories260k):
     prompt, text = "Once upon a time there was a little girl. " * 6, "She had a dog."
-    _, ids, first, account = assert_prompted(stories260k, prompt, text, 16, 6)
-    begins = [begin for begin, _ in placed(1 + len(ids), 16, 6, first + 1)]
-    assert account.tokens_skipped == begins[0] - 1  # position 0 is BOS
+    _, front, ids, first, account = assert_prompted(stories260k, prompt, text, 16, 6)
+    shift = len(front)
+    begins = [begin for begin, _ in placed(shift + len(ids), 16, 6, first + shift)]
+    assert account.tokens_skipped == begins[0] - shift
     assert account.tokens_context_only == first - account.tokens_skipped > 0
 
 
