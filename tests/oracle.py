@@ -132,6 +132,9 @@ def reference_log_q(logits, settings, slack=0.0, ids=(), memory=None):
             with np.errstate(divide="ignore"):
                 z = np.log((1 - value) * p + value * excluded)
             continue
+        if name == "temperature_last":
+            z = z / value
+            continue
         if name == "adaptive_p":
             total, weight = memory or adaptive_start(settings)
             goal = np.clip(2 * value - total / weight, 0, 1)

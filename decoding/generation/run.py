@@ -23,7 +23,7 @@ from decoding.generation.seeds import check_seed, chosen_seed, uniforms
 from decoding.generation.stopping import Finished, stops
 from decoding.models.detokenizing import Detokenizer, token_texts
 from decoding.models.loading import LanguageModel
-from decoding.settings.policy import Setting
+from decoding.settings.policy import RAW, Setting, as_setting
 from decoding.settings.settings import DecodingSettings
 from decoding.tracing.monitor import EntropyMonitor
 from decoding.tracing.trace import Trace
@@ -35,7 +35,7 @@ _BATCHES_TOGETHER = 8
 def generate(
     language_model: LanguageModel,
     prompts: str | Iterable[str],
-    settings: Setting | None = None,
+    settings: Setting | str | None = None,
     *,
     max_new_tokens: int = 200,
     num_return_sequences: int = 1,
@@ -55,8 +55,8 @@ def generate(
             your own, on any device, in any floating dtype.
         prompts: one prompt or many, of any lengths. A prompt is encoded with the tokenizer's own
             special tokens, and an empty one becomes BOS.
-        settings: the decoding setting, or a policy that wraps one; default `raw`. With beams, the
-            setting that scores them.
+        settings: the decoding setting, or a policy that wraps one, or the text form of either,
+            as in `"top_p=0.9"`; default `raw`. With beams, the setting that scores them.
         max_new_tokens: >= 1; prompt and new tokens together must fit the model's context.
         num_return_sequences: sequences per prompt, >= 1; with beams, at most `num_beams`.
         num_beams: 1 draws; above 1 is beam search.
@@ -83,7 +83,7 @@ def generate(
     """
     run = Run(
         language_model=language_model,
-        settings=settings or DecodingSettings(),
+        settings=RAW if settings is None else as_setting(settings),
         max_new_tokens=max_new_tokens,
         num_return_sequences=num_return_sequences,
         num_beams=num_beams,
@@ -166,6 +166,11 @@ class Run:
             return []
         return [end] if isinstance(end, int) else list(end)
 
+    @property
+    def acting(self) -> Setting:
+        """The setting, with ids where it names tokens by texts."""
+        return self.settings.for_tokenizer(self.tokenizer)
+
     def check(self) -> None:
         """Refuse what cannot work before any work is done."""
         for name in ("max_new_tokens", "num_return_sequences", "num_beams"):
@@ -237,11 +242,11 @@ class Run:
         finished = Finished(ends, self.stop, self.tokenizer, texts_begin)
         sampler, processors = None, None
         if self.num_beams > 1:
-            assert isinstance(self.settings, DecodingSettings)
-            processors = self.settings.processors(monitor)
+            assert isinstance(self.acting, DecodingSettings)
+            processors = self.acting.processors(monitor)
         else:
             streams = [uniforms(self.seed, j.prompt, j.sample, self.max_new_tokens) for j in jobs]
-            sampler = Sampler(self.settings, points=torch.stack(streams), monitor=monitor)
+            sampler = Sampler(self.acting, points=torch.stack(streams), monitor=monitor)
             sampler.listener = self.listener(jobs, monitor, finished, sampler)
         interrupt = None
         try:

@@ -7,7 +7,8 @@ belongs to the one that completes it, and special tokens have no text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from transformers import PreTrainedTokenizerBase
 
@@ -76,3 +77,38 @@ def token_texts(
     if texts:
         texts[-1] += detokenizer.flush()
     return tuple(texts)
+
+
+def spellings(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """The text of each id of a vocabulary within a text; of special tokens none."""
+    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    # Some tokenizers drop a space at the start of a text, so another token stands there.
+    anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1]
+    before = len(tokenizer.decode([anchor], **options))
+    pairs = [[anchor, token] for token in range(len(tokenizer))]
+    return tuple(text[before:] for text in tokenizer.batch_decode(pairs, **options))
+
+
+def ids_with(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[int | str]) -> tuple[int, ...]:
+    """Ids as they are, and for each text the ids of all tokens that contain it; each id once.
+
+    A special token is meant by its whole name alone, such as `</s>`.
+
+    Raises:
+        ValueError: no token contains a text.
+    """
+    found: dict[int, None] = {}
+    for token in tokens:
+        ids = [token] if isinstance(token, int) else _containing(tokenizer, len(tokenizer), token)
+        if not ids:
+            raise ValueError(f"no token of the tokenizer contains the text {token!r}")
+        found |= dict.fromkeys(ids)
+    return tuple(found)
+
+
+@lru_cache(maxsize=16)  # a vocabulary takes up to a second
+def _containing(tokenizer: PreTrainedTokenizerBase, size: int, text: str) -> tuple[int, ...]:
+    """The ids of a vocabulary of that size whose tokens contain a text."""
+    named = [id_ for id_, added in tokenizer.added_tokens_decoder.items() if added.content == text]
+    ordinary = (id_ for id_, own in enumerate(spellings(tokenizer)) if text in own)
+    return tuple(dict.fromkeys([*named, *ordinary]))

@@ -136,7 +136,7 @@ def wrong(*arguments, code=1, says, files=None, stdin=b""):
     [
         wrong("x", "--temperature", -1, code=2, says="must be a finite number >= 0, got -1"),
         wrong("x", "--temperature", "nan", code=2, says="temperature must be a finite number"),
-        wrong("x", "--temperature", "warm", code=2, says="'warm' is not a valid float"),
+        wrong("x", "--temperature", "warm", code=2, says="must be a number, got 'warm'"),
         wrong("x", "--top-p", 0, code=2, says="top_p must be in (0, 1], got 0.0"),
         wrong("x", "--top-p", 1.5, code=2, says="top_p must be in (0, 1], got 1.5"),
         wrong("x", "--top-k", -2, code=2, says="top_k must be >= 0, got -2"),

@@ -17,6 +17,7 @@ from decoding_evals.shell.running import keep_freed_memory, uncollected
 
 if TYPE_CHECKING:
     from decoding.models.loading import LanguageModel
+    from decoding.rules.rule import Field
     from decoding.scoring.windows import Windows
 
 Option = Callable[[Any], Any]
@@ -66,16 +67,27 @@ trust_option = click.option(
 )
 
 
+def _field_option(field: Field, text: str) -> Option:
+    """A flag for a field of a setting, whose value is read as in the setting's text form."""
+
+    def read(_: click.Context, __: click.Parameter, value: str | None) -> Any:
+        try:
+            return None if value is None else field.read(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+
+    kind = {int: "INTEGER", float: "FLOAT"}[type(field.default)]
+    flag = f"--{field.name.replace('_', '-')}"
+    return click.option(flag, metavar=kind, callback=read, help=text)
+
+
 setting_options = stacked(
     option(
         "--setting SPEC",
         'Decoding setting, as in "temperature=0.7,top_p=0.9"; flags override its fields.',
         default="raw",
     ),
-    *(
-        click.option(f"--{name.replace('_', '-')}", type=type(rule.neutral), help=rule.summary())
-        for name, rule in FLAGS.items()
-    ),
+    *(_field_option(rule.fields()[0], rule.summary()) for rule in FLAGS.values()),
 )
 
 
