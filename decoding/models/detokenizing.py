@@ -81,11 +81,16 @@ def token_texts(
 
 def spellings(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     """The text of each id of a vocabulary within a text; of special tokens none."""
+    return _spellings(tokenizer, len(tokenizer))
+
+
+@lru_cache(maxsize=2)  # a second's work
+def _spellings(tokenizer: PreTrainedTokenizerBase, size: int) -> tuple[str, ...]:
     options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     # Some tokenizers drop a space at the start of a text, so another token stands there.
     anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1]
     before = len(tokenizer.decode([anchor], **options))
-    pairs = [[anchor, token] for token in range(len(tokenizer))]
+    pairs = [[anchor, token] for token in range(size)]
     return tuple(text[before:] for text in tokenizer.batch_decode(pairs, **options))
 
 
@@ -99,16 +104,13 @@ def ids_with(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[int | str]) ->
     """
     found: dict[int, None] = {}
     for token in tokens:
-        ids = [token] if isinstance(token, int) else _containing(tokenizer, len(tokenizer), token)
+        ids = [token] if isinstance(token, int) else _containing(tokenizer, token)
         if not ids:
             raise ValueError(f"no token of the tokenizer contains the text {token!r}")
         found |= dict.fromkeys(ids)
     return tuple(found)
 
 
-@lru_cache(maxsize=16)  # a vocabulary takes up to a second
-def _containing(tokenizer: PreTrainedTokenizerBase, size: int, text: str) -> tuple[int, ...]:
-    """The ids of a vocabulary of that size whose tokens contain a text."""
+def _containing(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     named = [id_ for id_, added in tokenizer.added_tokens_decoder.items() if added.content == text]
-    ordinary = (id_ for id_, own in enumerate(spellings(tokenizer)) if text in own)
-    return tuple(dict.fromkeys([*named, *ordinary]))
+    return named + [id_ for id_, own in enumerate(spellings(tokenizer)) if text in own]

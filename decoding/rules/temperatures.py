@@ -54,10 +54,10 @@ class Temperature(Tempering):
 
 
 class TemperatureLast(Reweighting):
-    """Divide the logits that the cuts left by T, so that they are cut at another temperature.
+    """Divide the logits that the cuts left by T.
 
-    It may be given together with `temperature`, which stands before the cuts. XTC comes after it,
-    as in KoboldCpp; llama.cpp has XTC first.
+    So tokens are cut at one temperature, 1 or that of `temperature`, and drawn at another. XTC
+    comes after it, as in KoboldCpp; llama.cpp has XTC first.
     """
 
     field, neutral, range, example = "temperature_last", 1.0, POSITIVE, "1.5"
