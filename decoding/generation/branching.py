@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from decoding.generation.run import Job, Run, evaluating
+from decoding.generation.run import Job, Run, evaluating, refuse_foreign
 from decoding.generation.seeds import chosen_seed
 from decoding.models.detokenizing import Detokenizer
 from decoding.models.loading import LanguageModel
@@ -140,6 +140,7 @@ def branch(
     Raises:
         ValueError: an argument is out of its range, or as in `decoding.generate`.
     """
+    refuse_foreign(language_model)
     for name, value, least in (
         ("branches", branches, 2),
         ("max_leaves", max_leaves, 1),

@@ -81,6 +81,7 @@ def generate(
             generation configuration asks for assisted decoding or a paged cache.
         NonFiniteLogitsError: the model returned NaN.
     """
+    refuse_foreign(language_model)
     run = Run(
         language_model=language_model,
         settings=RAW if settings is None else as_setting(settings),
@@ -116,6 +117,15 @@ def generate(
                 for generation in done:
                     on_generation(generation)
     return generations
+
+
+def refuse_foreign(language_model: object) -> None:
+    """Refuse what is no `LanguageModel`, by a TypeError that says what to do."""
+    if not isinstance(language_model, LanguageModel):
+        raise TypeError(
+            f"language_model must be a LanguageModel, got {type(language_model).__name__}; wrap a "
+            "pair of your own as LanguageModel(model, tokenizer)"
+        )
 
 
 @dataclass(frozen=True)
@@ -176,12 +186,6 @@ class Run:
         for name in ("max_new_tokens", "num_return_sequences", "num_beams"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if not isinstance(self.language_model, LanguageModel):
-            kind = type(self.language_model).__name__
-            raise TypeError(
-                f"language_model must be a LanguageModel, got {kind}; wrap a pair of your own as "
-                "LanguageModel(model, tokenizer)"
-            )
         check_seed(self.seed)
         if "" in self.stop:
             raise ValueError("a stop string must not be empty")

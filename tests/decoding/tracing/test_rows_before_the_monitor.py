@@ -29,43 +29,36 @@ class Silent(LogitsProcessor):
 
 def generated(model, settings, num_beams=1, **kwargs):
     return model.generate(
-        **left_padded(PROMPTS, 0), max_new_tokens=4, eos_token_id=None, pad_token_id=0,
-        return_dict_in_generate=True, **kwargs,
-        **{key: value for key, value in settings.generate_kwargs(num_beams).items()
-           if key not in kwargs},
+        **left_padded(PROMPTS, 0), max_new_tokens=4, pad_token_id=0, return_dict_in_generate=True,
+        **settings.generate_kwargs(num_beams) | {"eos_token_id": None} | kwargs,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
 @pytest.mark.parametrize(
-    ("before", "name"),
+    ("name", "before", "asked"),
     [
-        ({"prefix_allowed_tokens_fn": odd_alone}, "PrefixConstrainedLogitsProcessor"),
-        ({"repetition_penalty": 1.3}, "RepetitionPenaltyLogitsProcessor"),
-        ({"sequence_bias": [[[6], 5.0]]}, "SequenceBiasLogitsProcessor"),
-        ([Ban(in_place=True)], "Ban"),
-        ([Silent(), double], "Silent"),
-        ([double], "double"),
+        ("PrefixConstrainedLogitsProcessor", [], {"prefix_allowed_tokens_fn": odd_alone}),
+        ("RepetitionPenaltyLogitsProcessor", [], {"repetition_penalty": 1.3}),
+        ("SequenceBiasLogitsProcessor", [], {"sequence_bias": [[[6], 5.0]]}),
+        ("MinNewTokensLengthLogitsProcessor", [], {"min_new_tokens": 2, "eos_token_id": 0}),
+        ("Ban", [Ban(in_place=True)], {}),
+        ("Silent", [Silent(), double], {}),
+        ("double", [double], {}),
     ],
 )
-def test_what_stands_before_a_monitored_processor_is_refused(toy_gpt2, before, name, num_beams):
+def test_what_stands_before_a_monitored_processor_is_refused(
+    toy_gpt2, name, before, asked, num_beams
+):
     model, calls = counted(toy_gpt2)
-    own = SETTINGS.processors(EntropyMonitor(num_beams=num_beams))
-    kwargs = (
-        {"logits_processor": own} | before
-        if isinstance(before, dict)
-        else {"logits_processor": [*before, *own]}
-    )
+    monitor = EntropyMonitor(num_beams=num_beams)
+    kwargs = {"logits_processor": [*before, *SETTINGS.processors(monitor)]} | asked
     with pytest.raises(ValueError, match=f"{name} stands before the monitored processor.*Sampler"):
         generated(model, SETTINGS, num_beams, **kwargs)
     assert calls == []
     # Without a monitor they do what they always did.
-    [processor] = SETTINGS.processors()
-    if not isinstance(before, dict):
-        kwargs = {"logits_processor": [*before, processor]}
-    else:
-        kwargs["logits_processor"] = [processor]
-    assert generated(model, SETTINGS, num_beams, **kwargs).sequences.shape[1] == 8
+    kwargs["logits_processor"] = [*before, *SETTINGS.processors()]
+    assert generated(model, SETTINGS, num_beams, **kwargs).sequences.shape[1] > 4
 
 
 def test_a_checkpoints_own_processors_are_refused_where_they_are_not_neutralised(toy_gpt2):
