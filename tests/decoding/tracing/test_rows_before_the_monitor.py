@@ -41,7 +41,7 @@ def generated(model, settings, num_beams=1, **kwargs):
         ("PrefixConstrainedLogitsProcessor", [], {"prefix_allowed_tokens_fn": odd_alone}),
         ("RepetitionPenaltyLogitsProcessor", [], {"repetition_penalty": 1.3}),
         ("SequenceBiasLogitsProcessor", [], {"sequence_bias": [[[6], 5.0]]}),
-        ("MinNewTokensLengthLogitsProcessor", [], {"min_new_tokens": 2, "eos_token_id": 0}),
+        ("MinLengthLogitsProcessor", [], {"min_new_tokens": 2, "eos_token_id": 0}),
         ("Ban", [Ban(in_place=True)], {}),
         ("Silent", [Silent(), double], {}),
         ("double", [double], {}),
