@@ -58,8 +58,11 @@ def is_dense(setting: Setting) -> bool:
     """Whether a setting must be compared token by token."""
     if isinstance(setting, EntropyPolicy) or setting.looks_back:
         return True
-    ordered = (rule for rule in setting.rules if not (rule.is_fixed and rule not in setting.extra))
-    return not all(isinstance(rule, Cut) for rule in ordered)
+    # A fixed temperature comes before the cuts, unless it is that of a rule of one's own.
+    return not all(
+        isinstance(rule, Cut) or (rule.is_fixed and rule not in setting.extra)
+        for rule in setting.rules
+    )
 
 
 def compare_rows(

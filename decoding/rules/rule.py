@@ -266,7 +266,8 @@ class Rule(ABC):
     def with_ids(self, ids_of: Callable[[Tokens], Tokens]) -> Rule:
         """The same rule, with what a function makes of each of its fields that names tokens."""
         tokens = {name: value for name, value in self.given.items() if isinstance(value, tuple)}
-        return self.replaced(**{name: ids_of(value) for name, value in tokens.items()})
+        changed = {name: ids_of(value) for name, value in tokens.items()}
+        return self.replaced(**changed) if changed else self
 
     def words(self, base: float = 1.0, **numbers: Any) -> str:
         """What the rule does, in a setting of that temperature; `says` may name further numbers."""

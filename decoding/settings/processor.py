@@ -196,7 +196,7 @@ def not_neutral(config: GenerationConfig) -> dict[str, Any]:
 
 
 def applied_besides(config: GenerationConfig) -> dict[str, Any]:
-    """Of `not_neutral`, what no field of `DecodingSettings` says; and of what it searches for."""
+    """Of `not_neutral`, what no field of `DecodingSettings` says; and how it searches."""
     shared = {name for name, theirs in _OF_RULES.items() if not theirs.differs}
     besides = {name: value for name, value in not_neutral(config).items() if name not in shared}
     numbers = {name: getattr(config, name) or 1 for name in ("num_beams", "num_return_sequences")}

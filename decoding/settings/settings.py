@@ -218,8 +218,8 @@ class DecodingSettings:
         """The setting that `model.generate` would use under a generation configuration.
 
         Includes what Hugging Face fills in where the configuration is silent, such as `top_k=50`
-        when sampling. Without sampling the other fields have no effect and the result is greedy, or
-        of beam search `raw`, which is what it scores beams by.
+        when sampling. Without sampling the other fields have no effect: the result is greedy, or of
+        beam search `raw`, which is what it scores beams by.
 
         Raises:
             ValueError: the configuration uses a step that is no field here (contrastive search,
