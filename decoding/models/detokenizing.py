@@ -88,9 +88,9 @@ def spellings(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
 def _spellings(tokenizer: PreTrainedTokenizerBase, size: int) -> tuple[str, ...]:
     options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     # Some tokenizers drop a space at the start of a text, so another token stands there.
-    anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1]
-    before = len(tokenizer.decode([anchor], **options))
-    pairs = [[anchor, token] for token in range(size)]
+    anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
+    before = len(tokenizer.decode(anchor, **options))
+    pairs = [[*anchor, token] for token in range(size)]
     return tuple(text[before:] for text in tokenizer.batch_decode(pairs, **options))
 
 

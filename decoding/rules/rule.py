@@ -42,7 +42,7 @@ SHARE = Range("in (0, 1]", lambda v: 0 < v <= 1)
 SHARE_OR_NONE = Range("in [0, 1]", lambda v: 0 <= v <= 1)
 CUT = Range("in [0, 1)", lambda v: 0 <= v < 1)
 TOKENS = Range(
-    "ids in [0, 2^63), or texts that are not empty",
+    "ids in [0, 2^63), texts not ''",
     lambda v: all(token != "" if isinstance(token, str) else 0 <= token < 2**63 for token in v),
 )
 

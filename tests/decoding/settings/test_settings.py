@@ -93,7 +93,7 @@ SHARE = ("in (0, 1]", [0, 0.0, -0.1, 1.0000001, 2, *NEVER])
 SHARE_OR_NONE = ("in [0, 1]", [-0.1, 1.0000001, *NEVER])
 CUT = ("in [0, 1)", [-0.1, 1, 1.0, *NEVER])
 TOKENS = (
-    "ids in [0, 2^63), or texts that are not empty",
+    "ids in [0, 2^63), texts not ''",
     [(-1,), [3, -2], (2**63,), ("",), ["a", -1]],
 )
 NOT_IN_RANGE = {

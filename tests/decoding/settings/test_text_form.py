@@ -153,7 +153,7 @@ def test_a_name_that_is_near_to_none_lists_them_all():
         ("dry_breakers=13/x", r"""dry_breakers must be ids or texts, as in 13/"\n", got '13/x'"""),
         (
             "dry_multiplier=1,dry_breakers=3/-1",
-            "dry_breakers must be ids in [0, 2^63), or texts that are not empty, got (3, -1)",
+            "dry_breakers must be ids in [0, 2^63), texts not '', got (3, -1)",
         ),
         ("dry_breakers", r"'dry_breakers' needs a value, as in dry_breakers=13/"),
         ("dry_breakers=13", "dry_breakers is a parameter of dry_multiplier, which is not set"),
@@ -163,7 +163,7 @@ def test_a_name_that_is_near_to_none_lists_them_all():
         ('dry_multiplier=1,dry_breakers="\\q"', "dry_breakers must be ids or texts"),
         ('dry_multiplier=1,dry_breakers="a', "dry_breakers must be ids or texts"),
         ('dry_multiplier=1,dry_breakers="a"b', "dry_breakers must be ids or texts"),
-        ('dry_multiplier=1,dry_breakers=""', "texts that are not empty, got ('',)"),
+        ('dry_multiplier=1,dry_breakers=""', "texts not '', got ('',)"),
     ],
 )
 def test_bad_text_is_refused(text, words):
