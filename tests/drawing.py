@@ -42,6 +42,8 @@ SETTINGS = [
     "xtc_probability=0.5",
     "xtc_probability=1,xtc_threshold=0.05",
     "temperature=0.7,top_k=20,top_p=0.9,min_p=0.05",
+    "temperature=0.7,top_p=0.9,temperature_last=1.8",
+    "temperature_last=0.6,xtc_probability=0.5,xtc_threshold=0.05,xtc_spared=3/5",
     "target_entropy=1,top_p=0.9,min_p=0.02,xtc_probability=0.5,xtc_threshold=0.2",
     "dynatemp_range=0.3,top_n_sigma=2,typical_p=0.9,eta_cutoff=0.001",
     "adaptive_p=0.4",

@@ -128,9 +128,14 @@ def reference_log_q(logits, settings, slack=0.0, ids=(), memory=None):
             continue
         if name == "xtc_probability":
             p = np.exp(log_softmax(z))
-            excluded = without_top_choices(p, settings.xtc_threshold + slack)
+            left = np.where(without_top_choices(p, settings.xtc_threshold + slack) > 0, p, 0)
+            spared = list(settings.xtc_spared)
+            left[spared] = p[spared]
             with np.errstate(divide="ignore"):
-                z = np.log((1 - value) * p + value * excluded)
+                z = np.log((1 - value) * p + value * left / left.sum())
+            continue
+        if name == "temperature_last":
+            z = z / value
             continue
         if name == "adaptive_p":
             total, weight = memory or adaptive_start(settings)

@@ -29,8 +29,10 @@ NEUTRAL = {
     "kl_budget": 0.0,
     "mirostat_tau": 0.0,
     "mirostat_eta": 0.1,
+    "temperature_last": 1.0,
     "xtc_probability": 0.0,
     "xtc_threshold": 0.1,
+    "xtc_spared": (),
     "adaptive_p": 0.0,
     "adaptive_p_decay": 0.9,
 }
@@ -43,6 +45,7 @@ OWNERS = {
     "dynatemp_exponent": "dynatemp_range",
     "mirostat_eta": "mirostat_tau",
     "xtc_threshold": "xtc_probability",
+    "xtc_spared": "xtc_probability",
     "adaptive_p_decay": "adaptive_p",
 }
 
@@ -51,6 +54,7 @@ positive = st.floats(0, exclude_min=True, allow_infinity=False)
 share = st.floats(0, 1, exclude_min=True)
 cutoff = st.floats(0, 1, exclude_max=True)
 any_share = st.floats(0, 1)
+tokens = st.lists(st.integers(0, 10**6) | st.text(min_size=1, max_size=3), max_size=4).map(tuple)
 
 WARPERS = {
     "top_k": st.just(0) | st.integers(0, 10**12),
@@ -70,7 +74,7 @@ VALUES = {
     "dry_multiplier": not_negative,
     "dry_base": st.floats(1, allow_infinity=False),
     "dry_allowed_length": st.integers(1, 10**12),
-    "dry_breakers": st.lists(st.integers(0, 10**6), max_size=4).map(tuple),
+    "dry_breakers": tokens,
     "temperature": st.sampled_from([0.0, 1.0]) | not_negative,
     "edt_theta": not_negative,
     "edt_base": st.floats(0, 1, exclude_min=True, exclude_max=True),
@@ -86,6 +90,8 @@ VALUES = {
     "mirostat_eta": share,
     "xtc_probability": any_share,
     "xtc_threshold": share,
+    "xtc_spared": tokens,
+    "temperature_last": positive,
     "adaptive_p": any_share,
     "adaptive_p_decay": st.floats(0, 0.99),
 }
@@ -102,8 +108,8 @@ def settings_of_any_kind(draw):
     if "target_entropy" in steering[:1] or (steering and values.get("temperature") == 0):
         values.pop("temperature", None)
     if values.get("mirostat_tau"):
-        values.pop("xtc_probability", None)
-        values.pop("adaptive_p", None)
+        for name in ("xtc_probability", "adaptive_p", "temperature_last"):
+            values.pop(name, None)
     for name, owner in OWNERS.items():
         if not values.get(owner):
             values.pop(name, None)

@@ -39,15 +39,19 @@ def settings(spec: str | None, model: str | None, trust_remote_code: bool) -> No
         return
     quiet_transformers()
     from decoding.models.loading import load_generation_config
-    from decoding.settings.processor import applied_besides
+    from decoding.settings.processor import BEAM_SEARCH, applied_besides, of_beams
 
     config = load_generation_config(model, trust_remote_code=trust_remote_code)
     own = DecodingSettings.from_generation_config(config)
     _explain(setting)
     click.echo(f"\nmodel.generate on {model}, left to itself:")
     _explain(own)
-    for name, value in applied_besides(config).items():
+    besides = applied_besides(config)
+    for name, value in besides.items():
         click.echo(f"  also {name} = {value}")
+    for name, value in of_beams(config).items():
+        if name not in besides and value != BEAM_SEARCH[name]:
+            click.echo(f"  under num_beams > 1 also {name} = {value}")
     click.echo("decoding generate applies none of this, only the setting it is given.")
 
 

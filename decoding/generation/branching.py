@@ -19,11 +19,11 @@ from decoding.generation.run import Job, Run, evaluating
 from decoding.generation.seeds import chosen_seed
 from decoding.models.chats import Chat, Conversation, Prompt, as_chat, last_of
 from decoding.models.detokenizing import Detokenizer
-from decoding.models.loading import LanguageModel
+from decoding.models.loading import LanguageModel, check_language_model
 from decoding.rows.arrays import as_tensor
 from decoding.rows.distribution import Distribution
 from decoding.settings.applying import History
-from decoding.settings.policy import EntropyPolicy
+from decoding.settings.policy import RAW, EntropyPolicy
 from decoding.settings.settings import DecodingSettings
 
 
@@ -105,7 +105,7 @@ class Tree:
 def branch(
     language_model: LanguageModel,
     prompt: Prompt,
-    settings: DecodingSettings | None = None,
+    settings: DecodingSettings | str | None = None,
     *,
     entropy_above: float,
     branches: int = 3,
@@ -126,7 +126,8 @@ def branch(
         language_model: from `load_model`, or `LanguageModel(model, tokenizer)` around a pair of
             your own.
         prompt: the prompt.
-        settings: what tokens are drawn under, and what ranks the alternatives; default `raw`.
+        settings: what tokens are drawn under, and what ranks the alternatives, or its text form;
+            default `raw`.
         entropy_above: nats; it forks where H(p) exceeds this.
         branches: >= 2, alternatives at a fork; fewer where the setting keeps fewer, or where there
             would be too many ends.
@@ -140,6 +141,7 @@ def branch(
     Raises:
         ValueError: an argument is out of its range, or as in `decoding.generate`.
     """
+    check_language_model(language_model)
     for name, value, least in (
         ("branches", branches, 2),
         ("max_leaves", max_leaves, 1),
@@ -147,8 +149,12 @@ def branch(
     ):
         if not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
-    settings = settings or DecodingSettings()
-    policy = EntropyPolicy(settings=settings, entropy_above=entropy_above, then="branch")
+    policy = EntropyPolicy(
+        settings=RAW if settings is None else settings,  # type: ignore[arg-type]  # or its text
+        entropy_above=entropy_above,
+        then="branch",
+    )
+    settings = policy.settings
     run = Run(
         language_model=language_model,
         settings=policy,
@@ -158,6 +164,7 @@ def branch(
         chat=as_chat(chat) or (Chat() if isinstance(prompt, Conversation) else None),
     )
     run.check()
+    acting = settings.for_tokenizer(run.tokenizer)
     prompt_ids = run.encode(prompt, index)
     root = Branch(1.0)
     open_ends: deque[tuple[Branch, list[int]]] = deque([(root, prompt_ids)])
@@ -170,7 +177,7 @@ def branch(
         if node.finish_reason is not None:
             continue
         before = [*path, *node.ids]
-        children, hesitation = _fork(run.model, before, settings, most)
+        children, hesitation = _fork(run.model, before, acting, most)
         if len(children) == 1:
             node.ids += children[0].ids
             node.entropy_nats += children[0].entropy_nats

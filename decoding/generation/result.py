@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from decoding.settings.policy import EntropyPolicy
+from decoding.settings.processor import BEAM_SEARCH
 from decoding.settings.settings import DecodingSettings
 from decoding.tracing.trace import Trace, described
 
@@ -67,6 +68,7 @@ class Generation:
             "model": self.model,
             "settings": str(self.settings),
             "num_beams": self.num_beams,
+            **(BEAM_SEARCH if self.num_beams > 1 else {}),
             "seed": self.seed,
             "finish_reason": self.finish_reason,
             "chat": None if self.chat is None else dict(self.chat),

@@ -26,7 +26,7 @@ from decoding.models.chats import Chat, Conversation, Prompt, as_chat, last_of, 
 from decoding.models.detokenizing import Detokenizer, token_texts
 from decoding.models.loading import LanguageModel, check_language_model
 from decoding.models.prompts import turn_ends
-from decoding.settings.policy import Setting
+from decoding.settings.policy import RAW, Setting, as_setting
 from decoding.settings.settings import DecodingSettings
 from decoding.tracing.monitor import EntropyMonitor
 from decoding.tracing.trace import Trace
@@ -38,7 +38,7 @@ _BATCHES_TOGETHER = 8
 def generate(
     language_model: LanguageModel,
     prompts: Prompt | Iterable[Prompt],
-    settings: Setting | None = None,
+    settings: Setting | str | None = None,
     *,
     max_new_tokens: int = 200,
     num_return_sequences: int = 1,
@@ -60,8 +60,8 @@ def generate(
             What the tokenizer puts in front of a text stands there, once, and nothing behind it; an
             empty prompt becomes BOS. Where there is a conversation, `chat` is on; one that ends
             with the assistant's message is continued there.
-        settings: the decoding setting, or a policy that wraps one; default `raw`. With beams, the
-            setting that scores them.
+        settings: the decoding setting, or a policy that wraps one, or the text form of either,
+            as in `"top_p=0.9"`; default `raw`. With beams, the setting that scores them.
         max_new_tokens: >= 1; prompt and new tokens together must fit the model's context.
         num_return_sequences: sequences per prompt, >= 1; with beams, at most `num_beams`.
         num_beams: 1 draws; above 1 is beam search.
@@ -87,9 +87,10 @@ def generate(
             generation configuration asks for assisted decoding or a paged cache.
         NonFiniteLogitsError: the model returned NaN.
     """
+    check_language_model(language_model)
     run = Run(
         language_model=language_model,
-        settings=settings or DecodingSettings(),
+        settings=RAW if settings is None else as_setting(settings),
         max_new_tokens=max_new_tokens,
         num_return_sequences=num_return_sequences,
         num_beams=num_beams,
@@ -155,9 +156,6 @@ class Run:
     chat: Chat | None = None
     on_token: Callable[[StreamedToken], None] | None = None
 
-    def __post_init__(self) -> None:
-        check_language_model(self.language_model)
-
     @property
     def model(self) -> PreTrainedModel:
         """The model."""
@@ -178,6 +176,11 @@ class Run:
     def stops(self) -> StopStrings | None:
         """What finds the stop strings; None where there are none."""
         return StopStrings(self.tokenizer, self.stop) if self.stop else None
+
+    @property
+    def acting(self) -> Setting:
+        """The setting, with ids where it names tokens by texts."""
+        return self.settings.for_tokenizer(self.tokenizer)
 
     def check(self) -> None:
         """Refuse what cannot work before any work is done."""
@@ -244,13 +247,13 @@ class Run:
         finished = Finished(ends, self.stops, texts_begin)
         sampler, processors = None, None
         if self.num_beams > 1:
-            assert isinstance(self.settings, DecodingSettings)
-            processors = self.settings.processors(monitor)
+            assert isinstance(self.acting, DecodingSettings)
+            processors = self.acting.processors(monitor)
         else:
             streams = [
                 uniforms(self.seed, str(j.prompt), j.sample, self.max_new_tokens) for j in jobs
             ]
-            sampler = Sampler(self.settings, points=torch.stack(streams), monitor=monitor)
+            sampler = Sampler(self.acting, points=torch.stack(streams), monitor=monitor)
             sampler.listener = self.listener(jobs, monitor, finished, sampler)
         interrupt = None
         try:

@@ -33,7 +33,7 @@ from decoding.rows.distribution import Distribution
 from decoding.rows.draw import draw
 from decoding.rows.faults import refuse_faults, without_faults
 from decoding.settings.applying import History, remembered
-from decoding.settings.policy import EntropyPolicy, Setting
+from decoding.settings.policy import EntropyPolicy, Setting, as_setting
 from decoding.settings.processor import not_neutral
 from decoding.settings.settings import DecodingSettings
 from decoding.tracing.monitor import EntropyMonitor
@@ -51,7 +51,7 @@ class Sampler:
     to the sampler, and pass `stopping_criteria=[StopStringCriteria(tokenizer, strings)]`.
 
     Args:
-        settings: the setting, or a policy that wraps one.
+        settings: the setting, or a policy that wraps one, or the text form of either.
         seed: 0 <= seed < 2^64. A row's tokens are a function of the seed, its prompt's ids and how
             many rows with that prompt came before it in the call: the same alone and in a batch
             (promised for float32 on a CPU, unless a point is within rounding of where two tokens
@@ -70,7 +70,7 @@ class Sampler:
 
     def __init__(
         self,
-        settings: Setting,
+        settings: Setting | str,
         *,
         seed: int | None = None,
         points: Tensor | None = None,
@@ -78,10 +78,6 @@ class Sampler:
         listener: Callable[[Tensor], None] | None = None,
         streamer: BaseStreamer | None = None,
     ) -> None:
-        if not isinstance(settings, Setting):
-            raise ValueError(
-                f"settings must be a DecodingSettings or an EntropyPolicy, got {settings!r}"
-            )
         if seed is None and points is None:
             raise ValueError("a Sampler needs a seed, as in seed=0, or points")
         if seed is not None and points is not None:
@@ -90,7 +86,7 @@ class Sampler:
             check_seed(seed)
         if points is not None:
             _check_points(points)
-        self.settings = settings
+        self.settings = as_setting(settings)
         self.seed = seed
         self.points = points
         self.monitor = monitor

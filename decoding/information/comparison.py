@@ -23,7 +23,7 @@ from decoding.rows.distribution import Distribution
 from decoding.rows.sorted import FloatArray, IntArray
 from decoding.rules import Cut
 from decoding.settings.applying import Applied, kept_mass
-from decoding.settings.policy import EntropyPolicy, Setting
+from decoding.settings.policy import EntropyPolicy, Setting, as_setting
 
 BLOCK_BYTES = 32 << 20
 
@@ -58,13 +58,17 @@ def is_dense(setting: Setting) -> bool:
     """Whether a setting must be compared token by token."""
     if isinstance(setting, EntropyPolicy) or setting.looks_back:
         return True
-    return not all(isinstance(rule, Cut) or rule.is_fixed for rule in setting.rules)
+    # A fixed temperature comes before the cuts, unless it is that of a rule of one's own.
+    return not all(
+        isinstance(rule, Cut) or (rule.is_fixed and rule not in setting.extra)
+        for rule in setting.rules
+    )
 
 
 def compare_rows(
     logits: Tensor,
     targets: Tensor,
-    settings: Sequence[Setting],
+    settings: Sequence[Setting | str],
     apply_row: ApplyRow | None = None,
 ) -> RowComparison:
     """Compare any number of settings on each row of logits.
@@ -78,7 +82,7 @@ def compare_rows(
             precision is raised to float32, float64 stays; all arithmetic is float64 but that of
             settings which are compared token by token.
         targets: `(rows,)` integer ids.
-        settings: S >= 1 settings.
+        settings: S >= 1 settings, or their text forms.
         apply_row: gives what each setting makes of a row, `(1, vocab)`, where the logits do not say
             it alone; see `decoding.scoring.following`.
 
@@ -90,11 +94,11 @@ def compare_rows(
             with NaN, with `+inf`, or without a finite logit, or a setting that looks back without
             `apply_row`.
     """
-    _check(logits, targets, settings)
-    dense = [i for i, setting in enumerate(settings) if is_dense(setting)]
-    ordered = [i for i in range(len(settings)) if i not in dense]
-    plan = Plan([settings[i] for i in ordered]) if ordered else None  # type: ignore[misc]
-    rows, size = logits.shape[0], len(settings)
+    chosen = _checked(logits, targets, settings)
+    dense = [i for i, setting in enumerate(chosen) if is_dense(setting)]
+    ordered = [i for i in range(len(chosen)) if i not in dense]
+    plan = Plan([chosen[i] for i in ordered]) if ordered else None  # type: ignore[misc]
+    rows, size = logits.shape[0], len(chosen)
     result: RowComparison = _empty(RowComparison, size, rows)
     # In one thread: a row is many short steps, and a second thread, waiting for the interpreter's
     # lock, gained hardly any time for half as much work again.
@@ -108,7 +112,7 @@ def compare_rows(
                 column[row][np.ix_(*[ordered] * values.ndim)] = values
         if dense:
             raw = Distribution(logits[row : row + 1].detach())
-            applied = apply_row(row) if apply_row else [one.apply(raw) for one in settings]
+            applied = apply_row(row) if apply_row else [one.apply(raw) for one in chosen]
             _compare_densely(result, row, target, applied, dense)
     return result
 
@@ -152,7 +156,7 @@ def _compare_densely(
 def sum_rows(
     logits: Tensor,
     targets: Tensor,
-    settings: Sequence[Setting],
+    settings: Sequence[Setting | str],
     apply_row: ApplyRow | None = None,
 ) -> RowSums:
     """`compare_rows`, summed over the rows, in blocks of about `BLOCK_BYTES`.
@@ -160,14 +164,14 @@ def sum_rows(
     The result takes about `32·S²` bytes, however many rows there are. Infinite values are counted,
     not summed.
     """
-    _check(logits, targets, settings)
-    size = len(settings)
+    chosen = _checked(logits, targets, settings)
+    size = len(chosen)
     sums: RowSums = _empty(RowSums, size)
     for part in row_blocks((len(targets), size * size), BLOCK_BYTES // 24):
         shifted = None
         if apply_row is not None:
             shifted = partial(lambda start, row: apply_row(start + row), part.start)
-        compared = compare_rows(logits[part], targets[part], settings, shifted)
+        compared = compare_rows(logits[part], targets[part], chosen, shifted)
         sums.covered[:] += np.isfinite(compared.surprisal).sum(0)
         sums.kl_finite[:] += np.isfinite(compared.kl).sum(0)
         for name, values in compared._asdict().items():
@@ -187,7 +191,7 @@ def _empty(kind: type[Any], size: int, *rows: int) -> Any:
     return kind(*map(np.zeros, shapes, types))
 
 
-def _check(logits: Tensor, targets: Tensor, settings: Sequence[Setting]) -> None:
+def _checked(logits: Tensor, targets: Tensor, settings: Sequence[Setting | str]) -> list[Setting]:
     if logits.dim() != 2:
         raise ValueError(f"logits must be (rows, vocab), got shape {tuple(logits.shape)}")
     if targets.shape != logits.shape[:1]:
@@ -199,3 +203,4 @@ def _check(logits: Tensor, targets: Tensor, settings: Sequence[Setting]) -> None
         raise ValueError(f"targets must be in [0, {vocab}), got {int(outside[0])}")
     if not settings:
         raise ValueError("settings must not be empty")
+    return [as_setting(setting) for setting in settings]

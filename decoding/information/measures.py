@@ -1,8 +1,8 @@
 """Information measures on log-probabilities: nats, last axis, never NaN.
 
 Every function takes normalised log-probabilities of p, and of q, of shape `(…, vocab)`; leading
-axes broadcast. `-inf` is probability zero and contributes nothing, by the limit `0·log 0 = 0`. Half
-precision is raised to float32, float64 stays. No input is changed.
+axes broadcast. `-inf` is probability zero and contributes nothing, by the limit `0·log 0 = 0`, to a
+gradient neither. Half precision is raised to float32, float64 stays. No input is changed.
 
 Source: Cover & Thomas, *Elements of Information Theory*, 2nd ed., chapter 2.
 """
@@ -23,8 +23,9 @@ def _expectation(log_probs: Tensor, values: Tensor) -> Tensor:
     The support is where log p is finite, also where p itself is too small for a float.
     """
     probs = log_probs.exp()
-    terms = torch.where(probs == 0, 0.0, probs * values)
     infinite = (log_probs > -math.inf) & (values == math.inf)
+    # Left out before the product is taken: in its gradient 0·∞ would be NaN.
+    terms = probs * values.masked_fill((probs == 0) | infinite, 0.0)
     return terms.masked_fill(infinite, math.inf).sum(-1)
 
 
@@ -115,5 +116,8 @@ def mutual_information(log_probs: Tensor) -> Tensor:
     """
     log_probs = as_float(log_probs)
     members = log_probs.shape[-2]
-    mean = log_probs.logsumexp(-2, keepdim=True) - math.log(members)
+    excluded = (log_probs == -math.inf).all(-2, keepdim=True)
+    # The gradient of a logarithm of nothing would be NaN.
+    sums = log_probs.masked_fill(excluded, 0.0).logsumexp(-2, keepdim=True)
+    mean = sums.masked_fill(excluded, -math.inf) - math.log(members)
     return kl_divergence(log_probs, mean).mean(-1).clamp(max=math.log(members))

@@ -8,7 +8,8 @@ belongs to the one that completes it, and special tokens have no text.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import groupby
 
 from transformers import PreTrainedTokenizerBase
@@ -112,3 +113,40 @@ def token_texts(
     if texts:
         texts[-1] += detokenizer.flush()
     return tuple(texts)
+
+
+def spellings(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """The text of each id of a vocabulary within a text; of special tokens none."""
+    return _spellings(tokenizer, len(tokenizer))
+
+
+@lru_cache(maxsize=2)  # a second's work
+def _spellings(tokenizer: PreTrainedTokenizerBase, size: int) -> tuple[str, ...]:
+    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    # Some tokenizers drop a space at the start of a text, so another token stands there.
+    anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
+    before = len(tokenizer.decode(anchor, **options))
+    pairs = [[*anchor, token] for token in range(size)]
+    return tuple(text[before:] for text in tokenizer.batch_decode(pairs, **options))
+
+
+def ids_with(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[int | str]) -> tuple[int, ...]:
+    """Ids as they are, and for each text the ids of all tokens that contain it; each id once.
+
+    A special token is meant by its whole name alone, such as `</s>`.
+
+    Raises:
+        ValueError: no token contains a text.
+    """
+    found: dict[int, None] = {}
+    for token in tokens:
+        ids = [token] if isinstance(token, int) else _containing(tokenizer, token)
+        if not ids:
+            raise ValueError(f"no token of the tokenizer contains the text {token!r}")
+        found |= dict.fromkeys(ids)
+    return tuple(found)
+
+
+def _containing(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    named = [id_ for id_, added in tokenizer.added_tokens_decoder.items() if added.content == text]
+    return named + [id_ for id_, own in enumerate(spellings(tokenizer)) if text in own]

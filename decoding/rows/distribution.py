@@ -172,6 +172,9 @@ class _Restricted(Distribution):
     def divisor(self) -> Any:
         return self.whole.divisor
 
+    def tempered(self, temperature: float | Array) -> Distribution:
+        return self.whole.tempered(temperature).restricted(self._mask)
+
     def restricted(self, kept: Array) -> Distribution:
         return _Restricted(self.whole, self._mask & kept)
 

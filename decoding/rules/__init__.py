@@ -14,6 +14,7 @@ from decoding.rules.rule import (
     RULES,
     SHARE,
     SHARE_OR_NONE,
+    TOKENS,
     Cut,
     Field,
     InTransformers,
@@ -32,8 +33,8 @@ for _module in iter_modules(__path__):
 BUILT_IN = {rule.__name__: rule for rule in RULES.values()}
 
 __all__ = [
-    "BUILT_IN", "CUT", "NOT_NEGATIVE", "POSITIVE", "RULES", "SHARE", "SHARE_OR_NONE", "Cut",
-    "Field", "InTransformers", "Mixture", "Past", "Penalty", "Range", "Reweighting", "Rule",
+    "BUILT_IN", "CUT", "NOT_NEGATIVE", "POSITIVE", "RULES", "SHARE", "SHARE_OR_NONE", "TOKENS",
+    "Cut", "Field", "InTransformers", "Mixture", "Past", "Penalty", "Range", "Reweighting", "Rule",
     "Tempering",
 ]  # fmt: skip
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from decoding.rules.rule import SHARE, SHARE_OR_NONE, Field, Mixture, Past
+from decoding.rules.rule import SHARE, SHARE_OR_NONE, TOKENS, Field, Mixture, Past, format_value
+from decoding.rules.tokens import Tokens, marked
 
 if TYPE_CHECKING:
     from decoding.rows.distribution import Distribution
@@ -17,6 +18,8 @@ class Xtc(Mixture):
     The source tosses a coin at each step. This is the distribution that comes of it, the mixture
     `(1 - P)·p + P·p'` with p' = p without its top choices, so it can be drawn from with one uniform
     and compared with others. Where fewer than two tokens reach the threshold, nothing changes.
+    Tokens that are spared, such as EOS and those with a line break, are never excluded, as in
+    ExLlamaV2; the source leaves a step at which one of its two would be as it is.
     """
 
     field, neutral, range, example = "xtc_probability", 0.0, SHARE_OR_NONE, "0.5"
@@ -25,9 +28,17 @@ class Xtc(Mixture):
         "last"
     )
     source = "p-e-w 2024, github.com/oobabooga/text-generation-webui/pull/6335, and llama.cpp"
-    parameters = (Field("xtc_threshold", 0.1, SHARE, "0.1"),)
+    parameters = (
+        Field("xtc_threshold", 0.1, SHARE, "0.1"),
+        Field("xtc_spared", (), TOKENS, r'2/"\n"'),
+    )
 
     xtc_threshold: float
+    xtc_spared: Tokens
+
+    def words(self, base: float = 1.0, **numbers: Any) -> str:
+        spared = f"; {format_value(self.xtc_spared)} are spared"
+        return super().words(base) + (spared if self.xtc_spared else "")
 
     def apply(self, rows: Distribution, past: Past) -> Distribution:
         import torch
@@ -45,7 +56,8 @@ class Xtc(Mixture):
         # Of tied last ones, the highest id comes last.
         ids = torch.arange(vocab, device=log_probs.device)
         last = torch.where(log_probs == boundary, ids, -1).amax(-1, keepdim=True)
-        excluded = reaching & (ids != last)
+        spared = marked("xtc_spared", self.xtc_spared, vocab, log_probs.device)
+        excluded = reaching & (ids != last) & ~spared
         left = torch.where(excluded, 0.0, log_probs.exp()).sum(-1, keepdim=True)
         # p' = p / left outside of the excluded.
         raised = math.log1p(-self.value) if self.value < 1 else -math.inf

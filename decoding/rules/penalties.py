@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from decoding.rules.rule import NOT_NEGATIVE, Field, Past, Penalty, Range, format_value
+from decoding.rules.rule import NOT_NEGATIVE, TOKENS, Field, Past, Penalty, Range, format_value
+from decoding.rules.tokens import Tokens, marked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +22,8 @@ class Dry(Penalty):
     It is lowered by `m·b^(n - L)` where n >= L, n being the length of the longest run of tokens at
     the end of the ids so far that stood before an earlier occurrence of the token as well. Runs do
     not reach across breakers, breakers are never lowered, and runs of more than 50 tokens count as
-    50. In llama.cpp breakers are strings; here they are ids.
+    50. A breaker is an id, or a text for every token that contains it; in llama.cpp a text may
+    span several tokens as well.
     """
 
     field, neutral, range, example = "dry_multiplier", 0.0, NOT_NEGATIVE, "0.8"
@@ -33,21 +35,16 @@ class Dry(Penalty):
     parameters = (
         Field("dry_base", 1.75, Range("a finite number >= 1", lambda v: 1 <= v < math.inf), "1.75"),
         Field("dry_allowed_length", 2, Range(">= 1", lambda v: v >= 1), "2"),
-        Field(
-            "dry_breakers",
-            (),
-            Range("ids in [0, 2^63)", lambda v: all(0 <= id_ < 2**63 for id_ in v)),
-            "13/198",
-        ),
+        Field("dry_breakers", (), TOKENS, r'13/"\n"'),
     )
     looks_back: ClassVar[str] = "ids"
 
     dry_base: float
     dry_allowed_length: int
-    dry_breakers: tuple[int, ...]
+    dry_breakers: Tokens
 
     def words(self, base: float = 1.0, **numbers: Any) -> str:
-        breakers = f"; ids {format_value(self.dry_breakers)} break a repetition off"
+        breakers = f"; {format_value(self.dry_breakers)} break a repetition off"
         return super().words(base) + (breakers if self.dry_breakers else "")
 
     def apply(self, rows: Distribution, past: Past) -> Distribution:
@@ -65,9 +62,7 @@ class Dry(Penalty):
         penalties = torch.zeros(rows, vocab, device=ids.device)
         if length < 2:
             return penalties
-        barred = torch.zeros_like(ids, dtype=torch.bool)
-        for breaker in self.dry_breakers:
-            barred |= ids == breaker
+        barred = marked("dry_breakers", self.dry_breakers, vocab, ids.device)[ids]
         usable = ~barred
         if past.starts is not None:
             usable = usable & (torch.arange(length, device=ids.device) >= past.starts[:, None])

@@ -17,13 +17,15 @@ from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from decoding.rules.tokens import Tokens, format_tokens, read_tokens
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from decoding.rows.arrays import Array
     from decoding.rows.distribution import Distribution
 
-Value = float | int | tuple[int, ...]
+Value = float | int | Tokens
 
 
 class Range(NamedTuple):
@@ -39,8 +41,16 @@ POSITIVE = Range("a finite number > 0", lambda v: 0 < v < math.inf)
 SHARE = Range("in (0, 1]", lambda v: 0 < v <= 1)
 SHARE_OR_NONE = Range("in [0, 1]", lambda v: 0 <= v <= 1)
 CUT = Range("in [0, 1)", lambda v: 0 <= v < 1)
+TOKENS = Range(
+    "ids in [0, 2^63), texts not ''",
+    lambda v: all(token != "" if isinstance(token, str) else 0 <= token < 2**63 for token in v),
+)
 
-_KINDS: dict[type, str] = {int: "a whole number", float: "a number", tuple: "ids, as in 13/198"}
+_KINDS: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    tuple: r'ids or texts, as in 13/"\n"',
+}
 
 
 class Field(NamedTuple):
@@ -56,10 +66,12 @@ class Field(NamedTuple):
     def checked(self, value: Any) -> Value:
         """The value in the field's type; a ValueError, if it is of another, or out of range."""
         kind: Any = type(self.default)
+        if kind is tuple and isinstance(value, str):
+            value = (value,)
         if not _is_of(value, kind):
             raise ValueError(f"{self.name} must be {_KINDS[kind]}, got {value!r}")
         try:
-            converted = tuple(int(item) for item in value) if kind is tuple else kind(value)
+            converted = tuple(map(_token, value)) if kind is tuple else kind(value)
         except OverflowError:
             converted = math.inf
         if not self.range.holds(converted):
@@ -71,7 +83,7 @@ class Field(NamedTuple):
         kind: Any = type(self.default)
         try:
             if kind is tuple:
-                return tuple(int(item) for item in text.split("/"))
+                return read_tokens(text)
             if self.unit and text.endswith("bits"):
                 return float(text.removesuffix("bits")) * math.log(2)
             return kind(text)
@@ -81,15 +93,19 @@ class Field(NamedTuple):
 
 def format_value(value: Value) -> str:
     """The text form of a field's value, from which it is read back unchanged."""
-    if isinstance(value, tuple):
-        return "/".join(map(str, value))
-    return repr(value).removesuffix(".0")
+    return format_tokens(value) if isinstance(value, tuple) else repr(value).removesuffix(".0")
 
 
 def _is_of(value: object, kind: type) -> bool:
     if kind is tuple:
-        return isinstance(value, tuple | list) and all(_is_of(item, int) for item in value)
+        return isinstance(value, tuple | list) and all(
+            isinstance(item, str) or _is_of(item, int) for item in value
+        )
     return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+
+
+def _token(value: Any) -> int | str:
+    return value if isinstance(value, str) else int(value)
 
 
 class Past(NamedTuple):
@@ -242,9 +258,16 @@ class Rule(ABC):
             return self.value
         return min(1.0, self.value + slack) if self.neutral == 1 else self.value * (1 - slack)
 
-    def at(self, value: Any) -> Rule:
-        """The same rule with another number of its own field."""
-        return type(self)(value, **{k: v for k, v in self.given.items() if k != self.field})
+    def replaced(self, **values: Any) -> Rule:
+        """The same rule with other values of some of its fields."""
+        given = self.given | values
+        return type(self)(given.pop(self.field), **given)
+
+    def with_ids(self, ids_of: Callable[[Tokens], Tokens]) -> Rule:
+        """The same rule, with what a function makes of each of its fields that names tokens."""
+        tokens = {name: value for name, value in self.given.items() if isinstance(value, tuple)}
+        changed = {name: ids_of(value) for name, value in tokens.items()}
+        return self.replaced(**changed) if changed else self
 
     def words(self, base: float = 1.0, **numbers: Any) -> str:
         """What the rule does, in a setting of that temperature; `says` may name further numbers."""
@@ -359,6 +382,6 @@ class Mixture(Rule):
 
 
 class Reweighting(Rule):
-    """A rule that changes the weights of tokens, and their order with them; override `apply`."""
+    """A rule that changes the weights of the tokens that are left; override `apply`."""
 
     kind = "reweighting"

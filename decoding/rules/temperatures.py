@@ -12,7 +12,9 @@ from decoding.rules.rule import (
     POSITIVE,
     Field,
     InTransformers,
+    Past,
     Range,
+    Reweighting,
     Rule,
     Tempering,
 )
@@ -49,6 +51,21 @@ class Temperature(Tempering):
             return super().__call__(input_ids, scores)
         divisor: float = max(self.value, COLDEST)
         return as_float(scores) / divisor
+
+
+class TemperatureLast(Reweighting):
+    """Divide the logits that the cuts left by T.
+
+    So tokens are cut at one temperature, 1 or that of `temperature`, and drawn at another. XTC
+    comes after it, as in KoboldCpp; llama.cpp has XTC first.
+    """
+
+    field, neutral, range, example = "temperature_last", 1.0, POSITIVE, "1.5"
+    says = "divide the logits that are left by {value}"
+    source = "temperature_last of github.com/oobabooga/text-generation-webui, and llama.cpp's order"
+
+    def apply(self, rows: Distribution, past: Past) -> Distribution:
+        return rows.tempered(self.value)
 
 
 class Edt(Tempering):

@@ -5,6 +5,6 @@ from decoding.exports import exported
 __getattr__, __dir__ = exported(
     __name__,
     grids="parse_grid",
-    policy="EntropyPolicy Setting parse_setting",
+    policy="EntropyPolicy Setting as_setting parse_setting",
     settings="DecodingSettings",
 )

@@ -63,7 +63,9 @@ def apply(stages: Sequence[Stage], raw: Distribution, history: History | None = 
             first = stage[0]
             if scaled is None and first.is_fixed and first.value == 0:
                 return Applied(rows, rows.first(1), None)  # what follows has one token alone
-            rows, temperature = _tempered(rows, stage)
+            rows, of_rows = _tempered(rows, stage)
+            temperature = temperature if of_rows is None else of_rows
+            mixed = mixed or scaled is not None
             continue
         if scaled is None and stage.kind != "penalty":
             scaled = rows

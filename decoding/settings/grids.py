@@ -6,6 +6,7 @@ import math
 from decimal import Decimal
 from itertools import product
 
+from decoding.rules.tokens import pieces
 from decoding.settings.settings import DecodingSettings
 
 MOST_SETTINGS = 1000
@@ -23,11 +24,11 @@ def parse_grid(text: str) -> list[DecodingSettings]:
     """
     axes: list[list[str]] = []
     size = 1
-    for part in text.split(","):
+    for part in pieces(text, ","):
         name, separator, values = (piece.strip() for piece in part.partition("="))
         if not separator or not name or not values:
             raise ValueError(f"a grid is like temperature=0.5:1.5:0.1,top_p=0.9, got {text!r}")
-        numbers = [number for piece in values.split("|") for number in _values(name, piece)]
+        numbers = [number for piece in pieces(values, "|") for number in _values(name, piece)]
         axes.append([f"{name}={number}" for number in numbers])
         size *= len(numbers)
         if size > MOST_SETTINGS:
@@ -37,7 +38,7 @@ def parse_grid(text: str) -> list[DecodingSettings]:
 
 def _values(name: str, text: str) -> list[str]:
     """The numbers of `start:stop:step`, in decimal arithmetic, so that 0.1 steps stay exact."""
-    bounds = text.split(":")
+    bounds = pieces(text, ":")
     if len(bounds) == 1:
         return [text.strip()]
     try:

@@ -10,7 +10,7 @@ import math
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +19,7 @@ from decoding.settings.settings import DecodingSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
     from decoding.rows.distribution import Distribution
     from decoding.settings.applying import Applied, History
@@ -57,7 +58,8 @@ class EntropyPolicy:
     `SETTING while entropy<=H or varentropy<=V else THEN`.
 
     Args:
-        settings: what is applied elsewhere; it must not follow what is drawn, as mirostat does.
+        settings: what is applied elsewhere; it must not follow what is drawn, as mirostat does. A
+            setting, here as below, may be given by its text form.
         entropy_above: nats; the bound that H(p) must exceed.
         varentropy_above: nats²; a bound that Var(-log p) must exceed as well. Above 0, a row of
             many tokens that are all alike does not cross.
@@ -83,8 +85,10 @@ class EntropyPolicy:
             if not number or not 0 <= value <= sys.float_info.max:
                 raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
             object.__setattr__(self, name, float(value))
+        object.__setattr__(self, "settings", _read(self.settings))
         if not isinstance(self.settings, DecodingSettings):
             raise ValueError(f"settings must be a DecodingSettings, got {self.settings!r}")
+        object.__setattr__(self, "then", _read(self.then))
         function = callable(self.then) and not isinstance(self.then, type)
         if not (function or isinstance(self.then, DecodingSettings) or self.then in ENDINGS):
             raise ValueError(
@@ -140,11 +144,21 @@ class EntropyPolicy:
         then = self.then.rules if isinstance(self.then, DecodingSettings) else ()
         return (*self.settings.rules, *then)
 
-    def generate_kwargs(self, num_beams: int = 1) -> dict[str, Any]:
+    def for_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> EntropyPolicy:
+        """As `DecodingSettings.for_tokenizer`, of both settings."""
+        then = self.then
+        if isinstance(then, DecodingSettings):
+            then = then.for_tokenizer(tokenizer)
+        return replace(self, settings=self.settings.for_tokenizer(tokenizer), then=then)
+
+    def generate_kwargs(
+        self, num_beams: int = 1, *, cache_implementation: str | None = None
+    ) -> dict[str, Any]:
         """As `DecodingSettings.generate_kwargs`; with beams a ValueError."""
         if num_beams > 1:
             raise ValueError("a policy follows single sequences, and beams change places")
-        return DecodingSettings(temperature=0 if self.greedy else 1).generate_kwargs()
+        alike = DecodingSettings(temperature=0 if self.greedy else 1)
+        return alike.generate_kwargs(cache_implementation=cache_implementation)
 
     def crossed(self, raw: Distribution) -> Tensor:
         """`(…)`, bool, which of the model's own rows lie above the bounds."""
@@ -214,7 +228,7 @@ class EntropyPolicy:
         for row, yes in enumerate(crossed):
             if yes:
                 spread = raw.entropy[row].item(), raw.varentropy[row].item()
-                then = self.then(Crossing(row, step, *spread))
+                then = _read(self.then(Crossing(row, step, *spread)))
                 if not (then is None or isinstance(then, DecodingSettings) or then in ENDINGS):
                     raise ValueError(
                         f"a policy's function returns a setting, None, or one of "
@@ -223,6 +237,12 @@ class EntropyPolicy:
                 _refuse_memory(then)
                 decisions[row] = then
         return decisions
+
+
+def _read(given: Any) -> Any:
+    """A setting that is given by its text form; anything else, an ending too, as it is."""
+    text = isinstance(given, str) and (given in ("raw", "greedy") or "=" in given)
+    return DecodingSettings.parse(given) if text else given
 
 
 def _refuse_memory(settings: object) -> None:
@@ -251,6 +271,22 @@ Setting = DecodingSettings | EntropyPolicy
 def parse_setting(text: str) -> Setting:
     """Read the text form of a setting or of a policy; see the `parse` of either."""
     return EntropyPolicy.parse(text) if " while " in text else DecodingSettings.parse(text)
+
+
+def as_setting(given: Setting | str) -> Setting:
+    """A setting or a policy as it is, or read from its text form.
+
+    Raises:
+        ValueError: it is neither, or a text that cannot be read.
+    """
+    if isinstance(given, str):
+        return parse_setting(given)
+    if not isinstance(given, Setting):
+        raise ValueError(
+            "settings must be a DecodingSettings or an EntropyPolicy, or the text form of one, as "
+            f"in 'top_p=0.9', got {given!r}"
+        )
+    return given
 
 
 def _bound(text: str, power: int) -> float:

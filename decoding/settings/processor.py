@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from decoding.rows.arrays import Array
 from decoding.rows.distribution import Distribution
@@ -66,6 +66,41 @@ class SettingProcessor(LogitsProcessor):  # type: ignore[misc]
         return f"{type(self).__name__}({str(self.settings)!r})"
 
 
+class _Front(LogitsProcessor):  # type: ignore[misc]
+    """Stands before a monitored processor, and refuses what stands before both.
+
+    `generate` leaves out a processor that equals one before it, so it compares this one with each
+    of those. So it learns of them before the model is run.
+    """
+
+    def __init__(self, monitored: SettingProcessor) -> None:
+        self._monitored = monitored
+        self._placed = False
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return scores
+
+    def __eq__(self, other: object) -> bool:
+        if other is self._monitored:
+            self._placed = True
+        elif other is not self and not self._placed:
+            name = getattr(other, "__name__", type(other).__name__)
+            raise ValueError(
+                f"{name} stands before the monitored processor, which would take what it leaves "
+                "for the model's own distribution: draw with a Sampler, which sees both"
+            )
+        return other is self
+
+    __hash__ = object.__hash__
+
+
+def processors(settings: Applicable, monitor: Monitor | None) -> LogitsProcessorList:
+    """The processor of a setting; where it is monitored, nothing may stand before it."""
+    processor = SettingProcessor(settings, monitor)
+    front = [] if monitor is None else [_Front(processor)]
+    return LogitsProcessorList([*front, processor])
+
+
 _OF_RULES = {
     rule.field: rule.in_transformers
     for rule in BUILT_IN.values()
@@ -102,7 +137,29 @@ _NEUTRAL_GENERATION: dict[str, Any] = {
 }
 
 
-def neutral_generate_kwargs(do_sample: bool) -> dict[str, Any]:
+BEAM_SEARCH = {"length_penalty": 1.0, "early_stopping": False}
+"""How beam search chooses among beams: as transformers does by default."""
+
+
+def neutral_generate_kwargs(
+    do_sample: bool, num_beams: int, cache_implementation: str | None
+) -> dict[str, Any]:
+    """Arguments under which the processor alone acts; see `DecodingSettings.generate_kwargs`."""
+    if cache_implementation == "paged":
+        raise ValueError(
+            "cache_implementation='paged' ignores logits processors and samplers, so no setting "
+            "acts there: use another cache"
+        )
+    return {
+        **neutral_values(do_sample),
+        **BEAM_SEARCH,
+        "do_sample": do_sample,
+        "num_beams": num_beams,
+        "cache_implementation": cache_implementation,
+    }
+
+
+def neutral_values(do_sample: bool) -> dict[str, Any]:
     """Neutral values of all the generation parameters that the installed transformers knows."""
     known = vars(GenerationConfig())
     values = {name: value for name, value in _NEUTRAL_GENERATION.items() if name in known}
@@ -112,12 +169,26 @@ def neutral_generate_kwargs(do_sample: bool) -> dict[str, Any]:
     return values
 
 
+def own_fields(config: GenerationConfig) -> dict[str, Any]:
+    """The fields of `DecodingSettings` that a generation configuration draws under; see there."""
+    values: dict[str, Any] = {}
+    for name, theirs in _OF_RULES.items():
+        value = getattr(config, name, None)
+        if theirs.differs and value:
+            raise ValueError(f"transformers' {name}={value!r} {theirs.differs}")
+        if value is None:
+            value = theirs.default
+        if value is not None:
+            values[name] = value
+    return values
+
+
 def not_neutral(config: GenerationConfig) -> dict[str, Any]:
     """What a generation configuration would apply of its own, beside any setting.
 
     These are parameters that are not neutral; warpers only where the configuration draws.
     """
-    neutral = neutral_generate_kwargs(do_sample=True)
+    neutral = neutral_values(do_sample=True)
     if not config.do_sample:
         neutral = {name: value for name, value in neutral.items() if name not in _OF_RULES}
     given = {name: getattr(config, name, None) for name in neutral}
@@ -125,6 +196,15 @@ def not_neutral(config: GenerationConfig) -> dict[str, Any]:
 
 
 def applied_besides(config: GenerationConfig) -> dict[str, Any]:
-    """Of `not_neutral`, what no field of `DecodingSettings` says."""
+    """Of `not_neutral`, what no field of `DecodingSettings` says; and how it searches."""
     shared = {name for name, theirs in _OF_RULES.items() if not theirs.differs}
-    return {name: value for name, value in not_neutral(config).items() if name not in shared}
+    besides = {name: value for name, value in not_neutral(config).items() if name not in shared}
+    numbers = {name: getattr(config, name) or 1 for name in ("num_beams", "num_return_sequences")}
+    found = {name: number for name, number in numbers.items() if number > 1}
+    return found | (of_beams(config) if "num_beams" in found else {}) | besides
+
+
+def of_beams(config: GenerationConfig) -> dict[str, Any]:
+    """What a generation configuration asks of beam search, whether or not it searches itself."""
+    given = {name: getattr(config, name) for name in BEAM_SEARCH}
+    return {name: BEAM_SEARCH[name] if value is None else value for name, value in given.items()}

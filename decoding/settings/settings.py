@@ -10,15 +10,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from decoding.rules import BUILT_IN, RULES, Field, Rule, Tempering
+from decoding.rules.tokens import Tokens, pieces
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import GenerationConfig, LogitsProcessorList
+    from transformers import GenerationConfig, LogitsProcessorList, PreTrainedTokenizerBase
 
     from decoding.rows.distribution import Distribution
     from decoding.settings.applying import Applied, History
@@ -46,7 +47,7 @@ class DecodingSettings:
     dry_multiplier: float = 0.0
     dry_base: float = 1.75
     dry_allowed_length: int = 2
-    dry_breakers: tuple[int, ...] = ()
+    dry_breakers: Tokens = ()
     temperature: float = 1.0
     edt_theta: float = 0.0
     edt_base: float = 0.8
@@ -66,8 +67,10 @@ class DecodingSettings:
     kl_budget: float = 0.0
     mirostat_tau: float = 0.0
     mirostat_eta: float = 0.1
+    temperature_last: float = 1.0
     xtc_probability: float = 0.0
     xtc_threshold: float = 0.1
+    xtc_spared: Tokens = ()
     adaptive_p: float = 0.0
     adaptive_p_decay: float = 0.9
     extra: tuple[Rule, ...] = ()
@@ -111,20 +114,20 @@ class DecodingSettings:
 
     @classmethod
     def parse(cls, text: str) -> DecodingSettings:
-        """Read the text form: `raw`, `greedy`, or `temperature=0.7,top_p=0.9`.
+        r"""Read the text form: `raw`, `greedy`, or `temperature=0.7,top_p=0.9`.
 
         A name may stand first and fields may follow it (`greedy,top_p=0.9`); a field may be given
-        once. Fields in nats may be given in bits (`target_entropy=2bits`), and several ids are
-        separated by slashes (`dry_breakers=13/198`). `DecodingSettings.parse(str(s)) == s` for
-        every setting.
+        once. Fields in nats may be given in bits (`target_entropy=2bits`). Tokens are ids, or texts
+        in JSON's quotes, separated by slashes (`dry_breakers=13/"\n"`).
+        `DecodingSettings.parse(str(s)) == s` for every setting.
 
         Raises:
-            ValueError: an unknown or repeated name (the nearest known one is suggested), or a
-                value that is no number or outside its range.
+            ValueError: an unknown or repeated name (the nearest known one is suggested), a value
+                that is no number or outside its range, or a parameter without its rule.
         """
         values: dict[str, Any] = {}
         known = FIELDS | {field.name: field for rule in RULES.values() for field in rule.fields()}
-        for position, part in enumerate(text.split(",")):
+        for position, part in enumerate(pieces(text, ",")):
             name, separator, number = (piece.strip() for piece in part.partition("="))
             if not separator and position == 0 and name in ("raw", "greedy"):
                 if name == "greedy":
@@ -141,6 +144,8 @@ class DecodingSettings:
             if name in values:
                 raise ValueError(f"setting {name!r} is given twice in {text!r}")
             values[name] = known[name].read(number)
+        for rule in RULES.values():
+            _refuse_lone(rule, values)
         extra = tuple(_taken(values))
         return cls(**values, extra=extra)
 
@@ -181,7 +186,26 @@ class DecodingSettings:
             rule.field: rule.looser(slack) for rule in self.rules if rule not in self.extra
         }
         return replace(
-            self, **values, extra=tuple(rule.at(rule.looser(slack)) for rule in self.extra)
+            self,
+            **values,
+            extra=tuple(rule.replaced(**{rule.field: rule.looser(slack)}) for rule in self.extra),
+        )
+
+    def for_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> DecodingSettings:
+        """The same setting, with ids for each text that names tokens: of those that contain it.
+
+        Raises:
+            ValueError: no token contains a text.
+        """
+        from decoding.models.detokenizing import ids_with
+
+        rules = [rule.with_ids(partial(ids_with, tokenizer)) for rule in self.rules]
+        built_in = (rule.given for rule in rules if rule.field in FIELDS)
+        values: dict[str, Any] = {
+            name: value for given in built_in for name, value in given.items()
+        }
+        return DecodingSettings(
+            **values, extra=tuple(rule for rule in rules if rule.field not in FIELDS)
         )
 
     def _given(self) -> dict[str, Any]:
@@ -194,30 +218,22 @@ class DecodingSettings:
         """The setting that `model.generate` would use under a generation configuration.
 
         Includes what Hugging Face fills in where the configuration is silent, such as `top_k=50`
-        when sampling. Without sampling the other fields have no effect and the result is greedy.
+        when sampling. Without sampling the other fields have no effect: the result is greedy, or of
+        beam search `raw`, which is what it scores beams by.
 
         Raises:
             ValueError: the configuration uses a step that is no field here (contrastive search,
                 …) or differs from the field of its name (`top_h`), or a value outside a field's
                 range.
         """
+        from decoding.settings.processor import own_fields
+
         for name in ("penalty_alpha", "dola_layers"):
             if getattr(config, name, None):
                 raise ValueError(f"transformers' {name}={getattr(config, name)!r} is no field here")
         if not config.do_sample:
-            return cls(temperature=0)
-        values: dict[str, Any] = {}
-        for rule in RULES_IN_ORDER:
-            theirs, value = rule.in_transformers, getattr(config, rule.field, None)
-            if theirs is None:
-                continue
-            if theirs.differs and value:
-                raise ValueError(f"transformers' {rule.field}={value!r} {theirs.differs}")
-            if value is None:
-                value = theirs.default
-            if value is not None:
-                values[rule.field] = value
-        return cls(**values)
+            return cls(temperature=1 if (config.num_beams or 1) > 1 else 0)
+        return cls(**own_fields(config))
 
     def apply(self, raw: Distribution, history: History | None = None) -> Applied:
         """What the setting makes of the model's own rows; see `decoding.settings.applying`.
@@ -250,34 +266,41 @@ class DecodingSettings:
         return apply_settings(self, logits, history).log_softmax(-1)
 
     def processors(self, monitor: Monitor | None = None) -> LogitsProcessorList:
-        """One processor, in a list, that turns a model's logits into log q.
+        """What turns a model's logits into log q.
 
         `generate_kwargs(monitor=…)` gives it together with what `model.generate` needs besides. A
-        monitor records each step's statistics, and serves one call of `generate`.
+        monitor records each step's statistics, and serves one call of `generate`. What is monitored
+        must see the model's own rows, so `generate` raises a ValueError for processors before it,
+        those of `prefix_allowed_tokens_fn` too.
         """
-        from transformers import LogitsProcessorList
+        from decoding.settings.processor import processors
 
-        from decoding.settings.processor import SettingProcessor
-
-        return LogitsProcessorList([SettingProcessor(self, monitor)])
+        return processors(self, monitor)
 
     def generate_kwargs(
-        self, num_beams: int = 1, *, monitor: Monitor | None = None
+        self,
+        num_beams: int = 1,
+        *,
+        monitor: Monitor | None = None,
+        cache_implementation: str | None = None,
     ) -> dict[str, Any]:
         """Keyword arguments under which `model.generate` draws from q as it is.
 
         They neutralise Hugging Face's own warpers and whatever a model's generation configuration
         would apply before the processor: penalties, suppressed or forced tokens, n-gram and word
-        bans, guidance, watermarks, minimum lengths, assisted decoding.
+        bans, guidance, watermarks, minimum lengths; and what it asks of beam search: a length
+        penalty, early stopping.
 
         Args:
             num_beams: above 1, arguments for beam search under this setting.
             monitor: an `EntropyMonitor`, which records each step; with it the arguments hold
                 `logits_processor` too. Without it, pass `processors()` or a `Sampler`.
+            cache_implementation: as of `model.generate`, where it is not to be given again.
 
         Raises:
             ValueError: greedy with beams, or a setting that follows what is drawn; beam search
-                needs a distribution to score by that does not depend on what was drawn.
+                needs a distribution to score by that does not depend on what was drawn. Or a paged
+                cache, which ignores processors.
         """
         from decoding.settings.processor import neutral_generate_kwargs
 
@@ -290,8 +313,7 @@ class DecodingSettings:
                 f"{self.remembers} follows what is drawn, and beam search draws nothing"
             )
         do_sample = num_beams == 1 and not self.greedy
-        arguments = neutral_generate_kwargs(do_sample)
-        arguments |= {"do_sample": do_sample, "num_beams": num_beams}
+        arguments = neutral_generate_kwargs(do_sample, num_beams, cache_implementation)
         if monitor is not None:
             arguments["logits_processor"] = self.processors(monitor)
         return arguments
@@ -351,7 +373,6 @@ def _taken(values: dict[str, Any]) -> Iterator[Rule]:
     for rule in RULES.values():
         names = [field.name for field in rule.fields() if field.name not in FIELDS]
         given = {name: values.pop(name) for name in names if name in values}
-        _refuse_lone(rule, given)
         if given:
             yield rule(given.pop(rule.field), **given)
 

@@ -136,7 +136,7 @@ def wrong(*arguments, code=1, says, files=None, stdin=b""):
     [
         wrong("x", "--temperature", -1, code=2, says="must be a finite number >= 0, got -1"),
         wrong("x", "--temperature", "nan", code=2, says="temperature must be a finite number"),
-        wrong("x", "--temperature", "warm", code=2, says="'warm' is not a valid float"),
+        wrong("x", "--temperature", "warm", code=2, says="must be a number, got 'warm'"),
         wrong("x", "--top-p", 0, code=2, says="--top-p must be in (0, 1], got 0.0"),
         wrong("x", "--top-p", 1.5, code=2, says="--top-p must be in (0, 1], got 1.5"),
         wrong("x", "--top-k", -2, code=2, says="--top-k must be >= 0, got -2"),
@@ -152,7 +152,7 @@ def wrong(*arguments, code=1, says, files=None, stdin=b""):
         wrong("x", "--setting", "xtc_threshold=0.2", code=2, says="a parameter of xtc_probability"),
         wrong("x", "--setting", "target_entropy=2,edt_theta=1", code=2, says="both set the temper"),
         wrong("x", "--setting", "target_entropy=two bits", code=2, says="must be a number"),
-        wrong("x", "--setting", "dry_multiplier=1,dry_breakers=a/b", code=2, says="as in 13/198"),
+        wrong("x", "--setting", "dry_multiplier=1,dry_breakers=a/b", code=2, says="ids or texts"),
         wrong("x", "--setting", "raw while entropy<2 else stop", code=2, says="a policy is like"),
         wrong("x", "--setting", "raw while entropy<=two else stop", code=2, says="a number"),
         wrong("x", "--setting", "raw while entropy<=2 else halt", code=2, says="'halt'"),

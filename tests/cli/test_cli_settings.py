@@ -55,7 +55,7 @@ def test_settings_explains_a_policy(run):
     _, out, _ = run("settings", "temperature=0.5,dynatemp_range=2,dynatemp_exponent=3")
     assert "divide logits by 0 + 2.5 · (H/ln n)^3" in out
     _, out, _ = run("settings", "dry_multiplier=0.8,dry_breakers=13/198")
-    assert "lower by 0.8 · 1.75^(n - 2)" in out and "ids 13/198 break" in out
+    assert "lower by 0.8 · 1.75^(n - 2)" in out and "13/198 break" in out
 
 
 def test_settings_explains_in_order(run):
@@ -103,6 +103,58 @@ def test_every_flag_sets_its_field(run, rule):
     settings = DecodingSettings.parse(json.loads(out)["settings"])
     value = rule.fields()[0].read(rule.example)
     assert settings == DecodingSettings(**{rule.field: value})
+
+
+def test_flags_take_bits_as_settings_do(run):
+    for flag, field in [("--target-entropy", "target_entropy"), ("--kl-budget", "kl_budget")]:
+        arguments = ["Once", "--json", "--max-new-tokens", 1, "--seed", 1]
+        _, flagged, _ = run("generate", *arguments, flag, "1bits")
+        _, written, _ = run("generate", *arguments, "--setting", f"{field}=1bits")
+        assert flagged == written and f"{field}=0.693" in flagged
+    code, out, err = run("generate", "Once", "--top-p", "0.5bits")
+    assert (code, out) == (2, "") and "top_p must be a number, got '0.5bits'" in err
+    code, out, err = run("generate", "Once", "--top-k", "2.5")
+    assert (code, out) == (2, "") and "top_k must be a whole number, got '2.5'" in err
+
+
+@pytest.mark.parametrize("command", ["generate", "settings"])
+@pytest.mark.parametrize("spec", ["xtc_threshold=0.1", "top_p=0.9,dry_base=1.75", "edt_base=0.8"])
+def test_a_parameter_alone_is_refused_though_it_is_at_its_default(run, command, spec):
+    given = [spec] if command == "settings" else ["Once", "--setting", spec]
+    code, out, err = run(command, *given)
+    assert (code, out) == (2, "") and "is a parameter of" in err
+
+
+def test_texts_in_a_setting_are_looked_up_by_the_command(run):
+    Path("t.txt").write_text("Once upon a time, there was a dog. Once upon a time, there was.")
+    spec = r'dry_multiplier=5,dry_allowed_length=1,dry_breakers="upon"/"\n"'
+    plain = "dry_multiplier=5,dry_allowed_length=1"
+    for command in (
+        ["score", "t.txt"],
+        ["compare", "t.txt"],
+        ["generate", "Once upon a time. Once", "--seed", 1],
+    ):
+        code, out, err = run(*command, "--setting", spec, "--json")
+        assert code == 0 and json.dumps(spec) in out, err
+        assert run(*command, "--setting", plain, "--json")[1] != out.replace(
+            json.dumps(spec), json.dumps(plain)
+        )
+    missing = 'xtc_probability=1,xtc_spared="\N{SNOWMAN}"'
+    for command in (["score", "t.txt"], ["generate", "x"], ["uncertainty", "x"]):
+        code, out, err = run(*command, "--setting", missing)
+        assert (code, out) == (1, "")
+        assert err.endswith("no token of the tokenizer contains the text '\N{SNOWMAN}'\n")
+    grid = 'xtc_probability=0.5:1:0.5,xtc_spared="a:b,|"|"\N{SNOWMAN}"'
+    _, _, err = run("identify", "t.txt", "--grid", grid)
+    assert err.endswith("no token of the tokenizer contains the text 'a:b,|'\n")
+
+
+def test_settings_tells_which_tokens_a_rule_minds(run):
+    _, out, _ = run("settings", r'dry_multiplier=1,dry_breakers="."/"\n"')
+    assert r'; "."/"\n" break a repetition off' in out
+    _, out, _ = run("settings", r'xtc_probability=0.5,xtc_spared="\n"/2,temperature_last=1.5')
+    assert "1. temperature_last: divide the logits that are left by 1.5" in out
+    assert "2. xtc_probability: with probability 0.5" in out and r'; "\n"/2 are spared' in out
 
 
 @pytest.mark.parametrize("spec", ["target_entropy=1.2", "edt_theta=0.3", "dynatemp_range=0.4"])

@@ -65,7 +65,7 @@ def test_monitor(toy):
     monitor = EntropyMonitor(alternatives=2)
     assert repr(monitor) == "EntropyMonitor(0 steps of 0 rows, alternatives=2, num_beams=1)"
     toy.model.generate(
-        torch.tensor([[1, 2], [3, 4]]), max_new_tokens=3, min_new_tokens=3, do_sample=False,
+        torch.tensor([[1, 2], [3, 4]]), max_new_tokens=3, eos_token_id=None, do_sample=False,
         logits_processor=RAW.processors(monitor),
     )  # fmt: skip
     assert repr(monitor) == "EntropyMonitor(3 steps of 2 rows, alternatives=2, num_beams=1)"

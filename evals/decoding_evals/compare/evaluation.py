@@ -25,7 +25,7 @@ from decoding.scoring.teacher_forcing import (
 from decoding.scoring.windows import Windows
 from decoding.settings.applying import Applied
 from decoding.settings.grids import MOST_SETTINGS
-from decoding.settings.policy import Setting
+from decoding.settings.policy import Setting, as_setting
 from decoding_evals.compare.figure import plot_comparison
 from decoding_evals.compare.tables import setting_tables
 from decoding_evals.reading.interruptible import Interruptible, ReadResult
@@ -128,7 +128,7 @@ class SettingsComparison(ReadResult):
 def compare(
     language_model: LanguageModel,
     documents: Iterable[str | Document],
-    settings: Sequence[Setting],
+    settings: Sequence[Setting | str],
     *,
     windows: Windows = Windows(),
     on_progress: Callable[[int, float], None] | None = None,
@@ -140,7 +140,7 @@ def compare(
     Args:
         language_model: from `load_model`.
         documents: texts, or `Document`s; taken lazily.
-        settings: 1 to 1,000, no two equal.
+        settings: 1 to 1,000 settings or their text forms, no two equal.
         windows: how the texts are read.
         on_progress: is given the number of scored tokens and the mean entropy of the first
             setting so far, nats.
@@ -150,7 +150,7 @@ def compare(
     Raises:
         ValueError: an argument is outside its range, or there is no token to score.
     """
-    chosen = tuple(settings)
+    chosen = tuple(as_setting(setting) for setting in settings)
     if not 1 <= len(chosen) <= MOST_SETTINGS:
         raise ValueError(f"settings must be 1 to {MOST_SETTINGS}, got {len(chosen)}")
     [(most, times)] = Counter(chosen).most_common(1)
@@ -191,14 +191,15 @@ def compare(
 def _scan(
     reading: Interruptible, documents: Iterable[str | Document], settings: Sequence[Setting]
 ) -> None:
-    run, blocks, follower = reading.run, reading.blocks, Follower(settings)
+    run, blocks = reading.run, reading.blocks
+    follower = Follower([setting.for_tokenizer(run.tokenizer) for setting in settings])
     for block in run.blocks(run.windows(map(as_document, listed(documents)))):
         begin, entropy = 0, 0.0
         while begin < len(block.targets):
             rows = slice(begin, begin + blocks.room)
             targets = block.targets[rows]
             apply_row = partial(_applied, follower, block, begin)
-            sums = sum_rows(block.logits[rows], targets, settings, apply_row)
+            sums = sum_rows(block.logits[rows], targets, follower.settings, apply_row)
             parts = [np.ravel(getattr(sums, name)) for name in _DIMENSIONS]
             blocks.add_sum(np.concatenate(parts).astype(np.float64), len(targets))
             entropy += float(sums.entropy[0])

@@ -16,7 +16,7 @@ from decoding.models.loading import LanguageModel, check_language_model, check_v
 from decoding.scoring.teacher_forcing import Document, TokenDocument, listed
 from decoding.scoring.windows import Windows
 from decoding.settings.grids import MOST_SETTINGS
-from decoding.settings.policy import Setting
+from decoding.settings.policy import Setting, as_setting
 from decoding_evals.identify.figure import plot_identification
 from decoding_evals.identify.likelihoods import Likelihoods, RuledOut, likelihoods
 from decoding_evals.identify.tables import tables
@@ -247,7 +247,7 @@ class Identification(TextResult):
 def identify(
     language_models: LanguageModel | Sequence[LanguageModel],
     documents: Iterable[str | Document | TokenDocument],
-    settings: Sequence[Setting],
+    settings: Sequence[Setting | str],
     *,
     prior: Sequence[float] | None = None,
     min_odds: float = 10.0,
@@ -262,7 +262,7 @@ def identify(
     Args:
         language_models: one model or more.
         documents: texts, `Document`s or `TokenDocument`s; taken lazily.
-        settings: at least one; with one model at least two, no two equal.
+        settings: at least one, or its text form; with one model at least two, no two equal.
         prior: positive weights of the candidates, the settings of the first model first; default
             all alike.
         min_odds: posterior odds of the best candidate against all others together, >= 1, below
@@ -281,7 +281,8 @@ def identify(
     models = [*language_models] if isinstance(language_models, Sequence) else [language_models]
     for language_model in models:
         check_language_model(language_model)
-    pairs = list(product((model.name for model in models), settings))
+    chosen = [as_setting(setting) for setting in settings]
+    pairs = list(product((model.name for model in models), chosen))
     if not 2 <= len(pairs) <= MOST_SETTINGS:
         raise ValueError(f"candidates must be 2 to {MOST_SETTINGS}, got {len(pairs)}")
     [((model, setting), times)] = Counter(pairs).most_common(1)
@@ -304,7 +305,7 @@ def identify(
         shown = [on_progress, *(None for _ in models[1:])]
         copies = zip(models, tee(checked(), len(models)), shown, strict=True)
         streams = [
-            likelihoods(model, copy, settings, windows=windows, on_progress=progress)
+            likelihoods(model, copy, chosen, windows=windows, on_progress=progress)
             for model, copy, progress in copies
         ]
         for index, parts in enumerate(zip(*streams, strict=True)):

@@ -117,7 +117,7 @@ def likelihoods(
     """
     run = TeacherForcing(language_model, windows)
     retokenisation = Retokenisation(language_model, windows)
-    followers = [Follower([setting]) for setting in settings]
+    followers = [Follower([setting.for_tokenizer(run.tokenizer)]) for setting in settings]
 
     def measure(block: LogitBlock) -> dict[str, Tensor]:
         return _measured(block, followers)

@@ -14,8 +14,8 @@ from dataclasses import replace
 from functools import cached_property
 
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
+from decoding.models.detokenizing import spellings
 from decoding.models.loading import LanguageModel
 from decoding.scoring.following import Follower
 from decoding.scoring.teacher_forcing import LogitBlock, TeacherForcing, TokenDocument
@@ -81,7 +81,9 @@ class Retokenisation:
         asking = {setting for rows in questions.values() for setting, _, _ in rows}
         if any(setting.looks_back for setting in asking):
             begin = first
-        followers = {setting: Follower([setting]) for setting in asking}
+        followers = {
+            setting: Follower([setting.for_tokenizer(self._tokenizer)]) for setting in asking
+        }
         document = TokenDocument(ids[begin:end].tolist(), [*bos, *ids[:begin].tolist()])
         found: dict[tuple[Setting, int], float] = {}
         position = begin
@@ -123,15 +125,9 @@ class Retokenisation:
                 yield position, others
 
     @cached_property
-    def _vocabulary(self) -> tuple[list[str], dict[str, list[int]], int]:
+    def _vocabulary(self) -> tuple[Sequence[str], dict[str, list[int]], int]:
         """The text of each token within a text, the tokens of each text, the longest length."""
-        tokenizer: PreTrainedTokenizerBase = self._tokenizer
-        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-        # Some tokenizers drop a space at the start of a text, so another token stands there.
-        anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1]
-        before = len(tokenizer.decode([anchor], **options))
-        pairs = [[anchor, token] for token in range(len(tokenizer))]
-        spelt = [decoded[before:] for decoded in tokenizer.batch_decode(pairs, **options)]
+        spelt = spellings(self._tokenizer)
         by_text: dict[str, list[int]] = defaultdict(list)
         for token, written in enumerate(spelt):
             if written and "\N{REPLACEMENT CHARACTER}" not in written:

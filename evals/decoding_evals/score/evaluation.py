@@ -18,7 +18,7 @@ from decoding.scoring.answers import EncodedDocument, answered
 from decoding.scoring.following import Follower
 from decoding.scoring.teacher_forcing import AnyDocument, LogitBlock, TeacherForcing
 from decoding.scoring.windows import Windows
-from decoding.settings.policy import Setting
+from decoding.settings.policy import Setting, as_setting
 from decoding_evals.reading.scanned import Scanned, scanned
 from decoding_evals.score.figure import plot_scores
 from decoding_evals.score.tables import choice_tables, token_tables
@@ -171,7 +171,7 @@ def score(
     documents: Iterable[str | AnyDocument],
     *,
     windows: Windows = Windows(),
-    setting: Setting | None = None,
+    setting: Setting | str | None = None,
     on_progress: Callable[[int, float], None] | None = None,
 ) -> Iterator[DocumentScores]:
     """Score every token of every document by teacher forcing.
@@ -181,7 +181,8 @@ def score(
         documents: texts, or `Document`s, whose prompts are context only; taken lazily, each held
             whole until it is scored.
         windows: how the texts are read.
-        setting: a decoding setting that is scored beside the model's own distribution.
+        setting: a decoding setting, or its text form, that is scored beside the model's own
+            distribution.
         on_progress: is given the number of scored tokens and the mean surprisal so far, nats.
 
     Returns:
@@ -191,14 +192,15 @@ def score(
         ValueError: an argument is outside its range.
     """
     run = TeacherForcing(language_model, windows)
-    follower = None if setting is None else Follower([setting])
+    chosen = None if setting is None else as_setting(setting)
+    follower = None if chosen is None else Follower([chosen.for_tokenizer(run.tokenizer)])
 
     def measure(block: LogitBlock) -> dict[str, Tensor]:
         return _measured(block, follower)
 
     measured = scanned(run, documents, measure, on_progress, "surprisal_nats")
     for index, document in enumerate(measured):
-        yield _scores(index, document, run, setting)
+        yield _scores(index, document, run, chosen)
 
 
 @dataclass(frozen=True)

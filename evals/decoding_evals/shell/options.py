@@ -19,6 +19,7 @@ from decoding_evals.shell.running import keep_freed_memory, uncollected
 
 if TYPE_CHECKING:
     from decoding.models.loading import LanguageModel
+    from decoding.rules.rule import Field
     from decoding.scoring.windows import Windows
 
 Option = Callable[[Any], Any]
@@ -114,16 +115,27 @@ trust_option = click.option(
 )
 
 
+def _field_option(field: Field, text: str) -> Option:
+    """A flag for a field of a setting, whose value is read as in the setting's text form."""
+
+    def read(_: click.Context, __: click.Parameter, value: str | None) -> Any:
+        try:
+            return None if value is None else field.read(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+
+    kind = {int: "INTEGER", float: "FLOAT"}[type(field.default)]
+    flag = f"--{field.name.replace('_', '-')}"
+    return option(f"{flag} {kind}", text, type=str, callback=read)
+
+
 setting_options = stacked(
     option(
         "--setting SPEC",
         'Decoding setting, as in "temperature=0.7,top_p=0.9"; flags override its fields.',
         default="raw",
     ),
-    *(
-        option(f"--{name.replace('_', '-')}", rule.summary(), type=type(rule.neutral))
-        for name, rule in FLAGS.items()
-    ),
+    *(_field_option(rule.fields()[0], rule.summary()) for rule in FLAGS.values()),
 )
 
 

@@ -153,7 +153,7 @@ class PromptUncertainty(TextResult):
 def uncertainty(
     language_model: LanguageModel,
     prompts: Iterable[Prompt | PromptRow],
-    settings: DecodingSettings | None = None,
+    settings: DecodingSettings | str | None = None,
     *,
     num_samples: int = 10,
     max_new_tokens: int = 50,
@@ -174,7 +174,7 @@ def uncertainty(
     Args:
         language_model: from `load_model`.
         prompts: texts, conversations, or rows that know more; all are held.
-        settings: what the samples are drawn under; default `raw`.
+        settings: what the samples are drawn under, or its text form; default `raw`.
         num_samples: N >= 2 samples of each prompt.
         max_new_tokens: of each answer, >= 1.
         seed: as for `generate`.
@@ -195,6 +195,8 @@ def uncertainty(
     Raises:
         ValueError: an argument is out of its range, or a prompt does not fit; before any work.
     """
+    if isinstance(settings, str):
+        settings = DecodingSettings.parse(settings)
     settings = settings or DecodingSettings()
     if num_samples < 2:
         raise ValueError(f"num_samples must be >= 2, got {num_samples}")

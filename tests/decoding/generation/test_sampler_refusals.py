@@ -76,7 +76,8 @@ def test_points_that_do_not_fit_the_call_are_refused(toy_gpt2, shape, message):
     [
         ({}, "needs a seed, as in seed=0, or points"),
         ({"seed": 0, "points": torch.zeros(1, 1, dtype=torch.float64)}, "and not both"),
-        ({"settings": "temperature=0.5", "seed": 1}, "settings must be a DecodingSettings or"),
+        ({"settings": 0.5, "seed": 1}, r"settings must be a DecodingSettings or .* got 0\.5"),
+        ({"settings": "temp=0.5", "seed": 1}, "unknown setting 'temp'; did you mean 'temperature'"),
         ({"seed": 3.0}, "seed must be a whole number, got 3.0"),
         ({"seed": True}, "seed must be a whole number, got True"),
         ({"points": np.zeros((1, 1))}, "points must be a tensor, got ndarray"),

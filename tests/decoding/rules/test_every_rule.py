@@ -77,6 +77,7 @@ REACHES = {
     "p_less": [1e-12, 0.5, 1.0],
     "kl_budget": [1e-12, 0.5, 800.0],
     "mirostat_tau": [1e-9, 1.0, 800.0],
+    "temperature_last": [1e-30, 0.5, 1e39],
     "xtc_probability": [1e-9, 0.5, 1.0],
     "adaptive_p": [1e-9, 0.5, 1.0],
 }
@@ -102,8 +103,8 @@ def test_no_combination_leaves_a_row_without_tokens(row, data):
     if "target_entropy" in values:
         values.pop("temperature", None)
     if "mirostat_tau" in values:
-        values.pop("xtc_probability", None)
-        values.pop("adaptive_p", None)
+        for name in ("xtc_probability", "adaptive_p", "temperature_last"):
+            values.pop(name, None)
     logits = HUGE[row].unsqueeze(0)
     ids = torch.randint(logits.shape[1], (1, 30), generator=torch.Generator().manual_seed(1))
     log_q = DecodingSettings(**values).log_probs(logits, History(ids))

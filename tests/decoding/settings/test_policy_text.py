@@ -97,7 +97,7 @@ def test_other_forms_are_refused_in_one_line(text, message):
         ({"entropy_above": True}, r"entropy_above must be .* got True"),
         ({"then": DecodingSettings}, "then must be a setting, a function"),
         ({"varentropy_above": float("nan")}, r"varentropy_above must be .* got nan"),
-        ({"settings": "raw"}, r"settings must be a DecodingSettings, got 'raw'"),
+        ({"settings": "stop"}, r"settings must be a DecodingSettings, got 'stop'"),
         ({"then": "halt"}, r"then must be a setting, a function, or one of .* got 'halt'"),
         ({"then": None}, r"then must be a setting, a function, or one of .* got None"),
     ],

@@ -203,7 +203,7 @@ def test_neutral_arguments_hold_the_processor_where_there_is_a_monitor():
     plain = settings.generate_kwargs()
     assert "logits_processor" not in plain
     watched = settings.generate_kwargs(monitor=monitor)
-    [processor] = watched.pop("logits_processor")
+    *_, processor = watched.pop("logits_processor")
     assert watched == plain
     assert (processor.settings, processor.monitor) == (settings, monitor)
     beams = settings.generate_kwargs(2, monitor=EntropyMonitor(num_beams=2))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from decoding.rules.rule import format_value
 from decoding.settings.settings import RULES_IN_ORDER, DecodingSettings
 from some_settings import NEUTRAL, OWNERS
 
@@ -42,7 +43,7 @@ def test_parameters_are_no_steps_of_their_own():
         xtc_probability=0.5, xtc_threshold=0.2, dry_multiplier=0.8, dry_breakers=(13,), top_k=5
     )
     assert steps(setting) == [("dry_multiplier", 0.8), ("top_k", 5), ("xtc_probability", 0.5)]
-    assert parameters(setting, "xtc_probability") == {"xtc_threshold": 0.2}
+    assert parameters(setting, "xtc_probability") == {"xtc_threshold": 0.2, "xtc_spared": ()}
     assert parameters(setting, "dry_multiplier") == {
         "dry_base": 1.75,
         "dry_allowed_length": 2,
@@ -91,11 +92,15 @@ NOT_NEGATIVE = ("a finite number >= 0", [-0.1, -5e-324, -math.inf, *NEVER])
 SHARE = ("in (0, 1]", [0, 0.0, -0.1, 1.0000001, 2, *NEVER])
 SHARE_OR_NONE = ("in [0, 1]", [-0.1, 1.0000001, *NEVER])
 CUT = ("in [0, 1)", [-0.1, 1, 1.0, *NEVER])
+TOKENS = (
+    "ids in [0, 2^63), texts not ''",
+    [(-1,), [3, -2], (2**63,), ("",), ["a", -1]],
+)
 NOT_IN_RANGE = {
     "dry_multiplier": NOT_NEGATIVE,
     "dry_base": ("a finite number >= 1", [0.999, 0, -2, *NEVER]),
     "dry_allowed_length": (">= 1", [0, -1]),
-    "dry_breakers": ("ids in [0, 2^63)", [(-1,), [3, -2], (2**63,)]),
+    "dry_breakers": TOKENS,
     "temperature": NOT_NEGATIVE,
     "edt_theta": NOT_NEGATIVE,
     "edt_base": ("in (0, 1)", [0, 1, 1.5, -0.1, *NEVER]),
@@ -115,18 +120,20 @@ NOT_IN_RANGE = {
     "kl_budget": NOT_NEGATIVE,
     "mirostat_tau": NOT_NEGATIVE,
     "mirostat_eta": SHARE,
+    "temperature_last": ("a finite number > 0", [0, -1, *NEVER]),
     "xtc_probability": SHARE_OR_NONE,
     "xtc_threshold": SHARE,
+    "xtc_spared": TOKENS,
     "adaptive_p": SHARE_OR_NONE,
     "adaptive_p_decay": ("in [0, 0.99]", [-0.1, 0.991, 1, *NEVER]),
 }
 NOT_A_NUMBER = ["0.7", None, True, False, 1j, [1]]
 NOT_WHOLE = [2.5, 2.0, math.inf, math.nan]
-NOT_IDS = ["13/198", None, 13, [True], [1.5], ["1"], {1}]
+NOT_TOKENS = [None, 13, [True], [1.5], [b"1"], {1}]
 KINDS = {
     float: ("a number", NOT_A_NUMBER),
     int: ("a whole number", NOT_A_NUMBER + NOT_WHOLE),
-    tuple: ("ids, as in 13/198", NOT_IDS),
+    tuple: (r'ids or texts, as in 13/"\n"', NOT_TOKENS),
 }
 
 BAD = [
@@ -158,7 +165,8 @@ def test_a_value_that_no_float_can_hold_is_refused(name, value):
 
 @pytest.mark.parametrize(("name", "owner"), OWNERS.items())
 def test_a_parameter_without_its_owner_is_refused_by_name(name, owner):
-    value = {"dry_allowed_length": 3, "dry_breakers": (13,), "dry_base": 2}.get(name, 0.5)
+    others = {"dry_allowed_length": 3, "dry_breakers": (13,), "dry_base": 2, "xtc_spared": (2,)}
+    value = others.get(name, 0.5)
     with pytest.raises(ValueError, match=name) as refusal:
         DecodingSettings(**{name: value})
     assert str(refusal.value) == f"{name} is a parameter of {owner}, which is not set"
@@ -166,8 +174,10 @@ def test_a_parameter_without_its_owner_is_refused_by_name(name, owner):
         DecodingSettings(**{name: value, owner: 0})
     given = DecodingSettings(**{name: value, owner: 0.5})
     assert getattr(given, name) == value
-    # At its default it says nothing.
+    # At its default it says nothing, unless it is written.
     assert DecodingSettings(**{name: NEUTRAL[name]}) == DecodingSettings()
+    with pytest.raises(ValueError, match=f"{name} is a parameter of {owner}, which is not set"):
+        DecodingSettings.parse(f"top_p=0.9,{name}={format_value(NEUTRAL[name]) or 7}")
 
 
 @pytest.mark.parametrize(
@@ -182,6 +192,7 @@ def test_a_parameter_without_its_owner_is_refused_by_name(name, owner):
         ("temperature=0.7,target_entropy=1", "leave out temperature=0.7"),
         ("mirostat_tau=3,adaptive_p=0.5", "mirostat_tau follows what its own cut leaves"),
         ("mirostat_tau=3,xtc_probability=0.5", "mirostat_tau follows what its own cut leaves"),
+        ("mirostat_tau=3,temperature_last=2", "mirostat_tau follows what its own cut leaves"),
     ],
 )
 def test_contradictions_are_refused(text, words):

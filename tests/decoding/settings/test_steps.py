@@ -94,7 +94,7 @@ def oracle_of_all(setting, z):
             kept, margin, _ = oracle(z, value)
             nearest = min(nearest, margin[np.isfinite(z)].min())
             z = np.where(kept, z, -np.inf)
-    return log_softmax(z), nearest
+    return log_softmax(z / setting.temperature_last), nearest
 
 
 any_setting = st.builds(
@@ -110,6 +110,7 @@ any_setting = st.builds(
     eta_cutoff=st.just(0.0) | st.floats(1e-4, 0.5),
     p_less=st.just(0.0) | st.floats(0.01, 0.99),
     kl_budget=st.just(0.0) | st.floats(0.01, 1),
+    temperature_last=st.just(1.0) | st.floats(0.2, 5),
 )
 
 

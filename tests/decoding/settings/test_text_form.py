@@ -42,6 +42,14 @@ def test_the_text_leaves_out_neutral_fields(setting):
             "dry_multiplier=0.8,dry_breakers=13/198",
         ),
         ({"dry_multiplier": 1, "dry_breakers": (7,)}, "dry_multiplier=1,dry_breakers=7"),
+        (
+            {"dry_multiplier": 1, "dry_breakers": ("\n", 13, ",", "/", "a b", '"', "\\", "é。")},
+            r'dry_multiplier=1,dry_breakers="\n"/13/","/"/"/"a\u0020b"/"\""/"\\"/"é。"',
+        ),
+        (
+            {"xtc_probability": 1, "xtc_spared": "\N{ZERO WIDTH JOINER}", "temperature_last": 2},
+            r'temperature_last=2,xtc_probability=1,xtc_spared="\u200d"',
+        ),
         ({"target_entropy": 1.5, "top_h": 0.4}, "target_entropy=1.5,top_h=0.4"),
         (
             {"xtc_probability": 0.5, "xtc_threshold": 0.2, "temperature": 0.9},
@@ -141,16 +149,21 @@ def test_a_name_that_is_near_to_none_lists_them_all():
         ("top_k=2.5", "top_k must be a whole number, got '2.5'"),
         ("top_p=0", "top_p must be in (0, 1], got 0.0"),
         ("top_p=0.9,top_p=0.8", "'top_p' is given twice"),
-        ("dry_breakers=", "dry_breakers must be ids, as in 13/198, got ''"),
-        ("dry_breakers=13/x", "dry_breakers must be ids, as in 13/198, got '13/x'"),
+        ("dry_breakers=", r"""dry_breakers must be ids or texts, as in 13/"\n", got ''"""),
+        ("dry_breakers=13/x", r"""dry_breakers must be ids or texts, as in 13/"\n", got '13/x'"""),
         (
             "dry_multiplier=1,dry_breakers=3/-1",
-            "dry_breakers must be ids in [0, 2^63), got (3, -1)",
+            "dry_breakers must be ids in [0, 2^63), texts not '', got (3, -1)",
         ),
-        ("dry_breakers", "'dry_breakers' needs a value, as in dry_breakers=13/198"),
+        ("dry_breakers", r"'dry_breakers' needs a value, as in dry_breakers=13/"),
         ("dry_breakers=13", "dry_breakers is a parameter of dry_multiplier, which is not set"),
         ("kl_budget=-1bits", "kl_budget must be a finite number >= 0, got -0.69"),
         ("greedy,temperature=0.5", "'temperature' is given twice"),
+        ("xtc_threshold=0.1", "xtc_threshold is a parameter of xtc_probability, which is not set"),
+        ('dry_multiplier=1,dry_breakers="\\q"', "dry_breakers must be ids or texts"),
+        ('dry_multiplier=1,dry_breakers="a', "dry_breakers must be ids or texts"),
+        ('dry_multiplier=1,dry_breakers="a"b', "dry_breakers must be ids or texts"),
+        ('dry_multiplier=1,dry_breakers=""', "texts not '', got ('',)"),
     ],
 )
 def test_bad_text_is_refused(text, words):

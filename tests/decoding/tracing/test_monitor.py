@@ -68,6 +68,8 @@ STEERED = [
     "temperature=1.2,dynatemp_range=0.8,dynatemp_exponent=1.5,p_less=0.5",
     "target_entropy=1.2,kl_budget=0.05",
     "temperature=0.9,top_h=0.6",
+    "top_k=9,temperature_last=1.7",
+    "edt_theta=0.5,min_p=0.1,temperature_last=0.6,xtc_probability=0.5,xtc_threshold=0.05",
     "xtc_probability=0.6,xtc_threshold=0.05",
     "top_k=9,xtc_probability=1,xtc_threshold=0.05",
 ]
