@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 
-.PHONY: demo test check test-gpu real test-oldest wheel-test docs picture bench bench-gpu validate peers lm-polygraph clean
+.PHONY: demo test check test-gpu real test-oldest wheel-test docs picture architectures bench bench-gpu validate peers lm-polygraph clean
 
 demo: .venv/.installed
 	$(BIN)/decoding generate "Once upon a time" --temperature 0.8 --top-p 0.95 --color
@@ -52,6 +52,10 @@ picture: .venv/.installed-dev
 	$(BIN)/decoding generate "Once upon a time" --temperature 0.7 --max-new-tokens 60 --seed 1 --json \
 	| $(BIN)/decoding identify --setting raw --setting temperature=0.7 --setting top_p=0.9 \
 		--setting top_k=50 --plot docs/identify.png > build/identify.txt
+
+# What holds for small random models of many architectures, into docs/architectures.md.
+architectures: .venv/.installed-dev
+	$(BIN)/python docs/architectures.py
 
 # Speed and memory, into benchmarks/RESULTS.md.
 bench: .venv/.installed-dev

@@ -12,6 +12,7 @@ from transformers import WatermarkingConfig
 
 from cuts_oracle import ORACLES, by_logit, log_softmax
 from decoding import DecodingSettings, EntropyMonitor, generate
+from decoding.models import batching, probing
 from decoding.settings.settings import RULES_IN_ORDER
 
 STEERING = [
@@ -282,7 +283,24 @@ def editing(model, edit):
         return output
 
     twin.forward = forward
-    return twin
+    return spared(twin)
+
+
+def spared(model):
+    """A model that is not probed: the passes of a probe would count as its steps."""
+    probing._in_front[model] = 0
+    batching._found[model] = AnyRows()
+    return model
+
+
+class AnyRows(dict):
+    """What is found of a model whose rows may all run together, whatever the padding."""
+
+    def __contains__(self, key):
+        return True
+
+    def __missing__(self, key):
+        return batching.Together("padded", None, "")
 
 
 def scripted(model, *rows):
@@ -331,7 +349,7 @@ def with_config(model, **values):
     twin.generation_config = copy.deepcopy(model.generation_config)
     for name, value in values.items():
         setattr(twin.generation_config, name, value)
-    return twin
+    return spared(twin) if isinstance(batching._found.get(model), AnyRows) else twin
 
 
 # Texts.

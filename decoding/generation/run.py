@@ -8,10 +8,10 @@ setting's processor instead.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -21,7 +21,9 @@ from decoding.generation.prompts import prompt_ids
 from decoding.generation.result import Generation, StreamedToken
 from decoding.generation.sampler import Sampler
 from decoding.generation.seeds import check_seed, chosen_seed, uniforms
+from decoding.generation.stepping import check_generation, check_together, generated_together
 from decoding.generation.stopping import Finished, StopStrings
+from decoding.models.batching import batches
 from decoding.models.chats import Chat, Conversation, Prompt, as_chat, last_of, listed_prompts
 from decoding.models.detokenizing import Detokenizer, token_texts
 from decoding.models.loading import LanguageModel, check_language_model
@@ -116,7 +118,7 @@ def generate(
         by_length = sorted(together, key=lambda job: len(job.ids))
         done: list[Generation] = []
         try:
-            for batch in _chunks(by_length, per_batch):
+            for batch in run.batches(by_length, per_batch):
                 for generation in run.batch(batch):
                     done.append(generation)
         finally:
@@ -212,6 +214,21 @@ class Run:
                 "the model's generation configuration asks for a paged cache, which ignores "
                 "logits processors; unset cache_implementation"
             )
+        with evaluating(self.model), torch.no_grad():
+            check_generation(self.model, self.pad)
+
+    @property
+    def pad(self) -> int:
+        """What stands in front of shorter rows, and behind finished ones."""
+        return next((i for i in (self.tokenizer.pad_token_id, *self.end) if i is not None), 0)
+
+    def batches(self, jobs: list[Job], size: int) -> Iterator[list[Job]]:
+        """Cut jobs, which are sorted by length, into batches that the model can bear."""
+
+        def key() -> Callable[[int], Hashable]:
+            return partial(generated_together(self.model, self.pad).key, growth=self.max_new_tokens)
+
+        return batches(jobs, size, lambda job: len(job.ids), key)
 
     def jobs(self, prompts: Iterable[Prompt]) -> Iterator[Job]:
         """One job per sequence; with beams, one per prompt."""
@@ -236,7 +253,7 @@ class Run:
         On Ctrl-C it gives those that have ended, and raises `KeyboardInterrupt` after them.
         """
         device, end = self.model.device, self.end
-        pad = next((i for i in (self.tokenizer.pad_token_id, *end) if i is not None), 0)
+        pad = self.pad
         width = max(len(job.ids) for job in jobs)
         padded = [[pad] * (width - len(job.ids)) + job.ids for job in jobs]
         mask = [[0] * (width - len(job.ids)) + [1] * len(job.ids) for job in jobs]
@@ -249,6 +266,8 @@ class Run:
         if self.num_beams > 1:
             assert isinstance(self.acting, DecodingSettings)
             processors = self.acting.processors(monitor)
+            beams = [len(job.ids) for job in jobs for _ in range(self.num_beams)]
+            check_together(self.model, beams, self.max_new_tokens, pad)
         else:
             streams = [
                 uniforms(self.seed, str(j.prompt), j.sample, self.max_new_tokens) for j in jobs

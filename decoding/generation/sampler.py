@@ -26,7 +26,9 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from decoding.generation.replay import Replay
+from decoding.generation.rows import Prompts, prompts_of
 from decoding.generation.seeds import check_seed, uniforms
+from decoding.generation.stepping import check_together
 from decoding.rows.arrays import Array, as_array, joined, on_host
 from decoding.rows.blocks import row_blocks
 from decoding.rows.distribution import Distribution
@@ -104,9 +106,13 @@ class Sampler:
         logits_processor: LogitsProcessorList,
         stopping_criteria: StoppingCriteriaList,
         generation_config: GenerationConfig,
+        inputs_tensor: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """What `model.generate` calls.
+
+        It passes as `inputs_tensor` what its caller gave as the prompts, before rows are repeated
+        for several samples: ids, embeddings, or what an encoder reads.
 
         Raises:
             ValueError: the configuration would change the distribution, asks for beams, or the
@@ -121,16 +127,15 @@ class Sampler:
                 f"the generation configuration asks for {listed}; pass settings.generate_kwargs() "
                 "to model.generate, which leaves the setting alone in charge"
             )
-        # The other mask of such a model is of what its encoder reads.
-        of_decoder = model.config.is_encoder_decoder
-        mask = kwargs.get("decoder_attention_mask" if of_decoder else "attention_mask")
-        starts = None
-        if mask is not None and mask.shape == input_ids.shape:
-            starts = mask.long().argmax(-1)
+        prompts = prompts_of(model, input_ids, inputs_tensor, kwargs)
+        steps = generation_config.max_length - input_ids.shape[1]
+        points = self._points(prompts, steps).to(input_ids.device)
+        if len(set(prompts.lengths)) > 1 or not model.config.is_encoder_decoder:
+            check_together(model, prompts.lengths, steps, generation_config.pad_token_id)
         step = _Step(
             self,
-            self._points(input_ids, starts, generation_config.max_length - input_ids.shape[1]),
-            starts,
+            points,
+            prompts.starts,
             keeps_scores=generation_config.output_scores or generation_config.output_logits,
         )
         self.endings, self.ended_at = step.endings, step.ended_at
@@ -163,28 +168,29 @@ class Sampler:
         step.check()
         return outputs.clone() if inside else outputs
 
-    def _points(self, input_ids: Tensor, starts: Tensor | None, steps: int) -> Tensor:
-        """Uniforms of each row: those given, or by its prompt's ids."""
-        points = self.points
+    def _points(self, prompts: Prompts, steps: int) -> Tensor:
+        """Uniforms of each row: those given, or by its prompt."""
+        points, rows = self.points, len(prompts.lengths)
         if points is None:
             assert self.seed is not None
+            if prompts.names is None:
+                raise ValueError(
+                    "rows with an encoder's output alone have no prompt that a seed could belong "
+                    "to: give what the encoder reads, or points"
+                )
             seen: Counter[str] = Counter()
             streams = []
-            begins = [0] * len(input_ids) if starts is None else starts.tolist()
-            for ids, begin in zip(input_ids.tolist(), begins, strict=True):
-                prompt = " ".join(map(str, ids[begin:]))
-                streams.append(uniforms(self.seed, prompt, seen[prompt], steps))
-                seen[prompt] += 1
-            points = torch.stack(streams)
-        elif len(points) != len(input_ids):
-            raise ValueError(
-                f"points are for {len(points)} rows, and the call has {len(input_ids)}"
-            )
-        elif points.shape[1] < steps:
+            for name in prompts.names:
+                streams.append(uniforms(self.seed, name, seen[name], steps))
+                seen[name] += 1
+            return torch.stack(streams)
+        if len(points) != rows:
+            raise ValueError(f"points are for {len(points)} rows, and the call has {rows}")
+        if points.shape[1] < steps:
             raise ValueError(
                 f"points are for {points.shape[1]} steps, and the call may take {steps}"
             )
-        return points.to(input_ids.device)
+        return points
 
 
 def _check_points(points: object) -> None:

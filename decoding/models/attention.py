@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from decoding.models.probing import check_causal
 from decoding.rows.arrays import as_float
 
 
@@ -99,14 +100,18 @@ def head_entropies(
         One entry for each layer that attends, in the order in which they run.
 
     Raises:
-        ValueError: the model is in training mode, or its attention does not return weights or holds
-            NaN.
+        ValueError: the model is in training mode, is not causal, or reads more than the text; or
+            its attention does not return weights or holds NaN.
 
     Source: Xiao et al., "Efficient Streaming Language Models with Attention Sinks", ICLR 2024, for
     the first token as a sink.
     """
     if model.training:
         raise ValueError("model must be in evaluation mode: call model.eval() first")
+    if own := check_causal(model):
+        raise ValueError(
+            f"model must read the text alone, and this one reads {own} tokens of its own before it"
+        )
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     tokens = mask.bool()
     causal = torch.ones(2 * input_ids.shape[1:], dtype=torch.bool, device=tokens.device).tril()
@@ -131,7 +136,7 @@ def head_entropies(
 
     inputs: dict[str, Any] = {"attention_mask": mask, "use_cache": False}
     parameters = inspect.signature(type(model.base_model).forward).parameters
-    if "position_ids" in parameters:
+    if "position_ids" in parameters and not tokens[:, 0].all():
         inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
     implementation = attention_implementation(model)
     with ExitStack() as stack:

@@ -8,7 +8,7 @@ batch and the context, not on how long the texts are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, NamedTuple
@@ -19,13 +19,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from decoding.models.batching import Together, batches, rotary_limit, scored_together
 from decoding.models.encoding import Segment, encode
 from decoding.models.head import LogitHead
 from decoding.models.loading import LanguageModel, check_language_model
 from decoding.models.prompts import document_front
 from decoding.rows.faults import NonFiniteLogitsError
 from decoding.scoring.answers import EncodedDocument, answered
-from decoding.scoring.windows import Ids, Window, Windows, of_scored, sliding_windows
+from decoding.scoring.windows import (
+    Ids,
+    Window,
+    Windows,
+    of_scored,
+    sliding_windows,
+    split_at,
+)
 
 # A product with fewer rows at a time is slower: the head's weights are read for each block anew.
 LOGITS_BYTES = 128 << 20
@@ -203,14 +211,17 @@ class TeacherForcing:
             del order[:ready]
         self.account.check()
 
-    def blocks(self, windows: Iterable[Window]) -> Iterator[LogitBlock]:
+    def blocks(
+        self, windows: Iterable[Window], *, beside: PreTrainedModel | None = None
+    ) -> Iterator[LogitBlock]:
         """The logits at every target of every window, counted as scored; see `logit_blocks`."""
 
         def on_head(head: LogitHead) -> None:
             self.full_logits = head.full_logits
 
-        blocks = logit_blocks(self.model, windows, batch_size=self.batch_size, on_head=on_head)
-        for block in blocks:
+        for block in logit_blocks(
+            self.model, windows, batch_size=self.batch_size, beside=beside, on_head=on_head
+        ):
             self.account.tokens_scored += len(block.targets)
             yield block
             del block  # before the next one is made
@@ -256,9 +267,10 @@ class TeacherForcing:
         self, document: int, sequence: Iterable[Ids], *, front: int, first_target: int
     ) -> Iterator[Window]:
         """How a document's sequence becomes windows; a subclass may follow another rule."""
-        return sliding_windows(
+        windows = sliding_windows(
             document, sequence, self.context, self.stride, front=front, first_target=first_target
         )
+        return split_at(windows, rotary_limit(self.model))
 
     def _tokens(self, index: int, document: TokenDocument) -> Iterator[Window]:
         ids = np.array([*document.context, *document.ids], dtype=np.int64)
@@ -329,17 +341,20 @@ def logit_blocks(
     windows: Iterable[Window],
     *,
     batch_size: int = 8,
+    beside: PreTrainedModel | None = None,
     on_head: Callable[[LogitHead], None] | None = None,
 ) -> Iterator[LogitBlock]:
     """The model's logits at every target of every window, a bounded block at a time.
 
     Windows are taken in groups, sorted by length, and padded on the right, where a causal model
-    cannot see: nothing depends on the batch but rounding.
+    cannot see; those that the model could not bear beside each other run apart. So nothing depends
+    on the batch but rounding.
 
     Args:
         model: a causal language model in evaluation mode.
         windows: taken lazily.
         batch_size: windows that run together, >= 1.
+        beside: another model that reads the same windows: the batches are fit for both.
         on_head: told once which head is used, before the first block.
 
     Returns:
@@ -348,14 +363,33 @@ def logit_blocks(
     """
     head: LogitHead | None = None
     waiting = iter(windows)
+    models = [model] if beside is None else [model, beside]
     while group := list(islice(waiting, batch_size * SORTED_BATCHES)):
         if head is None:
-            head = LogitHead(model, torch.from_numpy(group[0].inputs).to(model.device))
+            head = LogitHead(model)
             if on_head is not None:
                 on_head(head)
         group.sort(key=lambda window: -len(window.inputs))
-        for begin in range(0, len(group), batch_size):
-            yield from _batch(model, head, group[begin : begin + batch_size])
+        for together in batches(
+            group, batch_size, lambda window: len(window.inputs), lambda: _key(models)
+        ):
+            yield from _batch(model, head, together)
+
+
+def _key(models: Sequence[PreTrainedModel]) -> Callable[[int], Hashable]:
+    """What windows of a length have in common with those that all models can read beside them."""
+
+    def together(model: PreTrainedModel) -> Together:
+        head = LogitHead(model)
+        return scored_together(model, lambda ids, mask: head.logits(head.hidden(ids, mask)[-1]))
+
+    found = [together(model) for model in models]
+
+    def key(length: int) -> Hashable:
+        keys = [each.key(length) for each in found]
+        return None if None in keys else tuple(keys)
+
+    return key
 
 
 def _batch(model: PreTrainedModel, head: LogitHead, windows: list[Window]) -> Iterator[LogitBlock]:

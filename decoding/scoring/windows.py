@@ -9,7 +9,7 @@ a document of any length passes through.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -163,3 +163,19 @@ def of_scored(windows: Iterable[Window], scored: NDArray[np.bool_]) -> Iterator[
                 window.document, window.start + begin, window.inputs[:read],
                 window.targets[begin:end],
             )  # fmt: skip
+
+
+def split_at(windows: Iterable[Window], limit: int | None) -> Iterator[Window]:
+    """Windows of which none scores on both sides of a limit.
+
+    A model whose rotary factors change behind a limit reads a longer row otherwise, from its first
+    token on. So that each token is scored as it would be drawn, a window beyond the limit is read
+    twice: up to it, for the tokens there, and whole, for those behind.
+    """
+    for window in windows:
+        inside = 0 if limit is None else limit - (len(window.inputs) - len(window.targets))
+        if not 0 < inside < len(window.targets):
+            yield window
+            continue
+        yield replace(window, inputs=window.inputs[:limit], targets=window.targets[:inside])
+        yield replace(window, start=window.start + inside, targets=window.targets[inside:])

@@ -174,8 +174,8 @@ def _both(
     """What both models say of the same windows, `_columns` of some rows at a time."""
     windows_a, windows_b = tee(run.windows(map(as_document, listed(documents))))
     for a, b in zip(
-        run.blocks(windows_a),
-        logit_blocks(model_b.model, windows_b, batch_size=run.batch_size),
+        run.blocks(windows_a, beside=model_b.model),
+        logit_blocks(model_b.model, windows_b, batch_size=run.batch_size, beside=run.model),
         strict=True,
     ):
         columns = _columns(a.logits, b.logits.to(a.logits.device), a.targets)

@@ -20,7 +20,7 @@ from decoding.settings.processor import applied_besides
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.doctor import passes, texts
 from decoding_evals.doctor.head import head
-from decoding_evals.doctor.patient import Finding, Patient, skipped
+from decoding_evals.doctor.patient import NOT_NUMBERS, Finding, Patient, skipped
 from decoding_evals.doctor.tables import tables
 from decoding_evals.showing.result import Result, finite
 from decoding_evals.showing.terminal import counted
@@ -121,7 +121,7 @@ def doctor(
     if language_model.model.training:
         raise ValueError("model must be in evaluation mode: call model.eval() first")
     patient = Patient(language_model, text)
-    checks = []
+    checks: list[Check] = []
     for name, check in CHECKS.items():
         if on_check is not None:
             on_check(name)
@@ -130,7 +130,8 @@ def doctor(
         except (torch.OutOfMemoryError, MemoryError):
             finding = skipped("not enough memory")
         except NonFiniteLogitsError as error:
-            finding = Finding("fail", None, None, str(error))
+            told = any(check.status == "fail" for check in checks[:1])
+            finding = skipped(NOT_NUMBERS) if told else Finding("fail", None, None, str(error))
         except Exception as error:  # whatever a broken model makes of its input
             reason = next(iter(str(error).strip().splitlines()), "")
             finding = Finding("fail", None, None, f"raised {type(error).__name__}: {reason}")
@@ -159,7 +160,11 @@ def _notes(patient: Patient) -> list[str]:
         notes.append("the tokenizer has no padding token")
     elif tokenizer.pad_token_id == tokenizer.eos_token_id:
         notes.append("the padding token is EOS: masking padding by its id hides EOS")
-    if tokenizer.bos_token_id is None:
+    if patient.bos_id is None:
+        notes.append(
+            "the tokenizer has neither BOS nor EOS: the first token of a text is not scored"
+        )
+    elif tokenizer.bos_token_id is None:
         notes.append("the tokenizer has no BOS: evaluations put EOS in front")
     best = texts.best_temperature(patient)
     if best is not None and max(best, 1 / best) > UNUSUAL:

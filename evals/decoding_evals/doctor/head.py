@@ -7,8 +7,11 @@ import math
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from decoding_evals.doctor.patient import Finding, Patient, distance, skipped
+from decoding.models.agreement import distance
+from decoding.models.head import configured_shapes
+from decoding_evals.doctor.patient import NOT_NUMBERS, Finding, Patient, is_number, skipped
 
 
 def head(patient: Patient) -> Finding:
@@ -17,10 +20,8 @@ def head(patient: Patient) -> Finding:
     layer = model.get_output_embeddings()
     if model.base_model is model or layer is None:
         return skipped("the model has no separate head")
-    config = model.config.get_text_config()
+    hidden = _read_by(model, layer, torch.tensor([patient.probe], device=model.device))
     with torch.inference_mode():
-        ids = torch.tensor([patient.probe], device=model.device)
-        hidden = model.base_model(ids, attention_mask=torch.ones_like(ids), use_cache=False)[0][0]
         weight, bias = _linear(layer, (patient.alone.shape[-1], hidden.shape[-1]))
         if weight is not None:
             # Not by the module, which may do more than its weights say.
@@ -29,14 +30,15 @@ def head(patient: Patient) -> Finding:
             plain = plain if bias is None else plain + bias.double()
         else:
             plain = layer(hidden).double()
-        want = plain * (getattr(config, "logit_scale", None) or 1.0)
-        want = want / (getattr(config, "logits_scaling", None) or 1.0)
-        cap = getattr(config, "final_logit_softcapping", None)
-        want = torch.tanh(want / cap) * cap if cap else want
     got = patient.alone
+    if not is_number(got):
+        return skipped(NOT_NUMBERS)
     # What a model masks, such as rows that fill up its vocabulary, is no product of its weights.
     masked = got <= torch.finfo(got.dtype).min / 2
-    got, want = got.double().masked_fill(masked, 0), want.masked_fill(masked, 0)
+    got = got.double().masked_fill(masked, 0)
+    config = model.config.get_text_config()
+    wants = [shape(plain).masked_fill(masked, 0) for shape in configured_shapes(config)]
+    want = min(wants, key=lambda want: float(distance(got, want).max()))
     gap, limit = float(distance(got, want).max()), patient.limit(patient.alone)
     if gap > limit:
         return Finding("fail", gap, limit, _explained(patient, got, want, limit))
@@ -54,6 +56,17 @@ def head(patient: Patient) -> Finding:
             )
             return Finding("fail", abs(factor - 1), 1e-3, message)
     return Finding("pass", gap, limit, "logits are head(hidden) with the configured scale and cap")
+
+
+@torch.inference_mode()
+def _read_by(model: PreTrainedModel, layer: nn.Module, ids: Tensor) -> Tensor:
+    """What the head reads in a pass, `(seq, width)`: some models transform what the body gives."""
+    read: list[Tensor] = []
+    with layer.register_forward_pre_hook(lambda module, args: read.append(args[0])):
+        model(ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    if len(read) == 1 and read[0].ndim == 3:
+        return read[0][0, -ids.shape[1] :]
+    return model.base_model(ids, attention_mask=torch.ones_like(ids), use_cache=False)[0][0]  # type: ignore[no-any-return]
 
 
 def _linear(layer: nn.Module, shape: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:

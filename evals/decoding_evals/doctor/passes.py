@@ -7,8 +7,17 @@ import math
 import torch
 from torch import Tensor
 
+from decoding.generation.stepping import stepped
+from decoding.models.agreement import distance
 from decoding.models.head import LogitHead
-from decoding_evals.doctor.patient import Finding, Patient, distance, judged, skipped
+from decoding_evals.doctor.patient import (
+    NOT_NUMBERS,
+    Finding,
+    Patient,
+    is_number,
+    judged,
+    skipped,
+)
 
 
 def finite(patient: Patient) -> Finding:
@@ -43,6 +52,8 @@ def _finite_logits(logits: Tensor) -> Finding:
 
 def causality(patient: Patient) -> Finding:
     """A token changes the logits at its own position and none before."""
+    if not is_number(patient.alone):
+        return skipped(NOT_NUMBERS)
     place = len(patient.probe) // 2
     changed = list(patient.probe)
     changed[place] = patient.other(changed[place])
@@ -110,31 +121,19 @@ def batch(patient: Patient) -> Finding:
 def cache(patient: Patient) -> Finding:
     """Cached steps against whole passes, on two texts, so that a cache that outlives the first is
     noticed."""
-    size = len(patient.probe)
-    given = size // 2
+    given = len(patient.probe) // 2
     steps, wholes = [], []
     for row in (patient.probe, [*reversed(patient.probe)]):
-        ids = torch.tensor([row], device=patient.model.device)
-        mask = torch.ones_like(ids)
-        output = patient.model(ids[:, :given], attention_mask=mask[:, :given], use_cache=True)
-        for place in range(given, size):
-            past = getattr(output, "past_key_values", None)
-            if past is None:
-                return skipped("the model returns no cache of keys")
-            steps.append(output.logits[0, -1])
-            output = patient.model(
-                ids[:, place : place + 1],
-                attention_mask=mask[:, : place + 1],
-                past_key_values=past,
-                use_cache=True,
-            )
-        steps.append(output.logits[0, -1])
+        ids = torch.tensor(row, device=patient.model.device)
+        # The token behind the last step is read by none.
+        tokens, prompt = torch.cat([ids[given:], ids[:1]]), ids[None, :given]
+        steps.append(stepped(patient.model, prompt, torch.ones_like(prompt), tokens, 0)[0])
         wholes.append(patient.logits([row])[0, given - 1 :])
-    got, want = torch.stack(steps), torch.cat(wholes)
+    got, want = torch.cat(steps), torch.cat(wholes)
     wrong = (distance(got, want) > patient.limit(want)).nonzero().flatten().tolist()
     differ = ""
     if wrong:
-        place = wrong[0] % (size - given + 1)
+        place = wrong[0] % (len(patient.probe) - given + 1)
         differ = (
             "the first logits differ already, before the cache is used: use_cache changes the pass"
         )
@@ -150,7 +149,7 @@ def blocked_head(patient: Patient) -> Finding:
     """The scorer's head, a few rows at a time, against the model's own logits."""
     model = patient.model
     ids = torch.tensor([patient.probe], device=model.device)
-    head = LogitHead(model, ids[0])
+    head = LogitHead(model)
     hidden = head.hidden(ids, torch.ones_like(ids))[0]
     blocked = torch.cat([head.logits(rows) for rows in torch.split(hidden, 5)])
     agree = "the scorer's blocks as the model's logits"

@@ -11,16 +11,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from decoding.models.agreement import distance, rounding
 from decoding.models.loading import LanguageModel
 from decoding.models.prompts import document_front
 from decoding.scoring.teacher_forcing import positions
 
-# Two orders of the same sums differ by a unit or two of their last place, and layers multiply that:
-# by hundreds in a deep model with wide random weights. Half precision sums in float32 and rounds
-# what comes out, so there the same layers make fewer units of it.
-ROUNDING, ROUNDING_HALF = 1024, 32
 TOKENS = 128  # of the reference text
 PROBE = 24  # tokens of a pass that is repeated in many ways
+NOT_NUMBERS = "the logits are no numbers"
 
 
 class Finding(NamedTuple):
@@ -79,7 +77,8 @@ class Patient:
         if count and "position_ids" in inspect.signature(type(self.model).forward).parameters:
             inputs["position_ids"] = (tokens.cumsum(-1) - 1).clamp(min=0)
         output = self.model(ids, attention_mask=tokens, use_cache=False, **inputs)
-        return output.logits  # type: ignore[no-any-return]
+        # Without those of what the model puts in front by itself.
+        return output.logits[:, -ids.shape[1] :]  # type: ignore[no-any-return]
 
     @cached_property
     def reference(self) -> Tensor:
@@ -109,18 +108,15 @@ class Patient:
 
     def limit(self, logits: Tensor) -> float:
         """How much rounding may make logits differ between two ways to compute them."""
-        eps = max(torch.finfo(dtype).eps for dtype in (logits.dtype, self.model.dtype))
-        units = ROUNDING if eps <= torch.finfo(torch.float32).eps else ROUNDING_HALF
-        finite = logits.double()[logits.isfinite()]
-        return units * eps * (float(finite.square().mean().sqrt()) if len(finite) else 0.0)
+        return rounding(logits, self.model.dtype)
 
     def compared(self, got: Tensor, want: Tensor, agree: str, differ: str) -> Finding:
         """Pass where two tensors of logits differ by rounding alone."""
+        if not (is_number(got) and is_number(want)):
+            return skipped(NOT_NUMBERS)
         return judged(float(distance(got, want).max()), self.limit(want), agree, differ)
 
 
-def distance(got: Tensor, want: Tensor) -> Tensor:
-    """Root mean square over the vocabulary of the difference; what is NaN in both is equal."""
-    same = (got == want) | (got.isnan() & want.isnan())
-    difference = torch.where(same, 0.0, got.double() - want.double())
-    return difference.square().mean(-1).sqrt().nan_to_num(nan=math.inf, posinf=math.inf)
+def is_number(logits: Tensor) -> bool:
+    """Whether logits are finite, or -inf where a token is masked."""
+    return not bool((logits.isnan() | (logits == math.inf)).any())

@@ -153,10 +153,11 @@ def best_temperature(patient: Patient) -> float | None:
     """The temperature of the largest likelihood of the reference text, where that means something:
     where the model tells tokens apart, and the text is not its favourite at every step."""
     logits = patient.reference[:-1].double()
-    targets = torch.tensor(patient.sequence[1:], device=logits.device)
-    if not logits.isfinite().all() or not _beats_uniform(patient, _nll(logits, patient.ids)):
+    targets = patient.sequence[1:]
+    if not logits.isfinite().all() or not _beats_uniform(patient, _nll(logits, targets)):
         return None
     try:
-        return fit_temperature(logits, targets).temperature or None
+        places = torch.tensor(targets, device=logits.device)
+        return fit_temperature(logits, places).temperature or None
     except ValueError:
         return None

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from decoding.information.ensembles import Mixture
 from decoding.models.loading import LanguageModel, check_vocabularies
+from decoding.models.probing import check_causal
 from decoding.scoring.teacher_forcing import positions
 from decoding_evals.showing.result import Floats, by_key
 
@@ -194,6 +195,7 @@ def continuation_logits(model: PreTrainedModel, context_ids: Ids, ids: Ids = ())
 def _evaluated(model: PreTrainedModel, context_ids: Ids, ids: Ids) -> Tensor:
     if model.training:
         raise ValueError("model must be in evaluation mode: call model.eval() first")
+    check_causal(model)
     return continuation_logits(model, context_ids, ids)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from decoding import DecodingSettings
 from decoding.generation.branching import branch
-from oracle import log_softmax, plogp, reference_log_q, scripted
+from oracle import log_softmax, plogp, reference_log_q, scripted, spared
 
 BOUND = 2.0
 
@@ -147,6 +147,7 @@ def test_a_fork_within_a_character_belongs_to_both_of_its_branches(stories260k):
         return output
 
     twin.forward = forward
+    spared(twin)
     tree = branch(
         replace(stories260k, model=twin),
         "Once",

@@ -78,7 +78,7 @@ def test_rows_are_the_model_s_logits(kind, further, changes, dtype):
     far = (product.float() - want.float()).abs().max() > 0.2 * want.float().abs().max()
     assert bool(far) == changes
 
-    head = LogitHead(model, ids[0])
+    head = LogitHead(model)
     hidden = head.hidden(ids, torch.ones_like(ids))
     assert hidden.shape[:2] == ids.shape
     if (kind, dtype) == ("mamba", torch.bfloat16):  # its body's output is float32
@@ -94,7 +94,7 @@ def test_rows_are_the_model_s_logits(kind, further, changes, dtype):
 def test_padding_on_the_right_changes_nothing(kind, further, changes):
     model = tiny(kind, tuple(further.items()))
     long, short = some_ids(19), some_ids(7)
-    head = LogitHead(model, long)
+    head = LogitHead(model)
     ids, mask = torch.zeros(2, 2, 19, dtype=torch.int64)
     ids[0], mask[0] = long, 1
     ids[1, :7], mask[1, :7] = short, 1
@@ -104,11 +104,6 @@ def test_padding_on_the_right_changes_nothing(kind, further, changes):
         found = head.logits(hidden[row, : len(alone)])
         want = whole_logits(model, alone.unsqueeze(0))[0]
         torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-4)
-
-
-def test_a_probe_of_one_token_is_enough(toy_gpt2):
-    head = LogitHead(toy_gpt2, torch.tensor([3]))
-    assert head.full_logits is None
 
 
 # Heads that the configuration does not tell of.
@@ -138,7 +133,7 @@ UNKNOWN = {
 def test_an_unknown_head_gives_the_model_s_own_logits(toy_llama, edit):
     model = editing(toy_llama, edit)
     ids = some_ids(2, 9) % 17
-    head = LogitHead(model, ids[0])
+    head = LogitHead(model)
     assert head.full_logits.startswith("body and head ")
     want = edit(0, whole_logits(toy_llama, ids))
     found = head.hidden(ids, torch.ones_like(ids))
@@ -147,21 +142,19 @@ def test_an_unknown_head_gives_the_model_s_own_logits(toy_llama, edit):
 
 
 def test_the_reason_tells_how_far_the_halves_are_off(toy_llama):
-    head = LogitHead(editing(toy_llama, lambda step, logits: logits + 0.25), some_ids(9) % 17)
+    head = LogitHead(editing(toy_llama, lambda step, logits: logits + 0.25))
     assert head.full_logits == "body and head differ from the model by 0.25 in a logit"
 
 
 def test_the_reason_tells_the_shape(toy_llama):
     model = editing(toy_llama, UNKNOWN["one vocabulary entry more"])
-    assert LogitHead(model, some_ids(9) % 17).full_logits == (
-        "body and head give logits of shape (9, 17)"
-    )
+    assert LogitHead(model).full_logits == "body and head give logits of shape (16, 17)"
 
 
 @pytest.mark.parametrize("factor", [1.02, 1.01])
 def test_an_unknown_scale_in_half_precision(toy_llama, factor):
     half = copy.deepcopy(toy_llama).to(torch.bfloat16)
-    assert LogitHead(editing(half, scaled(factor)), some_ids(9) % 17).full_logits is not None
+    assert LogitHead(editing(half, scaled(factor))).full_logits is not None
 
 
 def without(model, **methods):
@@ -173,7 +166,7 @@ def without(model, **methods):
 
 def test_a_model_without_output_embeddings_gives_its_own_logits(toy_gpt2):
     model = without(toy_gpt2, get_output_embeddings=lambda: None)
-    head = LogitHead(model, torch.tensor([3, 4]))
+    head = LogitHead(model)
     assert head.full_logits == "the model has no separate head"
     ids = torch.tensor([[1, 2, 3]])
     found = head.logits(head.hidden(ids, torch.ones_like(ids))[0])
@@ -183,7 +176,7 @@ def test_a_model_without_output_embeddings_gives_its_own_logits(toy_gpt2):
 def test_a_model_without_a_body_gives_its_own_logits(toy_gpt2):
     model = without(toy_gpt2, base_model_prefix="")
     assert model.base_model is model
-    head = LogitHead(model, torch.tensor([3, 4]))
+    head = LogitHead(model)
     assert head.full_logits == "the model has no separate head"
     ids = torch.tensor([[1, 2, 3]])
     found = head.logits(head.hidden(ids, torch.ones_like(ids))[0])
@@ -192,14 +185,14 @@ def test_a_model_without_a_body_gives_its_own_logits(toy_gpt2):
 
 def test_a_head_of_another_width_gives_the_model_s_own_logits(toy_gpt2):
     model = without(toy_gpt2, get_output_embeddings=lambda: torch.nn.Linear(5, 17))
-    head = LogitHead(model, torch.tensor([3, 4]))
+    head = LogitHead(model)
     assert head.full_logits.startswith("its head cannot be applied to its body's output (")
 
 
 def test_a_model_in_training_mode_is_refused(toy_gpt2):
     model = copy.deepcopy(toy_gpt2).train()
     with pytest.raises(ValueError, match=r"evaluation mode: call model\.eval\(\)"):
-        LogitHead(model, torch.tensor([3]))
+        LogitHead(model)
 
 
 @pytest.mark.parametrize("value", [-math.inf, torch.finfo(torch.float32).min, -1e30, -1e4])
@@ -210,5 +203,5 @@ def test_a_model_that_masks_a_logit_is_not_its_halves(toy_llama, value):
         return logits
 
     model = editing(toy_llama, mask)
-    head = LogitHead(model, some_ids(9) % 17)
+    head = LogitHead(model)
     assert head.full_logits is not None

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from decoding.scoring.windows import sliding_windows
+from decoding.scoring.windows import Window, sliding_windows, split_at
 
 FIRST_ID = 100  # ids are positions in the sequence, moved, so that either is never the other
 
@@ -148,3 +148,17 @@ def test_a_long_prompt_is_context_of_the_windows_that_score():
     # Tokens 0 to 19 are a prompt; windows that score nothing are not made.
     found = sliding_windows(0, pieces_of(23, 4), 6, 3, front=0, first_target=20)
     assert actual(found) == [(list(range(15, 21)), [20, 21]), (list(range(18, 22)), [22])]
+
+
+@pytest.mark.parametrize("limit", [None, 1, 3, 5, 6, 9])
+def test_no_window_scores_on_both_sides_of_a_limit(limit):
+    whole = Window(0, 2, np.arange(8), np.arange(3, 9))  # reads 3 to 8 tokens for its targets
+    parts = list(split_at([whole], limit))
+    assert np.concatenate([part.targets for part in parts]).tolist() == whole.targets.tolist()
+    for part in parts:
+        reads = range(len(part.inputs) - len(part.targets) + 1, len(part.inputs) + 1)
+        assert limit is None or len({read > limit for read in reads}) == 1
+        assert part.begin == whole.begin
+        assert part.inputs.tolist() == whole.inputs[: len(part.inputs)].tolist()
+    assert [part.start for part in parts] == [2, parts[0].end][: len(parts)]
+    assert len(parts) == (2 if limit in (3, 5, 6) else 1)

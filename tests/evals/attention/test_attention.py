@@ -27,6 +27,7 @@ from decoding.scoring.windows import Windows
 from decoding_evals.attention import evaluation as module
 from decoding_evals.attention.evaluation import attention
 from decoding_evals.attention.figure import plot_attention
+from oracle import spared
 
 NATS = 1e-5
 TEXT = "Once upon a time, Lily didn't see the 日本 cat 🙂.\n She was  sad!"
@@ -149,7 +150,7 @@ def test_a_row_says_the_same_alone_and_padded(toy_gpt2):
 
 
 def test_one_layers_map_is_alive_at_a_time(stories260k):
-    model = copy.deepcopy(stories260k.model)
+    model = spared(copy.deepcopy(stories260k.model))
     born, alive = [], []
 
     def watch(layer, args, output):
