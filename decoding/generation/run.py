@@ -269,10 +269,7 @@ class Run:
             beams = [len(job.ids) for job in jobs for _ in range(self.num_beams)]
             check_together(self.model, beams, self.max_new_tokens, pad)
         else:
-            streams = [
-                uniforms(self.seed, str(j.prompt), j.sample, self.max_new_tokens) for j in jobs
-            ]
-            sampler = Sampler(self.acting, points=torch.stack(streams), monitor=monitor)
+            sampler = Sampler(self.acting, points=self.points(jobs), monitor=monitor)
             sampler.listener = self.listener(jobs, monitor, finished, sampler)
         interrupt = None
         try:
@@ -313,6 +310,11 @@ class Run:
                 yield self.generation(job, i % per_job, trace, ending)
         if interrupt is not None:
             raise interrupt
+
+    def points(self, jobs: list[Job]) -> Tensor:
+        """What each sequence is drawn by, `(jobs, max_new_tokens)`."""
+        steps = self.max_new_tokens
+        return torch.stack([uniforms(self.seed, str(j.prompt), j.sample, steps) for j in jobs])
 
     def generation(self, job: Job, beam: int, trace: Trace, ending: str | None) -> Generation:
         """A finished sequence; `ending` is how a policy ended it."""

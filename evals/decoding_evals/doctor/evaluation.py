@@ -160,11 +160,11 @@ def _notes(patient: Patient) -> list[str]:
         notes.append("the tokenizer has no padding token")
     elif tokenizer.pad_token_id == tokenizer.eos_token_id:
         notes.append("the padding token is EOS: masking padding by its id hides EOS")
-    if patient.bos_id is None:
+    if not patient.front:
         notes.append(
             "the tokenizer has neither BOS nor EOS: the first token of a text is not scored"
         )
-    elif tokenizer.bos_token_id is None:
+    elif tokenizer.bos_token_id is None and patient.front == [tokenizer.eos_token_id]:
         notes.append("the tokenizer has no BOS: evaluations put EOS in front")
     best = texts.best_temperature(patient)
     if best is not None and max(best, 1 / best) > UNUSUAL:
