@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from decoding.rules.rule import format_value
 from decoding.settings.policy import EntropyPolicy, Setting
 from decoding.settings.settings import RULES_IN_ORDER, DecodingSettings
-from decoding_evals.shell.options import option, quiet_transformers, read_setting, trust_option
+from decoding_evals.shell.options import option, quiet_transformers, read_setting, where_options
 
 
 @click.command()
@@ -16,8 +18,8 @@ from decoding_evals.shell.options import option, quiet_transformers, read_settin
     "--model NAME|FOLDER",
     "Also show what this model's own generation configuration does in model.generate.",
 )
-@trust_option
-def settings(spec: str | None, model: str | None, trust_remote_code: bool) -> None:
+@where_options
+def settings(spec: str | None, model: str | None, **where: Any) -> None:
     """Explain the setting SPEC, as in "temperature=0.7,top_p=0.9": what is applied, in which order.
 
     Without SPEC, all fields are listed. "raw" and "greedy" name the two extremes; a policy, as in
@@ -32,16 +34,17 @@ def settings(spec: str | None, model: str | None, trust_remote_code: bool) -> No
         _explain(setting)
         return
     quiet_transformers()
+    from decoding.models.faults import visible
     from decoding.models.loading import load_generation_config
     from decoding.settings.processor import applied_besides
 
-    config = load_generation_config(model, trust_remote_code=trust_remote_code)
+    config = load_generation_config(model, **where)
     own = DecodingSettings.from_generation_config(config)
     _explain(setting)
     click.echo(f"\nmodel.generate on {model}, left to itself:")
     _explain(own)
     for name, value in applied_besides(config).items():
-        click.echo(f"  also {name} = {value}")
+        click.echo(visible(f"  also {name} = {value}"))
     click.echo("decoding generate applies none of this, only the setting it is given.")
 
 

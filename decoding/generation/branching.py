@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from decoding.generation.run import Job, Run, evaluating
 from decoding.generation.seeds import chosen_seed
 from decoding.models.detokenizing import Detokenizer
+from decoding.models.devices import input_device
 from decoding.models.loading import LanguageModel
 from decoding.rows.arrays import as_tensor
 from decoding.rows.distribution import Distribution
@@ -226,7 +227,7 @@ def _fork(
     model: PreTrainedModel, path: list[int], settings: DecodingSettings, branches: int
 ) -> tuple[list[Branch], float]:
     """The alternatives behind the ids so far, most probable first, and H(p) there."""
-    ids = torch.tensor([path], device=model.device)
+    ids = torch.tensor([path], device=input_device(model))
     with evaluating(model), torch.no_grad():
         raw = Distribution(model(input_ids=ids).logits[:, -1])
     final = settings.apply(raw, History(ids)).final

@@ -22,6 +22,8 @@ from decoding.generation.sampler import Sampler
 from decoding.generation.seeds import check_seed, chosen_seed, uniforms
 from decoding.generation.stopping import Finished, stops
 from decoding.models.detokenizing import Detokenizer, token_texts
+from decoding.models.devices import input_device
+from decoding.models.limits import vocabulary
 from decoding.models.loading import LanguageModel
 from decoding.settings.policy import Setting
 from decoding.settings.settings import DecodingSettings
@@ -225,8 +227,9 @@ class Run:
 
         On Ctrl-C it gives those that have ended, and raises `KeyboardInterrupt` after them.
         """
-        device, end = self.model.device, self.end
-        pad = next((i for i in (self.tokenizer.pad_token_id, *end) if i is not None), 0)
+        device, end = input_device(self.model), self.end
+        known = range(vocabulary(self.model))
+        pad = next((i for i in (self.tokenizer.pad_token_id, *end) if i in known), 0)
         width = max(len(job.ids) for job in jobs)
         padded = [[pad] * (width - len(job.ids)) + job.ids for job in jobs]
         mask = [[0] * (width - len(job.ids)) + [1] * len(job.ids) for job in jobs]

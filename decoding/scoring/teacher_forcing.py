@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from decoding.models.devices import input_device
 from decoding.models.encoding import Segment, encode
 from decoding.models.head import LogitHead
+from decoding.models.limits import check_ids, positions
 from decoding.models.loading import LanguageModel
 from decoding.rows.faults import NonFiniteLogitsError
 from decoding.scoring.windows import Ids, Window, Windows, sliding_windows
@@ -245,10 +247,6 @@ class TeacherForcing:
         ids = np.array([*document.context, *document.ids], dtype=np.int64)
         if not len(ids):
             return
-        vocab = self.model.config.get_text_config().vocab_size
-        if ids.min() < 0 or ids.max() >= vocab:
-            wrong = ids[(ids < 0) | (ids >= vocab)][0]
-            raise ValueError(f"token ids must be in [0, {vocab}), got {wrong} in document {index}")
         has_bos = self.bos_id is not None and (self.bos == "always" or not document.context)
         if has_bos and self.begins_with_bos(ids):
             ids = ids[1:]
@@ -283,7 +281,7 @@ class TeacherForcing:
         yield from self._cut(index, pieces_of_ids(), self.bos_id is not None, first_target)
 
     def _cut(
-        self, index: int, pieces: Iterable[Ids], has_bos: bool, first_target: int
+        self, document: int, pieces: Iterable[Ids], has_bos: bool, first_target: int
     ) -> Iterator[Window]:
         """The windows of a document, whose tokens are counted as they pass."""
 
@@ -291,11 +289,12 @@ class TeacherForcing:
             if has_bos:
                 yield np.array([self.bos_id], dtype=np.int64)
             for ids in pieces:
+                check_ids(self.model, self.tokenizer, ids, f"document {document}")
                 self.account.tokens += len(ids)
                 yield ids
 
         self.account.bos_tokens += has_bos
-        yield from self.cut(index, sequence(), bos=has_bos, first_target=first_target)
+        yield from self.cut(document, sequence(), bos=has_bos, first_target=first_target)
 
 
 def logit_blocks(
@@ -321,10 +320,11 @@ def logit_blocks(
         for the next keeps memory at one block.
     """
     head: LogitHead | None = None
+    device = input_device(model)
     waiting = iter(windows)
     while group := list(islice(waiting, batch_size * SORTED_BATCHES)):
         if head is None:
-            head = LogitHead(model, torch.from_numpy(group[0].inputs).to(model.device))
+            head = LogitHead(model, torch.from_numpy(group[0].inputs).to(device))
             if on_head is not None:
                 on_head(head)
         group.sort(key=lambda window: -len(window.inputs))
@@ -341,7 +341,8 @@ def _batch(model: PreTrainedModel, head: LogitHead, windows: list[Window]) -> It
         ids[row, :length] = window.inputs
         mask[row, :length] = 1
         places.append(row * width + np.arange(length - len(window.targets), length))
-    hidden = head.hidden(*(torch.from_numpy(array).to(model.device) for array in (ids, mask)))
+    device = input_device(model)
+    hidden = head.hidden(*(torch.from_numpy(array).to(device) for array in (ids, mask)))
     rows = hidden.flatten(0, 1)
     if sum(map(len, places)) < len(rows):
         rows = rows[torch.from_numpy(np.concatenate(places)).to(rows.device)]
@@ -352,12 +353,6 @@ def _batch(model: PreTrainedModel, head: LogitHead, windows: list[Window]) -> It
     for begin in range(0, len(rows), step):
         block = slice(begin, begin + step)
         yield LogitBlock(head.logits(rows[block]), targets[block], windows, begin)
-
-
-def positions(model: PreTrainedModel) -> int | None:
-    """How many positions a model has, or None where its configuration sets no limit."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return None if limit is None else int(limit)
 
 
 def _bos_id(tokenizer: PreTrainedTokenizerBase, bos: str) -> int | None:

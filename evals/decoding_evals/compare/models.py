@@ -15,6 +15,7 @@ from torch import Tensor
 
 from decoding.inference.intervals import BlockSums, MeanError, ratio_of_sums
 from decoding.information.measures import kl_divergence, surprisal
+from decoding.models.limits import positions
 from decoding.models.loading import LanguageModel, check_vocabularies
 from decoding.rows.arrays import as_float
 from decoding.rows.faults import NonFiniteLogitsError
@@ -24,7 +25,6 @@ from decoding.scoring.teacher_forcing import (
     as_document,
     listed,
     logit_blocks,
-    positions,
 )
 from decoding.scoring.windows import Windows
 from decoding_evals.compare.tables import model_tables

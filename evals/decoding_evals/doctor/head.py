@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from decoding.models.devices import input_device
 from decoding_evals.doctor.patient import Finding, Patient, distance, skipped
 
 
@@ -19,7 +20,7 @@ def head(patient: Patient) -> Finding:
         return skipped("the model has no separate head")
     config = model.config.get_text_config()
     with torch.inference_mode():
-        ids = torch.tensor([patient.probe], device=model.device)
+        ids = torch.tensor([patient.probe], device=input_device(model))
         hidden = model.base_model(ids, attention_mask=torch.ones_like(ids), use_cache=False)[0][0]
         weight, bias = _linear(layer, (patient.alone.shape[-1], hidden.shape[-1]))
         if weight is not None:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from decoding.models.devices import input_device
 from decoding.models.head import LogitHead
 from decoding_evals.doctor.patient import Finding, Patient, distance, judged, skipped
 
@@ -114,7 +115,7 @@ def cache(patient: Patient) -> Finding:
     given = size // 2
     steps, wholes = [], []
     for row in (patient.probe, [*reversed(patient.probe)]):
-        ids = torch.tensor([row], device=patient.model.device)
+        ids = torch.tensor([row], device=input_device(patient.model))
         mask = torch.ones_like(ids)
         output = patient.model(ids[:, :given], attention_mask=mask[:, :given], use_cache=True)
         for place in range(given, size):
@@ -149,7 +150,7 @@ def cache(patient: Patient) -> Finding:
 def blocked_head(patient: Patient) -> Finding:
     """The scorer's head, a few rows at a time, against the model's own logits."""
     model = patient.model
-    ids = torch.tensor([patient.probe], device=model.device)
+    ids = torch.tensor([patient.probe], device=input_device(model))
     head = LogitHead(model, ids[0])
     hidden = head.hidden(ids, torch.ones_like(ids))[0]
     blocked = torch.cat([head.logits(rows) for rows in torch.split(hidden, 5)])

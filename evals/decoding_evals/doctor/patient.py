@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from decoding.models.devices import input_device
+from decoding.models.limits import positions
 from decoding.models.loading import LanguageModel
-from decoding.scoring.teacher_forcing import TeacherForcing, positions
+from decoding.scoring.teacher_forcing import TeacherForcing
 
 # Two orders of the same sums differ by a unit or two of their last place, and layers multiply that:
 # by hundreds in a deep model with wide random weights. Half precision sums in float32 and rounds
@@ -71,11 +73,11 @@ class Patient:
         With `count`, positions are given, counted from each row's first token, where the model
         takes them.
         """
-        ids = torch.tensor(rows, device=self.model.device)
+        ids = torch.tensor(rows, device=input_device(self.model))
         tokens = torch.ones_like(ids)
         inputs: dict[str, Any] = {}
         if mask is not None:
-            tokens = torch.tensor(mask, device=self.model.device)
+            tokens = torch.tensor(mask, device=input_device(self.model))
         if count and "position_ids" in inspect.signature(type(self.model).forward).parameters:
             inputs["position_ids"] = (tokens.cumsum(-1) - 1).clamp(min=0)
         output = self.model(ids, attention_mask=tokens, use_cache=False, **inputs)

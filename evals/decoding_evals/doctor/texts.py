@@ -12,8 +12,9 @@ from decoding.generation.run import generate
 from decoding.inference.temperature import fit_temperature
 from decoding.information.statistics import row_statistics
 from decoding.models.encoding import encode_prompt
+from decoding.models.limits import positions
 from decoding.rows.faults import NonFiniteLogitsError
-from decoding.scoring.teacher_forcing import LogitBlock, TeacherForcing, TokenDocument, positions
+from decoding.scoring.teacher_forcing import LogitBlock, TeacherForcing, TokenDocument
 from decoding.scoring.windows import Windows
 from decoding_evals.doctor.passes import causality
 from decoding_evals.doctor.patient import Finding, Patient, judged, skipped

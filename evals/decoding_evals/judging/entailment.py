@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
-from decoding.models.loading import ModelLoadError
+from decoding.models.devices import input_device
+from decoding.models.faults import ModelLoadError
+from decoding.models.loading import explained, load_pair
+from decoding.models.sources import located
 
 BATCH = 32
 
@@ -41,14 +44,16 @@ class EntailmentModel:
     ) -> None:
         self.name = name_or_path
         try:
-            trust = {"trust_remote_code": trust_remote_code}
-            self._tokenizer = AutoTokenizer.from_pretrained(name_or_path, **trust)
-            model = AutoModelForSequenceClassification.from_pretrained(
-                name_or_path, use_safetensors=True, **trust
-            )
-        except Exception as error:  # whatever a loader makes of a broken file
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelLoadError(f"entailment model {name_or_path!r}: {first}") from error
+            source = located(name_or_path)
+            with explained(source):
+                model, self._tokenizer = load_pair(
+                    source,
+                    AutoModelForSequenceClassification,
+                    trust_remote_code=trust_remote_code,
+                    dtype=torch.float32,
+                )
+        except ModelLoadError as error:
+            raise ModelLoadError(f"entailment {error}") from error
         labels = {str(label).lower(): int(id_) for id_, label in model.config.id2label.items()}
         if "entailment" not in labels:
             raise ModelLoadError(
@@ -81,7 +86,7 @@ class EntailmentModel:
                     f"two answers make {length} tokens, and entailment model {self.name!r} reads "
                     f"{self._limit}: ask for shorter answers"
                 )
-            logits = self._model(**inputs.to(self._model.device)).logits
+            logits = self._model(**inputs.to(input_device(self._model))).logits
             verdicts += (logits.argmax(-1) == self._entailment).tolist()
         return np.array(verdicts, dtype=np.bool_).reshape(len(texts), len(texts))
 

@@ -13,8 +13,9 @@ from typing import Literal
 
 import numpy as np
 
+from decoding.models.limits import positions
 from decoding.models.loading import LanguageModel
-from decoding.scoring.teacher_forcing import Document, TeacherForcing, positions
+from decoding.scoring.teacher_forcing import Document, TeacherForcing
 from decoding.scoring.windows import Ids, Window, Windows, sliding_windows
 from decoding_evals.reading.scanned import whole
 

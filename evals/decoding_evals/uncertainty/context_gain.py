@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerBase
 from decoding.information.statistics import row_statistics
 from decoding.models.detokenizing import token_texts
 from decoding.models.encoding import encode, encode_prompt
+from decoding.models.limits import positions
 from decoding.models.loading import LanguageModel
-from decoding.scoring.teacher_forcing import LogitBlock, TeacherForcing, TokenDocument, positions
+from decoding.scoring.teacher_forcing import LogitBlock, TeacherForcing, TokenDocument
 from decoding.scoring.windows import Windows
 from decoding_evals.reading.scanned import joined
 from decoding_evals.showing.result import Floats, by_key, finite
