@@ -43,7 +43,7 @@ def head(patient: Patient) -> Finding:
         return Finding("fail", gap, limit, _explained(patient, got, want, limit))
     inputs = model.get_input_embeddings().weight
     tied = getattr(config, "tie_word_embeddings", False) and weight is not inputs
-    if tied and weight is not None and weight.shape == inputs.shape:
+    if tied and not inputs.is_meta and weight is not None and weight.shape == inputs.shape:
         some = slice(None, None, -(-len(weight) // 1024))
         mine, theirs = weight[some].detach(), inputs[some].detach()
         factor = _factor(mine, theirs)
@@ -58,11 +58,13 @@ def head(patient: Patient) -> Finding:
 
 
 def _linear(layer: nn.Module, shape: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
-    """Weight and bias of a module that holds one product and nothing else that is learnt."""
+    """Weight and bias of a module that holds one product and nothing else that is learnt, in
+    memory."""
     parameters = [weights for weights in layer.parameters() if weights.numel() > 1]
     products = [weights for weights in parameters if weights.shape == shape]
     biases = [weights for weights in parameters if weights.shape == shape[:1]]
-    if len(products) == 1 and len(biases) <= 1 and len(parameters) == 1 + len(biases):
+    here = not any(weights.is_meta for weights in parameters)
+    if here and len(products) == 1 and len(biases) <= 1 and len(parameters) == 1 + len(biases):
         return products[0], next(iter(biases), None)
     return None, None
 
