@@ -248,12 +248,12 @@ def _explain(source: Source, error: Exception) -> str:
         return f"model {name!r} needs Python code of its own; {ALLOW}"
     if Path(source.location).is_dir():
         if "safetensors" in text or "no file named" in text:
-            return f"model folder {name!r} has no safetensors weights"
+            return f"model {name!r} has no safetensors weights"
         if "ignore_mismatched_sizes" in text:
-            return f"model folder {name!r}: its weights have other shapes than its config.json says"
+            return f"model {name!r}: its weights have other shapes than its config.json says"
         if "backend tokenizer" in text:
-            return f"model folder {name!r} has no tokenizer that can be loaded"
-        return f"model folder {name!r} could not be loaded: {first_line(error)}"
+            return f"model {name!r} has no tokenizer that can be loaded"
+        return f"model {name!r} could not be loaded: {first_line(error)}"
     return (
         f"model {name!r} is no local folder and could not be fetched from the hub "
         f"({first_line(error)}); use a local folder, or {BUILTIN!r}"

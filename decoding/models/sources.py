@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from huggingface_hub import constants, get_session
+from huggingface_hub import constants, get_session, try_to_load_from_cache
 from transformers.utils import cached_file
 
 from decoding.models.faults import ModelLoadError
@@ -33,16 +33,11 @@ class Source:
     subfolder: str = ""
     gguf: str | None = None
     """The name of a GGUF file that holds configuration, tokenizer and weights."""
-    local_files_only: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
         """Keyword arguments of `from_pretrained` that say where to look."""
-        options: dict[str, Any] = {
-            "revision": self.revision,
-            "subfolder": self.subfolder,
-            "local_files_only": self.local_files_only,
-        }
+        options = {"revision": self.revision, "subfolder": self.subfolder}
         return options | ({"gguf_file": self.gguf} if self.gguf else {})
 
     def file(self, name: str) -> Path | None:
@@ -52,7 +47,6 @@ class Source:
             name,
             revision=self.revision,
             subfolder=self.subfolder,
-            local_files_only=self.local_files_only,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
@@ -94,7 +88,11 @@ def located(name: str, *, revision: str | None = None, subfolder: str = "") -> S
     # A name that can only mean a path: it exists, or no hub name looks like that.
     is_path = name.startswith(("./", "../", "~")) or name.count("/") > 1 or path.suffix == ".gguf"
     if not (path.exists() or path.is_absolute() or is_path):
-        return Source(name, name, revision, subfolder, local_files_only=_hub_is_silent())
+        return (
+            _cached(name, revision, subfolder)
+            if _hub_is_silent()
+            else Source(name, name, revision, subfolder)
+        )
     if revision is not None:
         raise ModelLoadError(
             f"model {name!r} is not on the hub, so it has no revision, got {revision!r}"
@@ -127,6 +125,22 @@ def _file(name: str, path: Path) -> Source:
                 f"model {name!r} is a file, and no GGUF; give the folder that it lies in"
             )
     return Source(name, str(path.parent), gguf=path.name)
+
+
+def _cached(name: str, revision: str | None, subfolder: str) -> Source:
+    """The folder of the hub's cache that holds a model."""
+    for config in (PurePosixPath(subfolder, file) for file in (CONFIG, ADAPTER_CONFIG)):
+        try:
+            found = try_to_load_from_cache(name, str(config), revision=revision)
+        except ValueError:  # no name that the hub could have
+            break
+        if isinstance(found, str):
+            folder = Path(found).parents[len(config.parts) - 1]
+            return Source(name, str(folder), subfolder=subfolder)
+    raise ModelLoadError(
+        f"model {name!r} is no local folder and not in the cache, and could not be fetched from "
+        f"the hub, which does not answer; use a local folder, or {BUILTIN!r}"
+    )
 
 
 def _hub_is_silent() -> bool:
