@@ -10,6 +10,9 @@ SPELT_OUT = ("Cc", "Cf", "Cs", "Zl", "Zp")
 JOINERS = "\u200c\u200d"
 """Format characters that belong to Persian, Hindi and family emoji, and do no harm."""
 
+LONGEST = 400
+"""Characters of another library's message that an error repeats."""
+
 
 class ModelLoadError(ValueError):
     """A model could not be loaded; the message says why and what to try.
@@ -42,6 +45,6 @@ def visible(text: str, *, kept: str = "") -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first; its class where it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
+    """What an error says first, not all of it where that is long; its class where it is silent."""
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__).strip()
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"

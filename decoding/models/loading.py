@@ -249,7 +249,7 @@ def _explain(source: Source, error: Exception) -> str:
     if Path(source.location).is_dir():
         if "safetensors" in text or "no file named" in text:
             return f"model {name!r} has no safetensors weights"
-        if "ignore_mismatched_sizes" in text:
+        if "ignore_mismatched_sizes" in text or "size mismatch" in text:
             return f"model {name!r}: its weights have other shapes than its config.json says"
         if "backend tokenizer" in text:
             return f"model {name!r} has no tokenizer that can be loaded"

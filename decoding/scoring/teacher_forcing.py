@@ -287,14 +287,17 @@ class TeacherForcing:
 
         def sequence() -> Iterator[Ids]:
             if has_bos:
-                yield np.array([self.bos_id], dtype=np.int64)
+                yield self._known(np.array([self.bos_id], dtype=np.int64), document)
             for ids in pieces:
-                check_ids(self.model, self.tokenizer, ids, f"document {document}")
                 self.account.tokens += len(ids)
-                yield ids
+                yield self._known(ids, document)
 
         self.account.bos_tokens += has_bos
         yield from self.cut(document, sequence(), bos=has_bos, first_target=first_target)
+
+    def _known(self, ids: Ids, document: int) -> Ids:
+        check_ids(self.model, self.tokenizer, ids, f"document {document}")
+        return ids
 
 
 def logit_blocks(

@@ -138,6 +138,11 @@ def test_a_token_without_a_row_is_refused_by_name_where_it_occurs(larger_tokeniz
         generate(larger_tokenizer, ["a", "b <image> c"], max_new_tokens=2)
     with pytest.raises(ValueError, match=named.format("document 1")):
         list(score(larger_tokenizer, ["a b", "b <image> c"]))
+    larger_tokenizer.tokenizer.bos_token = "<image>"
+    for use, text in ((generate, ""), (score, "a")):
+        with pytest.raises(ValueError, match=r"got 17 in .* 0 \('<image>'\)"):
+            list(use(larger_tokenizer, [text]))
+    larger_tokenizer.tokenizer.bos_token = "<eos>"
     with pytest.raises(ValueError, match=named.format("document 0")):
         list(score(larger_tokenizer, [TokenDocument([3, 17])]))
 

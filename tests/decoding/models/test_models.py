@@ -136,7 +136,7 @@ def test_a_tokenizer_of_another_model_is_named_where_a_token_has_no_row(
     tmp_path, stories, random_gpt2
 ):
     small_model(tmp_path, random_gpt2.tokenizer)
-    with pytest.raises(ValueError, match=r"\('.zebra'\): the tokenizer has 50257 tokens, and the "):
+    with pytest.raises(ValueError, match=r"\('.*ebra'\): the tokenizer has 50257 tokens, and the "):
         generate(load_model(str(tmp_path)), "A zebra")
 
 

@@ -11,7 +11,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, utils
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
@@ -19,8 +19,9 @@ from decoding import ModelLoadError, generate, load_model
 from decoding.models.loading import load_generation_config
 from decoding_evals.score.evaluation import score
 
-VOCABULARY = {token: i for i, token in enumerate(["<eos>", *"abcdefghijklmnop", "ab", "Ġ"])}
-MERGES = [("a", "b")]
+EOS = "<|endoftext|>"  # also where a reader makes one up
+VOCABULARY = {token: i for i, token in enumerate([EOS, *"abcdefghijklmnop", "ab", "abc"])}
+MERGES = [("a", "b"), ("ab", "c")]
 SIZES = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
 
 
@@ -36,8 +37,8 @@ def original():
     raw = Tokenizer(models.BPE(vocab=VOCABULARY, merges=MERGES))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
-    raw.add_special_tokens(["<eos>"])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<eos>")
+    raw.add_special_tokens([EOS])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=EOS)
     return Qwen2ForCausalLM(config).eval(), tokenizer
 
 
@@ -109,9 +110,9 @@ def test_a_gguf_computes_what_its_weights_say(packed, original, form):
     model, tokenizer = original
     np.testing.assert_allclose(logits(found.model), logits(model), atol=1e-5)
     assert found.model.config.max_position_embeddings == 40
-    for text in ("abcab", "pp", ""):
+    for text in ("abcabd", "pp", ""):
         assert found.tokenizer(text)["input_ids"] == tokenizer(text)["input_ids"]
-    assert found.tokenizer.eos_token == "<eos>"
+    assert found.tokenizer.eos_token == EOS
     assert load_generation_config(str(packed)).eos_token_id == 0
 
 
@@ -258,6 +259,7 @@ def silent(monkeypatch):
     """A hub that never answers."""
     server = SilentServer()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    getattr(utils, "close_session", getattr(utils, "reset_sessions", None))()  # made offline
     monkeypatch.setattr(constants, "ENDPOINT", server.address)
     monkeypatch.setattr("decoding.models.sources.HUB_SECONDS", 0.3)
     yield server
