@@ -19,11 +19,21 @@ def input_device(model: PreTrainedModel) -> torch.device:
     The rest of it may lie on other devices; weights that wait on disk or in memory to be brought to
     a device are on none, and accelerate says where they are used.
     """
-    embeddings = model.get_input_embeddings()
-    device: torch.device = next(embeddings.parameters()).device
-    if device.type != "meta":
-        return device
-    return torch.device(embeddings._hf_hook.execution_device)
+    table = embeddings(model)
+    weights = None if table is None else next(table.parameters(), None)
+    if table is None or weights is None:
+        return torch.device(model.device)
+    hook: Any = getattr(table, "_hf_hook", None)
+    return torch.device(hook.execution_device) if weights.is_meta and hook else weights.device
+
+
+def embeddings(model: PreTrainedModel) -> torch.nn.Module | None:
+    """The module in which a model looks up its inputs, or None where it cannot be told."""
+    try:
+        found: torch.nn.Module | None = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    return found
 
 
 def chosen_device(device: str | torch.device | None) -> torch.device | None:

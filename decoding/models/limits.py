@@ -10,6 +10,8 @@ import torch
 from numpy.typing import ArrayLike
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from decoding.models.devices import embeddings
+
 # In the order in which they are asked; the first that has a value says it.
 NAMES = (
     "max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length",
@@ -35,7 +37,7 @@ def positions(model: PreTrainedModel) -> int | None:
 
 
 def _padding_rows(model: PreTrainedModel, limit: int) -> int:
-    words = model.get_input_embeddings()
+    words = embeddings(model)
     for table in model.modules():
         if not isinstance(table, torch.nn.Embedding) or table is words:
             continue
@@ -47,7 +49,7 @@ def _padding_rows(model: PreTrainedModel, limit: int) -> int:
 def vocabulary(model: PreTrainedModel) -> int:
     """How many ids a model can read and score: they are 0 to one less."""
     size: int = model.config.get_text_config().vocab_size
-    return min(size, getattr(model.get_input_embeddings(), "num_embeddings", size))
+    return min(size, getattr(embeddings(model), "num_embeddings", size))
 
 
 def check_ids(
