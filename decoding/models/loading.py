@@ -165,14 +165,7 @@ def load_pair(
         **source.options,
         **options,
     )
-    absent = [*report["missing_keys"], *report["mismatched_keys"]]
-    if absent:
-        raise ModelLoadError(
-            f"model {source.name!r} lacks {len(absent)} of its weights, among them "
-            f"{min(map(str, absent))}"
-        )
-    if not tokenizer("a")["input_ids"]:
-        raise ModelLoadError(f"model {source.name!r} has no tokenizer that can be loaded")
+    _check(source.name, model, tokenizer, report)
     return model, tokenizer
 
 
@@ -226,6 +219,25 @@ def _shortened(count: int) -> str:
         if count >= size:
             return f"{count / size:.{1 if count < 10 * size else 0}f}{unit}"
     return str(count)
+
+
+def _check(
+    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, report: dict[str, Any]
+) -> None:
+    """Refuse a model that transformers completed with random weights, or that knows no ends."""
+    absent = [*report["missing_keys"], *report["mismatched_keys"]]
+    if absent:
+        raise ModelLoadError(
+            f"model {name!r} lacks {len(absent)} of its weights, among them {min(map(str, absent))}"
+        )
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        for configuration in (model.config, getattr(model, "generation_config", None)):
+            given = getattr(configuration, key, None)
+            ids = given if isinstance(given, list | tuple) else [given]
+            if not all(i is None or isinstance(i, int) for i in ids):
+                raise ModelLoadError(f"model {name!r} has {key} = {given!r}, which is no id")
+    if not tokenizer("a")["input_ids"]:
+        raise ModelLoadError(f"model {name!r} has no tokenizer that can be loaded")
 
 
 def _kind(source: Source, config: Any) -> Any:

@@ -19,6 +19,9 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 IMPLEMENTATION = re.compile(r"_?(attn|experts)_implementation(_internal)?")
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+COUNTED = re.compile(r"(.*_)?(layers?|labels|experts|heads)")
+MOST = 100_000
+"""More of what is counted than any model has."""
 
 ALLOW = "if you trust it, allow it with trust_remote_code=True (--trust-remote-code)"
 
@@ -31,7 +34,8 @@ def check_files(source: Source, *, trust_remote_code: bool) -> None:
 
     Raises:
         ModelLoadError: a configuration names code from the hub, which is not trusted; weights that
-            are no safetensors; or more layers than there are weights.
+            are no safetensors; or numbers of parts that no model has, such as more
+            layers than there are weights.
     """
     if source.gguf is not None:
         return
@@ -45,15 +49,17 @@ def check_files(source: Source, *, trust_remote_code: bool) -> None:
                     f"model {source.name!r}: its {CONFIG} asks for code from the hub "
                     f"({key} = {value!r}); {ALLOW}"
                 )
+    source.json("generation_config.json")  # which transformers leaves out where it is broken
     weights = _weights(source, config)
-    if weights is None:
-        return
     for key, value in _entries(config):
-        # Layers are built before their weights are missed, and some numbers never end.
-        if key in LAYERS and isinstance(value, int) and value > weights:
+        if not COUNTED.fullmatch(key) or not isinstance(value, int):
+            continue
+        # They are built one by one before their weights are missed, and some numbers never end.
+        most = MOST if weights is None or key not in LAYERS else weights
+        if value > most:
             raise ModelLoadError(
-                f"model {source.name!r}: its {CONFIG} has {key} = {value}, and it has "
-                f"{weights} weights"
+                f"model {source.name!r}: its {CONFIG} has {key} = {value}, and "
+                + (f"it has {weights} weights" if most == weights else f"{most} is a lot")
             )
 
 

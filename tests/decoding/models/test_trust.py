@@ -246,6 +246,25 @@ def test_numbers_that_no_model_has_are_one_line_or_do_no_harm(folder, key, value
     assert isinstance(found, LanguageModel) or found.isprintable()
 
 
+@pytest.mark.parametrize("key", ["num_labels", "num_local_experts", "max_window_layers"])
+def test_what_is_counted_without_end_is_refused_before_it_is_built(folder, key):
+    change(folder, **{key: 10**9})
+    assert f"{key} = 1000000000, and 100000 is a lot" in refusal(load_model, str(folder))
+
+
+@pytest.mark.parametrize("value", [1e18, "x", {"a": 1}, [0, "x"], [[0]]])
+def test_ids_that_are_none_are_refused(folder, value):
+    change(folder, "generation_config.json", eos_token_id=value)
+    assert "eos_token_id = " in refusal(load_model, str(folder))
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"{"])
+def test_a_broken_generation_configuration_is_not_left_out(folder, content):
+    (folder / "generation_config.json").write_bytes(content)
+    for load in (load_model, load_generation_config):
+        assert "generation_config.json" in refusal(load, str(folder))
+
+
 def test_layers_without_end_are_refused_before_they_are_built(folder):
     change(folder, n_layer=10**12)
     assert "n_layer = 1000000000000, and it has 16 weights" in refusal(load_model, str(folder))
