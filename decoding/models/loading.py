@@ -176,9 +176,11 @@ def read_config(source: Source, *, trust_remote_code: bool) -> Any:
             f"GGUF file {source.gguf!r} needs gguf: pip install 'decoding-toolkit[gguf]'"
         )
     check_files(source, trust_remote_code=trust_remote_code)
-    return AutoConfig.from_pretrained(
+    config = AutoConfig.from_pretrained(
         source.location, trust_remote_code=trust_remote_code, **source.options
     )
+    config.return_dict = True  # a checkpoint that says otherwise gives nameless outputs
+    return config
 
 
 @contextmanager
@@ -262,7 +264,7 @@ def _explain(source: Source, error: Exception) -> str:
         if "safetensors" in text or "no file named" in text:
             return f"model {name!r} has no safetensors weights"
         if "ignore_mismatched_sizes" in text or "size mismatch" in text:
-            return f"model {name!r}: its weights have other shapes than its config.json says"
+            return f"model {name!r}: its weights have other shapes than its configuration says"
         if "backend tokenizer" in text:
             return f"model {name!r} has no tokenizer that can be loaded"
         return f"model {name!r} could not be loaded: {first_line(error)}"

@@ -102,6 +102,11 @@ def test_an_entailment_model_without_its_head_is_refused(folder):
     assert "lacks 1 of its weights, among them score" in refusal(EntailmentModel, str(folder))
 
 
+def logits(language_model):
+    with torch.no_grad():
+        return language_model.model(torch.tensor([[1, 2, 3]])).logits
+
+
 def split(folder, **map_):
     """Replace the weights by an index that maps every weight to the file of another name."""
     weights = GPT2LMHeadModel.from_pretrained(folder).state_dict()
@@ -263,6 +268,12 @@ def test_a_broken_generation_configuration_is_not_left_out(folder, content):
     (folder / "generation_config.json").write_bytes(content)
     for load in (load_model, load_generation_config):
         assert "generation_config.json" in refusal(load, str(folder))
+
+
+def test_what_a_configuration_says_of_outputs_is_of_no_account(folder):
+    want = logits(load_model(str(folder)))
+    change(folder, return_dict=False, use_cache=False, output_hidden_states=True)
+    assert torch.equal(logits(load_model(str(folder))), want)
 
 
 def test_layers_without_end_are_refused_before_they_are_built(folder):
