@@ -10,6 +10,7 @@ from transformers.utils import is_peft_available
 
 from decoding.models.faults import ModelLoadError
 from decoding.models.sources import ADAPTER_CONFIG, CONFIG, Source, located
+from decoding.models.trust import ALLOW
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
@@ -54,7 +55,11 @@ def base_of(source: Source, base: str | None) -> Source | None:
 
 
 def adapted(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: Source
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    source: Source,
+    *,
+    trust_remote_code: bool,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model with an adapter's layers put into it, and the tokenizer that goes with it.
 
@@ -81,6 +86,8 @@ def adapted(
             f"adapter {source.name!r} puts virtual tokens in front ({config.peft_type.value}), "
             "which is not supported; one that changes layers, such as LoRA, is"
         )
+    if getattr(config, "megatron_config", None) is not None and not trust_remote_code:
+        raise ModelLoadError(f"adapter {source.name!r} asks for code of Megatron; {ALLOW}")
     with warnings.catch_warnings():
         # peft leaves out what does not fit, and says so at most in a warning.
         warnings.filterwarnings("error", message="Found missing adapter keys")
@@ -92,5 +99,7 @@ def adapted(
             f"{len(beyond)} of its weights, among them {min(beyond)}"
         )
     if source.file("tokenizer_config.json") is not None:
-        tokenizer = AutoTokenizer.from_pretrained(source.location, **source.options)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.location, trust_remote_code=trust_remote_code, **source.options
+        )
     return wrapper.get_base_model(), tokenizer

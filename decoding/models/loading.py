@@ -101,7 +101,9 @@ def load_model(
             **({} if target else {"device_map": "auto"}),
         )
         if foundation is not None:
-            model, tokenizer = adapted(model, tokenizer, source)
+            model, tokenizer = adapted(
+                model, tokenizer, source, trust_remote_code=trust_remote_code
+            )
     try:
         model = (model.to(target) if target else model).eval()
     except (RuntimeError, AssertionError) as error:

@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification
 
 from decoding.models.devices import input_device
 from decoding.models.faults import ModelLoadError
+from decoding.models.limits import check_ids
 from decoding.models.loading import explained, load_pair
 from decoding.models.sources import located
 
@@ -80,13 +81,18 @@ class EntailmentModel:
             inputs = self._tokenizer(
                 list(premises), list(hypotheses), padding=True, return_tensors="pt"
             )
-            length = inputs["input_ids"].shape[1]
-            if self._limit is not None and length > self._limit:
-                raise ValueError(
-                    f"two answers make {length} tokens, and entailment model {self.name!r} reads "
-                    f"{self._limit}: ask for shorter answers"
-                )
-            logits = self._model(**inputs.to(input_device(self._model))).logits
+            ids = inputs["input_ids"]
+            check_ids(self._model, self._tokenizer, ids, "two answers")
+            too_long = (
+                f"two answers make {ids.shape[1]} tokens, and entailment model {self.name!r} reads "
+                f"{self._limit or 'fewer'}: ask for shorter answers"
+            )
+            if self._limit is not None and ids.shape[1] > self._limit:
+                raise ValueError(too_long)
+            try:
+                logits = self._model(**inputs.to(input_device(self._model))).logits
+            except IndexError as error:  # a table of positions that its tokenizer does not know of
+                raise ValueError(too_long) from error
             verdicts += (logits.argmax(-1) == self._entailment).tolist()
         return np.array(verdicts, dtype=np.bool_).reshape(len(texts), len(texts))
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import suppress
 
 import numpy as np
 import peft
@@ -200,6 +201,24 @@ def test_a_base_asks_for_no_more_than_any_model(base, tmp_path):
     config = json.loads((base / "config.json").read_text()) | {"attn_implementation": "who/kernel"}
     (base / "config.json").write_text(json.dumps(config))
     assert "asks for code from the hub" in refusal(folder)
+
+
+def test_code_that_an_adapter_asks_for_is_not_run(base, tmp_path):
+    folder = tmp_path / "adapter"
+    adapter(folder, base, CONFIGURATIONS["LoRA"])
+    path = folder / "adapter_config.json"
+    asked = {"megatron_config": {"a": 1}, "megatron_core": "this"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | asked))
+    assert "--trust-remote-code" in refusal(folder)
+    adapter(folder, base, CONFIGURATIONS["LoRA"])
+    words(eos_token="<eos>").save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    asked = {"auto_map": {"AutoTokenizer": ["code.A", None]}, "tokenizer_class": "Homemade"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | asked))
+    (folder / "code.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
+    with suppress(ModelLoadError):
+        load_model(str(folder))
+    assert not (folder / "ran").exists()
 
 
 def test_without_peft_the_extra_is_named(base, tmp_path, monkeypatch):
