@@ -68,7 +68,9 @@ where_options = stacked(
         "--trust-remote-code", is_flag=True, help="Run Python code that comes with the model."
     ),
     option("--revision NAME", "Branch, tag or commit of a model on the hub."),
-    option("--subfolder FOLDER", "Folder inside that holds the model.", default=""),
+    option(
+        "--subfolder FOLDER", "Folder inside that holds the model.", default="", show_default=False
+    ),
     option("--base NAME|FOLDER", "Model that an adapter changes.  [default: the one it names]"),
 )
 

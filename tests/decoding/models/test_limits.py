@@ -19,6 +19,7 @@ from transformers.models.whisper import WhisperConfig
 
 from decoding import LanguageModel, TokenDocument, generate
 from decoding.models.limits import check_ids, positions
+from decoding_evals.doctor.evaluation import doctor
 from decoding_evals.perplexity.evaluation import perplexity
 from decoding_evals.score.evaluation import score
 from toys import WORDS, words
@@ -145,6 +146,11 @@ def test_a_token_without_a_row_is_refused_by_name_where_it_occurs(larger_tokeniz
     larger_tokenizer.tokenizer.bos_token = "<eos>"
     with pytest.raises(ValueError, match=named.format("document 0")):
         list(score(larger_tokenizer, [TokenDocument([3, 17])]))
+
+
+def test_doctor_notes_tokens_without_a_row(larger_tokenizer):
+    notes = doctor(larger_tokenizer, "a b c d e f g h i j k l").notes
+    assert "2 tokens of the tokenizer have no row in the model" in notes
 
 
 @pytest.mark.parametrize("wrong", [-1, 17, 10**6])
