@@ -181,8 +181,20 @@ def read_config(source: Source, *, trust_remote_code: bool) -> Any:
     config = AutoConfig.from_pretrained(
         source.location, trust_remote_code=trust_remote_code, **source.options
     )
+    if not trust_remote_code:
+        _forget_code(config)
     config.return_dict = True  # a checkpoint that says otherwise gives nameless outputs
     return config
+
+
+def _forget_code(config: Any) -> None:
+    """Take the code that parts of a configuration name out of them: about that, transformers asks
+    on standard input, where prompts may come from."""
+    for name in config.sub_configs:
+        part = getattr(config, name, None)
+        if hasattr(part, "sub_configs"):
+            vars(part).pop("auto_map", None)
+            _forget_code(part)
 
 
 @contextmanager

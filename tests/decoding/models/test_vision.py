@@ -1,5 +1,7 @@
 """Models of vision and language, read for text alone: what their language model would say."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -127,6 +129,15 @@ def test_it_writes_what_its_language_model_writes_alone_and_in_a_batch(pair, bea
             np.testing.assert_allclose(
                 one.trace.raw_surprisal_nats, trace.raw_surprisal_nats, atol=1e-4
             )
+
+
+def test_code_that_a_part_of_the_configuration_names_is_forgotten(tmp_path):
+    folder = saved(tmp_path, llava())
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config["text_config"]["auto_map"] = {"AutoModel": "code.A", "AutoModelForCausalLM": "code.B"}
+    path.write_text(json.dumps(config))
+    assert not hasattr(load_model(folder).model.config.text_config, "auto_map")
 
 
 def test_what_has_no_language_model_of_its_own_is_refused(tmp_path):
