@@ -48,7 +48,6 @@ class Source:
             revision=self.revision,
             subfolder=self.subfolder,
             _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
         )
         return None if found is None else Path(found)
 

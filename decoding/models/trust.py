@@ -41,7 +41,7 @@ def check_files(source: Source, *, trust_remote_code: bool) -> None:
         return
     config = source.json(CONFIG)
     if config is None:
-        return
+        raise ModelLoadError(f"model {source.name!r} has no {CONFIG}")
     if not trust_remote_code:
         for key, value in _entries(config):
             if IMPLEMENTATION.fullmatch(key) and isinstance(value, str) and "/" in value:
