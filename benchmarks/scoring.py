@@ -59,7 +59,7 @@ def document_ways():
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from decoding.information.statistics import row_statistics
-    from decoding.scoring.teacher_forcing import logit_blocks
+    from decoding.scoring.blocks import logit_blocks
     from decoding.scoring.windows import Window
 
     torch.manual_seed(0)

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from decoding.inference.temperature import fit_temperature
     from decoding.information.regularization import entropy_regularized_loss
     from decoding.information.statistics import row_statistics
-    from decoding.models.loading import LanguageModel, ModelLoadError, load_model
+    from decoding.models.faults import ModelLoadError
+    from decoding.models.loading import LanguageModel, load_model
     from decoding.rows.faults import NonFiniteLogitsError
     from decoding.scoring.teacher_forcing import Document, TeacherForcing, TokenDocument
     from decoding.scoring.windows import Windows

@@ -23,7 +23,8 @@ from transformers import PreTrainedModel
 from decoding import LanguageModel, TeacherForcing, Windows, generate, load_model
 from decoding.generation.stepping import generated_together
 from decoding.models.attention import head_entropies
-from decoding.scoring.teacher_forcing import LogitBlock, TokenDocument
+from decoding.scoring.blocks import LogitBlock
+from decoding.scoring.teacher_forcing import TokenDocument
 from decoding_evals.doctor import texts
 from decoding_evals.doctor.evaluation import Check, doctor
 from decoding_evals.score.evaluation import score

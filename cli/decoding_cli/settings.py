@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from decoding.rules.rule import format_value
@@ -12,7 +14,7 @@ from decoding_evals.shell.options import (
     option,
     quiet_transformers,
     read_setting,
-    trust_option,
+    where_options,
 )
 
 
@@ -22,8 +24,8 @@ from decoding_evals.shell.options import (
     "--model NAME|FOLDER",
     "Also show what this model's own generation configuration does in model.generate.",
 )
-@trust_option
-def settings(spec: str | None, model: str | None, trust_remote_code: bool) -> None:
+@where_options
+def settings(spec: str | None, model: str | None, **where: Any) -> None:
     """Explain the setting SPEC, as in "temperature=0.7,top_p=0.9": what is applied, in which order.
 
     Without SPEC, all fields are listed. "raw" and "greedy" name the two extremes; a policy, as in
@@ -38,20 +40,21 @@ def settings(spec: str | None, model: str | None, trust_remote_code: bool) -> No
         _explain(setting)
         return
     quiet_transformers()
+    from decoding.models.faults import visible
     from decoding.models.loading import load_generation_config
     from decoding.settings.processor import BEAM_SEARCH, applied_besides, of_beams
 
-    config = load_generation_config(model, trust_remote_code=trust_remote_code)
+    config = load_generation_config(model, **where)
     own = DecodingSettings.from_generation_config(config)
     _explain(setting)
     click.echo(f"\nmodel.generate on {model}, left to itself:")
     _explain(own)
     besides = applied_besides(config)
     for name, value in besides.items():
-        click.echo(f"  also {name} = {value}")
+        click.echo(visible(f"  also {name} = {value}"))
     for name, value in of_beams(config).items():
         if name not in besides and value != BEAM_SEARCH[name]:
-            click.echo(f"  under num_beams > 1 also {name} = {value}")
+            click.echo(visible(f"  under num_beams > 1 also {name} = {value}"))
     click.echo("decoding generate applies none of this, only the setting it is given.")
 
 

@@ -19,6 +19,7 @@ from decoding.generation.run import Job, Run, evaluating
 from decoding.generation.seeds import chosen_seed
 from decoding.models.chats import Chat, Conversation, Prompt, as_chat, last_of
 from decoding.models.detokenizing import Detokenizer
+from decoding.models.devices import input_device
 from decoding.models.loading import LanguageModel, check_language_model
 from decoding.rows.arrays import as_tensor
 from decoding.rows.distribution import Distribution
@@ -234,7 +235,7 @@ def _fork(
     model: PreTrainedModel, path: list[int], settings: DecodingSettings, branches: int
 ) -> tuple[list[Branch], float]:
     """The alternatives behind the ids so far, most probable first, and H(p) there."""
-    ids = torch.tensor([path], device=model.device)
+    ids = torch.tensor([path], device=input_device(model))
     with evaluating(model), torch.no_grad():
         raw = Distribution(model(input_ids=ids).logits[:, -1])
     final = settings.apply(raw, History(ids)).final

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decoding.models.chats import Chat, Prompt
+from decoding.models.limits import check_ids, positions
 from decoding.models.loading import LanguageModel, check_language_model
 from decoding.models.prompts import encode_prompt
 
@@ -18,12 +19,13 @@ def prompt_ids(
     """As `encode_prompt`, with room left in the model's context for `max_new_tokens`.
 
     Raises:
-        ValueError: an empty prompt without BOS, or one that does not fit.
+        ValueError: an empty prompt without BOS, one that does not fit, or one with a token that
+            the model does not know.
     """
     check_language_model(language_model)
     ids = encode_prompt(language_model.tokenizer, prompt, chat=chat, name=name)
-    config = language_model.model.config.get_text_config()
-    context = getattr(config, "max_position_embeddings", None)
+    check_ids(language_model.model, language_model.tokenizer, ids, name)
+    context = positions(language_model.model)
     if context is not None and len(ids) + max_new_tokens > context:
         room = context - len(ids)
         mend = f"set max_new_tokens to at most {room}" if room > 0 else "shorten the prompt"

@@ -26,6 +26,8 @@ from decoding.generation.stopping import Finished, StopStrings
 from decoding.models.batching import batches
 from decoding.models.chats import Chat, Conversation, Prompt, as_chat, last_of, listed_prompts
 from decoding.models.detokenizing import Detokenizer, token_texts
+from decoding.models.devices import input_device
+from decoding.models.limits import vocabulary
 from decoding.models.loading import LanguageModel, check_language_model
 from decoding.models.prompts import turn_ends
 from decoding.settings.policy import RAW, Setting, as_setting
@@ -220,7 +222,8 @@ class Run:
     @property
     def pad(self) -> int:
         """What stands in front of shorter rows, and behind finished ones."""
-        return next((i for i in (self.tokenizer.pad_token_id, *self.end) if i is not None), 0)
+        known = range(vocabulary(self.model))
+        return next((i for i in (self.tokenizer.pad_token_id, *self.end) if i in known), 0)
 
     def batches(self, jobs: list[Job], size: int) -> Iterator[list[Job]]:
         """Cut jobs, which are sorted by length, into batches that the model can bear."""
@@ -252,8 +255,7 @@ class Run:
 
         On Ctrl-C it gives those that have ended, and raises `KeyboardInterrupt` after them.
         """
-        device, end = self.model.device, self.end
-        pad = self.pad
+        device, end, pad = input_device(self.model), self.end, self.pad
         width = max(len(job.ids) for job in jobs)
         padded = [[pad] * (width - len(job.ids)) + job.ids for job in jobs]
         mask = [[0] * (width - len(job.ids)) + [1] * len(job.ids) for job in jobs]

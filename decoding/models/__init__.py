@@ -2,4 +2,6 @@
 
 from decoding.exports import exported
 
-__getattr__, __dir__ = exported(__name__, loading="LanguageModel ModelLoadError load_model")
+__getattr__, __dir__ = exported(
+    __name__, faults="ModelLoadError", loading="LanguageModel load_model"
+)

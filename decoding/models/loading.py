@@ -1,27 +1,33 @@
-"""Load a causal language model with its tokenizer: embedded, local folder, or hub name."""
+"""Load a causal language model with its tokenizer: embedded, local folder, GGUF, or hub name."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import is_accelerate_available, is_gguf_available
 
-BUILTIN = "builtin:stories"
-
-
-class ModelLoadError(ValueError):
-    """A model could not be loaded; the message says why and what to try."""
+from decoding.models.adapters import adapted, base_of
+from decoding.models.devices import chosen_device, chosen_dtype, input_device
+from decoding.models.faults import ModelLoadError, first_line
+from decoding.models.sources import BUILTIN, Source, located
+from decoding.models.trust import ALLOW, check_files
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,9 @@ class LanguageModel:
     def __repr__(self) -> str:
         size = _shortened(self.model.num_parameters())
         dtype = str(self.model.dtype).removeprefix("torch.")
-        return f"LanguageModel({self.name!r}, {size} parameters, {dtype}, {self.model.device})"
+        return (
+            f"LanguageModel({self.name!r}, {size} parameters, {dtype}, {input_device(self.model)})"
+        )
 
 
 def load_model(
@@ -66,51 +74,62 @@ def load_model(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     trust_remote_code: bool = False,
+    revision: str | None = None,
+    subfolder: str = "",
+    base: str | None = None,
 ) -> LanguageModel:
     """Load a causal language model in evaluation mode.
 
     Args:
-        name_or_path: `builtin:stories`, a local folder in Hugging Face form, or a hub name.
-        device: a torch device; default `cuda` where there is one, else `cpu`.
+        name_or_path: `builtin:stories`, a local folder in Hugging Face form, a GGUF file or a
+            folder with one (extra `gguf`), a folder with a LoRA adapter (extra `peft`), or the name
+            of any of these folders on the hub. Of a vision-language model, the text alone is read.
+        device: a torch device, or `auto` for all that there are, and the disk where they are not
+            enough (extra `accelerate`); default `cuda` where there is one, else `cpu`.
         dtype: `float32`, `bfloat16`, `float16`; default float32 on a CPU and the checkpoint's own
             on an accelerator.
-        trust_remote_code: run Python code that comes with the model. Off unless you ask.
+        trust_remote_code: run Python code that comes with the model, or that its configuration
+            names. Off unless you ask.
+        revision: a branch, tag or commit, for a name on the hub.
+        subfolder: the folder inside that holds the model.
+        base: the model that an adapter changes; default the one that its configuration names.
 
     Raises:
         ModelLoadError: no such folder, no safetensors weights, no network, an unknown device or
-            dtype, or remote code without permission.
+            dtype, a package that is missing, or code without permission.
     """
-    target = _device(device)
-    wanted = _dtype(dtype, target)
-    source = _source(name_or_path)
-    try:
-        # First and alone: without a network, each file that is looked for costs half a minute.
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, trust_remote_code=trust_remote_code, padding_side="left"
-        )
-        model, report = AutoModelForCausalLM.from_pretrained(
-            source,
-            config=config,
-            dtype=wanted,
+    target = chosen_device(device)
+    wanted = chosen_dtype(dtype, target)
+    source = located(name_or_path, revision=revision, subfolder=subfolder)
+    with explained(source):
+        foundation = base_of(source, base)
+        model, tokenizer = load_pair(
+            foundation or source,
             trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
+            dtype=wanted,
+            **({} if target else {"device_map": "auto"}),
         )
-    except Exception as error:  # whatever a loader makes of a broken file
-        raise ModelLoadError(_explain(name_or_path, error)) from error
-    _check(name_or_path, model, tokenizer, report)
+        if foundation is not None:
+            model, tokenizer = adapted(
+                model, tokenizer, source, trust_remote_code=trust_remote_code
+            )
     try:
-        model = model.to(target).eval()
+        model = (model.to(target) if target else model).eval()
     except (RuntimeError, AssertionError) as error:
-        raise ModelLoadError(f"device {str(target)!r}: {_first_line(error)}") from error
+        raise ModelLoadError(f"device {str(target)!r}: {first_line(error)}") from error
+    tokenizer.padding_side = "left"
     # What records call it; for the embedded model this would be where it happens to be installed.
     model.name_or_path = name_or_path
     return LanguageModel(model, tokenizer, name_or_path)
 
 
 def load_generation_config(
-    name_or_path: str = BUILTIN, *, trust_remote_code: bool = False
+    name_or_path: str = BUILTIN,
+    *,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    subfolder: str = "",
+    base: str | None = None,
 ) -> GenerationConfig:
     """The generation configuration that a model comes with, without loading its weights.
 
@@ -119,15 +138,83 @@ def load_generation_config(
     Raises:
         ModelLoadError: there is no such model, or it cannot be reached.
     """
-    source = _source(name_or_path)
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-        try:
-            return GenerationConfig.from_pretrained(source)
-        except OSError:
+    source = located(name_or_path, revision=revision, subfolder=subfolder)
+    with explained(source):
+        source = base_of(source, base) or source
+        config = read_config(source, trust_remote_code=trust_remote_code)
+        if source.file("generation_config.json") is None:
             return GenerationConfig.from_model_config(config)
-    except Exception as error:  # whatever a loader makes of a broken file
-        raise ModelLoadError(_explain(name_or_path, error)) from error
+        return GenerationConfig.from_pretrained(source.location, **source.options)
+
+
+def load_pair(
+    source: Source, kind: Any = None, *, trust_remote_code: bool, **options: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model and its tokenizer.
+
+    Args:
+        source: where they lie.
+        kind: the auto class of transformers; default that of a causal language model.
+        trust_remote_code: run code that comes with the model.
+        **options: further ones of `from_pretrained`.
+
+    Raises:
+        ModelLoadError: they ask for what they may not, or weights are missing.
+    """
+    config = read_config(source, trust_remote_code=trust_remote_code)
+    tokenizer = AutoTokenizer.from_pretrained(
+        source.location, trust_remote_code=trust_remote_code, **source.options
+    )
+    if source.gguf is not None and hasattr(transformers, "GgufConfig"):
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    model, report = (kind or _kind(source, config)).from_pretrained(
+        source.location,
+        config=config,
+        trust_remote_code=trust_remote_code,
+        use_safetensors=True,
+        output_loading_info=True,
+        **source.options,
+        **options,
+    )
+    _check(source.name, model, tokenizer, report)
+    return model, tokenizer
+
+
+def read_config(source: Source, *, trust_remote_code: bool) -> Any:
+    """A model's configuration, of files that ask for nothing that they may not."""
+    if source.gguf is not None and not (is_gguf_available() and is_accelerate_available()):
+        raise ModelLoadError(
+            f"GGUF file {source.gguf!r} needs gguf: pip install 'decoding-toolkit[gguf]'"
+        )
+    check_files(source, trust_remote_code=trust_remote_code)
+    config = AutoConfig.from_pretrained(
+        source.location, trust_remote_code=trust_remote_code, **source.options
+    )
+    if not trust_remote_code:
+        _forget_code(config)
+    config.return_dict = True  # a checkpoint that says otherwise gives nameless outputs
+    return config
+
+
+def _forget_code(config: Any) -> None:
+    """Take the code that parts of a configuration name out of them: about that, transformers asks
+    on standard input, where prompts may come from."""
+    for name in config.sub_configs:
+        part = getattr(config, name, None)
+        if hasattr(part, "sub_configs"):
+            vars(part).pop("auto_map", None)
+            _forget_code(part)
+
+
+@contextmanager
+def explained(source: Source) -> Iterator[None]:
+    """Turn whatever a loader makes of a broken file into a ModelLoadError of one line."""
+    try:
+        yield
+    except ModelLoadError:
+        raise
+    except Exception as error:
+        raise ModelLoadError(_explain(source, error)) from error
 
 
 def check_language_model(value: object) -> None:
@@ -173,81 +260,49 @@ def _shortened(count: int) -> str:
 def _check(
     name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, report: dict[str, Any]
 ) -> None:
-    """Refuse a model that transformers completed with random weights, or a foreign tokenizer."""
+    """Refuse a model that transformers completed with random weights, or that knows no ends."""
     absent = [*report["missing_keys"], *report["mismatched_keys"]]
     if absent:
         raise ModelLoadError(
             f"model {name!r} lacks {len(absent)} of its weights, among them {min(map(str, absent))}"
         )
-    rows = model.get_input_embeddings().num_embeddings
-    if not tokenizer("a")["input_ids"] or len(tokenizer) > rows:
-        raise ModelLoadError(
-            f"model {name!r} has {rows} tokens and its tokenizer {len(tokenizer)}: "
-            "the tokenizer is missing or belongs to another model"
-        )
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        for configuration in (model.config, getattr(model, "generation_config", None)):
+            given = getattr(configuration, key, None)
+            ids = given if isinstance(given, list | tuple) else [given]
+            if not all(i is None or isinstance(i, int) for i in ids):
+                raise ModelLoadError(f"model {name!r} has {key} = {given!r}, which is no id")
+    if not tokenizer("a")["input_ids"]:
+        raise ModelLoadError(f"model {name!r} has no tokenizer that can be loaded")
 
 
-def _source(name: str) -> str:
-    """What to give `from_pretrained`; a name that cannot exist is refused."""
-    if name == BUILTIN:
-        return str(files("decoding") / "stories")
-    if name.startswith("builtin:"):
-        raise ModelLoadError(f"no model {name!r}: the embedded one is {BUILTIN!r}")
-    path = Path(name)
-    # A name that can only mean a folder: it exists, or no hub name looks like that.
-    is_path = name.startswith(("./", "../", "~")) or name.count("/") > 1
-    if (path.exists() or path.is_absolute() or is_path) and not (path / "config.json").is_file():
-        missing = "has no config.json" if path.is_dir() else "does not exist"
-        raise ModelLoadError(f"model folder {name!r} {missing}")
-    return name
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        target = torch.device(device)
-    except RuntimeError:
-        target = torch.device("meta")
-    if target.type == "meta":
-        raise ModelLoadError(f"unknown device {str(device)!r}; try cpu, cuda or cuda:0")
-    if target.type == "cuda" and not torch.cuda.is_available():
-        raise ModelLoadError(f"device {str(device)!r}: torch finds no CUDA device here; try cpu")
-    return target
-
-
-def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> Any:
-    if dtype is None:
-        return torch.float32 if device.type == "cpu" else "auto"
-    if isinstance(dtype, torch.dtype) or dtype == "auto":
-        return dtype
-    named = getattr(torch, dtype, None)
-    if not isinstance(named, torch.dtype) or not named.is_floating_point:
-        raise ModelLoadError(f"unknown dtype {dtype!r}; try float32, bfloat16 or float16")
-    return named
-
-
-def _explain(name: str, error: Exception) -> str:
-    text = str(error)
-    if "trust_remote_code" in text:
-        return (
-            f"model {name!r} needs Python code of its own; if you trust it, allow it with "
-            "trust_remote_code=True (--trust-remote-code)"
-        )
-    if Path(name).is_dir():
-        if "safetensors" in text or "no file named" in text:
-            return f"model folder {name!r} has no safetensors weights"
-        if "ignore_mismatched_sizes" in text:
-            return f"model folder {name!r}: its weights have other shapes than its config.json says"
-        if "backend tokenizer" in text:
-            return f"model folder {name!r} has no tokenizer that can be loaded"
-        return f"model folder {name!r} could not be loaded: {_first_line(error)}"
-    return (
-        f"model {name!r} is no local folder and could not be fetched from the hub "
-        f"({_first_line(error)}); use a local folder, or {BUILTIN!r}"
+def _kind(source: Source, config: Any) -> Any:
+    """The auto class that reads a configuration's model for text."""
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForCausalLM
+    if "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
+        return AutoModelForCausalLM
+    text = config.get_text_config()
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not text.is_encoder_decoder:
+        return AutoModelForImageTextToText
+    raise ModelLoadError(
+        f"model {source.name!r} is of type {config.model_type!r}, which is no causal language model"
     )
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
+def _explain(source: Source, error: Exception) -> str:
+    name, text = source.name, str(error)
+    if "trust_remote_code" in text:
+        return f"model {name!r} needs Python code of its own; {ALLOW}"
+    if Path(source.location).is_dir():
+        if "safetensors" in text or "no file named" in text:
+            return f"model {name!r} has no safetensors weights"
+        if "ignore_mismatched_sizes" in text or "size mismatch" in text:
+            return f"model {name!r}: its weights have other shapes than its configuration says"
+        if "backend tokenizer" in text:
+            return f"model {name!r} has no tokenizer that can be loaded"
+        return f"model {name!r} could not be loaded: {first_line(error)}"
+    return (
+        f"model {name!r} is no local folder and could not be fetched from the hub "
+        f"({first_line(error)}); use a local folder, or {BUILTIN!r}"
+    )

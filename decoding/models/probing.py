@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from decoding.models.agreement import distance, rounding
+from decoding.models.devices import input_device
 
 PROBE_TOKENS = 16
 # So many times what rounding explains is another computation, also where a scan loses some digits.
@@ -37,7 +38,7 @@ def probe_ids(model: PreTrainedModel, length: int) -> Tensor:
     )
     special = _special_ids(model)
     ids = [id_ for id_ in draws.tolist() if id_ not in special] or draws.tolist()
-    return torch.tensor((ids * length)[:length], device=model.device)
+    return torch.tensor((ids * length)[:length], device=input_device(model))
 
 
 def probed(model: PreTrainedModel) -> tuple[Tensor, Tensor]:

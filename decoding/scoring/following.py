@@ -14,7 +14,7 @@ from decoding.settings.applying import Applied, Memory, apply_settings
 from decoding.settings.policy import Setting
 
 if TYPE_CHECKING:
-    from decoding.scoring.teacher_forcing import LogitBlock
+    from decoding.scoring.blocks import LogitBlock
 
 
 class Follower:

@@ -7,10 +7,9 @@ batch and the context, not on how long the texts are.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,13 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from decoding.models.batching import Together, batches, rotary_limit, scored_together
+from decoding.models.batching import rotary_limit
 from decoding.models.encoding import Segment, encode
 from decoding.models.head import LogitHead
+from decoding.models.limits import check_ids, positions
 from decoding.models.loading import LanguageModel, check_language_model
 from decoding.models.prompts import document_front
 from decoding.rows.faults import NonFiniteLogitsError
 from decoding.scoring.answers import EncodedDocument, answered
+from decoding.scoring.blocks import LogitBlock, logit_blocks
 from decoding.scoring.windows import (
     Ids,
     Window,
@@ -34,10 +35,6 @@ from decoding.scoring.windows import (
     sliding_windows,
     split_at,
 )
-
-# A product with fewer rows at a time is slower: the head's weights are read for each block anew.
-LOGITS_BYTES = 128 << 20
-SORTED_BATCHES = 16
 
 Columns = dict[str, NDArray[np.float64]]
 OnSegment = Callable[[int, Segment], None]
@@ -102,19 +99,6 @@ class Account:
                 f"{self.tokens_scored} scored + {self.tokens_context_only} context-only + "
                 f"{self.tokens_skipped} skipped tokens are not the {self.tokens} encoded"
             )
-
-
-class LogitBlock(NamedTuple):
-    """Some scored positions of a batch of windows, and the model's logits there."""
-
-    logits: Tensor
-    """`(rows, vocab)`, in the model's dtype."""
-    targets: Tensor
-    """`(rows,)`, int64, on the same device."""
-    windows: list[Window]
-    """The batch; rows go through the targets of its windows in this order."""
-    first: int
-    """Index of the first row among all the targets of the batch."""
 
 
 Measure = Callable[[LogitBlock], Mapping[str, Tensor]]
@@ -276,10 +260,6 @@ class TeacherForcing:
         ids = np.array([*document.context, *document.ids], dtype=np.int64)
         if not len(ids):
             return
-        vocab = self.model.config.get_text_config().vocab_size
-        if ids.min() < 0 or ids.max() >= vocab:
-            wrong = ids[(ids < 0) | (ids >= vocab)][0]
-            raise ValueError(f"token ids must be in [0, {vocab}), got {wrong} in document {index}")
         front = self.front if self.bos == "always" or not document.context else []
         if front and self.begins_with_front(ids):
             ids = ids[len(front) :]
@@ -321,100 +301,20 @@ class TeacherForcing:
         yield from self._cut(index, pieces_of_ids(), self.front, 0)
 
     def _cut(
-        self, index: int, pieces: Iterable[Ids], front: Sequence[int], first_target: int
+        self, document: int, pieces: Iterable[Ids], front: Sequence[int], first_target: int
     ) -> Iterator[Window]:
         """The windows of a document, whose tokens are counted as they pass."""
 
         def sequence() -> Iterator[Ids]:
             if front:
-                yield np.array(front, dtype=np.int64)
+                yield self._known(np.array(front, dtype=np.int64), document)
             for ids in pieces:
                 self.account.tokens += len(ids)
-                yield ids
+                yield self._known(ids, document)
 
         self.account.bos_tokens += len(front)
-        yield from self.cut(index, sequence(), front=len(front), first_target=first_target)
+        yield from self.cut(document, sequence(), front=len(front), first_target=first_target)
 
-
-def logit_blocks(
-    model: PreTrainedModel,
-    windows: Iterable[Window],
-    *,
-    batch_size: int = 8,
-    beside: PreTrainedModel | None = None,
-    on_head: Callable[[LogitHead], None] | None = None,
-) -> Iterator[LogitBlock]:
-    """The model's logits at every target of every window, a bounded block at a time.
-
-    Windows are taken in groups, sorted by length, and padded on the right, where a causal model
-    cannot see; those that the model could not bear beside each other run apart. So nothing depends
-    on the batch but rounding.
-
-    Args:
-        model: a causal language model in evaluation mode.
-        windows: taken lazily.
-        batch_size: windows that run together, >= 1.
-        beside: another model that reads the same windows: the batches are fit for both.
-        on_head: told once which head is used, before the first block.
-
-    Returns:
-        Blocks; those of a batch follow each other. A consumer that lets go of one before it asks
-        for the next keeps memory at one block.
-    """
-    head: LogitHead | None = None
-    waiting = iter(windows)
-    models = [model] if beside is None else [model, beside]
-    while group := list(islice(waiting, batch_size * SORTED_BATCHES)):
-        if head is None:
-            head = LogitHead(model)
-            if on_head is not None:
-                on_head(head)
-        group.sort(key=lambda window: -len(window.inputs))
-        for together in batches(
-            group, batch_size, lambda window: len(window.inputs), lambda: _key(models)
-        ):
-            yield from _batch(model, head, together)
-
-
-def _key(models: Sequence[PreTrainedModel]) -> Callable[[int], Hashable]:
-    """What windows of a length have in common with those that all models can read beside them."""
-
-    def together(model: PreTrainedModel) -> Together:
-        head = LogitHead(model)
-        return scored_together(model, lambda ids, mask: head.logits(head.hidden(ids, mask)[-1]))
-
-    found = [together(model) for model in models]
-
-    def key(length: int) -> Hashable:
-        keys = [each.key(length) for each in found]
-        return None if None in keys else tuple(keys)
-
-    return key
-
-
-def _batch(model: PreTrainedModel, head: LogitHead, windows: list[Window]) -> Iterator[LogitBlock]:
-    width = max(len(window.inputs) for window in windows)
-    ids, mask = np.zeros((2, len(windows), width), dtype=np.int64)
-    places = []
-    for row, window in enumerate(windows):
-        length = len(window.inputs)
-        ids[row, :length] = window.inputs
-        mask[row, :length] = 1
-        places.append(row * width + np.arange(length - len(window.targets), length))
-    hidden = head.hidden(*(torch.from_numpy(array).to(model.device) for array in (ids, mask)))
-    rows = hidden.flatten(0, 1)
-    if sum(map(len, places)) < len(rows):
-        rows = rows[torch.from_numpy(np.concatenate(places)).to(rows.device)]
-    targets = torch.from_numpy(np.concatenate([window.targets for window in windows]))
-    targets = targets.to(rows.device)
-    most = max(1, LOGITS_BYTES // (4 * model.config.get_text_config().vocab_size))
-    step = math.ceil(len(rows) / math.ceil(len(rows) / most))
-    for begin in range(0, len(rows), step):
-        block = slice(begin, begin + step)
-        yield LogitBlock(head.logits(rows[block]), targets[block], windows, begin)
-
-
-def positions(model: PreTrainedModel) -> int | None:
-    """How many positions a model has, or None where its configuration sets no limit."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return None if limit is None else int(limit)
+    def _known(self, ids: Ids, document: int) -> Ids:
+        check_ids(self.model, self.tokenizer, ids, f"document {document}")
+        return ids

@@ -168,7 +168,7 @@ def wrong(*arguments, code=1, says, files=None, stdin=b""):
         wrong("x", "--model", "builtin:poems", says="builtin:stories"),
         wrong("x", "--model", "no/such-model", says="use a local folder, or 'builtin:stories'"),
         wrong("x", "--model", "./bare", files={"bare/config.json": b'{"model_type": "gpt2"}'},
-              says="model folder './bare'"),
+              says="model './bare'"),
         wrong("x", "--output", "nowhere/o.jsonl", says="of 'nowhere/o.jsonl' does not exist"),
         wrong("x", "--output", "o.txt", code=2, says=".jsonl, .json, .csv or .parquet"),
         wrong("x", "--prompts-file", "p.txt", code=2, says="not both"),

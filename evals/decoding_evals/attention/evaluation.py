@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from decoding.models.attention import LayerAttention, attention_implementation, head_entropies
+from decoding.models.devices import input_device
 from decoding.models.encoding import encode
 from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import TeacherForcing, listed
@@ -159,7 +160,7 @@ def attention(
         sequence = np.concatenate([np.array(front, dtype=np.int64), ids])
         sums = _Sums()
         for begin in range(0, len(sequence), length):
-            window = torch.from_numpy(sequence[begin : begin + length]).to(model.device)
+            window = torch.from_numpy(sequence[begin : begin + length]).to(input_device(model))
             sums.add(head_entropies(model, window.unsqueeze(0)))
             if on_progress is not None:
                 new = sums.rows[-1][0]

@@ -23,10 +23,10 @@ from decoding.inference.temperature import (
 )
 from decoding.information.statistics import row_statistics
 from decoding.models.loading import LanguageModel
+from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.teacher_forcing import (
     Columns,
     Document,
-    LogitBlock,
     Measure,
     TeacherForcing,
     TokenDocument,

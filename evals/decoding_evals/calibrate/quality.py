@@ -14,7 +14,8 @@ from torch import Tensor
 
 from decoding.inference.temperature import resampled_sums
 from decoding.information.statistics import row_statistics
-from decoding.scoring.teacher_forcing import Columns, LogitBlock, Measure
+from decoding.scoring.blocks import LogitBlock
+from decoding.scoring.teacher_forcing import Columns, Measure
 from decoding.scoring.windows import Window
 from decoding.settings.applying import apply_settings
 from decoding.settings.settings import DecodingSettings

@@ -14,14 +14,9 @@ import numpy as np
 from decoding.inference.intervals import BlockSums, MeanError, ratio_of_sums
 from decoding.information.comparison import sum_rows
 from decoding.models.loading import LanguageModel
+from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.following import Follower
-from decoding.scoring.teacher_forcing import (
-    Document,
-    LogitBlock,
-    TeacherForcing,
-    as_document,
-    listed,
-)
+from decoding.scoring.teacher_forcing import Document, TeacherForcing, as_document, listed
 from decoding.scoring.windows import Windows
 from decoding.settings.applying import Applied
 from decoding.settings.grids import MOST_SETTINGS

@@ -15,17 +15,12 @@ from torch import Tensor
 
 from decoding.inference.intervals import BlockSums, MeanError, ratio_of_sums
 from decoding.information.measures import kl_divergence, surprisal
+from decoding.models.limits import positions
 from decoding.models.loading import LanguageModel, check_vocabularies
 from decoding.rows.arrays import as_float
 from decoding.rows.faults import NonFiniteLogitsError
-from decoding.scoring.teacher_forcing import (
-    Document,
-    TeacherForcing,
-    as_document,
-    listed,
-    logit_blocks,
-    positions,
-)
+from decoding.scoring.blocks import logit_blocks
+from decoding.scoring.teacher_forcing import Document, TeacherForcing, as_document, listed
 from decoding.scoring.windows import Windows
 from decoding_evals.compare.tables import model_tables
 from decoding_evals.reading.interruptible import Interruptible, ReadResult

@@ -156,6 +156,8 @@ def _notes(patient: Patient) -> list[str]:
     rows = model.get_input_embeddings().num_embeddings
     if rows > len(tokenizer):
         notes.append(f"{rows - len(tokenizer)} rows of the vocabulary have no token")
+    if rows < len(tokenizer):
+        notes.append(f"{len(tokenizer) - rows} tokens of the tokenizer have no row in the model")
     if tokenizer.pad_token_id is None:
         notes.append("the tokenizer has no padding token")
     elif tokenizer.pad_token_id == tokenizer.eos_token_id:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from decoding.models.agreement import distance
+from decoding.models.devices import input_device
 from decoding.models.head import configured_shapes
 from decoding_evals.doctor.patient import NOT_NUMBERS, Finding, Patient, is_number, skipped
 
@@ -20,7 +21,7 @@ def head(patient: Patient) -> Finding:
     layer = model.get_output_embeddings()
     if model.base_model is model or layer is None:
         return skipped("the model has no separate head")
-    hidden = _read_by(model, layer, torch.tensor([patient.probe], device=model.device))
+    hidden = _read_by(model, layer, torch.tensor([patient.probe], device=input_device(model)))
     with torch.inference_mode():
         weight, bias = _linear(layer, (patient.alone.shape[-1], hidden.shape[-1]))
         if weight is not None:
@@ -44,7 +45,7 @@ def head(patient: Patient) -> Finding:
         return Finding("fail", gap, limit, _explained(patient, got, want, limit))
     inputs = model.get_input_embeddings().weight
     tied = getattr(config, "tie_word_embeddings", False) and weight is not inputs
-    if tied and weight is not None and weight.shape == inputs.shape:
+    if tied and not inputs.is_meta and weight is not None and weight.shape == inputs.shape:
         some = slice(None, None, -(-len(weight) // 1024))
         mine, theirs = weight[some].detach(), inputs[some].detach()
         factor = _factor(mine, theirs)
@@ -70,11 +71,13 @@ def _read_by(model: PreTrainedModel, layer: nn.Module, ids: Tensor) -> Tensor:
 
 
 def _linear(layer: nn.Module, shape: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
-    """Weight and bias of a module that holds one product and nothing else that is learnt."""
+    """Weight and bias of a module that holds one product and nothing else that is learnt, in
+    memory."""
     parameters = [weights for weights in layer.parameters() if weights.numel() > 1]
     products = [weights for weights in parameters if weights.shape == shape]
     biases = [weights for weights in parameters if weights.shape == shape[:1]]
-    if len(products) == 1 and len(biases) <= 1 and len(parameters) == 1 + len(biases):
+    here = not any(weights.is_meta for weights in parameters)
+    if here and len(products) == 1 and len(biases) <= 1 and len(parameters) == 1 + len(biases):
         return products[0], next(iter(biases), None)
     return None, None
 

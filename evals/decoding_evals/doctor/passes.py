@@ -9,6 +9,7 @@ from torch import Tensor
 
 from decoding.generation.stepping import stepped
 from decoding.models.agreement import distance
+from decoding.models.devices import input_device
 from decoding.models.head import LogitHead
 from decoding_evals.doctor.patient import (
     NOT_NUMBERS,
@@ -23,6 +24,8 @@ from decoding_evals.doctor.patient import (
 def finite(patient: Patient) -> Finding:
     """Weights and logits are numbers."""
     for name, weights in patient.model.named_parameters():
+        if weights.is_meta:  # on disk, and brought to a device for the pass alone
+            continue
         bad = ~weights.isfinite()
         if bad.any():
             place = bad.nonzero()[0].tolist()
@@ -124,7 +127,7 @@ def cache(patient: Patient) -> Finding:
     given = len(patient.probe) // 2
     steps, wholes = [], []
     for row in (patient.probe, [*reversed(patient.probe)]):
-        ids = torch.tensor(row, device=patient.model.device)
+        ids = torch.tensor(row, device=input_device(patient.model))
         # The token behind the last step is read by none.
         tokens, prompt = torch.cat([ids[given:], ids[:1]]), ids[None, :given]
         steps.append(stepped(patient.model, prompt, torch.ones_like(prompt), tokens, 0)[0])
@@ -148,7 +151,7 @@ def cache(patient: Patient) -> Finding:
 def blocked_head(patient: Patient) -> Finding:
     """The scorer's head, a few rows at a time, against the model's own logits."""
     model = patient.model
-    ids = torch.tensor([patient.probe], device=model.device)
+    ids = torch.tensor([patient.probe], device=input_device(model))
     head = LogitHead(model)
     hidden = head.hidden(ids, torch.ones_like(ids))[0]
     blocked = torch.cat([head.logits(rows) for rows in torch.split(hidden, 5)])

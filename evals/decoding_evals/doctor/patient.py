@@ -12,9 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from decoding.models.agreement import distance, rounding
+from decoding.models.devices import input_device
+from decoding.models.limits import positions
 from decoding.models.loading import LanguageModel
 from decoding.models.prompts import document_front
-from decoding.scoring.teacher_forcing import positions
 
 TOKENS = 128  # of the reference text
 PROBE = 24  # tokens of a pass that is repeated in many ways
@@ -69,11 +70,11 @@ class Patient:
         With `count`, positions are given, counted from each row's first token, where the model
         takes them.
         """
-        ids = torch.tensor(rows, device=self.model.device)
+        ids = torch.tensor(rows, device=input_device(self.model))
         tokens = torch.ones_like(ids)
         inputs: dict[str, Any] = {}
         if mask is not None:
-            tokens = torch.tensor(mask, device=self.model.device)
+            tokens = torch.tensor(mask, device=input_device(self.model))
         if count and "position_ids" in inspect.signature(type(self.model).forward).parameters:
             inputs["position_ids"] = (tokens.cumsum(-1) - 1).clamp(min=0)
         output = self.model(ids, attention_mask=tokens, use_cache=False, **inputs)

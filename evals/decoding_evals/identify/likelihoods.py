@@ -25,8 +25,9 @@ from torch import Tensor
 from decoding.information.statistics import row_statistics
 from decoding.models.loading import LanguageModel
 from decoding.scoring.answers import EncodedDocument
+from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.following import Follower
-from decoding.scoring.teacher_forcing import Document, LogitBlock, TeacherForcing, TokenDocument
+from decoding.scoring.teacher_forcing import Document, TeacherForcing, TokenDocument
 from decoding.scoring.windows import Windows
 from decoding.settings.applying import apply_settings
 from decoding.settings.policy import Setting

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from decoding.models.detokenizing import spellings
 from decoding.models.loading import LanguageModel
+from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.following import Follower
-from decoding.scoring.teacher_forcing import LogitBlock, TeacherForcing, TokenDocument
+from decoding.scoring.teacher_forcing import TeacherForcing, TokenDocument
 from decoding.scoring.windows import Windows
 from decoding.settings.applying import apply_settings
 from decoding.settings.policy import Setting

@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
-from decoding.models.loading import ModelLoadError
+from decoding.models.devices import input_device
+from decoding.models.faults import ModelLoadError
+from decoding.models.limits import check_ids
+from decoding.models.loading import explained, load_pair
+from decoding.models.sources import located
 
 BATCH = 32
 
@@ -41,14 +45,16 @@ class EntailmentModel:
     ) -> None:
         self.name = name_or_path
         try:
-            trust = {"trust_remote_code": trust_remote_code}
-            self._tokenizer = AutoTokenizer.from_pretrained(name_or_path, **trust)
-            model = AutoModelForSequenceClassification.from_pretrained(
-                name_or_path, use_safetensors=True, **trust
-            )
-        except Exception as error:  # whatever a loader makes of a broken file
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelLoadError(f"entailment model {name_or_path!r}: {first}") from error
+            source = located(name_or_path)
+            with explained(source):
+                model, self._tokenizer = load_pair(
+                    source,
+                    AutoModelForSequenceClassification,
+                    trust_remote_code=trust_remote_code,
+                    dtype=torch.float32,
+                )
+        except ModelLoadError as error:
+            raise ModelLoadError(f"entailment {error}") from error
         labels = {str(label).lower(): int(id_) for id_, label in model.config.id2label.items()}
         if "entailment" not in labels:
             raise ModelLoadError(
@@ -75,13 +81,18 @@ class EntailmentModel:
             inputs = self._tokenizer(
                 list(premises), list(hypotheses), padding=True, return_tensors="pt"
             )
-            length = inputs["input_ids"].shape[1]
-            if self._limit is not None and length > self._limit:
-                raise ValueError(
-                    f"two answers make {length} tokens, and entailment model {self.name!r} reads "
-                    f"{self._limit}: ask for shorter answers"
-                )
-            logits = self._model(**inputs.to(self._model.device)).logits
+            ids = inputs["input_ids"]
+            check_ids(self._model, self._tokenizer, ids, "two answers")
+            too_long = (
+                f"two answers make {ids.shape[1]} tokens, and entailment model {self.name!r} reads "
+                f"{self._limit or 'fewer'}: ask for shorter answers"
+            )
+            if self._limit is not None and ids.shape[1] > self._limit:
+                raise ValueError(too_long)
+            try:
+                logits = self._model(**inputs.to(input_device(self._model))).logits
+            except IndexError as error:  # a table of positions that its tokenizer does not know of
+                raise ValueError(too_long) from error
             verdicts += (logits.argmax(-1) == self._entailment).tolist()
         return np.array(verdicts, dtype=np.bool_).reshape(len(texts), len(texts))
 

@@ -17,7 +17,8 @@ from decoding.information.statistics import row_statistics
 from decoding.models.encoding import Segment
 from decoding.models.loading import LanguageModel, check_language_model
 from decoding.scoring.answers import EncodedDocument
-from decoding.scoring.teacher_forcing import Columns, Document, LogitBlock, as_document, listed
+from decoding.scoring.blocks import LogitBlock
+from decoding.scoring.teacher_forcing import Columns, Document, as_document, listed
 from decoding.scoring.windows import Window, Windows
 from decoding_evals.perplexity.protocols import PROTOCOLS, Protocol
 from decoding_evals.perplexity.tables import result_tables

@@ -13,9 +13,10 @@ from typing import Literal
 
 import numpy as np
 
+from decoding.models.limits import positions
 from decoding.models.loading import LanguageModel
 from decoding.models.prompts import bos_or_eos
-from decoding.scoring.teacher_forcing import Document, TeacherForcing, positions
+from decoding.scoring.teacher_forcing import Document, TeacherForcing
 from decoding.scoring.windows import Ids, Window, Windows, sliding_windows
 from decoding_evals.reading.scanned import whole
 

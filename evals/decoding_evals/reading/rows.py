@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 
 import click
 
+from decoding_evals.reading.folders import check_card
 from decoding_evals.shell.output import check_source
 
 # A row with its number, counted from 1; in place of a broken row, what is wrong with it.
@@ -76,15 +77,20 @@ def dataset_rows(spec: str) -> Rows:
     atexit.register(_outlive_readers)
     try:
         saved = _saved(name)
+        folder = Path(name).resolve()
+        if folder.is_dir():
+            check_card(folder, name)
+        # Not by its name, which may also be that of a format, such as `csv`.
+        place = str(folder) if folder.is_dir() else name
         if len(parts) == 1:
-            configs = datasets.get_dataset_config_names(name) if saved is None else []
+            configs = datasets.get_dataset_config_names(place) if saved is None else []
             parts = [*parts, ""] if parts[0] in configs else ["", *parts]
         config, split = parts or ("", "")
         if saved is not None and config:
             raise ValueError("it was saved without configurations")
         splits = saved
         if splits is None:
-            splits = datasets.load_dataset(name, config or None, streaming=True)
+            splits = datasets.load_dataset(place, config or None, streaming=True)
     except Exception as error:  # whatever a loader makes of a broken file or no network
         raise click.ClickException(f"cannot load data set {name!r}: {error}") from error
     split = split or (next(iter(splits)) if len(splits) == 1 else "test")

@@ -15,8 +15,9 @@ from decoding.information.statistics import row_statistics
 from decoding.models.chats import Chat, Prompt, last_of
 from decoding.models.loading import LanguageModel
 from decoding.scoring.answers import EncodedDocument, answered
+from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.following import Follower
-from decoding.scoring.teacher_forcing import AnyDocument, LogitBlock, TeacherForcing
+from decoding.scoring.teacher_forcing import AnyDocument, TeacherForcing
 from decoding.scoring.windows import Windows
 from decoding.settings.policy import Setting, as_setting
 from decoding_evals.reading.scanned import Scanned, scanned

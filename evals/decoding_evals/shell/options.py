@@ -110,8 +110,17 @@ def least(number: int) -> click.IntRange:
     return click.IntRange(min=number)
 
 
-trust_option = click.option(
-    "--trust-remote-code", is_flag=True, help="Run Python code that comes with the model."
+# How a model is found besides its name; `WHERE` are the arguments.
+WHERE = ("trust_remote_code", "revision", "subfolder", "base")
+where_options = stacked(
+    click.option(
+        "--trust-remote-code", is_flag=True, help="Run Python code that comes with the model."
+    ),
+    option("--revision NAME", "Branch, tag or commit of a model on the hub."),
+    option(
+        "--subfolder FOLDER", "Folder inside that holds the model.", default="", show_default=False
+    ),
+    option("--base NAME|FOLDER", "Model that an adapter changes.  [default: the one it names]"),
 )
 
 
@@ -224,17 +233,17 @@ def quiet_transformers() -> None:
 model_options = stacked(
     option(
         "--model NAME|FOLDER",
-        "A hub name, a local folder, or the embedded model.",
+        "A hub name, a folder, a GGUF file, an adapter, or the embedded model.",
         default="builtin:stories",
         envvar="DECODING_MODEL",
         show_envvar=True,
     ),
-    option("--device DEVICE", "cpu, cuda, cuda:1, …  [default: cuda if any]"),
+    option("--device DEVICE", "cpu, cuda, cuda:1, …, or auto: all.  [default: cuda if any]"),
     option(
         "--dtype [float32|bfloat16|float16]",
         "[default: float32 on a CPU, else the checkpoint's own]",
     ),
-    trust_option,
+    where_options,
 )
 
 
@@ -245,7 +254,7 @@ def read_model(options: dict[str, Any], name: str | None = None) -> LanguageMode
         from decoding.models.loading import load_model
 
         keep_freed_memory()
-        how = {option: options[option] for option in ("device", "dtype", "trust_remote_code")}
+        how = {option: options[option] for option in ("device", "dtype", *WHERE)}
         return load_model(options["model"] if name is None else name, **how)
 
 

@@ -190,6 +190,7 @@ def _others(
     options: dict[str, Any], language_model: LanguageModel, loaded: list[LanguageModel], seed: int
 ) -> dict[str, Any]:
     """The arguments that hold other models than the one that answers."""
+    from decoding.models.devices import input_device
     from decoding_evals.judging.entailment import EntailmentModel
     from decoding_evals.uncertainty.epistemic import checkpoint_members, dropout_members
 
@@ -198,7 +199,7 @@ def _others(
         checkpoint_members([language_model, *loaded])
     others: dict[str, Any] = {"members": checkpoint_members(loaded) if loaded else ()}
     if options["nli_model"] is not None:
-        device, trust = language_model.model.device, options["trust_remote_code"]
+        device, trust = input_device(language_model.model), options["trust_remote_code"]
         others["entailment"] = EntailmentModel(
             options["nli_model"], device=device, trust_remote_code=trust
         )

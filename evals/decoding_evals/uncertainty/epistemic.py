@@ -18,9 +18,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from decoding.information.ensembles import Mixture
+from decoding.models.devices import input_device
+from decoding.models.limits import positions
 from decoding.models.loading import LanguageModel, check_vocabularies
 from decoding.models.probing import check_causal
-from decoding.scoring.teacher_forcing import positions
 from decoding_evals.showing.result import Floats, by_key
 
 Ids = Sequence[int]
@@ -184,7 +185,7 @@ def continuation_logits(model: PreTrainedModel, context_ids: Ids, ids: Ids = ())
             "tokens to read"
         )
     rows = max(1, len(ids))
-    inputs = torch.tensor([read], device=model.device)
+    inputs = torch.tensor([read], device=input_device(model))
     arguments: dict[str, Any] = {"attention_mask": torch.ones_like(inputs), "use_cache": False}
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
         arguments["logits_to_keep"] = rows
@@ -211,7 +212,8 @@ def _mixed(logits: Iterable[Tensor], ids: Ids) -> EpistemicUncertainty:
 def _dropping(model: PreTrainedModel, seed: int) -> Iterator[None]:
     """Training mode with random numbers of its own for the time of a pass."""
     modes = [(module, module.training) for module in model.modules()]
-    cuda = [model.device] if model.device.type == "cuda" else []
+    devices = {input_device(model), *(weight.device for weight in model.parameters())}
+    cuda = [device for device in devices if device.type == "cuda"]
     model.train()
     try:
         with torch.random.fork_rng(cuda):

@@ -13,8 +13,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import decoding
 from conftest import shared
-from decoding import DecodingSettings, Sampler
-from decoding.models.loading import BUILTIN, ModelLoadError, load_generation_config, load_model
+from decoding import DecodingSettings, ModelLoadError, Sampler, generate, load_model
+from decoding.models.loading import load_generation_config
+from decoding.models.sources import BUILTIN
 
 RAW = DecodingSettings()
 FOLDER = Path(decoding.__file__).parent / "stories"
@@ -131,14 +132,19 @@ def test_broken_files_are_one_error(tmp_path, stories, name, content):
         load_model(str(tmp_path))
 
 
-def test_a_tokenizer_of_another_model_is_refused(tmp_path, stories, random_gpt2):
+def test_a_tokenizer_of_another_model_is_named_where_a_token_has_no_row(
+    tmp_path, stories, random_gpt2
+):
     small_model(tmp_path, random_gpt2.tokenizer)
-    with pytest.raises(ModelLoadError, match="belongs to another model"):
-        load_model(str(tmp_path))
-    for file in tmp_path.glob("*token*"):
-        file.unlink()
-    for file in [*tmp_path.glob("vocab*"), *tmp_path.glob("merges*")]:
-        file.unlink()
+    with pytest.raises(ValueError, match=r"\('.*ebra'\): the tokenizer has 50257 tokens, and the "):
+        generate(load_model(str(tmp_path)), "A zebra")
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path, random_gpt2):
+    small_model(tmp_path, random_gpt2.tokenizer)
+    for pattern in ("*token*", "vocab*", "merges*"):
+        for file in tmp_path.glob(pattern):
+            file.unlink()
     with pytest.raises(ModelLoadError):
         load_model(str(tmp_path))
 

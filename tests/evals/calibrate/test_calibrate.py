@@ -13,7 +13,8 @@ import torch
 import decoding_evals.calibrate.evaluation as module
 from decoding import generate
 from decoding.inference.temperature import LogNormalPrior
-from decoding.scoring.teacher_forcing import Document, LogitBlock, TokenDocument
+from decoding.scoring.blocks import LogitBlock
+from decoding.scoring.teacher_forcing import Document, TokenDocument
 from decoding.scoring.windows import Windows
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.calibrate.evaluation import calibrate

@@ -10,8 +10,9 @@ import torch
 from numpy.testing import assert_allclose
 
 from candidates import drawn, ids_of, parsed
+from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.following import Follower
-from decoding.scoring.teacher_forcing import LogitBlock, TokenDocument
+from decoding.scoring.teacher_forcing import TokenDocument
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.identify.evaluation import identify
 from decoding_evals.identify.likelihoods import ROUNDING, _measured

@@ -3,9 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
-from decoding.models.loading import ModelLoadError
+from decoding import ModelLoadError
 from decoding_evals.judging.entailment import EntailmentModel, entailment_clusters
 
 
@@ -74,6 +80,20 @@ def test_a_model_judges_each_ordered_pair(folder):
 def test_texts_that_are_too_long_are_refused_not_cut(folder):
     with pytest.raises(ValueError, match=r"43 tokens.*reads 32: ask for shorter"):
         EntailmentModel(str(folder))(["a " * 20, "b"])
+
+
+def test_a_table_of_positions_that_the_tokenizer_does_not_know_is_a_limit(folder, tmp_path):
+    """RoBERTa's begins behind its padding, and many a tokenizer states no limit."""
+    config = RobertaConfig(
+        vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=32, pad_token_id=0, type_vocab_size=2,
+        id2label={0: "entailment", 1: "other"}, label2id={"entailment": 0, "other": 1},
+    )  # fmt: skip
+    RobertaForSequenceClassification(config).save_pretrained(tmp_path)
+    BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(tmp_path)
+    assert EntailmentModel(str(tmp_path))(["a " * 13, "b"]).shape == (2, 2)
+    with pytest.raises(ValueError, match=r"37 tokens.*reads fewer: ask for shorter"):
+        EntailmentModel(str(tmp_path))(["a " * 17, "b"])
 
 
 def test_a_model_without_the_label_is_refused(folder, tmp_path):

@@ -1,5 +1,6 @@
 """Texts of data sets, from folders and from what `datasets` saved."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import datasets
 import pyarrow as pa
 import pytest
+from huggingface_hub import constants
 from pyarrow import parquet
 
 from decoding_evals.reading.texts import Prompted
@@ -97,6 +99,55 @@ def test_data_sets_that_cannot_be_read(spec, code, says, capfd):
     got, line = refusal(dataset=spec)
     assert (got, line[: len(says)]) == (code, says)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The hosts that were asked for; nobody answers, and nothing is offline by agreement."""
+    hosts = []
+
+    def unreachable(host, *_, **__):
+        hosts.append(host)
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    for module in (constants, datasets.config):
+        monkeypatch.setattr(module, "HF_HUB_OFFLINE", False)
+    return hosts
+
+
+@pytest.mark.parametrize("name", ["data", "csv", "json", "text", "parquet"])
+def test_a_folder_is_a_folder_whatever_its_name_and_asks_nobody(name, asked):
+    write(f"{name}/train.jsonl", rows=[{"text": text} for text in TEXTS])
+    assert [text for _, text in read(dataset=name)] == TEXTS
+    assert [text for _, text in read(dataset=f"{name}:train")] == TEXTS
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        '"https://example.org/x.jsonl"',
+        "hf://datasets/a/b/x.jsonl",
+        "[a.jsonl, 'HTTP://example.org/x.jsonl']",
+        "{train: 'zip://x.jsonl::https://example.org/x.zip'}",
+        "[{split: train, path: 's3://bucket/x.jsonl'}]",
+    ],
+)
+@pytest.mark.parametrize("card", ["README.md", ".huggingface.yaml"])
+def test_a_card_that_names_files_elsewhere_is_refused_and_asks_nobody(card, files, asked):
+    write("data/a.jsonl", rows=[{"text": "a"}])
+    text = f"configs:\n- config_name: default\n  data_files: {files}\n"
+    write(f"data/{card}", f"---\n{text}---\n" if card == "README.md" else text)
+    assert "its card names files that do not lie in 'data' (" in refusal(dataset="data")[1]
+    assert asked == []
+
+
+def test_a_card_may_speak_of_addresses_outside_its_configurations(asked):
+    write("data/a.jsonl", rows=[{"text": "a"}])
+    write("data/README.md", "---\nsource: https://example.org\n---\nhttps://example.org\n")
+    assert read(dataset="data") == [("data:1", "a")]
+    assert asked == []
 
 
 def test_without_the_library_the_line_says_how_to_get_it(monkeypatch):
