@@ -69,7 +69,7 @@ def test_an_adapter_computes_what_peft_does(base, tmp_path, name):
     np.testing.assert_allclose(logits(found.model), logits(wrapper), atol=1e-5)
     assert type(found.model) is type(load_model(str(base)).model)
     assert found.name == str(folder) and not found.model.training
-    assert LogitHead(found.model, IDS[0]).full_logits is None
+    assert LogitHead(found.model).full_logits is None
 
 
 def test_a_batch_is_written_as_one_sequence_alone_and_traced_as_scored(base, tmp_path):

@@ -156,7 +156,7 @@ def test_rows_of_what_a_model_puts_in_front_are_left_out(request, name):
     tuned = LanguageModel(model, language_model.tokenizer, "tuned")
     forcing = TeacherForcing(tuned)
     for document in score(tuned, TEXTS):
-        want = wanted([forcing.bos_id, *document.ids.tolist()])
+        want = wanted([*forcing.front, *document.ids.tolist()])
         np.testing.assert_allclose(document.surprisal_nats, want, atol=1e-4)
     patient = Patient(tuned, REFERENCE)
     for check in ("causality", "right padding", "batch size", "blocked head"):
