@@ -19,7 +19,8 @@ class Prompts(NamedTuple):
     """`(rows)`, where each row's ids begin; None where all begin at the left."""
     names: list[str] | None
     """What identifies each row's prompt: its ids; and where the model reads more than these, that
-    too. None where the call has an encoder's output, and not what the encoder has read."""
+    too. None where that does not show: an encoder's output is given without what it has read, or
+    pictures with prompts of the same ids."""
 
 
 def prompts_of(
@@ -49,7 +50,9 @@ def prompts_of(
         for ids, begin in zip(input_ids.tolist(), begins, strict=True)
     ]
     if given is None or not (encodes or given.is_floating_point()):
-        return Prompts(lengths, starts, names)
+        prompts = names if given is None else names[:: len(names) // len(given)]
+        unseen = len(set(prompts)) < len(prompts) and any(map(_is_sensed, inputs.values()))
+        return Prompts(lengths, starts, None if unseen else names)
     if encodes and not given.is_floating_point() and (given < 0).any():
         return Prompts(lengths, starts, None)
     given = given.repeat_interleave(len(input_ids) // len(given), 0)
@@ -63,6 +66,11 @@ def prompts_of(
         starts,
         [f"{name}\0{_digest(row)}" for name, row in zip(names, read, strict=True)],
     )
+
+
+def _is_sensed(value: Any) -> bool:
+    """Whether an input may be pictures or sound, which no rule assigns to rows."""
+    return isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
 
 
 def _digest(values: Tensor) -> str:

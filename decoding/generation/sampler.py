@@ -175,8 +175,8 @@ class Sampler:
             assert self.seed is not None
             if prompts.names is None:
                 raise ValueError(
-                    "rows with an encoder's output alone have no prompt that a seed could belong "
-                    "to: give what the encoder reads, or points"
+                    "a seed cannot tell the prompts of these rows apart, because their ids do not: "
+                    "give what an encoder reads, one row at a time, or points"
                 )
             seen: Counter[str] = Counter()
             streams = []

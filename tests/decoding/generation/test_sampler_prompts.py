@@ -14,6 +14,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from decoding import DecodingSettings, Sampler
+from decoding.generation.rows import prompts_of
 from drawing import points_for
 
 WARM = DecodingSettings(temperature=1.5)
@@ -79,9 +80,19 @@ def test_a_seed_without_what_an_encoder_has_read_is_refused():
     model = encoding("t5")
     states = model.get_encoder()(**padded(SOURCES)).last_hidden_state.detach()
     inputs = {"encoder_outputs": BaseModelOutput(last_hidden_state=states)}
-    with pytest.raises(ValueError, match="give what the encoder reads, or points"):
+    with pytest.raises(
+        ValueError, match="give what an encoder reads, one row at a time, or points"
+    ):
         drawn(model, copy.copy(inputs), Sampler(WARM, seed=4))
     drawn(model, copy.copy(inputs), Sampler(WARM, points=points_for(4, 10)))
+
+
+def test_prompts_of_the_same_ids_beside_pictures_are_not_told_apart(toy_gpt2):
+    ids, pictures = torch.tensor([[3, 1, 4]] * 2), {"pixel_values": torch.zeros(2, 3, 4, 4)}
+    assert prompts_of(toy_gpt2, ids, ids, pictures).names is None
+    assert prompts_of(toy_gpt2, ids, ids[:1], pictures).names == ["3 1 4"] * 2  # two samples
+    ids = torch.tensor([[3, 1, 4], [3, 1, 5]])
+    assert prompts_of(toy_gpt2, ids, ids, pictures).names == ["3 1 4", "3 1 5"]
 
 
 def test_decoders_that_begin_at_different_lengths_are_right_or_refused():
