@@ -17,6 +17,7 @@ from decoding_evals.shell.options import (
     reading_options,
 )
 from decoding_evals.shell.output import Interrupted
+from decoding_evals.showing.lines import note
 
 if TYPE_CHECKING:
     from decoding_evals.perplexity.evaluation import PerplexityResult
@@ -45,13 +46,14 @@ def perplexity(protocol: str, errors: str, **options: Any) -> None:
     allow for dependence between neighbouring tokens: they are computed over documents, or over
     blocks of tokens.
     """
+    windows = read_windows(options)
     with Destination(options) as destination:
         inputs = Inputs.from_options(options)
         language_model = read_model(options)
         from decoding_evals.perplexity.evaluation import perplexity as evaluate
         from decoding_evals.perplexity.tables import protocol_tables
 
-        how: Any = {"windows": read_windows(options), "errors": errors}
+        how: Any = {"windows": windows, "errors": errors}
 
         def measured(name: str, documents: Iterable[Any]) -> PerplexityResult:
             with destination.scoring() as progress:
@@ -75,7 +77,7 @@ def _all_protocols(measured: Callable[[str], PerplexityResult]) -> Iterator[Perp
         try:
             result = measured(name)
         except ValueError as error:
-            click.echo(f"{name}: {error}", err=True)
+            note(f"{name}: {error}")
             continue
         except KeyboardInterrupt:
             if not found:

@@ -12,7 +12,7 @@ from decoding.settings.settings import DecodingSettings
 from decoding_evals.reading import prompts as reading
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
-    least,
+    MOST_TOKENS,
     model_options,
     option,
     output_options,
@@ -23,6 +23,7 @@ from decoding_evals.shell.options import (
 )
 from decoding_evals.shell.output import RecordFile, Unfinished
 from decoding_evals.shell.plots import check_plot, plot_option, write_plot
+from decoding_evals.showing.lines import note, say
 
 if TYPE_CHECKING:
     from decoding.models.loading import LanguageModel
@@ -49,8 +50,10 @@ column_options = stacked(
 @column_options
 @model_options
 @setting_options
-@option("--num-samples N", "Sampled answers per prompt.", type=least(2), default=10)
-@option("--max-new-tokens N", default=50)
+@option(
+    "--num-samples N", "Sampled answers per prompt.", type=click.IntRange(2, 10_000), default=10
+)
+@option("--max-new-tokens N", type=click.IntRange(1, MOST_TOKENS), default=50)
 @reading.answer_options
 @option("--batch-size N", "Sequences that run together.", default=32)
 @option(
@@ -58,7 +61,9 @@ column_options = stacked(
     "A model of an ensemble; give it at least twice. Without --model the first one answers.",
     multiple=True,
 )
-@option("--mc-dropout K", "K passes with dropout on, as an ensemble.", type=least(2))
+@option(
+    "--mc-dropout K", "K passes with dropout on, as an ensemble.", type=click.IntRange(2, 10_000)
+)
 @option(
     "--nli-model NAME|FOLDER",
     "Sort answers by meaning with this entailment model.  [default: by normalised text]",
@@ -114,9 +119,9 @@ def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
         destination.deliver(finished, done=f"of {len(rows)} prompts finished")
         empty = sum(record.pop("empty") for record in done)
         if empty:
-            click.echo(f"{empty} of {len(rows)} greedy answers are empty", err=True)
+            note(f"{empty} of {len(rows)} greedy answers are empty")
         if destination.on_screen:
-            click.echo(f"{settings}, {options['num_samples']} samples each, seed {seed}")
+            say(f"{settings}, {options['num_samples']} samples each, seed {seed}")
         if not judged:
             return
         summary = EstimatorEvaluation(
@@ -177,6 +182,7 @@ def _others(
 ) -> dict[str, Any]:
     """The arguments that hold other models than the one that answers."""
     from decoding_evals.judging.entailment import EntailmentModel
+    from decoding_evals.shell.progress import status
     from decoding_evals.uncertainty.epistemic import checkpoint_members, dropout_members
 
     if loaded:
@@ -185,9 +191,10 @@ def _others(
     others: dict[str, Any] = {"members": checkpoint_members(loaded) if loaded else ()}
     if options["nli_model"] is not None:
         device, trust = language_model.model.device, options["trust_remote_code"]
-        others["entailment"] = EntailmentModel(
-            options["nli_model"], device=device, trust_remote_code=trust
-        )
+        with status(f"loading {options['nli_model']}"):
+            others["entailment"] = EntailmentModel(
+                options["nli_model"], device=device, trust_remote_code=trust
+            )
     if options["mc_dropout"]:
         others["dropout"] = dropout_members(language_model, options["mc_dropout"], seed=seed)
     return others
