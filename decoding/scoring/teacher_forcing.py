@@ -185,8 +185,8 @@ class TeacherForcing:
                 columns = done.pop(id(window))
                 for values in columns.values():
                     if (bad := np.isnan(values)).any():
-                        token = window.start + int(bad.argmax())
-                        raise NonFiniteLogitsError(f"document {window.document}, token {token}")
+                        token = window.start + int(bad.argmax()) + 1
+                        raise NonFiniteLogitsError(f"document {window.document + 1}, token {token}")
                 yield window, columns
                 ready += 1
             del order[:ready]
@@ -248,7 +248,8 @@ class TeacherForcing:
         vocab = self.model.config.get_text_config().vocab_size
         if ids.min() < 0 or ids.max() >= vocab:
             wrong = ids[(ids < 0) | (ids >= vocab)][0]
-            raise ValueError(f"token ids must be in [0, {vocab}), got {wrong} in document {index}")
+            name = f"document {index + 1}"
+            raise ValueError(f"token ids must be in [0, {vocab}), got {wrong} in {name}")
         has_bos = self.bos_id is not None and (self.bos == "always" or not document.context)
         if has_bos and self.begins_with_bos(ids):
             ids = ids[1:]

@@ -30,7 +30,7 @@ from oracle import (
         ({"num_beams": 2, "settings": GREEDY}, r"temperature=0 .* num_beams=2"),
         ({"num_beams": 2, "on_token": print}, r"on_token cannot follow beam search"),
         ({"chat": True}, r"chat needs a tokenizer with a chat template"),
-        ({"max_new_tokens": 62}, r"prompt 0 has 3 tokens.*max_new_tokens=62.*64.*at most 61"),
+        ({"max_new_tokens": 62}, r"prompt 1 has 3 tokens.*max_new_tokens=62.*64.*at most 61"),
     ],
 )
 def test_arguments_out_of_range_are_refused(toy, kwargs, message):

@@ -171,7 +171,7 @@ def test_a_context_stands_before_the_prompt(stories):
         ({"chat": True, "correctness": "likelihood"}, "likelihood .* leave out chat"),
         ({"correctness": "luck"}, "correctness must be one of exact"),
         ({"settings": DecodingSettings(temperature=0)}, "greedy"),
-        ({"max_new_tokens": 2000}, "prompt 0 has"),
+        ({"max_new_tokens": 2000}, "prompt 1 has"),
     ],
 )
 def test_what_cannot_work_is_refused_first(stories, change, problem):
@@ -333,7 +333,7 @@ def test_a_row_that_fails_late_costs_no_finished_ones(run, tmp_path):
         (["--prompts-file", "list.jsonl"], 1, "references holds int"),
         (["a", "--evaluation", "out.jsonl"], 2, "different files"),
         (["a", "--separator", ""], 2, "--separator"),
-        (["word " * 2000], 1, "prompt 0 has"),
+        (["word " * 2000], 1, "prompt 1 has"),
     ],
 )
 def test_bad_input_is_one_line(run, tmp_path, arguments, code, message):
