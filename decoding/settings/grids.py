@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from decimal import Decimal
+from decimal import Context, Decimal, InvalidOperation, localcontext
 from itertools import product
 
 from decoding.settings.settings import DecodingSettings
@@ -42,13 +42,13 @@ def _values(name: str, text: str) -> list[str]:
         return [text.strip()]
     try:
         start, stop, step = (Decimal(bound.strip()) for bound in bounds)
-        if not step.is_finite():
+        if not all(bound.is_finite() for bound in (start, stop, step)):
             raise ValueError
-        steps = (stop - start) / step if step > 0 else Decimal(-1)
-        holds = steps >= 0
+        with localcontext(Context(traps=[InvalidOperation])):  # too many are infinitely many
+            steps = (stop - start) / step if step > 0 else Decimal(-1)
     except (ValueError, ArithmeticError):
         raise ValueError(f"{name} takes start:stop:step, got {text!r}") from None
-    if not holds:
+    if steps < 0:
         raise ValueError(f"{name}={text} holds no value: start <= stop and step > 0 are needed")
     # Before it becomes a whole number, which may have a million digits.
     if steps >= MOST_SETTINGS:

@@ -152,8 +152,8 @@ def lines_of(pieces: Iterable[str], source: str) -> Iterator[str]:
 def _lines_in(file: TextIO, source: str) -> Iterator[str]:
     """The same of a file, whose line ends are as it was opened."""
     for number in count(1):
-        line = file.readline(LONGEST)
-        if len(line) == LONGEST and line[-1] not in "\r\n":
+        line = file.readline(LONGEST + 1)
+        if len(line) > LONGEST and line[-1] not in "\r\n":
             raise _too_long(source, number)
         if not line:
             return
@@ -179,8 +179,8 @@ def kind_name(value: object) -> str:
 
 
 def listed(names: Collection[str]) -> str:
-    """Names for an error message, the first twenty of them."""
-    shown = ", ".join(repr(name) for name in list(names)[:20])
+    """Names for an error message, the first twenty of them, and of a long one its beginning."""
+    shown = ", ".join(repr(n if len(n) <= 40 else n[:39] + "…") for n in list(names)[:20])
     return (shown or "none") + (", …" if len(names) > 20 else "")
 
 
