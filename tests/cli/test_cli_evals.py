@@ -229,14 +229,18 @@ PERPLEXITY = [
     wrong("a.txt", files={"a.txt": b""}, says="'a.txt' is empty"),
     wrong("a.txt", "--bos", "never", files={"a.txt": b"a"}, says="nothing to score: 1 documents"),
     wrong("a.txt", "--protocol", "llama.cpp", files=A, says="llama.cpp needs a text of two chunks"),
-    wrong("a.txt", "--protocol", "lm-eval", "--bos", "never", files=A, says="lm-eval fixes it"),
-    wrong("a.txt", "--protocol", "lm-eval", "--stride", 4, files=A, says="lm-eval fixes it"),
+    wrong(
+        "a.txt", "--protocol", "lm-eval", "--bos", "never", code=2, files=A, says="lm-eval fixes it"
+    ),
+    wrong(
+        "a.txt", "--protocol", "lm-eval", "--stride", 4, code=2, files=A, says="lm-eval fixes it"
+    ),
     wrong("a.txt", "--protocol", "huggingface", "--context", 513, files=A, says="512 positions"),
     wrong("a.txt", "--protocol", "megatron", code=2, files=A, says="'megatron' is not one of"),
     wrong("a.txt", "--errors", "tokens", code=2, files=A, says="'tokens' is not one of"),
 ]
 BOTH = [
-    wrong("a.txt", "--context", 8, "--stride", 9, files=A, says="context of 8, got 9"),
+    wrong("a.txt", "--context", 8, "--stride", 9, code=2, files=A, says="context of 8, got 9"),
     wrong("a.txt", "--stride", 0, code=2, files=A, says="0 is not in the range x>=1"),
     wrong("a.txt", "--context", 513, files=A, says="the model's 512 positions, got 513"),
     wrong("a.txt", "--bos", "maybe", code=2, files=A, says="'maybe' is not one of"),

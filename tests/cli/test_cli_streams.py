@@ -207,6 +207,7 @@ def test_a_billion_samples_begin_at_once():
         (["uncertainty", "x", "--max-new-tokens", 10**9], "1<=x<=1000000"),
         (["score", "--context", 10, "--stride", 20], "stride must be from 1 to the context of 10"),
         (["identify", "--context", 10, "--stride", 20], "stride must be from 1 to the context"),
+        (["perplexity", "--protocol", "huggingface", "--bos", "always"], "huggingface fixes it"),
         (["compare", "--grid", "temperature=0:1e999999:1"], "at most 1000 settings"),
         (["generate", "-", "x", "-"], "standard input ('-') can be read only once"),
     ],

@@ -17,9 +17,11 @@ from decoding_evals.shell.options import (
     reading_options,
 )
 from decoding_evals.shell.output import Interrupted
+from decoding_evals.shell.running import uncollected
 from decoding_evals.showing.lines import note
 
 if TYPE_CHECKING:
+    from decoding.scoring.windows import Windows
     from decoding_evals.perplexity.evaluation import PerplexityResult
 
 PROTOCOLS = ("default", "huggingface", "lm-eval", "llama.cpp", "gpt2-paper")
@@ -47,6 +49,8 @@ def perplexity(protocol: str, errors: str, **options: Any) -> None:
     blocks of tokens.
     """
     windows = read_windows(options)
+    if protocol not in ("default", "all"):
+        _check(protocol, windows)
     with Destination(options) as destination:
         inputs = Inputs.from_options(options)
         language_model = read_model(options)
@@ -68,6 +72,19 @@ def perplexity(protocol: str, errors: str, **options: Any) -> None:
             destination.deliver(results, inputs=inputs, together=protocol_tables)
         else:
             destination.deliver([measured(protocol, inputs.documents())], inputs=inputs)
+
+
+def _check(protocol: str, windows: Windows) -> None:
+    """Refuse what a protocol fixes with a click.UsageError."""
+    from decoding_evals.shell.progress import status
+
+    with status(f"loading protocol {protocol}"), uncollected():
+        from decoding_evals.perplexity.protocols import PROTOCOLS as RULES
+
+    try:
+        RULES[protocol].check(windows)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _all_protocols(measured: Callable[[str], PerplexityResult]) -> Iterator[PerplexityResult]:

@@ -108,7 +108,7 @@ def context_gain(
                         f"{length} tokens to read"
                     )
             except ValueError as error:
-                raise ValueError(f"row {number}: {error}") from None
+                raise ValueError(f"row {number + 1}: {error}") from None
             waiting.append((row, TokenDocument(ids, plain)))
             yield waiting[-1][1]
             yield TokenDocument(ids, informed)

@@ -89,7 +89,8 @@ def _samples(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
         else:
             yield "", figure
     if cut:
-        yield "", f"{cut} of {count} samples were cut off: it is the entropy up to there"
+        verb = "was" if cut == 1 else "were"
+        yield "", f"{cut} of {count} samples {verb} cut off: it is the entropy up to there"
 
 
 def evaluation_tables(summary: dict[str, Any]) -> Iterator[Shown]:
