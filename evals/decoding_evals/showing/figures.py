@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decoding_evals.showing.lines import in_a_line
+from decoding_evals.showing.lines import harmless, in_a_line
 from decoding_evals.showing.result import title_of
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def short(text: str, most: int) -> str:
 
 
 def visible(text: str) -> str:
-    """Text with what the font cannot draw spelt out, as in `\\u65e5`."""
+    """Text with what is not harmless, or what the font cannot draw, spelt out, as in `\\u65e5`."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     font = get_font(findfont(FontProperties()))
-    return "".join(c if font.get_char_index(ord(c)) else ascii(c)[1:-1] for c in text)
+    return "".join(c if font.get_char_index(ord(c)) else ascii(c)[1:-1] for c in harmless(text))

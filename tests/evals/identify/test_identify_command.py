@@ -67,7 +67,7 @@ def test_the_table_says_who_wrote_it_and_what_ruled_the_others_out(run):
     assert f" {entry['token'] + 1} “{entry['text']}” (rank" in row
     begin = next(i for i, line in enumerate(lines) if line.startswith("token  text"))
     shown = [int(line.split()[0]) for line in lines[begin + 1 :]]
-    assert shown == [token["token"] for token in record["deciding_tokens"]]
+    assert shown == [token["token"] + 1 for token in record["deciding_tokens"]]
     code, out, _ = run(
         "identify", "--setting", "greedy", "--setting", "top_k=2", stdin=WIKI.encode()
     )
