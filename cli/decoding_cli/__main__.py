@@ -1,11 +1,9 @@
 """`python -m decoding_cli` is the `decoding` command."""
 
-from typing import NoReturn
-
 from decoding_evals.shell.entry import enter
 
 
-def main() -> NoReturn:
+def main() -> None:
     """Run the command line and exit."""
     enter("decoding_cli.app:cli", "decoding")
 
