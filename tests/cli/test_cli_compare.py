@@ -157,7 +157,7 @@ BAD = [
     (["--plot", "no/out.png"], 1, "the folder of 'no/out.png' does not exist"),
     (["--output", "out.txt"], 2, "--output takes"),
     (["--context", "0"], 2, "--context"),
-    (["--context", "9", "--stride", "10"], 1, "stride must be from 1 to the context of 9, got 10"),
+    (["--context", "9", "--stride", "10"], 2, "stride must be from 1 to the context of 9, got 10"),
     (["--context", "999999"], 1, "context must be at least 1 and at most"),
 ]
 
