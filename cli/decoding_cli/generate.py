@@ -90,8 +90,9 @@ def generate(
 
     Without PROMPT and --prompts-file, and for -, prompts are read from standard input, one a line,
     but for blank ones. On a terminal the text streams; in a pipe it is text alone, or JSON Lines
-    with --json. SPEC may be a policy: --setting "raw while entropy<=2.5 else temperature=0.5" takes another setting where the
-    model hesitates, "… else stop" and "… else abstain" end the sequence there.
+    with --json. SPEC may be a policy: --setting "raw while entropy<=2.5 else temperature=0.5"
+    takes another setting where the model hesitates, "… else stop" and "… else abstain" end the
+    sequence there.
     """
     settings = read_setting(setting, options)
     check_stop(stop)
