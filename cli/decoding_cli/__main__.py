@@ -1,5 +1,12 @@
 """`python -m decoding_cli` is the `decoding` command."""
 
-from decoding_cli.app import main
+from decoding_evals.shell.entry import enter
 
-main()
+
+def main() -> None:
+    """Run the command line and exit."""
+    enter("decoding_cli.app:cli", "decoding")
+
+
+if __name__ == "__main__":
+    main()

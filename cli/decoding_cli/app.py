@@ -51,6 +51,7 @@ class Commands(click.Group):
             from difflib import get_close_matches
 
             close = get_close_matches(args[0], COMMANDS, n=1)
+            close = close or [name for name in COMMANDS if name.startswith(args[0])]
             if not close:
                 raise
             meant = f"{error.message} Did you mean {close[0]!r}?"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import time
-from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from decoding.models.chats import Prompt, last_of
+from decoding.models.chats import Prompt, as_chat, last_of
 from decoding.settings.policy import EntropyPolicy, Setting
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.reading.chats import read_chat
 from decoding_evals.reading.prompts import answer_options, prompt_options, read_prompts, read_stop
 from decoding_evals.shell.options import (
+    MOST_TOKENS,
     Command,
     least,
     model_options,
@@ -28,17 +27,18 @@ from decoding_evals.shell.options import (
     read_setting,
     setting_options,
 )
-from decoding_evals.shell.output import Interrupted, RecordFile, to_json
+from decoding_evals.shell.output import Interrupted, record_file, to_json
+from decoding_evals.showing.lines import note
 
 if TYPE_CHECKING:
-    from decoding.generation.result import Generation, StreamedToken
+    pass
 
 
 @click.command(cls=Command)
 @prompt_options
 @model_options
 @setting_options
-@option("--max-new-tokens N", default=200)
+@option("--max-new-tokens N", type=click.IntRange(1, MOST_TOKENS), default=200)
 @option("--num-samples N", "Sequences per prompt.", default=1)
 @option("--num-beams N", "Above 1: beam search, scored under the setting.", default=1)
 @answer_options
@@ -90,10 +90,11 @@ def generate(
 ) -> None:
     """Continue each PROMPT, shading every token by how unsure the model was.
 
-    Without PROMPT and --prompts-file, prompts are read from standard input, one a line. On a
-    terminal the text streams; in a pipe it is text alone, or JSON Lines with --json. SPEC may be a
-    policy: --setting "raw while entropy<=2.5 else temperature=0.5" takes another setting where the
-    model hesitates, "… else stop" and "… else abstain" end the sequence there.
+    Without PROMPT and --prompts-file, and for -, prompts are read from standard input, one a line,
+    but for blank ones. On a terminal the text streams; in a pipe it is text alone, or JSON Lines
+    with --json. SPEC may be a policy: --setting "raw while entropy<=2.5 else temperature=0.5"
+    takes another setting where the model hesitates, "… else stop" and "… else abstain" end the
+    sequence there.
     """
     settings = read_setting(setting, options)
     stops, chat = read_stop(stop), read_chat(options)
@@ -179,44 +180,50 @@ def write_texts(
     """
     on_screen = (sys.stdout.isatty() or color) and not as_json and output is None
     streaming = on_screen and arguments["num_beams"] == 1 and arguments["batch_size"] in (None, 1)
-    batch_size = arguments["batch_size"] or (1 if streaming else 8)
+    batch_size = arguments.pop("batch_size") or (1 if streaming else 8)
     with ExitStack() as stack:
-        file = stack.enter_context(RecordFile(output)) if output is not None else None
+        file = stack.enter_context(record_file(output))
         language_model = read_model(options)
-        from decoding.generation.run import generate as generate_texts
+        from decoding.generation.run import Run
+        from decoding.generation.seeds import chosen_seed
+        from decoding_cli.screen import Progress, Screen
         from decoding_evals.shell.progress import progress_bar
         from decoding_evals.showing.terminal import counted
 
-        screen = _Screen(prompts, color, streaming) if on_screen else None
-        progress = _Progress(len(prompts) * arguments["num_return_sequences"])
+        screen = None
+        if on_screen:
+            talking = bool(arguments["chat"]) or not all(isinstance(p, str) for p in prompts)
+            said = [last_of(prompt) for prompt in prompts]
+            screen = Screen(said, color=color, streaming=streaming, chat=talking)
+        given = arguments["seed"]
+        run = Run(
+            language_model=language_model,
+            settings=settings,
+            on_token=screen.token if screen is not None and streaming else None,
+            **arguments
+            | {"seed": chosen_seed(given), "stop": list(arguments["stop"])}
+            | {"chat": as_chat(arguments["chat"])},
+        )
+        progress = Progress(len(prompts) * arguments["num_return_sequences"])
         shown = progress.total > 1 and not sys.stdout.isatty() and not streaming
         bar = stack.enter_context(ExitStack())
         advance = bar.enter_context(progress_bar(progress.total, "sequences", shown=shown))
 
-        def finished(generation: Generation) -> None:
-            progress.count(generation)
-            advance()
-            if screen is not None:
-                screen.finished(generation)
-            elif file is not None:
-                file.write(generation.record())
-            else:
-                abstained = generation.finish_reason == "abstain"
-                text = "" if abstained else generation.text
-                click.echo(to_json(generation.record()) if as_json else text)
-
         try:
-            generate_texts(
-                language_model,
-                prompts,
-                settings,
-                on_token=screen.token if screen is not None and streaming else None,
-                on_generation=finished,
-                **arguments | {"batch_size": batch_size},
-            )
+            for generation in run.sequences(prompts, batch_size):
+                progress.count(generation)
+                advance()
+                if screen is not None:
+                    screen.finished(generation)
+                elif file is not None:
+                    file.write(generation.record())
+                else:
+                    abstained = generation.finish_reason == "abstain"
+                    text = "" if abstained else generation.text
+                    click.echo(to_json(generation.record()) if as_json else text)
         except KeyboardInterrupt:
-            if streaming:
-                click.echo(err=True)
+            if screen is not None and streaming:
+                screen.flow.end_line()
             finished_ones = counted(progress.done, "sequence")
             raise Interrupted(f"{finished_ones} of {progress.total:,} finished") from None
         finally:
@@ -224,107 +231,5 @@ def write_texts(
             progress.notes()
             if on_screen or sys.stderr.isatty():
                 progress.summary(color, with_legend=on_screen and color)
-
-
-ENDED_BY_POLICY = {"entropy": "stopped at a hesitation", "abstain": "abstained"}
-
-
-class _Screen:
-    """Prompts and shaded tokens on standard output."""
-
-    def __init__(self, prompts: list[Prompt], color: bool, streaming: bool) -> None:
-        from decoding_evals.showing.terminal import console
-
-        self.console = console(color)
-        self.prompts = prompts
-        self.streaming = streaming
-        self.current: tuple[int, int] | None = None
-        self.shown = 0
-
-    def begin(self, index: int, sample: int) -> None:
-        """Write the prompt of a sequence, once."""
-        from decoding_evals.showing.terminal import harmless
-
-        if self.current == (index, sample):
-            return
-        if self.current is not None:
-            self.console.print()
-        self.current = (index, sample)
-        self.shown = 0
-        self.console.print(harmless(last_of(self.prompts[index])), style="bold", end="")
-
-    def token(self, token: StreamedToken) -> None:
-        """Write a token as it is drawn."""
-        self.begin(token.index, token.sample)
-        self.piece(token.text, token.entropy_nats)
-        self.console.file.flush()
-
-    def piece(self, text: str, entropy_nats: float) -> None:
-        from decoding_evals.showing.terminal import shaded
-
-        self.console.print(shaded(text, entropy_nats), end="")
-        self.shown += len(text)
-
-    def finished(self, generation: Generation) -> None:
-        """Write what has not been streamed of a sequence."""
-        self.begin(generation.index, generation.sample)
-        trace = generation.trace
-        if self.streaming:
-            left = generation.text[self.shown :]
-            if left:
-                self.piece(left, float(trace.entropy_nats[-1]))
-        else:
-            for text, entropy in zip(trace.texts or (), trace.entropy_nats.tolist(), strict=True):
-                self.piece(text, entropy)
-        if generation.finish_reason in ENDED_BY_POLICY:
-            note = ENDED_BY_POLICY[generation.finish_reason]
-            self.console.print(f" ({note})", style="dim", end="")
-        self.console.print()
-
-
-class _Progress:
-    """Counts finished sequences, for one line at the end."""
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.done = 0
-        self.tokens = 0
-        self.entropy_nats = 0.0
-        self.raw_surprisal_nats = 0.0
-        self.seed: int | None = None
-        self.ended: Counter[str] = Counter()
-        self.started = time.monotonic()
-
-    def count(self, generation: Generation) -> None:
-        """Add a finished sequence."""
-        self.done += 1
-        self.tokens += len(generation.trace)
-        self.entropy_nats += float(generation.trace.entropy_nats.sum())
-        self.raw_surprisal_nats += float(generation.trace.raw_surprisal_nats.sum())
-        self.seed = generation.seed
-        self.ended[generation.finish_reason] += 1
-
-    def notes(self) -> None:
-        """What a policy ended, on stderr: in a pipe an abstention is an empty line."""
-        for reason, note in ENDED_BY_POLICY.items():
-            if self.ended[reason]:
-                click.echo(f"{self.ended[reason]} of {self.done} {note}", err=True)
-
-    def summary(self, color: bool, with_legend: bool) -> None:
-        """One line on stderr, after the legend where tokens are shaded."""
-        from decoding_evals.showing.terminal import console, counted, legend
-
-        if not self.tokens:
-            return
-        elapsed = time.monotonic() - self.started
-        err = console(color, stderr=True)
-        err.print()
-        if with_legend:
-            err.print(legend())
-        mean = self.entropy_nats / self.tokens
-        perplexity = math.exp(min(709.0, self.raw_surprisal_nats / self.tokens))
-        err.print(
-            f"{counted(self.tokens, 'token')} · mean entropy {mean:.2f} nats "
-            f"({math.exp(mean):.1f} effective choices) · raw perplexity {perplexity:.2f} · "
-            f"{self.tokens / elapsed:.0f} tokens/s · seed {self.seed}"
-        )
+            elif given is None and progress.done and not as_json and file is None:
+                note(f"seed {progress.seed}")

@@ -16,6 +16,7 @@ from decoding_evals.shell.options import (
     read_setting,
     where_options,
 )
+from decoding_evals.showing.lines import say
 
 
 @click.command(cls=Command)
@@ -40,26 +41,25 @@ def settings(spec: str | None, model: str | None, **where: Any) -> None:
         _explain(setting)
         return
     quiet_transformers()
-    from decoding.models.faults import visible
     from decoding.models.loading import load_generation_config
     from decoding.settings.processor import BEAM_SEARCH, applied_besides, of_beams
 
     config = load_generation_config(model, **where)
     own = DecodingSettings.from_generation_config(config)
     _explain(setting)
-    click.echo(f"\nmodel.generate on {model}, left to itself:")
+    say(f"\nmodel.generate on {model}, left to itself:")
     _explain(own)
     besides = applied_besides(config)
     for name, value in besides.items():
-        click.echo(visible(f"  also {name} = {value}"))
+        say(f"  also {name} = {value}")
     for name, value in of_beams(config).items():
         if name not in besides and value != BEAM_SEARCH[name]:
-            click.echo(visible(f"  under num_beams > 1 also {name} = {value}"))
-    click.echo("decoding generate applies none of this, only the setting it is given.")
+            say(f"  under num_beams > 1 also {name} = {value}")
+    say("decoding generate applies none of this, only the setting it is given.")
 
 
 def _explain(setting: Setting) -> None:
-    click.echo(str(setting))
+    say(str(setting))
     if isinstance(setting, EntropyPolicy):
         bound = f"H > {setting.entropy_above:g} nats"
         if setting.varentropy_above:
@@ -71,17 +71,17 @@ def _explain(setting: Setting) -> None:
         }
         _steps(setting.settings)
         if isinstance(setting.then, DecodingSettings):
-            click.echo(f"  where {bound}, instead: {setting.then}")
+            say(f"  where {bound}, instead: {setting.then}")
             _steps(setting.then)
         else:
-            click.echo(f"  where {bound}: {ends[str(setting.then)]}")
+            say(f"  where {bound}: {ends[str(setting.then)]}")
     else:
         _steps(setting)
 
 
 def _steps(setting: DecodingSettings) -> None:
     if setting == DecodingSettings():
-        click.echo("  the model's own distribution: temperature 1, nothing removed")
+        say("  the model's own distribution: temperature 1, nothing removed")
         return
     tempering = [rule for rule in setting.rules if rule.kind == "temperature"]
     base = next((rule.value for rule in tempering if rule.is_fixed), 1.0)
@@ -89,9 +89,9 @@ def _steps(setting: DecodingSettings) -> None:
     rules = [rule for rule in setting.rules if not (rule.is_fixed and len(tempering) > 1)]
     for number, rule in enumerate(rules, 1):
         if rule.is_fixed and setting.greedy:
-            click.echo(f"  {number}. {rule.words()}")
+            say(f"  {number}. {rule.words()}")
             return
-        click.echo(f"  {number}. {rule.field}: {rule.words(base)}")
+        say(f"  {number}. {rule.field}: {rule.words(base)}")
 
 
 def _list_fields() -> None:
@@ -108,7 +108,7 @@ def _list_fields() -> None:
             owner = "" if field.name == rule.field else rule.field
             table.add_row(field.name, format_value(field.default) or "none", bounds, owner)
     print_table(table)
-    click.echo(
+    say(
         "\nA field at its default does nothing; those 'of' another are its parameters.\n"
         "Nats may be given in bits, as in target_entropy=2bits.\n"
         'As in: decoding settings "temperature=0.7,top_p=0.9"'

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from decoding_evals.shell.options import read_model
-from decoding_evals.shell.output import Interrupted, RecordFile, to_json
+from decoding_evals.shell.output import Interrupted, record_file, to_json
+from decoding_evals.showing.lines import harmless, note
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -36,7 +37,7 @@ def grow_trees(
     `decoding.generation.branching.branch`.
     """
     with ExitStack() as stack:
-        file = stack.enter_context(RecordFile(output)) if output is not None else None
+        file = stack.enter_context(record_file(output))
         language_model = read_model(options)
         from decoding.generation.branching import branch
         from decoding.generation.seeds import chosen_seed
@@ -66,31 +67,32 @@ def grow_trees(
                     screen.soft_wrap = False
                     if not screen.is_terminal:
                         screen.width = 10_000
-                    screen.print(picture(tree))
+                    screen.print(picture(tree, chat=bool(arguments["chat"])))
         except KeyboardInterrupt:
             raise Interrupted(f"{counted(done, 'tree')} of {len(prompts):,} finished") from None
         finally:
             bar.close()
         on_screen = (sys.stdout.isatty() or color) and file is None and not as_json
         if on_screen or sys.stderr.isatty():
-            err = console(color, stderr=True)
             if on_screen and color:
+                err = console(color, stderr=True)
                 err.print()
                 err.print(legend())
             limit = ", the most that --max-leaves allows" if full else ""
             above = f"{arguments['entropy_above']:g} nats"
             reached = counted(ends, "end") + limit
-            err.print(f"{reached} · forks where H(p) > {above} · seed {seed}")
+            note(f"{reached} · forks where H(p) > {above} · seed {seed}")
+        elif arguments["seed"] is None and not as_json and file is None:
+            note(f"seed {seed}")
 
 
-def picture(tree: Tree) -> Picture:
-    """A tree for the eye: a stretch a line, behind the probability of its first token."""
+def picture(tree: Tree, *, chat: bool = False) -> Picture:
+    """A tree for the eye: a stretch a line, behind the probability of its first token; the answer
+    in a chat begins on a line of its own."""
     from rich.text import Text
     from rich.tree import Tree as Picture
 
-    from decoding_evals.showing.terminal import harmless
-
-    label = Text.assemble((harmless(tree.prompt), "bold"))
+    label = Text.assemble((harmless(tree.prompt), "bold"), "\n" * chat)
     label.append_text(_stretch(tree.root))
     drawn = Picture(label, guide_style="dim")
     _grow(drawn, tree.root)

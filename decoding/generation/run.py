@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -104,31 +105,11 @@ def generate(
         chat=as_chat(chat),
         on_token=on_token,
     )
-    asked = listed_prompts(prompts)
-    if any(isinstance(prompt, Conversation) for prompt in asked):
-        run = replace(run, chat=run.chat or Chat())
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-    run.check()
-    per_batch = max(1, batch_size // num_beams)
-    # All prompts are encoded first, so that a bad one is refused before any work is done.
-    jobs = list(run.jobs(asked))
-    generations: list[Generation] = []
-    # A listener wants one sequence after the other.
-    batches_together = 1 if on_token is not None else _BATCHES_TOGETHER
-    for together in _chunks(jobs, per_batch * batches_together):
-        by_length = sorted(together, key=lambda job: len(job.ids))
-        done: list[Generation] = []
-        try:
-            for batch in run.batches(by_length, per_batch):
-                for generation in run.batch(batch):
-                    done.append(generation)
-        finally:
-            done.sort(key=lambda generation: (generation.index, generation.sample))
-            generations += done
-            if on_generation is not None:
-                for generation in done:
-                    on_generation(generation)
+    generations = []
+    for generation in run.sequences(listed_prompts(prompts), batch_size):
+        generations.append(generation)
+        if on_generation is not None:
+            on_generation(generation)
     return generations
 
 
@@ -233,12 +214,39 @@ class Run:
 
         return batches(jobs, size, lambda job: len(job.ids), key)
 
-    def jobs(self, prompts: Iterable[Prompt]) -> Iterator[Job]:
+    def sequences(self, prompts: list[Prompt], batch_size: int) -> Iterator[Generation]:
+        """The generations, ordered by prompt, then sample; none is held once it is handed on.
+
+        Where there is a conversation, `chat` is on. On Ctrl-C it gives those that are finished, and
+        raises `KeyboardInterrupt` after them.
+        """
+        if self.chat is None and any(isinstance(prompt, Conversation) for prompt in prompts):
+            yield from replace(self, chat=Chat()).sequences(prompts, batch_size)
+            return
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        self.check()
+        per_batch = max(1, batch_size // self.num_beams)
+        # All prompts are encoded first, so that a bad one is refused before any work is done.
+        encoded = [(prompt, self.encode(prompt, i)) for i, prompt in enumerate(prompts)]
+        # A listener wants one sequence after the other.
+        batches_together = 1 if self.on_token is not None else _BATCHES_TOGETHER
+        for together in _chunks(self.jobs(encoded), per_batch * batches_together):
+            by_length = sorted(together, key=lambda job: len(job.ids))
+            done: list[Generation] = []
+            try:
+                for batch in self.batches(by_length, per_batch):
+                    for generation in self.batch(batch):
+                        done.append(generation)
+            finally:
+                done.sort(key=lambda generation: (generation.index, generation.sample))
+                yield from done
+
+    def jobs(self, encoded: list[tuple[Prompt, list[int]]]) -> Iterator[Job]:
         """One job per sequence; with beams, one per prompt."""
         counts: Counter[Prompt] = Counter()
         per_job = self.num_return_sequences if self.num_beams > 1 else 1
-        for index, prompt in enumerate(prompts):
-            ids = self.encode(prompt, index)
+        for index, (prompt, ids) in enumerate(encoded):
             for _ in range(0, self.num_return_sequences, per_job):
                 yield Job(index, counts[prompt], prompt, ids)
                 counts[prompt] += per_job
@@ -247,7 +255,7 @@ class Run:
         """What the model reads of a prompt."""
         return prompt_ids(
             self.language_model, prompt, self.max_new_tokens,
-            chat=self.chat or False, name=f"prompt {index}",
+            chat=self.chat or False, name=f"prompt {index + 1}",
         )  # fmt: skip
 
     def batch(self, jobs: list[Job]) -> Iterator[Generation]:
@@ -393,5 +401,7 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
             module.training = True
 
 
-def _chunks(jobs: list[Job], size: int) -> Iterator[list[Job]]:
-    return (jobs[start : start + size] for start in range(0, len(jobs), size))
+def _chunks(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
+    left = iter(jobs)
+    while chunk := list(islice(left, size)):
+        yield chunk

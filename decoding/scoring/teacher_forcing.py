@@ -188,8 +188,8 @@ class TeacherForcing:
                 columns = done.pop(id(window))
                 for values in columns.values():
                     if (bad := np.isnan(values)).any():
-                        token = window.start + int(bad.argmax())
-                        raise NonFiniteLogitsError(f"document {window.document}, token {token}")
+                        token = window.start + int(bad.argmax()) + 1
+                        raise NonFiniteLogitsError(f"document {window.document + 1}, token {token}")
                 yield window, columns
                 ready += 1
             del order[:ready]
@@ -316,5 +316,5 @@ class TeacherForcing:
         yield from self.cut(document, sequence(), front=len(front), first_target=first_target)
 
     def _known(self, ids: Ids, document: int) -> Ids:
-        check_ids(self.model, self.tokenizer, ids, f"document {document}")
+        check_ids(self.model, self.tokenizer, ids, f"document {document + 1}")
         return ids

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from decimal import Decimal
+from decimal import Context, Decimal, InvalidOperation, localcontext
 from itertools import product
 
 from decoding.rules.tokens import pieces
@@ -43,13 +43,15 @@ def _values(name: str, text: str) -> list[str]:
         return [text.strip()]
     try:
         start, stop, step = (Decimal(bound.strip()) for bound in bounds)
-        if not step.is_finite():
+        if not all(bound.is_finite() for bound in (start, stop, step)):
             raise ValueError
-        count = math.floor((stop - start) / step) + 1 if step > 0 else 0
+        with localcontext(Context(traps=[InvalidOperation])):  # too many are infinitely many
+            steps = (stop - start) / step if step > 0 else Decimal(-1)
     except (ValueError, ArithmeticError):
         raise ValueError(f"{name} takes start:stop:step, got {text!r}") from None
-    if count < 1:
+    if steps < 0:
         raise ValueError(f"{name}={text} holds no value: start <= stop and step > 0 are needed")
-    if count > MOST_SETTINGS:
+    # Before it becomes a whole number, which may have a million digits.
+    if steps >= MOST_SETTINGS:
         raise ValueError(f"a grid holds at most {MOST_SETTINGS} settings; {name}={text} holds more")
-    return [str(start + index * step) for index in range(count)]
+    return [str(start + index * step) for index in range(math.floor(steps) + 1)]

@@ -52,13 +52,13 @@ def test_a_run_without_seed_reports_one_that_repeats_it(run):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("p.txt", b"One\r\n  two \n\nthree"),
+        ("p.txt", b"One\r\n  two \nthree"),
         (
             "p.jsonl",
             b'{"prompt": "One"}\n\n{"prompt": "  two "}\n{"prompt": ""}\n{"prompt": "three"}',
         ),
         ("p.csv", b'n,prompt\n1,One\n2,  two \n3,""\n4,three\n'),
-        (None, "\ufeffOne\n  two \n\nthree\n".encode()),
+        (None, "\ufeffOne\n  two \nthree\n".encode()),
     ],
 )
 def test_prompts_are_read_as_they_are(run, name, content):
@@ -68,7 +68,9 @@ def test_prompts_are_read_as_they_are(run, name, content):
         arguments += ["--prompts-file", name]
     code, out, _ = run(*arguments, stdin=content)
     assert code == 0
-    assert [record["prompt"] for record in records(out)] == ["One", "  two ", "", "three"]
+    # Only a row can hold an empty prompt.
+    empty = [""] * (name in ("p.jsonl", "p.csv"))
+    assert [record["prompt"] for record in records(out)] == ["One", "  two ", *empty, "three"]
 
 
 def test_prompts_from_a_column_of_parquet(run):
@@ -110,7 +112,7 @@ def test_a_full_disk_leaves_the_old_file(run, monkeypatch):
         text=True,
     )
     assert result.returncode == 1
-    assert result.stderr == f"Error: cannot write '{Path('out.jsonl').resolve()}': File too large\n"
+    assert result.stderr == "Error: cannot write 'out.jsonl': File too large\n"
     assert os.listdir() == ["out.jsonl"] and Path("out.jsonl").read_text() == "old"
 
 
@@ -191,7 +193,7 @@ def wrong(*arguments, code=1, says, files=None, stdin=b""):
         wrong("--prompts-file", "p.jsonl", files={"p.jsonl": b'{"prompt": "\\ud800"}'},
               says="'p.jsonl', line 1: 'prompt' is not valid UTF-8"),
         wrong("--prompts-file", "p.jsonl", files={"p.jsonl": b"[" * 100_000}, says="broken JSON"),
-        wrong("\udce9", says="prompt 0 is not valid UTF-8"),
+        wrong("\udce9", says="prompt 1 is not valid UTF-8"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_nothing_written(run, arguments, code, says, files, stdin):
@@ -209,7 +211,7 @@ def test_bad_input_is_one_line_and_nothing_written(run, arguments, code, says, f
 def test_a_late_bad_prompt_is_found_before_anything_is_written(run):
     Path("p.txt").write_text("fine\n" * 300 + "x" * 3000)
     code, out, err = run("generate", "--prompts-file", "p.txt", "--json")
-    assert (code, out) == (1, "") and "prompt 300 has" in err
+    assert (code, out) == (1, "") and "prompt 301 has" in err
 
 
 def test_ctrl_c_keeps_what_is_finished(run, monkeypatch):

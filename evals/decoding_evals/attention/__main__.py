@@ -1,6 +1,5 @@
 """`python -m decoding_evals.attention` is `decoding attention`."""
 
-from decoding_evals.attention.command import attention
-from decoding_evals.shell.running import run
+from decoding_evals.shell.entry import enter
 
-run(attention, "decoding_evals.attention")
+enter("decoding_evals.attention.command:attention", "decoding_evals.attention")

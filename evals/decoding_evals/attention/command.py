@@ -35,12 +35,12 @@ def attention(**options: Any) -> None:
     heads put their weight. A head is collapsed where its mean is below 0.05. --json has every head
     and every token.
     """
+    windows = read_windows(options)
     with Destination(options) as destination:
         inputs = Inputs.from_options(options)
         language_model = read_model(options)
         from decoding_evals.attention.evaluation import attention as evaluate
 
-        windows = read_windows(options)
         with destination.scoring(entropy=True, lazily=True) as progress:
             results = evaluate(
                 language_model, inputs.texts(), windows=windows, on_progress=progress

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from decoding_evals.showing.result import title_of
 from decoding_evals.showing.terminal import Shown, counted, number, titled
@@ -17,7 +16,7 @@ EXTREME_HEADS = 5
 def tables(record: dict[str, Any]) -> Iterator[Shown]:
     """One line per layer; and the narrowest and the broadest heads."""
     yield layer_table(record)
-    yield from map(Text, record["notes"])
+    yield from record["notes"]
     if any(value is not None for heads in record["normalized_entropy"] for value in heads):
         yield head_table(record)
 

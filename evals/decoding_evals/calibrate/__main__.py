@@ -1,6 +1,5 @@
 """`python -m decoding_evals.calibrate` is `decoding calibrate`."""
 
-from decoding_evals.calibrate.command import calibrate
-from decoding_evals.shell.running import run
+from decoding_evals.shell.entry import enter
 
-run(calibrate, "decoding_evals.calibrate")
+enter("decoding_evals.calibrate.command:calibrate", "decoding_evals.calibrate")

@@ -64,6 +64,7 @@ def calibrate(prior_median: float, prior_scale: float, **options: Any) -> None:
         prior = LogNormalPrior(prior_median, prior_scale)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    windows = read_windows(options)
     with Destination(options) as destination:
         inputs = Inputs.from_options(options, records=True)
         language_model = read_model(options)
@@ -75,7 +76,7 @@ def calibrate(prior_median: float, prior_scale: float, **options: Any) -> None:
                 language_model,
                 inputs.documents(language_model),
                 prior=prior,
-                windows=read_windows(options),
+                windows=windows,
                 on_progress=progress,
                 **{name: options[name] for name in ("held_out", "use_map", "coverage")},
             )

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from decoding_evals.showing.terminal import Shown, counted, number, titled
 
@@ -35,7 +34,7 @@ def tables(record: dict[str, Any]) -> Iterator[Shown]:
     )
     yield table
     # In the table, a long one would push everything aside.
-    yield Text(f"setting      {record['setting']}")
+    yield f"setting      {record['setting']}"
     if record["ece_before"] is not None:
         yield _quality(record)
 

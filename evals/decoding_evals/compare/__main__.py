@@ -1,6 +1,5 @@
 """`python -m decoding_evals.compare` is `decoding compare`."""
 
-from decoding_evals.compare.command import compare
-from decoding_evals.shell.running import run
+from decoding_evals.shell.entry import enter
 
-run(compare, "decoding_evals.compare")
+enter("decoding_evals.compare.command:compare", "decoding_evals.compare")

@@ -55,6 +55,7 @@ def compare(
         raise click.UsageError("give --model or --models, not both")
     if models is not None and options["plot"] is not None:
         raise click.UsageError("--plot draws settings; it cannot be used with --models")
+    windows = read_windows(options)
     with Destination(options) as destination:
         inputs = Inputs.from_options(options)
         loaded = [read_model(options, name) for name in models or (None,)]
@@ -65,7 +66,7 @@ def compare(
         texts, notes = inputs.documents(), []
         result: Result
         with destination.scoring(entropy=models is None) as progress:
-            how: Any = {"windows": read_windows(options), "on_progress": progress}
+            how: Any = {"windows": windows, "on_progress": progress}
             if models is not None:
                 result = compare_models(loaded[0], loaded[1], texts, **how)
             else:

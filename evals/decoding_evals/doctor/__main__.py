@@ -1,6 +1,5 @@
 """`python -m decoding_evals.doctor` is `decoding doctor`."""
 
-from decoding_evals.doctor.command import doctor
-from decoding_evals.shell.running import run
+from decoding_evals.shell.entry import enter
 
-run(doctor, "decoding_evals.doctor")
+enter("decoding_evals.doctor.command:doctor", "decoding_evals.doctor")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +27,9 @@ def doctor(file: Path | None, **options: Any) -> None:
     given = () if file is None else (next(Inputs([file]).texts()),)
     language_model = read_model(options)
     from decoding_evals.doctor.evaluation import doctor as evaluate
+    from decoding_evals.shell.progress import status
 
-    with _progress() as progress:
+    with status("checking") as progress:
         result = evaluate(language_model, *given, on_check=progress)
     with Destination(options) as destination:
         destination.deliver([result])
@@ -40,17 +38,3 @@ def doctor(file: Path | None, **options: Any) -> None:
         from decoding_evals.showing.terminal import counted
 
         raise click.ClickException(f"{counted(len(failed), 'check')} failed: {', '.join(failed)}")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None] | None]:
-    """Shows the name of the running check on a terminal's standard error."""
-    from rich.status import Status
-
-    from decoding_evals.showing.terminal import console
-
-    if not sys.stderr.isatty():
-        yield None
-        return
-    with Status("loading", console=console(False, stderr=True)) as status:
-        yield status.update

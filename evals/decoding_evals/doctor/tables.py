@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
-from decoding_evals.showing.terminal import Shown, harmless, titled
+from decoding_evals.showing.terminal import Shown, titled
 
 MARKS = {"pass": ("pass", None), "fail": ("FAIL", "bold red"), "skipped": ("skipped", "dim")}
 
@@ -23,10 +23,10 @@ def tables(record: dict[str, Any]) -> Iterator[Shown]:
             check["name"],
             Text(word, style or ""),
             *("-" if check[key] is None else f"{check[key]:.3g}" for key in ("figure", "limit")),
-            harmless(check["message"]),
+            check["message"],
         )
     yield table
     if record["notes"]:
-        yield Text("\nnotes")
+        yield "\nnotes"
     for note in record["notes"]:
-        yield Text(f"- {note}")
+        yield f"- {note}"

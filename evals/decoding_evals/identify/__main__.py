@@ -1,6 +1,5 @@
 """`python -m decoding_evals.identify` is `decoding identify`."""
 
-from decoding_evals.identify.command import identify
-from decoding_evals.shell.running import run
+from decoding_evals.shell.entry import enter
 
-run(identify, "decoding_evals.identify")
+enter("decoding_evals.identify.command:identify", "decoding_evals.identify")

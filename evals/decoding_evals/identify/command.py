@@ -77,6 +77,7 @@ def identify(
     if not 2 <= size <= MOST_SETTINGS:
         raise click.UsageError(f"2 to {MOST_SETTINGS} candidates are needed, got {size}")
     weights = None if prior is None else _weights(prior, size)
+    windows = read_windows(options)
     with Destination(options) as destination:
         inputs = Inputs.from_options(options, records=True)
         models = [read_model(options, name) for name in names or (None,)]
@@ -89,7 +90,7 @@ def identify(
                 settings,
                 prior=weights,
                 min_odds=min_odds,
-                windows=read_windows(options),
+                windows=windows,
                 on_progress=progress,
             )
             names = [model.name for model in models]

@@ -8,15 +8,16 @@ from typing import Any
 
 from rich.table import Table
 
+from decoding_evals.showing.lines import quoted
 from decoding_evals.showing.result import title_of
-from decoding_evals.showing.terminal import counted, harmless, number, titled
+from decoding_evals.showing.terminal import counted, number, titled
 
 
 def tables(record: dict[str, Any]) -> Iterator[Table]:
     """The verdict with one line per candidate, the best first; and the tokens that decided."""
     several = len(set(record["models"])) > 1
     labels = [
-        f"{setting} · {harmless(model)}" if several else setting
+        f"{setting} · {model}" if several else setting
         for setting, model in zip(record["settings"], record["models"], strict=True)
     ]
     yield _candidates(record, labels)
@@ -38,7 +39,7 @@ def _candidates(record: dict[str, Any], labels: list[str]) -> Table:
     title = f"{title_of(record)}: {counted(record['tokens'], unit)} · {_verdict(record, labels)}"
     table = titled(
         title, "candidate", ">posterior", ">log q\n(nats)", ">log Bayes\nfactor\n(nats)",
-        ">coverage", ">z", "ruled out at token (from 0)",
+        ">coverage", ">z", "ruled out at token",
     )  # fmt: skip
     for k in sorted(range(len(labels)), key=places):
         entry = ruled_out.get(k)
@@ -58,7 +59,7 @@ def _candidates(record: dict[str, Any], labels: list[str]) -> Table:
     if record["pieces"]:
         captions.append(
             "The models cut the text differently: a piece ends where all of them end a token. A "
-            "token that rules out is counted, from 0, among those of its own model."
+            "token that rules out is counted among those of its own model."
         )
     if captions:
         table.caption, table.caption_justify = "\n".join(captions), "left"
@@ -66,8 +67,8 @@ def _candidates(record: dict[str, Any], labels: list[str]) -> Table:
 
 
 def _ruled_out(entry: dict[str, Any]) -> str:
-    text = harmless(repr(entry["text"]))
-    place = f"{entry['token']} {text} (rank {entry['rank']:,}, {entry['kept']:,} kept)"
+    rank, kept = f"rank {entry['rank']:,}", f"{entry['kept']:,} kept"
+    place = f"{entry['token'] + 1} {quoted(entry['text'])} ({rank}, {kept})"
     return place + (" *" if entry["retokenisation"] else "")
 
 
@@ -79,8 +80,8 @@ def _deciding_tokens(record: dict[str, Any], labels: list[str]) -> Table:
     for token in record["deciding_tokens"]:
         ratio = token["log_ratio_nats"]
         table.add_row(
-            str(token["token"]),
-            harmless(repr(token["text"])),
+            str(token["token"] + 1),
+            quoted(token["text"]),
             ("+" if ratio > 0 else "") + number(ratio),
         )
     return table

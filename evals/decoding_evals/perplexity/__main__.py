@@ -1,6 +1,5 @@
 """`python -m decoding_evals.perplexity` is `decoding perplexity`."""
 
-from decoding_evals.perplexity.command import perplexity
-from decoding_evals.shell.running import run
+from decoding_evals.shell.entry import enter
 
-run(perplexity, "decoding_evals.perplexity")
+enter("decoding_evals.perplexity.command:perplexity", "decoding_evals.perplexity")

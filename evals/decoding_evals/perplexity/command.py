@@ -18,8 +18,11 @@ from decoding_evals.shell.options import (
     reading_options,
 )
 from decoding_evals.shell.output import Interrupted
+from decoding_evals.shell.running import uncollected
+from decoding_evals.showing.lines import note
 
 if TYPE_CHECKING:
+    from decoding.scoring.windows import Windows
     from decoding_evals.perplexity.evaluation import PerplexityResult
 
 PROTOCOLS = ("default", "huggingface", "lm-eval", "llama.cpp", "gpt2-paper")
@@ -48,13 +51,16 @@ def perplexity(protocol: str, errors: str, **options: Any) -> None:
     allow for dependence between neighbouring tokens: they are computed over documents, or over
     blocks of tokens.
     """
+    windows = read_windows(options)
+    if protocol not in ("default", "all"):
+        _check(protocol, windows)
     with Destination(options) as destination:
         inputs = Inputs.from_options(options, talk=read_talk(options))
         language_model = read_model(options)
         from decoding_evals.perplexity.evaluation import perplexity as evaluate
         from decoding_evals.perplexity.tables import protocol_tables
 
-        how: Any = {"windows": read_windows(options), "errors": errors}
+        how: Any = {"windows": windows, "errors": errors}
 
         def measured(name: str, documents: Iterable[Any]) -> PerplexityResult:
             with destination.scoring() as progress:
@@ -73,6 +79,19 @@ def perplexity(protocol: str, errors: str, **options: Any) -> None:
             )
 
 
+def _check(protocol: str, windows: Windows) -> None:
+    """Refuse what a protocol fixes with a click.UsageError."""
+    from decoding_evals.shell.progress import status
+
+    with status(f"loading protocol {protocol}"), uncollected():
+        from decoding_evals.perplexity.protocols import PROTOCOLS as RULES
+
+    try:
+        RULES[protocol].check(windows)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
 def _all_protocols(measured: Callable[[str], PerplexityResult]) -> Iterator[PerplexityResult]:
     """Results of the protocols that can be applied, up to an interruption."""
     found = 0
@@ -80,7 +99,7 @@ def _all_protocols(measured: Callable[[str], PerplexityResult]) -> Iterator[Perp
         try:
             result = measured(name)
         except ValueError as error:
-            click.echo(f"{name}: {error}", err=True)
+            note(f"{name}: {error}")
             continue
         except KeyboardInterrupt:
             if not found:

@@ -144,9 +144,7 @@ def perplexity(
     if errors not in ("auto", "documents", "blocks"):
         raise ValueError(f"errors must be auto, documents or blocks, got {errors!r}")
     rules = PROTOCOLS[protocol]
-    for name in rules.fixed:
-        if getattr(windows, name) != getattr(Windows(), name):
-            raise ValueError(f"{name} cannot be chosen: protocol {protocol} fixes it")
+    rules.check(windows)
     run = rules(language_model, windows)
 
     sums = _Sums(run)

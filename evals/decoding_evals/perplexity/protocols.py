@@ -46,6 +46,13 @@ class Protocol(TeacherForcing):
     _inside = False
     """Whether the text so far ends within a run."""
 
+    @classmethod
+    def check(cls, windows: Windows) -> None:
+        """Refuse what the tool decides with a ValueError."""
+        for name in cls.fixed:
+            if getattr(windows, name) != getattr(Windows(), name):
+                raise ValueError(f"{name} cannot be chosen: protocol {cls.name} fixes it")
+
     def prepared(self, documents: Iterable[Document]) -> Iterator[Document]:
         """The documents as the tool would have them."""
         yield from documents

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from decoding_evals.showing.result import taken_over
-from decoding_evals.showing.terminal import counted, harmless, number, titled
+from decoding_evals.showing.terminal import counted, number, titled
 
 COUNTS = ("tokens_scored", "tokens_context_only", "tokens_skipped", "documents_skipped")
 
@@ -43,7 +43,7 @@ def result_tables(record: dict[str, Any]) -> Iterator[Table]:
     documents = counted(record["documents"], "document")
     of = f"and {context_only} context only, {skipped} skipped, of {documents} ({lost} skipped)"
     table.add_row("tokens scored", scored, of)
-    bos = "no BOS" if record["bos"] is None else f"{harmless(record['bos'])} in front"
+    bos = "no BOS" if record["bos"] is None else f"{record['bos']} in front"
     of = f"of up to {counted(record['context'], 'token')}, {record['stride']:,} apart, {bos}"
     table.add_row("windows", f"{record['windows']:,}", of)
     yield table

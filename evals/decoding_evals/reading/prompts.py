@@ -20,15 +20,18 @@ from decoding_evals.reading.rows import FORMATS, is_utf8, kind_name, listed
 from decoding_evals.reading.texts import Inputs, Talk
 from decoding_evals.shell.options import option, stacked
 from decoding_evals.shell.output import check_source
+from decoding_evals.showing.lines import note
 
 Row = dict[str, Any]
+STANDARD_INPUT = "-"
 
 # What `read_prompts` takes.
 prompt_options = stacked(
     click.argument("prompts", nargs=-1, metavar="[PROMPT]..."),
     option(
         "--prompts-file FILE",
-        "Prompts from a file: .txt, one a line, or .jsonl, .json, .csv, .parquet, one a row.",
+        "Prompts from a file: .txt, one a line, or .jsonl, .json, .csv, .parquet, one a row; or "
+        "-, standard input.",
     ),
     option("--column NAME", "Column of the prompts.  [default: prompt]"),
 )
@@ -73,8 +76,10 @@ def read_prompts(
     """The prompts, as they are written: nothing is stripped but the end of the line.
 
     Args:
-        arguments: prompts from the command line.
-        file: `.txt`, one a line, or rows as in `decoding_evals.reading.rows`.
+        arguments: prompts from the command line; `-` stands for the lines of standard input, and
+            so does no argument without a file.
+        file: `.txt`, one a line, or rows as in `decoding_evals.reading.rows`, or `-`. Lines with
+            nothing but white space are no prompts.
         column: the column of the rows; default `prompt`, or `messages` where there is no such
             column. A value that is a list of messages is a conversation.
 
@@ -86,19 +91,17 @@ def read_prompts(
         raise click.UsageError("give prompts as arguments or with --prompts-file, not both")
     if column is not None and (file is None or file.suffix.lower() not in FORMATS):
         raise click.UsageError(f"--column needs a --prompts-file with rows ({', '.join(FORMATS)})")
+    if arguments.count(STANDARD_INPUT) > 1:
+        raise click.UsageError(f"standard input ({STANDARD_INPUT!r}) can be read only once")
     for argument in arguments:
         if Path(argument).suffix.lower() in (".txt", *FORMATS) and os.path.isfile(argument):
-            click.echo(
-                f"{argument!r} is taken as a prompt; --prompts-file reads the file", err=True
-            )
-    prompts: list[Prompt] = list(arguments) if file is None else _from_file(file, column)
-    if not prompts:
-        if sys.stdin.isatty():
-            click.echo("Prompts, one a line; end with Ctrl-D:", err=True)
-        prompts = [*_lines(sys.stdin.buffer, "standard input")]
-    for index, prompt in enumerate(prompts):
+            note(f"{argument!r} is taken as a prompt; --prompts-file reads the file")
+    prompts: list[Prompt] = _from_file(file, column) if file is not None else []
+    for argument in arguments or (STANDARD_INPUT,) * (file is None):
+        prompts += _standard_input() if argument == STANDARD_INPUT else [argument]
+    for number, prompt in enumerate(prompts, 1):
         if not is_utf8(str(prompt)):
-            raise click.ClickException(f"prompt {index} is not valid UTF-8")
+            raise click.ClickException(f"prompt {number} is not valid UTF-8")
     return prompts
 
 
@@ -213,6 +216,8 @@ def _texts(name: str, value: object, separator: str | None) -> tuple[str, ...]:
 
 
 def _from_file(file: Path, column: str | None) -> list[Prompt]:
+    if str(file) == STANDARD_INPUT:
+        return [*_standard_input()]
     if file.suffix.lower() in FORMATS:
         return [*Inputs([file], column=column, usual="prompt", talk=Talk()).prompts()]
     if file.suffix.lower() != ".txt":
@@ -225,10 +230,25 @@ def _from_file(file: Path, column: str | None) -> list[Prompt]:
         return [*_lines(stream, repr(str(file)))]
 
 
+def _standard_input() -> list[str]:
+    if sys.stdin.isatty():
+        note("Prompts, one a line; end with Ctrl-D:")
+    return _lines(sys.stdin.buffer, "standard input")
+
+
 def _lines(stream: BinaryIO, source: str) -> list[str]:
-    lines = "".join(reading.decoded(stream, source)).replace("\r\n", "\n").split("\n")
-    if lines[-1] == "":
-        del lines[-1]
-    if not lines:
-        raise click.ClickException(f"no prompts in {source}: it is empty")
-    return lines
+    """The lines of a stream that are not blank, of which the others are counted."""
+    from decoding_evals.showing.terminal import counted
+
+    blank, prompts = 0, []
+    for line in reading.lines_of(reading.decoded(stream, source), source):
+        if line.isspace():
+            blank += 1
+        else:
+            prompts.append(re.sub("\r?\n$", "", line))
+    if not prompts:
+        why = "every line is blank" if blank else "it is empty"
+        raise click.ClickException(f"no prompts in {source}: {why}")
+    if blank:
+        note(f"{counted(blank, 'blank line')} of {source} skipped")
+    return prompts

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import click
 
@@ -30,6 +30,8 @@ Row = tuple[int, dict[str, Any] | str]
 
 PIECE_BYTES = 1 << 16
 COLUMN_BUFFER_BYTES = 1 << 20
+LONGEST = 1 << 26
+"""Characters of a line, or of a cell of CSV."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,43 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+def lines_of(pieces: Iterable[str], source: str) -> Iterator[str]:
+    """The lines of a text that comes in pieces, each with its newline.
+
+    Raises:
+        click.ClickException: one is longer than `LONGEST`.
+    """
+    number, size = 1, 0
+    held: list[str] = []
+    for piece in pieces:
+        *ended, rest = piece.split("\n")
+        for line in ended:
+            yield "".join([*held, line, "\n"])
+            held, size = [], 0
+            number += 1
+        held.append(rest)
+        size += len(rest)
+        if size > LONGEST:
+            raise _too_long(source, number)
+    if size:
+        yield "".join(held)
+
+
+def _lines_in(file: TextIO, source: str) -> Iterator[str]:
+    """The same of a file, whose line ends are as it was opened."""
+    for number in count(1):
+        line = file.readline(LONGEST + 1)
+        if len(line) > LONGEST and line[-1] not in "\r\n":
+            raise _too_long(source, number)
+        if not line:
+            return
+        yield line
+
+
+def _too_long(source: str, number: int) -> click.ClickException:
+    return click.ClickException(f"{source}: line {number} is longer than {LONGEST:,} characters")
+
+
 def is_utf8(text: str) -> bool:
     """Whether a text can be written in UTF-8: bytes that are none are read as surrogates."""
     try:
@@ -164,8 +203,8 @@ def kind_name(value: object) -> str:
 
 
 def listed(names: Collection[str]) -> str:
-    """Names for an error message, the first twenty of them."""
-    shown = ", ".join(repr(name) for name in list(names)[:20])
+    """Names for an error message, the first twenty of them, and of a long one its beginning."""
+    shown = ", ".join(repr(n if len(n) <= 40 else n[:39] + "…") for n in list(names)[:20])
     return (shown or "none") + (", …" if len(names) > 20 else "")
 
 
@@ -184,7 +223,7 @@ def _jsonl(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
         readable(repr(str(path))),
         path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file,
     ):
-        yield from json_lines(file)
+        yield from json_lines(_lines_in(file, repr(str(path))))
 
 
 def json_lines(lines: Iterable[str]) -> Iterator[Row]:
@@ -226,13 +265,13 @@ def _csv(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     import csv
 
     # Python's own limit is 128 Ki characters, less than many a document.
-    csv.field_size_limit(2**31 - 1)
+    csv.field_size_limit(LONGEST)
     source = str(path)
     with (
         readable(repr(source)),
         path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
     ):
-        reader = csv.reader(file, strict=True)
+        reader = csv.reader(_lines_in(file, repr(source)), strict=True)
         try:
             header = next(filter(None, reader), None)
         except csv.Error as error:
@@ -277,16 +316,16 @@ def _parquet(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
             columns = existing if columns is None else columns
             _require(columns, existing, str(path))
             numbers = count(1)
-            for batch in parquet.iter_batches(batch_size=64, columns=list(columns)):
-                for index in range(batch.num_rows):
-                    yield next(numbers), _parquet_row(batch, index, columns)
+            # One by one: a small file may hold the same large cell in every row.
+            for batch in parquet.iter_batches(batch_size=1, columns=list(columns)):
+                yield next(numbers), _parquet_row(batch, columns)
     except pyarrow.ArrowException as error:
         raise click.ClickException(f"{source}: broken parquet ({error})") from error
 
 
-def _parquet_row(batch: Any, index: int, columns: Sequence[str]) -> dict[str, Any] | str:
+def _parquet_row(batch: Any, columns: Sequence[str]) -> dict[str, Any] | str:
     try:
-        return {column: batch.column(column)[index].as_py() for column in columns}
+        return {column: batch.column(column)[0].as_py() for column in columns}
     except UnicodeDecodeError:
         return "not UTF-8"
 

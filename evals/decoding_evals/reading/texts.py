@@ -19,6 +19,7 @@ from decoding_evals.reading.records import Recorded, recorded
 from decoding_evals.reading.rows import FORMATS, Rows, listed
 from decoding_evals.shell.options import option, stacked
 from decoding_evals.shell.output import check_source
+from decoding_evals.showing.lines import note
 
 if TYPE_CHECKING:
     from decoding.models.loading import LanguageModel
@@ -136,7 +137,7 @@ class Inputs:
         if self.column == prompt_column:
             raise click.UsageError(f"--column and --prompt-column are both {prompt_column!r}")
         self.sources: list[Rows | Path] = (
-            [rows.dataset_rows(dataset)]
+            [_dataset(dataset)]
             if dataset is not None
             else [source for path in paths or [STANDARD_INPUT] for source in _sources(path)]
         )
@@ -325,6 +326,13 @@ input_options = stacked(
 )
 
 
+def _dataset(spec: str) -> Rows:
+    from decoding_evals.shell.progress import status
+
+    with status(f"loading {spec}"):
+        return rows.dataset_rows(spec)
+
+
 def _sources(path: Path) -> list[Rows | Path]:
     """The files that a path stands for."""
     paths = [path]
@@ -355,7 +363,7 @@ def _source(file: Path) -> Rows | Path:
 def _pieces(path: Path) -> Iterator[str]:
     source = "standard input" if path == STANDARD_INPUT else repr(str(path))
     if path == STANDARD_INPUT and sys.stdin.isatty():
-        click.echo("Text; end with Ctrl-D:", err=True)
+        note("Text; end with Ctrl-D:")
     empty = True
     with rows.readable(source):
         stdin = nullcontext(sys.stdin.buffer)
@@ -370,28 +378,22 @@ def _pieces(path: Path) -> Iterator[str]:
 def _standard_input() -> Rows | Text:
     """JSON Lines where the first line is a record, else one text."""
     pieces = _pieces(STANDARD_INPUT)
-    first = ""
+    first = begins = ""
     for piece in pieces:
         first += piece
-        if "\n" in first.lstrip():
+        begins = begins or piece.lstrip()[:1]
+        ended = "\n" in piece and "\n" in first.lstrip()
+        if ended or begins not in ("", "{") or len(first) > rows.LONGEST:
             break
     line = first.lstrip().partition("\n")[0]
     row = rows.json_row(line)
     pieces = chain([first], pieces)
     if isinstance(row, str) or "tokens" not in row:
         if line[:1] in ("{", "["):
-            click.echo(
+            note(
                 "standard input looks like JSON, but does not begin with a record of generate: "
-                "it is read as one text",
-                err=True,
+                "it is read as one text"
             )
         return Text(str(STANDARD_INPUT), pieces)
-    return Rows(str(STANDARD_INPUT), "line", lambda columns: rows.json_lines(_lines(pieces)))
-
-
-def _lines(pieces: Iterable[str]) -> Iterator[str]:
-    rest = ""
-    for piece in pieces:
-        *lines, rest = (rest + piece).split("\n")
-        yield from lines
-    yield rest
+    lines = rows.lines_of(pieces, "standard input")
+    return Rows(str(STANDARD_INPUT), "line", lambda columns: rows.json_lines(lines))

@@ -1,6 +1,5 @@
 """`python -m decoding_evals.score` is `decoding score`."""
 
-from decoding_evals.score.command import score
-from decoding_evals.shell.running import run
+from decoding_evals.shell.entry import enter
 
-run(score, "decoding_evals.score")
+enter("decoding_evals.score.command:score", "decoding_evals.score")

@@ -47,6 +47,7 @@ def score(setting: str | None, **options: Any) -> None:
     asked = None if setting is None else of_text(read_setting(setting, {}))
     if options["plot"] is not None and options["prompt_column"] is not None:
         raise click.UsageError("--plot draws a text; it cannot be used with --prompt-column")
+    windows = read_windows(options)
     with Destination(options) as destination:
         talk = read_talk(options)
         inputs = Inputs.from_options(options, talk=talk)
@@ -58,7 +59,6 @@ def score(setting: str | None, **options: Any) -> None:
         if inputs.prompt_column is not None:
             evaluate = partial(evaluation.score_choices, chat=talk.chat)
             texts = ((row.prompt, row.choices) for row in inputs if isinstance(row, Prompted))
-        windows = read_windows(options)
         with destination.scoring(lazily=True) as progress:
             results = evaluate(
                 language_model, texts, windows=windows, setting=asked, on_progress=progress

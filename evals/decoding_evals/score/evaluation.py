@@ -284,7 +284,7 @@ def score_choices(
     open_rows: list[tuple[Prompt, int]] = []
 
     def documents() -> Iterator[EncodedDocument]:
-        for number, (prompt, choices) in enumerate(rows):
+        for number, (prompt, choices) in enumerate(rows, 1):
             if not choices:
                 raise ValueError(f"row {number} has no choices")
             open_rows.append((prompt, len(choices)))
@@ -295,7 +295,8 @@ def score_choices(
     index = count()
     for scores in score(language_model, documents(), **options):
         if not len(scores):
-            raise ValueError(f"row {next(index)}: choice {len(scored)} has no token to score")
+            place = f"row {next(index) + 1}: choice {len(scored) + 1}"
+            raise ValueError(f"{place} has no token to score")
         scored.append(scores)
         prompt, size = open_rows[0]
         if len(scored) == size:

@@ -8,8 +8,9 @@ from typing import Any
 
 from rich.table import Table
 
+from decoding_evals.showing.lines import in_a_line
 from decoding_evals.showing.result import title_of
-from decoding_evals.showing.terminal import counted, harmless, number, shaded, titled
+from decoding_evals.showing.terminal import counted, number, shaded, titled
 
 
 def token_tables(record: dict[str, Any]) -> Iterator[Table]:
@@ -39,7 +40,7 @@ def token_tables(record: dict[str, Any]) -> Iterator[Table]:
             cells[measures.index("q_surprisal_nats")] = "cut off"
         surprisal = token["surprisal_nats"]
         shade = math.inf if surprisal is None else surprisal
-        table.add_row(shaded(repr(token["text"])[1:-1], shade), *cells)
+        table.add_row(shaded(in_a_line(token["text"]), shade), *cells)
     yield table
 
 
@@ -51,6 +52,6 @@ def choice_tables(record: dict[str, Any]) -> Iterator[Table]:
         choice = record["choices"][index]
         places = (str(place), str(record["ranking_per_byte"].index(index) + 1))
         figures = (number(choice[f"log_prob_nats{per}"]) for per in ("", "_per_byte"))
-        scored, text = str(choice["tokens_scored"]), harmless(choice["text"])
+        scored, text = str(choice["tokens_scored"]), choice["text"]
         table.add_row(*places, *figures, scored, text)
     yield table

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from decoding_evals.shell.output import Interrupted, RecordFile, to_json
+from decoding_evals.shell.output import Interrupted, record_file, to_json
 from decoding_evals.shell.plots import check_plot, write_plot
+from decoding_evals.showing.lines import note
 
 if TYPE_CHECKING:
     from decoding_evals.shell.progress import ScoringProgress
@@ -25,15 +26,14 @@ class Destination(ExitStack):
         options: of the command: `output`, `as_json` and `plot`, each where the command has it.
 
     Raises:
-        click.ClickException: the file or the picture could not be written.
+        click.ClickException: the file, the picture or standard output could not be written.
     """
 
     def __init__(self, options: dict[str, Any]) -> None:
         super().__init__()
         self.plot = options.get("plot")
         check_plot(self.plot)
-        output = options.get("output")
-        self.file = None if output is None else self.enter_context(RecordFile(output))
+        self.file = self.enter_context(record_file(options.get("output")))
         self.as_json = options["as_json"]
 
     @property
@@ -100,11 +100,11 @@ class Destination(ExitStack):
         if together is not None and kept:
             print_table(*together(kept))
         if self.plot is not None and count > 1:
-            click.echo(f"{str(self.plot)!r} shows the first of {counted(count, unit)}", err=True)
-        for note in [*(inputs.notes(models) if inputs is not None else ()), *notes]:
-            click.echo(note, err=True)
+            note(f"{str(self.plot)!r} shows the first of {counted(count, unit)}")
+        for line in [*(inputs.notes(models) if inputs is not None else ()), *notes]:
+            note(line)
         if record.get("full_logits"):
-            click.echo(f"logits computed in full: {record['full_logits']}", err=True)
+            note(f"logits computed in full: {record['full_logits']}")
         if ended is None and not record.get("complete", True):
             ended = Interrupted(result.interruption())
         if ended is not None:

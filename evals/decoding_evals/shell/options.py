@@ -110,6 +110,9 @@ def least(number: int) -> click.IntRange:
     return click.IntRange(min=number)
 
 
+MOST_TOKENS = 1_000_000
+"""Of a sequence: each needs its uniform in memory, also where a model has no longest context."""
+
 # How a model is found besides its name; `WHERE` are the arguments.
 WHERE = ("trust_remote_code", "revision", "subfolder", "base")
 where_options = stacked(
@@ -249,13 +252,16 @@ model_options = stacked(
 
 def read_model(options: dict[str, Any], name: str | None = None) -> LanguageModel:
     """The model that `model_options` ask for, or of another `name`."""
-    with uncollected():
+    from decoding_evals.shell.progress import status
+
+    name = options["model"] if name is None else name
+    with status(f"loading {name}"), uncollected():
         quiet_transformers()
         from decoding.models.loading import load_model
 
         keep_freed_memory()
         how = {option: options[option] for option in ("device", "dtype", *WHERE)}
-        return load_model(options["model"] if name is None else name, **how)
+        return load_model(name, **how)
 
 
 context_option = option(
@@ -286,11 +292,21 @@ reading_options = stacked(model_options, scoring_options)
 
 
 def read_windows(options: dict[str, Any]) -> Windows:
-    """The windows that `scoring_options` ask for, or those of them that a command has."""
+    """The windows that `scoring_options` ask for, or those of them that a command has.
+
+    Raises:
+        click.UsageError: a stride longer than the context.
+    """
     from decoding.scoring.windows import Windows
 
     names = ("context", "stride", "bos", "batch_size")
-    return Windows(**{name: options[name] for name in names if name in options})
+    windows = Windows(**{name: options[name] for name in names if name in options})
+    try:
+        if windows.context is not None:
+            windows.within(None)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    return windows
 
 
 output_options = stacked(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import chain
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
 import click
+
+from decoding_evals.shell.files import Target, check_target, is_stream, writing
 
 BATCH_CHARACTERS = 1 << 22
 
@@ -35,7 +37,7 @@ class Interrupted(Unfinished):
 
 
 class RecordFile:
-    """Collects records in a temporary file beside the target and puts it there at the end.
+    """Collects records in a temporary file and puts it into its place at the end.
 
     On success, and on `Unfinished` (Ctrl-C is one), the finished records become the file; on any
     other error the target stays as it was. Records are never all in memory.
@@ -45,7 +47,8 @@ class RecordFile:
             per record and a column for each key that occurs, in order of occurrence; a record
             without it has a null there, in CSV an empty cell. In CSV, what is not a string is JSON
             text; so it is in those columns of parquet whose values have no type in common.
-            Both are UTF-8: a lone surrogate, which is none, becomes "?".
+            Both are UTF-8: a lone surrogate, which is none, becomes "?". A pipe or device without
+            a suffix gets JSON Lines. Links are followed, and the name that is given has the suffix.
 
     Raises:
         click.UsageError: another suffix.
@@ -53,24 +56,26 @@ class RecordFile:
     """
 
     def __init__(self, path: Path) -> None:
-        check_target("--output", path, FORMATS)
-        self.path = Path(os.path.realpath(path))
+        self.path = path
+        self.suffix = path.suffix.lower()
+        if not self.suffix and is_stream(path):
+            self.suffix = ".jsonl"
+        else:
+            check_target("--output", path, FORMATS)
         self.count = 0
-        self.temporary: list[Path] = []
-        try:
-            self.spool = self._temporary()
-            self.file = self.spool.open("w", encoding="utf-8", errors="replace", newline="\n")
-        except OSError as error:
-            raise self._failure(error) from error
+        with writing(path):
+            self.target = Target(path)
+            self.spool = self.target.temporary()
+            self.file = self.target.enter_context(
+                self.spool.open("w", encoding="utf-8", errors="replace", newline="\n")
+            )
 
     def write(self, record: dict[str, Any]) -> None:
         """Add a record."""
-        ascii_only = self.path.suffix.lower() in (".jsonl", ".json")
-        try:
+        ascii_only = self.suffix in (".jsonl", ".json")
+        with writing(self.path):
             self.file.write(json.dumps(record, allow_nan=False, ensure_ascii=ascii_only) + "\n")
             self.file.flush()
-        except OSError as error:
-            raise self._failure(error) from error
         self.count += 1
 
     def __enter__(self) -> RecordFile:
@@ -79,44 +84,34 @@ class RecordFile:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None or (issubclass(kind, Unfinished) and self.count):
-                self.file.close()
-                convert = FORMATS[self.path.suffix.lower()]
-                finished = self.spool
-                if convert is not None:
-                    finished = self._temporary()
-                    convert(self.spool, finished)
-                publish(finished, self.path)
-        except OSError as failure:
-            raise self._failure(failure) from failure
+                with writing(self.path):
+                    self._finish()
         finally:
             # Closing flushes, which on a full disk fails once more.
             with suppress(OSError):
-                self.file.close()
-            for path in self.temporary:
-                path.unlink(missing_ok=True)
+                self.target.close()
 
-    def _temporary(self) -> Path:
-        self.temporary.append(temporary_beside(self.path))
-        return self.temporary[-1]
+    def _finish(self) -> None:
+        self.file.close()
+        convert = FORMATS[self.suffix]
+        finished = self.spool
+        if convert is not None:
+            finished = self.target.temporary()
+            convert(self.spool, finished)
+        self.target.publish(finished)
 
-    def _failure(self, error: OSError) -> click.ClickException:
-        return click.ClickException(f"cannot write {str(self.path)!r}: {error.strerror or error}")
 
-
-def check_target(option: str, path: Path, suffixes: Collection[str]) -> None:
-    """Refuse a file that could not be written, before any work is done.
+def record_file(path: Path | None) -> AbstractContextManager[RecordFile | None]:
+    """The file of `--output`; None where results go to standard output, which has to be open.
 
     Raises:
-        click.UsageError: another suffix, or a folder.
-        click.ClickException: no such folder.
+        click.ClickException: neither can be written.
     """
-    if path.suffix.lower() not in suffixes:
-        *most, last = suffixes
-        raise click.UsageError(f"{option} takes {', '.join(most)} or {last}, got {str(path)!r}")
-    if path.is_dir():
-        raise click.UsageError(f"{option} {str(path)!r} is a folder")
-    if not Path(os.path.realpath(path)).parent.is_dir():
-        raise click.ClickException(f"the folder of {str(path)!r} does not exist")
+    if path is not None:
+        return RecordFile(path)
+    if not sys.stdout.writable():
+        raise click.ClickException("standard output is closed")
+    return nullcontext()
 
 
 WRITTEN = ("output", "plot", "evaluation")
@@ -135,23 +130,6 @@ def check_source(path: Path) -> None:
         target = given.get(name)
         if target is not None and target.exists() and path.exists() and target.samefile(path):
             raise click.UsageError(f"--{name} {str(target)!r} is one of the files that are read")
-
-
-def temporary_beside(path: Path) -> Path:
-    """A new empty file in the folder of another one."""
-    import tempfile
-
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    return Path(name)
-
-
-def publish(temporary: Path, path: Path) -> None:
-    """Move a finished temporary file to its place, with the permissions of a new file."""
-    umask = os.umask(0)
-    os.umask(umask)
-    temporary.chmod(0o666 & ~umask)
-    temporary.replace(path)
 
 
 def _write_json(spool: Path, target: Path) -> None:

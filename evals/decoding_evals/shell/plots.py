@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from decoding_evals.shell.files import Target, check_target, is_stream, writing
 from decoding_evals.shell.options import Option, option
-from decoding_evals.shell.output import check_target, publish, temporary_beside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +32,7 @@ def check_plot(path: Path | None) -> None:
     if path is None:
         return
     check_target("--plot", path, FORMATS)
-    if not os.access(path.resolve().parent, os.W_OK):
+    if not (is_stream(path) or os.access(path.resolve().parent, os.W_OK)):
         raise click.ClickException(f"cannot write {str(path)!r}: Permission denied")
     try:
         import matplotlib  # noqa: F401
@@ -44,9 +44,7 @@ def check_plot(path: Path | None) -> None:
 
 def write_plot(figure: Figure, path: Path) -> None:
     """Write a figure whole or not at all."""
-    temporary = temporary_beside(path.resolve())
-    try:
+    with writing(path), Target(path) as target:
+        temporary = target.temporary()
         figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=160)
-        publish(temporary, path.resolve())
-    finally:
-        temporary.unlink(missing_ok=True)
+        target.publish(temporary)

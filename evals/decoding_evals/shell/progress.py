@@ -16,7 +16,10 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.status import Status
+from rich.text import Text
 
+from decoding_evals.showing.lines import harmless
 from decoding_evals.showing.terminal import console
 
 
@@ -58,6 +61,20 @@ class ScoringProgress:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+@contextmanager
+def status(text: str) -> Iterator[Callable[[str], None]]:
+    """Says what is being done, where standard error is a terminal, until it is done.
+
+    Returns:
+        What to call with another text.
+    """
+    if not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    with Status(Text(harmless(text)), console=console(False, stderr=True)) as shown:
+        yield lambda text: shown.update(Text(harmless(text)))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from decoding_evals.showing.lines import harmless, in_a_line
 from decoding_evals.showing.result import title_of
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def text_name(record: dict[str, Any], most: int) -> str:
 
 def token_label(text: str) -> str:
     """A token's text for an axis: visible, and not too long."""
-    return short(visible(repr(text)[1:-1].replace(" ", "\N{OPEN BOX}")), 24)
+    return short(visible(in_a_line(text).replace(" ", "\N{OPEN BOX}")), 24)
 
 
 def short(text: str, most: int) -> str:
@@ -54,8 +55,8 @@ def short(text: str, most: int) -> str:
 
 
 def visible(text: str) -> str:
-    """Text with what the font cannot draw spelt out, as in `\\u65e5`."""
+    """Text with what is not harmless, or what the font cannot draw, spelt out, as in `\\u65e5`."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     font = get_font(findfont(FontProperties()))
-    return "".join(c if font.get_char_index(ord(c)) else ascii(c)[1:-1] for c in text)
+    return "".join(c if font.get_char_index(ord(c)) else ascii(c)[1:-1] for c in harmless(text))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from decoding_evals.showing.lines import harmless
 from decoding_evals.showing.terminal import Shown, console
 
 if TYPE_CHECKING:
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def to_html(parts: Iterable[Shown]) -> str:
-    """Tables and lines as HTML, every text escaped, in the colours of a terminal."""
+    """Tables and lines as HTML, every text escaped and harmless, in the colours of a terminal."""
     return "\n".join(
         f'<div style="white-space: pre-wrap">{_inline(part)}</div>'
-        if isinstance(part, Text)
+        if isinstance(part, str)
         else _table(part)
         for part in parts
     )
@@ -49,7 +50,7 @@ def _row(tag: str, cells: Iterable[tuple[Any, str]]) -> str:
 def _inline(text: Any) -> str:
     """A text with its styles."""
     if not isinstance(text, Text):
-        return escape(str(text).strip("\n"))
+        return escape(harmless(str(text)).strip("\n"))
     screen = console(False)
     pieces = []
     for piece, style, _ in text.render(screen):

@@ -111,8 +111,8 @@ def quoted(text: str, most: int = 40) -> str:
 
 
 def title_of(record: dict[str, Any]) -> str:
-    """The name of a record's text, or its number where it has none."""
-    return str(record["name"]) if "name" in record else f"text {record['index']}"
+    """The name of a record's text, or its number, from 1, where it has none."""
+    return str(record["name"]) if "name" in record else f"text {record['index'] + 1}"
 
 
 def finite(values: Any) -> Any:

@@ -7,13 +7,16 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from typing import TextIO
+from copy import copy
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
+
+from decoding_evals.showing.lines import harmless
 
 # Upper bounds in nats and backgrounds, from certain to hesitant: a sequential scale (ColorBrewer
 # YlOrBr) that stays ordered for colour-blind readers and in greyscale.
@@ -30,18 +33,8 @@ NARROWEST = 12
 WIDEST = 10_000
 """Columns of a pipe."""
 
-Shown = Table | Text
+Shown = Table | str
 """What a result is shown as: a table, or a line."""
-
-# C0 and C1 controls but tab and newline, and the marks that reorder or hide what follows.
-_HARMFUL = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
-)
-
-
-def harmless(text: str) -> str:
-    """Text with control characters and direction marks spelt out, as in `\\x1b`."""
-    return _HARMFUL.sub(lambda match: ascii(match.group())[1:-1], text)
 
 
 def shaded(text: str, entropy_nats: float) -> Text:
@@ -64,9 +57,19 @@ def legend() -> Text:
     return result
 
 
+class _Console(Console):
+    """Shows every string harmless: a line, a title, the head of a column, a cell."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(harmless(text), **options)
+
+
 def console(color: bool, *, stderr: bool = False, file: TextIO | None = None) -> Console:
-    """A console that writes text as it is: no wrapping, no markup, colour as told."""
-    return Console(
+    """A console that writes text as it is: no wrapping, no markup, colour as told.
+
+    Strings become harmless; a `Text` has to be made of harmless ones.
+    """
+    return _Console(
         stderr=stderr,
         file=file,
         color_system="truecolor" if color else None,
@@ -86,7 +89,7 @@ def wants_color() -> bool:
 
 
 def titled(title: str | None = None, *columns: str, show_header: bool = True) -> Table:
-    """An empty table under a title, whose control characters are spelt out.
+    """An empty table under a title.
 
     Args:
         title: the title.
@@ -97,7 +100,7 @@ def titled(title: str | None = None, *columns: str, show_header: bool = True) ->
         box=None,
         pad_edge=False,
         show_header=show_header,
-        title=None if title is None else harmless(title),
+        title=title,
         title_justify="left",
         title_style="bold",
     )
@@ -121,26 +124,44 @@ def print_table(*parts: Shown, stderr: bool = False) -> None:
 
 
 def to_text(parts: Iterable[Shown], width: int = 100) -> str:
-    """Tables and lines without colour; text folds where a table is wider than `width`."""
+    """Tables and lines without colour; text folds where it is wider than `width`."""
     file = io.StringIO()
     _write(console(False, file=file), parts, width)
     return file.getvalue().removesuffix("\n")
 
 
 def _write(screen: Console, parts: Iterable[Shown], width: int) -> None:
-    wide = screen.options.update(width=WIDEST)
+    def line(text: Any, style: Any = None) -> None:
+        screen.width = width
+        screen.print(text, style=style, soft_wrap=width == WIDEST)
+
     for part in parts:
-        if isinstance(part, Table):
-            least = Measurement.get(screen, wide, part).maximum
-            for column in part.columns:
-                if column.justify == "right":
-                    column.no_wrap = True
-                elif not column.no_wrap:
-                    column.overflow = "fold"
-                    widths = [Measurement.get(screen, wide, cell).maximum for cell in column.cells]
-                    least -= max(0, max(widths, default=0) - NARROWEST)
-            screen.width = max(width, least)
-        screen.print(part)
+        if isinstance(part, str):
+            line(part)
+            continue
+        # A title may be wider than its table.
+        if part.title:
+            line(part.title, part.title_style)
+        screen.width = max(width, _narrowed(screen, part))
+        table = copy(part)
+        table.title = table.caption = None
+        screen.print(table, soft_wrap=False)
+        if part.caption:
+            line(part.caption, part.caption_style)
+
+
+def _narrowed(screen: Console, table: Table) -> int:
+    """Let text fold and figures not; return the width that the table then needs."""
+    wide = screen.options.update(width=WIDEST)
+    least = Measurement.get(screen, wide, table).maximum
+    for column in table.columns:
+        if column.justify == "right":
+            column.no_wrap = True
+        elif not column.no_wrap:
+            column.overflow = "fold"
+            widths = [Measurement.get(screen, wide, cell).maximum for cell in column.cells]
+            least -= max(0, max(widths, default=0) - NARROWEST)
+    return least
 
 
 def counted(count: int, name: str) -> str:

@@ -1,6 +1,5 @@
 """`python -m decoding_evals.uncertainty` is `decoding uncertainty`."""
 
-from decoding_evals.shell.running import run
-from decoding_evals.uncertainty.command import uncertainty
+from decoding_evals.shell.entry import enter
 
-run(uncertainty, "decoding_evals.uncertainty")
+enter("decoding_evals.uncertainty.command:uncertainty", "decoding_evals.uncertainty")

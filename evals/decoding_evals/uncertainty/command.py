@@ -13,8 +13,8 @@ from decoding_evals.reading import prompts as reading
 from decoding_evals.reading.chats import read_chat
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
+    MOST_TOKENS,
     Command,
-    least,
     model_options,
     option,
     output_options,
@@ -25,6 +25,7 @@ from decoding_evals.shell.options import (
 )
 from decoding_evals.shell.output import RecordFile, Unfinished
 from decoding_evals.shell.plots import check_plot, plot_option, write_plot
+from decoding_evals.showing.lines import note, say
 
 if TYPE_CHECKING:
     from decoding.models.loading import LanguageModel
@@ -51,8 +52,10 @@ column_options = stacked(
 @column_options
 @model_options
 @setting_options
-@option("--num-samples N", "Sampled answers per prompt.", type=least(2), default=10)
-@option("--max-new-tokens N", default=50)
+@option(
+    "--num-samples N", "Sampled answers per prompt.", type=click.IntRange(2, 10_000), default=10
+)
+@option("--max-new-tokens N", type=click.IntRange(1, MOST_TOKENS), default=50)
 @reading.answer_options
 @option("--batch-size N", "Sequences that run together.", default=32)
 @option(
@@ -60,7 +63,9 @@ column_options = stacked(
     "A model of an ensemble; give it at least twice. Without --model the first one answers.",
     multiple=True,
 )
-@option("--mc-dropout K", "K passes with dropout on, as an ensemble.", type=least(2))
+@option(
+    "--mc-dropout K", "K passes with dropout on, as an ensemble.", type=click.IntRange(2, 10_000)
+)
 @option(
     "--nli-model NAME|FOLDER",
     "Sort answers by meaning with this entailment model.  [default: by normalised text]",
@@ -117,10 +122,10 @@ def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
         empty = sum(record.pop("empty") for record in done)
         if empty:
             answers = counted(empty, "empty greedy answer")
-            click.echo(f"{answers} to {counted(len(rows), 'prompt')}", err=True)
+            note(f"{answers} to {counted(len(rows), 'prompt')}")
         if destination.on_screen:
             samples = counted(options["num_samples"], "sample")
-            click.echo(f"{settings}, {samples} each, seed {seed}")
+            say(f"{settings}, {samples} each, seed {seed}")
         if not judged:
             return
         summary = EstimatorEvaluation(
@@ -192,6 +197,7 @@ def _others(
     """The arguments that hold other models than the one that answers."""
     from decoding.models.devices import input_device
     from decoding_evals.judging.entailment import EntailmentModel
+    from decoding_evals.shell.progress import status
     from decoding_evals.uncertainty.epistemic import checkpoint_members, dropout_members
 
     if loaded:
@@ -200,9 +206,10 @@ def _others(
     others: dict[str, Any] = {"members": checkpoint_members(loaded) if loaded else ()}
     if options["nli_model"] is not None:
         device, trust = input_device(language_model.model), options["trust_remote_code"]
-        others["entailment"] = EntailmentModel(
-            options["nli_model"], device=device, trust_remote_code=trust
-        )
+        with status(f"loading {options['nli_model']}"):
+            others["entailment"] = EntailmentModel(
+                options["nli_model"], device=device, trust_remote_code=trust
+            )
     if options["mc_dropout"]:
         others["dropout"] = dropout_members(language_model, options["mc_dropout"], seed=seed)
     return others

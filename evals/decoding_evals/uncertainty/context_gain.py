@@ -107,7 +107,7 @@ def context_gain(
                         f"{length} tokens to read"
                     )
             except ValueError as error:
-                raise ValueError(f"row {number}: {error}") from None
+                raise ValueError(f"row {number + 1}: {error}") from None
             waiting.append((row, plain))
             yield from (plain, informed)
 

@@ -211,7 +211,7 @@ def uncertainty(
     ]
     for index, row in enumerate(rows):
         for number, phrasing in enumerate(row.phrasings()):
-            name = f"prompt {index}" + (f", paraphrase {number}" if number else "")
+            name = f"prompt {index + 1}" + (f", paraphrase {number}" if number else "")
             prompt_ids(language_model, phrasing, max_new_tokens, chat=chat, name=name)
     run = _Run(
         language_model=language_model,
@@ -264,7 +264,7 @@ class _Run:
             try:
                 results.append(self.result(index, row, *answers[row.asked()]))
             except ValueError as error:
-                raise ValueError(f"prompt {index}: {error}") from None
+                raise ValueError(f"prompt {index + 1}: {error}") from None
         return results
 
     def result(

@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from rich.text import Text
-
-from decoding_evals.showing.terminal import Shown, counted, harmless, number, titled
+from decoding_evals.showing.lines import quoted
+from decoding_evals.showing.terminal import Shown, counted, number, titled
 from decoding_evals.uncertainty.estimators import OF_MODEL
 
 PARTS = {
@@ -18,18 +17,20 @@ PARTS = {
 }
 
 
-def prompt_lines(record: dict[str, Any]) -> Iterator[Text]:
+def prompt_lines(record: dict[str, Any]) -> Iterator[Shown]:
     """What is known about one prompt."""
     prompt = record["prompt"] if record["context"] is None else "…\n" + record["prompt"]
-    yield Text(harmless(prompt), style="bold")
+    table = titled(prompt, "", "", show_header=False)
+    table.columns[0].no_wrap, table.columns[0].style = True, "dim"
     for label, text in _lines(record):
-        yield Text(f"  {label:<11}", style="dim") + Text(text)
-    yield Text()
+        table.add_row("  " + label, text)
+    yield table
+    yield ""
 
 
 def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     estimators = record["estimators"]
-    yield "greedy", _quoted(record["greedy"]) if record["greedy"] else "(empty)"
+    yield "greedy", quoted(record["greedy"]) if record["greedy"] else "(empty)"
     yield (
         "",
         f"-log p {number(estimators['MaximumSequenceProbability'])} nats, "
@@ -40,7 +41,7 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     entropy = record["next_token_entropy_nats"]
     yield "next token", f"H(p) {entropy:.3f} nats ({math.exp(entropy):.1f} choices)"
     candidates = record["next_token_candidates"]
-    yield "", " · ".join(f"{_quoted(t['text'], 16)} {t['probability']:.3f}" for t in candidates)
+    yield "", " · ".join(f"{quoted(t['text'], 16)} {t['probability']:.3f}" for t in candidates)
     yield from _samples(record)
     for name, part in record["epistemic"].items():
         first, rest = part["next_token"], part["continuation"]
@@ -55,7 +56,7 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
         before, after = number(gain["log_prob_nats"]), number(gain["context_log_prob_nats"])
         yield (
             "context",
-            f"{_share(gain['gain_nats'], '+.3f')} nats for {_quoted(gain['answer'], 40)}: "
+            f"{_share(gain['gain_nats'], '+.3f')} nats for {quoted(gain['answer'], 40)}: "
             f"log p {before} without it, {after} with it",
         )
     if record["correct"] is not None:
@@ -73,24 +74,25 @@ def _samples(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
         "samples",
         f"drawn from q, {record['settings']}: "
         f"{int(estimators['NumberOfDistinctAnswers'])} of {count} differ by "
-        f"{harmless(record['clustering'])}; similarity "
+        f"{record['clustering']}; similarity "
         f"{number(None if similarity is None else -similarity)}",
     )
-    yield "", f"most common {common['share']:.2f} {_quoted(common['text'])}"
+    yield "", f"most common {common['share']:.2f} {quoted(common['text'])}"
     names = {
         "RaoBlackwellSequenceEntropy": "from exact entropies",
         "MonteCarloSequenceEntropy": "from surprisals",
     }
-    better = record["better_sequence_entropy"]
+    better, cut = record["better_sequence_entropy"], record["samples_cut_off"]
     for name in sorted(names, key=lambda name: name != better):
         figure = f"H(q) {number(estimators[name])} ± {number(errors[name])} nats {names[name]}"
         if name == better:
-            yield "entropy", f"{figure} (the smaller error: read this one)"
+            advice = "" if cut else ": read this one"
+            yield "entropy", f"{figure} (the smaller error{advice})"
         else:
             yield "", figure
-    cut = record["samples_cut_off"]
     if cut:
-        yield "", f"{cut} of {count} samples were cut off: it is the entropy up to there"
+        verb = "was" if cut == 1 else "were"
+        yield "", f"{cut} of {count} samples {verb} cut off: it is the entropy up to there"
 
 
 def evaluation_tables(summary: dict[str, Any]) -> Iterator[Shown]:
@@ -114,8 +116,8 @@ def evaluation_tables(summary: dict[str, Any]) -> Iterator[Shown]:
         undefined = str(entry["prompts_undefined"])
         table.add_row(name, "p" if of_model else "q", *figures, undefined)
     yield table
-    yield Text(f"p is the model's own distribution, q that of the samples: {summary['settings']}")
-    yield from map(Text, dict.fromkeys(entry["note"] for _, entry in found if entry["note"]))
+    yield f"p is the model's own distribution, q that of the samples: {summary['settings']}"
+    yield from dict.fromkeys(entry["note"] for _, entry in found if entry["note"])
 
 
 def _share(value: float | list[float] | None, form: str = ".3f") -> str:
@@ -123,9 +125,3 @@ def _share(value: float | list[float] | None, form: str = ".3f") -> str:
     if isinstance(value, list):
         return " to ".join(format(end, form) for end in value)
     return "-" if value is None else format(value, form)
-
-
-def _quoted(text: str, most: int = 60) -> str:
-    """A text in one line; a long one is cut at its end."""
-    plain = harmless(repr(text)[1:-1])
-    return f"“{plain if len(plain) <= most else plain[: most - 1] + '…'}”"

@@ -30,7 +30,7 @@ from oracle import (
         ({"num_beams": 2, "settings": GREEDY}, r"temperature=0 .* num_beams=2"),
         ({"num_beams": 2, "on_token": print}, r"on_token cannot follow beam search"),
         ({"chat": True}, r"chat needs a tokenizer with a chat template"),
-        ({"max_new_tokens": 62}, r"prompt 0 has 3 tokens.*max_new_tokens=62.*64.*at most 61"),
+        ({"max_new_tokens": 62}, r"prompt 1 has 3 tokens.*max_new_tokens=62.*64.*at most 61"),
     ],
 )
 def test_arguments_out_of_range_are_refused(toy, kwargs, message):
@@ -43,14 +43,14 @@ def test_the_whole_context_can_be_used(toy):
 
 
 def test_a_prompt_that_fills_the_context_must_be_shortened(toy):
-    with pytest.raises(ValueError, match=r"prompt 1 has 64 tokens.*context of 64: shorten"):
+    with pytest.raises(ValueError, match=r"prompt 2 has 64 tokens.*context of 64: shorten"):
         generate(toy, ["a", " ".join("ab" * 32)], max_new_tokens=1)
 
 
 def test_an_empty_prompt_without_bos_is_refused(toy):
     model, tokenizer = toy.model, copy.deepcopy(toy.tokenizer)
     tokenizer.bos_token = None
-    with pytest.raises(ValueError, match="prompt 1 is empty and the tokenizer has no BOS"):
+    with pytest.raises(ValueError, match="prompt 2 is empty and the tokenizer has no BOS"):
         generate(LanguageModel(model, tokenizer), ["a", ""], max_new_tokens=5)
 
 

@@ -221,7 +221,7 @@ def test_results_appear_in_order_while_later_prompts_wait(toy):
 
 def test_a_bad_prompt_is_refused_before_any_work_is_done(toy):
     model, calls = watched_calls(toy.model)
-    with pytest.raises(ValueError, match="prompt 30 has 64 tokens"):
+    with pytest.raises(ValueError, match="prompt 31 has 64 tokens"):
         generate(
             replace(toy, model=model),
             ["a"] * 30 + [" ".join("ab" * 32)],

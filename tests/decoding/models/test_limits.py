@@ -93,7 +93,7 @@ def test_the_decoder_of_whisper_has_a_limit_of_its_own():
 
 @pytest.mark.parametrize("name", ["mpt", "roberta"])
 def test_long_texts_are_cut_by_that_limit(name):
-    config, limit = CONFIGURATIONS[name]
+    config, _ = CONFIGURATIONS[name]
     model = LanguageModel(untrained(config), words(bos_token="<eos>", eos_token="<eos>"), "short")
     result = perplexity(model, ["a b c d e f g h " * 10])
     assert result.account.tokens_scored == 80 and result.account.windows > 1

@@ -266,7 +266,7 @@ def test_logits_that_are_no_numbers_are_refused_where_they_stand(toy_words, valu
         for window, _ in forcing.scan([Document(text) for text in texts], measure):
             windows.append((window.document, window.end))
 
-    with pytest.raises(NonFiniteLogitsError, match=r"^document 2, token 7: "):
+    with pytest.raises(NonFiniteLogitsError, match=r"^document 3, token 8: "):
         read()
     assert windows[:2] == [(0, 2), (1, 2)]  # those before it are given
     assert all(document < 2 or end <= 7 for document, end in windows)

@@ -134,6 +134,9 @@ def test_a_thousand_settings_and_no_more():
         "top_k=" + "|".join(map(str, range(1, 1002))),
         "temperature=0:1:1e-300",
         "temperature=0:1:1e-99999",
+        "temperature=0:1e999999:1",
+        "top_p=0.5,temperature=-1e999999:1:0.1",
+        "top_k=1:1e999999:1e99999",
     ):
         with pytest.raises(ValueError, match="a grid holds at most 1000 settings"):
             parse_grid(grid)

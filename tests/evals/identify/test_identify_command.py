@@ -57,17 +57,17 @@ def test_the_table_says_who_wrote_it_and_what_ruled_the_others_out(run):
     assert lines[0].startswith("-: ") and "none is named: " in lines[0]
     [row] = [line for line in lines if line.startswith("top_k=2")]
     assert re.search(
-        r"top_k=2 +0\.0000 +- +infinite +0\.\d+ +- +\d+ '.+' \(rank [\d,]+, 2 kept\)", row
+        r"top_k=2 +0\.0000 +- +infinite +0\.\d+ +- +\d+ “.+” \(rank [\d,]+, 2 kept\)", row
     )
     assert any(line.startswith("what moved the odds of raw to temperature=0.9") for line in lines)
     _, out, _ = run("identify", "--setting", "raw", "--setting", "top_k=2", "--setting",
                     "temperature=0.9", "--json", stdin=b"Once upon a zebra")  # fmt: skip
     record = json.loads(out)
     [entry] = record["ruled_out"]
-    assert f" {entry['token']} {entry['text']!r} (rank" in row
+    assert f" {entry['token'] + 1} “{entry['text']}” (rank" in row
     begin = next(i for i, line in enumerate(lines) if line.startswith("token  text"))
     shown = [int(line.split()[0]) for line in lines[begin + 1 :]]
-    assert shown == [token["token"] for token in record["deciding_tokens"]]
+    assert shown == [token["token"] + 1 for token in record["deciding_tokens"]]
     code, out, _ = run(
         "identify", "--setting", "greedy", "--setting", "top_k=2", stdin=WIKI.encode()
     )

@@ -362,9 +362,9 @@ def test_a_prompt_is_no_part_of_the_text(stories260k):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([("Once", [" upon", ""])], "row 0: choice 1 has no token to score"),
-        ([("Once", [" upon"]), ("a", [""])], "row 1: choice 0 has no token to score"),
-        ([("a", []), ("Once", [" upon"])], "row 0 has no choices"),
+        ([("Once", [" upon", ""])], "row 1: choice 2 has no token to score"),
+        ([("Once", [" upon"]), ("a", [""])], "row 2: choice 1 has no token to score"),
+        ([("a", []), ("Once", [" upon"])], "row 1 has no choices"),
     ],
 )
 def test_choices_without_tokens_and_rows_without_choices_are_refused(stories260k, rows, message):

@@ -226,7 +226,7 @@ def test_a_full_disk_leaves_the_old_file(suffix, fits):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     line = caught.value.format_message()
-    assert line.startswith(f"cannot write '{path.resolve()}': ") and "File too large" in line
+    assert line.startswith(f"cannot write '{path}': ") and "File too large" in line
     assert os.listdir() == [path.name] and path.read_text() == "old"
 
 

@@ -11,10 +11,12 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from decoding import DecodingSettings, generate
 from decoding_evals.judging.answers import rouge_l
 from decoding_evals.reading.prompts import read_prompt_rows
+from decoding_evals.showing.terminal import WIDEST, to_text
 from decoding_evals.uncertainty.epistemic import checkpoint_members, dropout_members
 from decoding_evals.uncertainty.estimators import answer
 from decoding_evals.uncertainty.evaluation import PromptRow, uncertainty
 from decoding_evals.uncertainty.summary import evaluate
+from decoding_evals.uncertainty.tables import prompt_lines
 from oracle import TOLERANCE, log_softmax, plogp, teacher_forced
 
 SHORT = {"num_samples": 3, "max_new_tokens": 6, "seed": 4}
@@ -170,7 +172,7 @@ def test_a_context_stands_before_the_prompt(stories):
         ({"chat": True}, "chat needs a tokenizer with a chat template"),
         ({"correctness": "luck"}, "correctness must be one of exact"),
         ({"settings": DecodingSettings(temperature=0)}, "greedy"),
-        ({"max_new_tokens": 2000}, "prompt 0 has"),
+        ({"max_new_tokens": 2000}, "prompt 1 has"),
     ],
 )
 def test_what_cannot_work_is_refused_first(stories, change, problem):
@@ -180,7 +182,7 @@ def test_what_cannot_work_is_refused_first(stories, change, problem):
 
 def test_a_paraphrase_that_does_not_fit_is_named(stories):
     rows = [PromptRow("a"), PromptRow("a", paraphrases=("b", "word " * 2000))]
-    with pytest.raises(ValueError, match="prompt 1, paraphrase 2 has"):
+    with pytest.raises(ValueError, match="prompt 2, paraphrase 2 has"):
         next(uncertainty(stories, rows, **SHORT))
 
 
@@ -208,9 +210,25 @@ def test_json_is_one_record_a_prompt(run, stories):
 def test_the_report_names_what_matters(run):
     code, out, err = run("uncertainty", "Tom \x1b[31m was", *FLAGS)
     assert code == 0 and "\x1b" not in out
-    for words in ("next token", "read this one", "choices", "differ by normalised text"):
+    for words in ("next token", "the smaller error", "choices", "differ by normalised text"):
         assert words in out
     assert "seed 1" in out and err == ""
+
+
+def test_a_figure_is_recommended_only_where_no_sample_was_cut_off(stories):
+    [result] = uncertainty(stories, "Tom said \"He's", num_samples=3, max_new_tokens=4, seed=1)
+    cut = str(result)
+    assert "3 of 3 samples were cut off" in cut and "the smaller error)" in cut
+    [result] = uncertainty(stories, "Tom", num_samples=2, max_new_tokens=90, seed=1, stop=["."])
+    assert result.record()["samples_cut_off"] == 0
+    assert "the smaller error: read this one)" in str(result)
+
+
+def test_answers_are_shown_as_they_are(stories):
+    [result] = uncertainty(stories, "Tom", num_samples=2, max_new_tokens=4, seed=1)
+    record = result.record() | {"greedy": 'He\'s "in" C:\\new می‌خواهم\n', "context": None}
+    shown = to_text(prompt_lines(record), WIDEST)
+    assert '“He\'s "in" C:\\new می‌خواهم\\n”' in shown
 
 
 def test_a_file_with_references_gets_an_evaluation(run, tmp_path):
@@ -305,7 +323,7 @@ def test_a_row_that_fails_late_costs_no_finished_ones(run, tmp_path):
         "uncertainty", "--prompts-file", rows, *FLAGS, "--batch-size", 2, "--output", "out.jsonl"
     )
     assert code == 1
-    assert "prompt 1: row 0: context, prompt and answer must fit" in err
+    assert "prompt 2: row 1: context, prompt and answer must fit" in err
     assert err.endswith("1 prompt of 2 finished\n")
     assert [row["prompt"] for row in lines((tmp_path / "out.jsonl").read_text())] == ["a"]
 
@@ -341,7 +359,7 @@ def test_a_row_that_fails_late_costs_no_finished_ones(run, tmp_path):
         (["--prompts-file", "list.jsonl"], 1, "references holds int"),
         (["a", "--evaluation", "out.jsonl"], 2, "different files"),
         (["a", "--separator", ""], 2, "--separator"),
-        (["word " * 2000], 1, "prompt 0 has"),
+        (["word " * 2000], 1, "prompt 1 has"),
     ],
 )
 def test_bad_input_is_one_line(run, tmp_path, arguments, code, message):

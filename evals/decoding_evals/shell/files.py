@@ -1,0 +1,117 @@
+"""Where files go that are finished: whole into their place, or into a pipe or device."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+_MOST_LINKS = 40
+"""How many links a path may lead through, as on Linux."""
+
+
+def check_target(option: str, path: Path, suffixes: Collection[str]) -> None:
+    """Refuse a file that could not be written, before any work is done.
+
+    Raises:
+        click.UsageError: another suffix, or a folder.
+        click.ClickException: no such folder.
+    """
+    if path.suffix.lower() not in suffixes:
+        *most, last = suffixes
+        raise click.UsageError(f"{option} takes {', '.join(most)} or {last}, got {str(path)!r}")
+    if path.is_dir():
+        raise click.UsageError(f"{option} {str(path)!r} is a folder")
+    if not Path(os.path.realpath(path)).parent.is_dir():
+        raise click.ClickException(f"the folder of {str(path)!r} does not exist")
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path leads to what is written into, not replaced: a pipe, a device, a socket, or a
+    file that is open already, as `/dev/stdout` is."""
+    try:
+        return _descriptor(path) is not None or not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+class Target(ExitStack):
+    """Where a file goes: links are followed and stay, and a file that is replaced hands on its
+    permissions.
+
+    A pipe or a device is opened at once, as a shell does it. Within this context there are
+    temporary files; they may be published, and are gone at its end.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._place = Path(os.path.realpath(path))
+        self._stream: BinaryIO | None = None
+        if is_stream(path):
+            number = _descriptor(path)
+            opened = os.dup(number) if number is not None else path
+            self._stream = self.enter_context(open(opened, "wb"))  # noqa: SIM115
+
+    def temporary(self) -> Path:
+        """A new empty file, beside the one that it may become."""
+        import tempfile
+
+        folder = self._place.parent if self._stream is None else None
+        handle, name = tempfile.mkstemp(dir=folder, prefix=f".{self._place.name[:99]}.")
+        os.close(handle)
+        path = Path(name)
+        self.callback(path.unlink, missing_ok=True)
+        return path
+
+    def publish(self, temporary: Path) -> None:
+        """Put a finished temporary file into its place."""
+        if self._stream is not None:
+            with temporary.open("rb") as finished:
+                shutil.copyfileobj(finished, self._stream)
+            self._stream.flush()
+        else:
+            temporary.chmod(_mode(self._place))
+            temporary.replace(self._place)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about a file into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise click.ClickException(
+            f"cannot write {str(path)!r}: {error.strerror or error}"
+        ) from error
+
+
+def _mode(path: Path) -> int:
+    """The permissions of a file, or those of a new one."""
+    with suppress(FileNotFoundError):
+        return stat.S_IMODE(path.stat().st_mode)
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
+
+
+def _descriptor(path: Path) -> int | None:
+    """The number of the descriptor of this process that a path leads to, if it leads to one."""
+    name = os.path.abspath(path)
+    for _ in range(_MOST_LINKS):
+        match = re.fullmatch(rf"/(?:dev|proc/(?:self|{os.getpid()}))/fd/(\d+)", name)
+        if match is not None:
+            return int(match[1])
+        if not os.path.islink(name):
+            break
+        name = os.path.normpath(os.path.join(os.path.dirname(name), os.readlink(name)))
+    return None
