@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from decoding.generation.run import Job, Run, evaluating
+from decoding.generation.run import Job, Run
 from decoding.generation.seeds import chosen_seed
+from decoding.generation.stepping import evaluating
 from decoding.models.chats import Chat, Conversation, Prompt, as_chat, last_of
 from decoding.models.detokenizing import Detokenizer
 from decoding.models.devices import input_device

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
@@ -22,7 +21,12 @@ from decoding.generation.prompts import prompt_ids
 from decoding.generation.result import Generation, StreamedToken
 from decoding.generation.sampler import Sampler
 from decoding.generation.seeds import check_seed, chosen_seed, uniforms
-from decoding.generation.stepping import check_generation, check_together, generated_together
+from decoding.generation.stepping import (
+    check_generation,
+    check_together,
+    evaluating,
+    generated_together,
+)
 from decoding.generation.stopping import Finished, StopStrings
 from decoding.models.batching import batches
 from decoding.models.chats import Chat, Conversation, Prompt, as_chat, last_of, listed_prompts
@@ -386,19 +390,6 @@ class Run:
                     on_token(StreamedToken(job.index, job.sample, token, text, entropies[row]))
 
         return listen
-
-
-@contextmanager
-def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Dropout off for the time of a call."""
-    trained = [module for module in model.modules() if module.training]
-    for module in trained:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in trained:
-            module.training = True
 
 
 def _chunks(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -126,3 +127,16 @@ class _Same(LogitsProcessor):  # type: ignore[misc]
 def _source(model: PreTrainedModel, ids: Tensor) -> Tensor:
     """Something for an encoder to read, the same for each row."""
     return probe_ids(model, SOURCE).repeat(len(ids), 1)
+
+
+@contextmanager
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Dropout off for the time of a call."""
+    trained = [module for module in model.modules() if module.training]
+    for module in trained:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in trained:
+            module.training = True

@@ -15,6 +15,7 @@ import click
 from decoding.models.chats import Chat, Conversation, Prompt
 from decoding_evals.reading import rows
 from decoding_evals.reading.chats import chat_options, conversation, read_chat
+from decoding_evals.reading.datasets import dataset_rows
 from decoding_evals.reading.records import Recorded, recorded
 from decoding_evals.reading.rows import FORMATS, Rows, listed
 from decoding_evals.shell.options import option, stacked
@@ -330,7 +331,7 @@ def _dataset(spec: str) -> Rows:
     from decoding_evals.shell.progress import status
 
     with status(f"loading {spec}"):
-        return rows.dataset_rows(spec)
+        return dataset_rows(spec)
 
 
 def _sources(path: Path) -> list[Rows | Path]:
