@@ -88,7 +88,7 @@ def test_what_is_finished_stays_when_a_signal_ends_the_command(number, code):
     out, err = process.communicate()
     assert (process.returncode, out) == (code, b"")
     done = len(records(Path("o.jsonl").read_text()))
-    assert err.decode() == f"Error: interrupted; {done} of 5000 sequences finished\n"
+    assert err.decode() == f"Error: interrupted; {done} sequences of 5,000 finished\n"
     assert 0 < done < 5000 and os.listdir() == ["o.jsonl"]
 
 
@@ -195,7 +195,7 @@ def test_a_billion_samples_begin_at_once():
     assert json.loads(process.stdout.readline())["sample"] == 0
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
-    assert process.returncode == 130 and b" of 1000000000 sequences finished" in err
+    assert process.returncode == 130 and b" of 1,000,000,000 finished" in err
 
 
 @pytest.mark.parametrize(

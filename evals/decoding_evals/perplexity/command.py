@@ -80,16 +80,12 @@ def perplexity(protocol: str, errors: str, **options: Any) -> None:
 
 
 def _check(protocol: str, windows: Windows) -> None:
-    """Refuse what a protocol fixes with a click.UsageError."""
+    """Refuse what a protocol fixes with a ValueError."""
     from decoding_evals.shell.progress import status
 
     with status(f"loading protocol {protocol}"), uncollected():
         from decoding_evals.perplexity.protocols import PROTOCOLS as RULES
-
-    try:
-        RULES[protocol].check(windows)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    RULES[protocol].check(windows)
 
 
 def _all_protocols(measured: Callable[[str], PerplexityResult]) -> Iterator[PerplexityResult]:

@@ -95,7 +95,7 @@ class Inputs:
             `Spoken` where a cell holds a list of messages.
         usual: the column where none is named.
         talk: how conversations are read; None where they are not.
-        dataset: instead of paths, `NAME[:CONFIG][:SPLIT]`; see `rows.dataset_rows`.
+        dataset: instead of paths, `NAME[:CONFIG][:SPLIT]`; see `dataset_rows`.
         records: take the rows that `decoding generate` recorded, those with a list of `tokens`, as
             `Recorded`, unless a column is named. Standard input may then be its JSON Lines too.
         skip_bad_rows: count broken rows in `skipped_rows` instead of stopping at the first: bad
@@ -214,8 +214,16 @@ class Inputs:
         return said_by(tokenizer, conversation, self.talk.roles, chat=self.talk.chat or True)
 
     def texts(self) -> Iterator[str]:
-        """The texts where there are neither prompts nor records."""
-        return ("".join(item.pieces) for item in self if isinstance(item, Text))
+        """The texts where there are neither prompts nor records.
+
+        Raises:
+            click.ClickException: a conversation, of which a part is scored alone.
+        """
+        for item in self:
+            if isinstance(item, Spoken):
+                raise click.ClickException(f"{item.name!r} is a conversation, not a text")
+            if isinstance(item, Text):
+                yield "".join(item.pieces)
 
     def prompts(self) -> Iterator[Prompt]:
         """The texts and conversations."""

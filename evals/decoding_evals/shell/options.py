@@ -56,6 +56,8 @@ class Command(click.Command):
         """
         try:
             return super().invoke(ctx)
+        except OSError:  # some are ValueErrors as well
+            raise
         except ValueError as error:
             kind, message = click.ClickException, str(error)
             options = [p for p in self.params if isinstance(p, click.Option)]
@@ -295,17 +297,14 @@ def read_windows(options: dict[str, Any]) -> Windows:
     """The windows that `scoring_options` ask for, or those of them that a command has.
 
     Raises:
-        click.UsageError: a stride longer than the context.
+        ValueError: one is outside its range.
     """
     from decoding.scoring.windows import Windows
 
     names = ("context", "stride", "bos", "batch_size")
     windows = Windows(**{name: options[name] for name in names if name in options})
-    try:
-        if windows.context is not None:
-            windows.within(None)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    if windows.context is not None:
+        windows.within(None)
     return windows
 
 

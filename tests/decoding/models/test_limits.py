@@ -140,16 +140,16 @@ def test_a_larger_tokenizer_changes_nothing_where_its_tokens_do_not_occur(
 
 def test_a_token_without_a_row_is_refused_by_name_where_it_occurs(larger_tokenizer):
     named = r"must be in \[0, 17\), got 17 in {} \('<image>'\): the tokenizer has 19 tokens"
-    with pytest.raises(ValueError, match=named.format("prompt 1")):
+    with pytest.raises(ValueError, match=named.format("prompt 2")):
         generate(larger_tokenizer, ["a", "b <image> c"], max_new_tokens=2)
-    with pytest.raises(ValueError, match=named.format("document 1")):
+    with pytest.raises(ValueError, match=named.format("document 2")):
         list(score(larger_tokenizer, ["a b", "b <image> c"]))
     larger_tokenizer.tokenizer.bos_token = "<image>"
     for use, text in ((generate, ""), (score, "a")):
-        with pytest.raises(ValueError, match=r"got 17 in .* 0 \('<image>'\)"):
+        with pytest.raises(ValueError, match=r"got 17 in .* 1 \('<image>'\)"):
             list(use(larger_tokenizer, [text]))
     larger_tokenizer.tokenizer.bos_token = "<eos>"
-    with pytest.raises(ValueError, match=named.format("document 0")):
+    with pytest.raises(ValueError, match=named.format("document 1")):
         list(score(larger_tokenizer, [TokenDocument([3, 17])]))
 
 

@@ -89,8 +89,12 @@ def test_a_model_without_bos_and_eos_is_examined(request, quick, name):
     result = doctor(without_special_tokens(request.getfixturevalue(name)))
     assert result.passed
     skipped = {check.name: check.message for check in result.checks if check.status == "skipped"}
-    assert skipped == {"reference text with BOS": "the tokenizer has neither BOS nor EOS"}
-    assert any("neither BOS nor EOS: the first token" in note for note in result.notes)
+    # One of the two puts a token in front all the same, by its template.
+    puts_nothing = name == "stories"
+    none = {"reference text with BOS": "the tokenizer has neither BOS nor EOS"}
+    assert skipped == (none if puts_nothing else {})
+    said = any("neither BOS nor EOS: the first token" in note for note in result.notes)
+    assert said == puts_nothing
 
 
 def nan_everywhere(model):

@@ -57,7 +57,7 @@ def test_an_option_of_several_values_is_given_often(run):
         (["generate", "Once", "--top-p", 2], 2, "--top-p must be in "),
         (["generate", "Once", "--setting", "top_p=2", "--top-k", 3], 2, "top_p must be in "),
         # Nobody chose what the prompt leaves no room for.
-        (["generate", "Once " * 600], 1, "prompt 0 has "),
+        (["generate", "Once " * 600], 1, "prompt 1 has "),
     ],
 )
 def test_what_is_refused_is_called_by_its_option(run, arguments, code, message):

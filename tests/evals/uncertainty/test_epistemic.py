@@ -349,9 +349,9 @@ def test_a_context_that_gives_the_answer_gains(stories):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (ContextRow("a", "b", ""), "row 1: answer must have at least one token"),
-        (ContextRow("", "b", ""), "row 1: answer must have at least one token"),
-        (ContextRow("a", "dog " * 600, "b"), "row 1: context, .* model's 512 positions, got 60"),
+        (ContextRow("a", "b", ""), "row 2: answer must have at least one token"),
+        (ContextRow("", "b", ""), "row 2: answer must have at least one token"),
+        (ContextRow("a", "dog " * 600, "b"), "row 2: context, .* model's 512 positions, got 60"),
     ],
 )
 def test_rows_that_cannot_be_scored_are_named(stories, row, message):
