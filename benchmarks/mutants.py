@@ -24,8 +24,7 @@ OPERATORS = {
     ast.And: "and", ast.Or: "or",
 }  # fmt: skip
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-# f-strings: before Python 3.12, positions within them are those of another text.
-SKIPPED_NODES, SKIPPED_FIELDS = (ast.JoinedStr,), ("annotation", "returns")
+SKIPPED_FIELDS = ("annotation", "returns")
 
 
 class Mutant(NamedTuple):
@@ -59,7 +58,10 @@ class Mutant(NamedTuple):
 def walk(
     node: ast.AST, lines: range = range(0), at_import: bool = True
 ) -> Iterator[tuple[ast.AST, range, bool]]:
-    """Every node, with the lines of its statement and whether it runs at import."""
+    """Every node, with the lines of its statement and whether it runs at import.
+
+    f-strings are left out: before Python 3.12, positions within them are those of another text.
+    """
     if isinstance(node, ast.stmt):
         body = getattr(node, "body", None)
         last = body[0].lineno - 1 if body else node.end_lineno
@@ -68,9 +70,9 @@ def walk(
     for field, value in ast.iter_fields(node):
         inner = at_import and not (field == "body" and isinstance(node, FUNCTIONS))
         for child in value if isinstance(value, list) else [value]:
-            if isinstance(child, ast.AST) and field not in SKIPPED_FIELDS:
-                if not isinstance(child, SKIPPED_NODES):
-                    yield from walk(child, lines, inner)
+            skipped = field in SKIPPED_FIELDS or isinstance(child, ast.JoinedStr)
+            if isinstance(child, ast.AST) and not skipped:
+                yield from walk(child, lines, inner)
 
 
 class Places:
