@@ -162,7 +162,7 @@ class Work:
 
     def _serve(self, function: Callable[[], Any], sender: Connection) -> None:
         os.setsid()
-        log = os.open(self.folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        log = os.open(self.folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.chdir(self.tree)
@@ -195,8 +195,8 @@ class Work:
             coverage.save()
             return code
 
-        code = self.in_child(run)
-        if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        known_all = pytest.ExitCode.NO_TESTS_COLLECTED
+        if self.in_child(run) not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, known_all):
             raise click.ClickException(f"the map is not complete: see {self.folder}/log.txt")
 
 
