@@ -27,6 +27,7 @@ from decoding.scoring.windows import Windows
 from decoding_evals.attention import evaluation as module
 from decoding_evals.attention.evaluation import attention
 from decoding_evals.attention.figure import plot_attention
+from pictures import drawn
 
 NATS = 1e-5
 TEXT = "Once upon a time, Lily didn't see the 日本 cat 🙂.\n She was  sad!"
@@ -373,6 +374,9 @@ def test_the_plot_has_every_head(run, stories):
     assert_allclose(whole.images[0].get_array(), record["normalized_entropy"])
     assert_allclose(without.images[0].get_array(), record["without_sink_normalized_entropy"])
     assert [line.get_xydata().tolist() for line in whole.lines] == [[[2, 1]]]
+    for text, box in drawn(figure):
+        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, text
+        assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1, text
     code, _, _ = run("attention", "--plot", "a.png", stdin=TEXT.encode())
     assert code == 0 and Path("a.png").read_bytes().startswith(b"\x89PNG")
 

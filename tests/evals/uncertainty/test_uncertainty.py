@@ -206,6 +206,12 @@ def test_json_is_one_record_a_prompt(run, stories):
     assert lines(out) == plain(want)
 
 
+def test_ten_answers_are_drawn_unless_told_otherwise(run):
+    code, out, _ = run("uncertainty", "Tom was", "--max-new-tokens", 1, "--json")
+    assert code == 0 and len(json.loads(out)["samples"]) == 10
+    assert "[default: 10" in run("uncertainty", "--help")[1]
+
+
 def test_the_report_names_what_matters(run):
     code, out, err = run("uncertainty", "Tom \x1b[31m was", *FLAGS)
     assert code == 0 and "\x1b" not in out
