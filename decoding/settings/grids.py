@@ -25,7 +25,7 @@ def parse_grid(text: str) -> list[DecodingSettings]:
     size = 1
     for part in text.split(","):
         name, separator, values = (piece.strip() for piece in part.partition("="))
-        if not separator or not name or not values:
+        if not separator or not name.isidentifier() or not values:
             raise ValueError(f"a grid is like temperature=0.5:1.5:0.1,top_p=0.9, got {text!r}")
         numbers = [number for piece in values.split("|") for number in _values(name, piece)]
         axes.append([f"{name}={number}" for number in numbers])
@@ -37,11 +37,12 @@ def parse_grid(text: str) -> list[DecodingSettings]:
 
 def _values(name: str, text: str) -> list[str]:
     """The numbers of `start:stop:step`, in decimal arithmetic, so that 0.1 steps stay exact."""
-    bounds = text.split(":")
+    bounds = [bound.strip() for bound in text.split(":")]
     if len(bounds) == 1:
-        return [text.strip()]
+        return bounds
+    text = ":".join(bounds)
     try:
-        start, stop, step = (Decimal(bound.strip()) for bound in bounds)
+        start, stop, step = map(Decimal, bounds)
         if not step.is_finite():
             raise ValueError
         count = math.floor((stop - start) / step) + 1 if step > 0 else 0
