@@ -27,6 +27,7 @@ from decoding.scoring.windows import Windows
 from decoding_evals.attention import evaluation as module
 from decoding_evals.attention.evaluation import attention
 from decoding_evals.attention.figure import plot_attention
+from decoding_evals.attention.tables import layer_table
 from pictures import drawn
 
 NATS = 1e-5
@@ -336,6 +337,19 @@ def test_the_shell_prints_the_record(run, stories):
     assert rows[after + 3][:2] == [str(narrowest[1]), str(narrowest[2])]
     assert rows[after + 3][3] == f"{narrowest[0]:.3f}"
     assert max(map(len, lines)) <= 80
+
+
+def test_a_layer_shows_its_heads_mean_narrowest_and_broadest(stories):
+    [got] = attention(stories, [TEXT])
+    cells = [list(column.cells) for column in layer_table(got.record()).columns]
+    for layer, row in enumerate(zip(*cells, strict=True)):
+        heads = got.normalized_entropy[layer]
+        want = (
+            np.mean(got.entropy_nats[layer]), heads.mean(), heads.min(), heads.max(),
+            np.mean(got.without_sink_normalized_entropy[layer]), np.mean(got.sink_weight[layer]),
+        )  # fmt: skip
+        assert row[0] == str(layer)
+        assert_allclose([float(cell) for cell in row[1:-1]], want, atol=6e-4)
 
 
 def test_ctrl_c_keeps_the_finished_texts(run, monkeypatch):
