@@ -27,8 +27,6 @@ from decoding.scoring.windows import Windows
 from decoding_evals.attention import evaluation as module
 from decoding_evals.attention.evaluation import attention
 from decoding_evals.attention.figure import plot_attention
-from decoding_evals.attention.tables import layer_table
-from pictures import drawn
 
 NATS = 1e-5
 TEXT = "Once upon a time, Lily didn't see the 日本 cat 🙂.\n She was  sad!"
@@ -339,19 +337,6 @@ def test_the_shell_prints_the_record(run, stories):
     assert max(map(len, lines)) <= 80
 
 
-def test_a_layer_shows_its_heads_mean_narrowest_and_broadest(stories):
-    [got] = attention(stories, [TEXT])
-    cells = [list(column.cells) for column in layer_table(got.record()).columns]
-    for layer, row in enumerate(zip(*cells, strict=True)):
-        heads = got.normalized_entropy[layer]
-        want = (
-            np.mean(got.entropy_nats[layer]), heads.mean(), heads.min(), heads.max(),
-            np.mean(got.without_sink_normalized_entropy[layer]), np.mean(got.sink_weight[layer]),
-        )  # fmt: skip
-        assert row[0] == str(layer)
-        assert_allclose([float(cell) for cell in row[1:-1]], want, atol=6e-4)
-
-
 def test_ctrl_c_keeps_the_finished_texts(run, monkeypatch):
     def interrupted(*arguments, **options):
         yield next(attention(*arguments, **options))
@@ -390,9 +375,6 @@ def test_the_plot_has_every_head(run, stories):
     assert_allclose(whole.images[0].get_array(), record["normalized_entropy"])
     assert_allclose(without.images[0].get_array(), record["without_sink_normalized_entropy"])
     assert [line.get_xydata().tolist() for line in whole.lines] == [[[2, 1]]]
-    for text, box in drawn(figure):
-        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, text
-        assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1, text
     code, _, _ = run("attention", "--plot", "a.png", stdin=TEXT.encode())
     assert code == 0 and Path("a.png").read_bytes().startswith(b"\x89PNG")
 
