@@ -12,11 +12,18 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+from test_architecture import PACKAGES, imports
 
 from hatch_build import long_description
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+# Of those who use it; `dev` and `docs` are for those who work on it.
+EXTRAS = {
+    extra: wanted
+    for extra, wanted in PROJECT["optional-dependencies"].items()
+    if extra not in ("dev", "docs")
+}
 RELATIVE = r"\]\((?!https?:)([^)#\s]+)"
 
 
@@ -89,6 +96,15 @@ def test_links_and_pictures_of_the_readme_lead_to_the_public_repository():
         "[Words](https://example.org/d/blob/v1.2/docs/words.md#bits) [there](https://a.b) [x](#y)"
     )
     assert long_description(readme, None, "1.2") == "*A story* Words [there](https://a.b) [x](#y)"
+
+
+def test_what_is_imported_is_declared():
+    declared = {Requirement(text).name for text in sum(EXTRAS.values(), PROJECT["dependencies"])}
+    with_transformers = {"huggingface_hub", "safetensors", "tokenizers"}
+    known = {*PACKAGES, *declared, *with_transformers, *sys.stdlib_module_names}
+    for folder in PACKAGES.values():
+        for file in folder.rglob("*.py"):
+            assert {name.split(".")[0] for name in imports(file)} <= known, file
 
 
 def test_the_oldest_environment_has_every_lower_bound():
