@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 
-.PHONY: demo test check test-gpu real test-oldest wheel-test docs picture architectures bench bench-gpu validate peers lm-polygraph clean
+.PHONY: demo test check test-gpu real test-oldest wheel-test docs picture architectures bench bench-gpu mutation validate peers lm-polygraph clean
 
 demo: .venv/.installed
 	$(BIN)/decoding generate "Once upon a time" --temperature 0.8 --top-p 0.95 --color
@@ -25,7 +25,7 @@ test-gpu: .venv/.installed-dev
 real: .venv/.installed-dev build/real/.fetched
 	$(BIN)/python -m pytest -m real
 
-# The suite on the oldest supported transformers, in an environment of its own.
+# The suite on the lower bound of every dependency, in an environment of its own.
 test-oldest: .venv-oldest/.installed
 	$(OLDEST)/python -m pytest -n auto --dist worksteal
 
@@ -68,6 +68,10 @@ bench: .venv/.installed-dev
 
 bench-gpu: .venv/.installed-dev
 	$(BIN)/python benchmarks/gpu.py
+
+# Whether the tests see operators changed at random in product code, into benchmarks/RESULTS.md.
+mutation: .venv/.installed-dev
+	$(BIN)/python benchmarks/mutation.py
 
 # Whether stated errors and posteriors hold, and what samplers do to text, into benchmarks/RESULTS.md; WORK keeps what is finished.
 DATA ?= ../shared/data

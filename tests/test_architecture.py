@@ -25,6 +25,8 @@ HEAVY = {
     "datasets", "matplotlib", "numpy", "pandas", "pyarrow", "rich", "scipy", "torch",
     "transformers",
 }  # fmt: skip
+# What serves one command, or an option, and would delay all others.
+SPECIAL = {"datasets", "jinja2", "matplotlib", "nltk", "pandas", "pyarrow", "scipy"}
 # Each folder imports only from those above it.
 FOLDERS = {
     "decoding": [
@@ -61,16 +63,20 @@ PURE = sorted(
 )
 
 
-def imports(path, *, typing_too=True):
-    """Top-level names of all the modules that a file imports."""
-    tree = ast.parse(path.read_text())
-    if not typing_too:
-        tree.body = [
-            node
-            for node in tree.body
-            if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
-        ]
-    for node in ast.walk(tree):
+def at_start(node):
+    """The nodes that run when a module is imported."""
+    if isinstance(node, ast.FunctionDef) or (
+        isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ):
+        return
+    yield node
+    for child in ast.iter_child_nodes(node):
+        yield from at_start(child)
+
+
+def imports(path, nodes=ast.walk):
+    """Names of all the modules that a file imports."""
+    for node in nodes(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -131,6 +137,13 @@ def test_the_command_answers_without_torch(arguments):
         f"assert not {HEAVY} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_what_serves_one_command_waits_for_it(package):
+    """Some packages are imported within functions, or for type checking alone."""
+    for file in PACKAGES[package].rglob("*.py"):
+        assert not {name.split(".")[0] for name in imports(file, at_start)} & SPECIAL, file
 
 
 def test_every_public_name_resolves():

@@ -36,13 +36,16 @@ than the context. It was logged during training but not used to choose anything.
 
 ## Data and licence
 
-- Real stories: 1,571 of the 1,671 stories of a TinyStories excerpt (Eldan & Li 2023,
-  arXiv:2305.07759; CDLA-Sharing-1.0), taken {repeat} times. The last {count} are held out: neither
-  the tokenizer nor the model saw them.
-- Synthetic stories: 29,898 stories, 25 MB, drawn at temperature 1 and without truncation from a
-  story model of 3.6M parameters (MIT), so they are an unbiased sample of its distribution. A sharper
-  sample of the same model (temperature 0.85, top-p 0.97) was left out: it would teach the model to
-  be surer than the text warrants.
+| | real stories | synthetic stories |
+|---|---|---|
+| source | an excerpt of TinyStories (Eldan & Li 2023, arXiv:2305.07759), by way of the repository Bellman281/esp32-tinyLLM | drawn for this project from a story model of 3.6M parameters |
+| licence | CDLA-Sharing-1.0 | that of the story model is MIT; its name was not written down |
+| used | 1,571 of 1,671 stories, {repeat} times | 29,898 stories, 25 MB |
+
+The last {count} real stories are held out: neither the tokenizer nor the model saw them. The synthetic
+ones were drawn at temperature 1 and without truncation, so they are an unbiased sample of their
+model's distribution. A sharper sample of the same model (temperature 0.85, top-p 0.97) was left out:
+it would teach the model to be surer than the text warrants.
 
 The weights are under the licence of this package, Apache-2.0.
 

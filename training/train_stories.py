@@ -114,6 +114,8 @@ def export(model: GPT2LMHeadModel, tokenizer: Tokenizer, out: Path) -> None:
     special = {f"{kind}_token": END for kind in ("bos", "eos", "pad")}
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
+        # Transformers 4 would add token types, to whose embeddings GPT-2 gives a meaning.
+        "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": CONTEXT,
         "clean_up_tokenization_spaces": False,
         **special,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import log_softmax  # type: ignore[import-untyped]
 
 FloatArray = NDArray[np.float64]
 
@@ -33,8 +32,9 @@ def log_posterior(log_likelihoods: ArrayLike, prior: ArrayLike | None = None) ->
     if np.isnan(values).any() or (values == np.inf).any():
         raise ValueError("log_likelihoods must be in [-inf, inf), got NaN or inf")
     joint = values + np.log(normalised_prior(values.shape[-1], prior))
-    known = np.isfinite(joint).any(-1, keepdims=True)
-    return np.where(known, log_softmax(np.where(known, joint, 0), axis=-1), np.nan)
+    largest = joint.max(-1, keepdims=True)
+    below = joint - np.where(np.isfinite(largest), largest, np.nan)
+    return below - np.log(np.exp(below).sum(-1, keepdims=True))  # type: ignore[no-any-return]
 
 
 def normalised_prior(candidates: int, prior: ArrayLike | None = None) -> FloatArray:

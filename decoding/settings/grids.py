@@ -26,7 +26,7 @@ def parse_grid(text: str) -> list[DecodingSettings]:
     size = 1
     for part in pieces(text, ","):
         name, separator, values = (piece.strip() for piece in part.partition("="))
-        if not separator or not name or not values:
+        if not separator or not name.isidentifier() or not values:
             raise ValueError(f"a grid is like temperature=0.5:1.5:0.1,top_p=0.9, got {text!r}")
         numbers = [number for piece in pieces(values, "|") for number in _values(name, piece)]
         axes.append([f"{name}={number}" for number in numbers])
@@ -38,11 +38,12 @@ def parse_grid(text: str) -> list[DecodingSettings]:
 
 def _values(name: str, text: str) -> list[str]:
     """The numbers of `start:stop:step`, in decimal arithmetic, so that 0.1 steps stay exact."""
-    bounds = pieces(text, ":")
+    bounds = [bound.strip() for bound in pieces(text, ":")]
     if len(bounds) == 1:
-        return [text.strip()]
+        return bounds
+    text = ":".join(bounds)
     try:
-        start, stop, step = (Decimal(bound.strip()) for bound in bounds)
+        start, stop, step = map(Decimal, bounds)
         if not all(bound.is_finite() for bound in (start, stop, step)):
             raise ValueError
         with localcontext(Context(traps=[InvalidOperation])):  # too many are infinitely many

@@ -6,7 +6,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decoding.inference.intervals import MAX_BLOCKS, BlockSums, ratio_of_sums
+from decoding.inference.intervals import MAX_BLOCKS, BlockSums, ratio_of_sums, student_t
 
 floats = st.floats(-100, 100)
 
@@ -16,6 +16,13 @@ def test_units_of_one_observation_give_the_textbook_error(values):
     got = ratio_of_sums(values, np.ones(len(values)))
     assert got.mean == pytest.approx(np.mean(values), abs=1e-9)
     assert got.standard_error == pytest.approx(scipy.stats.sem(values), abs=1e-9)
+
+
+@pytest.mark.parametrize("level", [1e-3, 0.5, 0.9, 0.95, 0.99, 0.9999])
+def test_quantiles_are_students(level):
+    for freedom in (*range(1, 41), 99, 100, 1000, 100_001):
+        expected = scipy.stats.t.ppf((1 + level) / 2, freedom)
+        assert student_t(level, freedom) == pytest.approx(expected, rel=1e-9)
 
 
 def test_interval_is_students():

@@ -49,6 +49,11 @@ def test_prompts_padded_by_the_tokenizer_go_on_as_they_do_alone(stories):
     assert tokens_after(prompts) == [row for prompt in prompts for row in tokens_after([prompt])]
 
 
+def test_the_tokenizer_gives_what_the_model_is_to_read(stories):
+    """Transformers 4 would add token types, and GPT-2 their embeddings."""
+    assert set(stories.tokenizer("Once upon a time")) == {"input_ids", "attention_mask"}
+
+
 @given(st.text())
 @settings(derandomize=True)
 def test_any_text_round_trips(stories, text):

@@ -4,7 +4,7 @@ from fractions import Fraction
 from itertools import product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from decoding.settings.grids import MOST_SETTINGS, parse_grid
@@ -78,6 +78,8 @@ def test_a_grid_is_the_product_of_its_lists(temperatures, masses):
 
 @checked
 @given(st.text(st.sampled_from("temperature=0.5:1,|topk_-+einfa \n"), max_size=40))
+@example("0\n0=:")
+@example("temperature=1\n:\n0:1")
 def test_any_text_is_a_grid_or_refused_in_one_line(text):
     message = ""
     try:

@@ -272,7 +272,9 @@ def test_bos_is_read_once(stories):
 def test_nothing_to_choose_is_null_everywhere(stories):
     empty, single = attention(stories, ["", "a"], windows=Windows(bos="never"))
     assert json.dumps([empty.record(), single.record()], allow_nan=False)
-    assert empty.record()["collapsed_share"] is None and empty.record()["tokens"] == 0
+    nothing = empty.record()
+    assert (nothing["layers"], nothing["heads"], nothing["tokens"]) == (0, 0, 0)
+    assert nothing["collapsed_share"] is None
     assert single.record()["entropy_nats"] == [[None] * 4] * 4
     assert single.record()["collapsed_share"] is None
 

@@ -110,8 +110,9 @@ def test_every_number_of_settings_is_legible_at_the_width_of_a_page(size):
     assert f"[{least[1] + 1}]" in named
 
 
-def test_names_beside_points_cover_no_point():
-    record = comparison(25)
+@pytest.mark.parametrize("size", [25, 60])
+def test_names_beside_points_cover_no_point(size):
+    record = comparison(size)
     figure = plot_comparison(record)
     texts = drawn(figure)
     frontier = figure.axes[0]

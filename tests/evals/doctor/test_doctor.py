@@ -153,6 +153,7 @@ BREAKS = {
     "temperature, in the module": (warm_module, "head", "a temperature of 1.3 that the config"),
     "temperature, around it": (warm_wrapper, "head", "a temperature of 1.3 that the config"),
     "temperature, in the weights": (warm_weights, "head", "a temperature of 1.3 baked into"),
+    "upside down": (edited(lambda z: -z / 2), "head", "does more than its configuration says"),
     "stale keys": (cached_by(StaleCache), "cache", "returns stale or wrong keys"),
     "frozen keys": (cached_by(FrozenCache), "cache", "returns stale or wrong keys"),
     "no mask": (unmasked, "left padding", "padding leaks through attention"),

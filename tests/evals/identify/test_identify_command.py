@@ -160,6 +160,15 @@ def test_a_line_ends_where_its_candidate_is_ruled_out(stories260k):
     assert len(axes.get_xticklabels()) == len(result.tokens)
 
 
+def test_the_likeliest_lies_above_the_others_and_the_legend_covers_nothing(stories260k):
+    result, axes = plotted(stories260k, "Once upon a time there was a dog.", SPECS[:4])
+    lines = {line.get_label(): line for line in axes.lines}
+    heights = [lines[SPECS[k]].get_zorder() for k in result.ranking()]
+    assert len(heights) > 1 and heights == sorted(set(heights), reverse=True)
+    legend, figure = axes.get_legend().get_window_extent(), axes.figure
+    assert legend.x0 >= axes.bbox.x1 and legend.x1 <= figure.bbox.x1
+
+
 def test_odd_inputs_are_drawn_without_a_warning(stories260k, recwarn):
     grid = [f"temperature={0.5 + place / 10:g}" for place in range(12)]
     _, axes = plotted(stories260k, "She saw a dog. " * 30, grid)

@@ -360,6 +360,25 @@ def test_a_prompt_is_no_part_of_the_text(stories260k):
 
 
 @pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ("Once upon a time", " there was a cat."),
+        ("Once upon a ti", "me there was a cat."),  # a token of both
+        ("Once upon a time ", "there was a cat."),
+        ("Hi ", "😀 yes"),
+    ],
+)
+@pytest.mark.parametrize("name", ["stories260k", "stories", "random_gpt2"])
+def test_spans_partition_the_text_after_a_prompt(request, name, prompt, text):
+    """A token that begins in the prompt has what it holds of the text."""
+    [got] = score(request.getfixturevalue(name), [Document(text, prompt)])
+    starts, ends = got.starts.tolist(), got.ends.tolist()
+    assert (starts[0], ends[-1]) == (0, len(text))
+    assert starts[1:] == ends[:-1] and starts == sorted(starts)
+    assert "".join(got.texts()) == text
+
+
+@pytest.mark.parametrize(
     ("rows", "message"),
     [
         ([("Once", [" upon", ""])], "row 1: choice 2 has no token to score"),

@@ -207,6 +207,18 @@ def test_json_is_one_record_a_prompt(run, stories):
     assert lines(out) == plain(want)
 
 
+def test_ten_answers_are_drawn_unless_told_otherwise(run):
+    code, out, _ = run("uncertainty", "Tom was", "--max-new-tokens", 1, "--json")
+    assert code == 0 and len(json.loads(out)["samples"]) == 10
+    assert "[default: 10" in run("uncertainty", "--help")[1]
+
+
+def test_answers_are_shown_between_quotes(run, stories):
+    [result] = uncertainty(stories, ["Tom was"], num_samples=2, max_new_tokens=4, seed=1)
+    assert result.greedy.text.replace(" ", "").isalpha()
+    assert f"greedy     “{result.greedy.text.strip()}”" in run("uncertainty", "Tom was", *FLAGS)[1]
+
+
 def test_the_report_names_what_matters(run):
     code, out, err = run("uncertainty", "Tom \x1b[31m was", *FLAGS)
     assert code == 0 and "\x1b" not in out
