@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from decoding_evals.reading.texts import Inputs, Text
+from decoding_evals.reading.items import Text
+from decoding_evals.reading.texts import Inputs
 
 
 def inputs(*names, **options):

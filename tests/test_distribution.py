@@ -100,7 +100,7 @@ def test_links_and_pictures_of_the_readme_lead_to_the_public_repository():
 
 def test_what_is_imported_is_declared():
     declared = {Requirement(text).name for text in sum(EXTRAS.values(), PROJECT["dependencies"])}
-    with_transformers = {"huggingface_hub", "safetensors", "tokenizers"}
+    with_transformers = {"huggingface_hub", "safetensors", "tokenizers", "yaml"}
     known = {*PACKAGES, *declared, *with_transformers, *sys.stdlib_module_names}
     for folder in PACKAGES.values():
         for file in folder.rglob("*.py"):

@@ -16,8 +16,9 @@ import click
 from decoding.models.chats import Conversation, Prompt
 from decoding_evals.reading import rows as reading
 from decoding_evals.reading.chats import chat_options, conversation
+from decoding_evals.reading.items import Talk
 from decoding_evals.reading.rows import FORMATS, is_utf8, kind_name, listed
-from decoding_evals.reading.texts import Inputs, Talk
+from decoding_evals.reading.texts import Inputs
 from decoding_evals.shell.options import option, stacked
 from decoding_evals.shell.output import check_source
 from decoding_evals.showing.lines import note

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from decoding.models.chats import Chat, Conversation, Prompt
+from decoding.models.chats import Conversation, Prompt
 from decoding_evals.reading import rows
 from decoding_evals.reading.chats import chat_options, conversation, read_chat
 from decoding_evals.reading.datasets import dataset_rows
+from decoding_evals.reading.items import Item, Prompted, Spoken, Talk, Text
 from decoding_evals.reading.records import Recorded, recorded
 from decoding_evals.reading.rows import FORMATS, Rows, listed
 from decoding_evals.shell.options import option, stacked
@@ -25,54 +26,10 @@ from decoding_evals.showing.lines import note
 if TYPE_CHECKING:
     from decoding.models.loading import LanguageModel
     from decoding.scoring.answers import EncodedDocument
-    from decoding.scoring.teacher_forcing import Document
 
 STANDARD_INPUT = Path("-")
 # What is taken from a folder. Not .json: beside data it mostly holds something else.
 IN_FOLDERS = (".txt", ".raw", ".tokens", ".md", ".jsonl", ".csv", ".parquet")
-
-
-class Text(NamedTuple):
-    """A text."""
-
-    name: str
-    """`wiki.txt`, `rows.jsonl:12` (line of the file, or row where there are no lines, counted from
-    1); a data set as it was given, `NAME:SPLIT:12`; or `-`."""
-    pieces: Iterable[str]
-    """Concatenate to the text; to be read once. A file comes in many, a row in one."""
-
-    def document(self, language_model: object = None) -> Document:
-        """What to score; the model does not matter."""
-        from decoding.scoring.teacher_forcing import Document
-
-        return Document(self.pieces)
-
-
-class Spoken(NamedTuple):
-    """A conversation, of one row."""
-
-    name: str
-    conversation: Conversation
-
-
-class Prompted(NamedTuple):
-    """A prompt and the texts that may follow it, of one row."""
-
-    name: str
-    prompt: Prompt
-    choices: tuple[str, ...]
-
-
-class Talk(NamedTuple):
-    """How conversations are read."""
-
-    roles: tuple[str, ...] = ("assistant",)
-    """Whose messages are scored."""
-    chat: bool | Chat = False
-    """How the chat template is used; False where nothing asks for it."""
-
-
-Item = Text | Spoken | Prompted | Recorded
 
 
 class Inputs:

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from decoding_evals.reading.texts import Inputs, Prompted, input_options, read_talk, talk_options
+from decoding_evals.reading.items import Prompted
+from decoding_evals.reading.texts import Inputs, input_options, read_talk, talk_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
     Command,

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import constants
 from pyarrow import parquet
 
-from decoding_evals.reading.texts import Prompted
+from decoding_evals.reading.items import Prompted
 from sources import TEXTS, inputs, read, refusal, write
 
 datasets.disable_progress_bars()

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from decoding_evals.reading.items import Prompted
 from decoding_evals.reading.rows import PIECE_BYTES
-from decoding_evals.reading.texts import Inputs, Prompted, input_options
+from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.shell.running import run
 from sources import TEXTS, inputs, read, refusal, text_of, write
 

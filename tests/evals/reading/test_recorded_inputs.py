@@ -9,8 +9,9 @@ import click
 import pytest
 
 from decoding.scoring.teacher_forcing import TokenDocument
+from decoding_evals.reading.items import Text
 from decoding_evals.reading.records import Recorded
-from decoding_evals.reading.texts import Inputs, Text
+from decoding_evals.reading.texts import Inputs
 from decoding_evals.shell.output import RecordFile
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
