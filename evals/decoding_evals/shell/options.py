@@ -273,7 +273,8 @@ context_option = option(
 
 bos_option = option(
     "--bos [auto|always|never]",
-    "BOS (or EOS) in front of each document; auto: unless it is there already.",
+    "What stands in front of each document: what the tokenizer puts there, else BOS or EOS; auto: "
+    "unless it is there already.",
     default="auto",
 )
 
