@@ -32,6 +32,25 @@ def exact_match(answer: str, references: str | Sequence[str]) -> bool:
     return normalized(answer) in map(normalized, _at_least_one(references))
 
 
+def contains(answer: str, references: str | Sequence[str]) -> bool:
+    """Whether one of the references stands in an answer, both normalised, on word borders.
+
+    "The capital of France is Paris." holds "Paris". It is fooled by a negation ("not Paris") and by
+    a list of everything that could be meant.
+
+    Raises:
+        ValueError: there is no reference, or one has no word once it is normalised.
+    """
+    words = f" {normalized(answer)} "
+    found = False
+    for reference in _at_least_one(references):
+        wanted = normalized(reference)
+        if not wanted:
+            raise ValueError(f"a reference must have a word that counts, got {reference!r}")
+        found = found or f" {wanted} " in words
+    return found
+
+
 def f1(answer: str, references: str | Sequence[str]) -> float:
     """F1 of the words that an answer shares with a reference; of several references the best.
 

@@ -2,31 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 from decoding.models.chats import Chat, Prompt
 from decoding.models.loading import LanguageModel
-from decoding_evals.judging.answers import correct_share, exact_match, f1, prefers_correct, rouge_l
+from decoding_evals.judging.answers import (
+    contains,
+    correct_share,
+    exact_match,
+    f1,
+    normalized,
+    prefers_correct,
+    rouge_l,
+)
 from decoding_evals.score.evaluation import score_choices
 
 # From which quality on an answer is correct.
-THRESHOLDS = {"exact": 1.0, "f1": 0.5, "rouge-l": 0.3}
+THRESHOLDS = {"contains": 1.0, "exact": 1.0, "f1": 0.5, "rouge-l": 0.3}
 CORRECTNESS = (*THRESHOLDS, "likelihood")
+SHORT = 5
+"""Words of a reference that is looked for in an answer, where no rule is chosen."""
 
 
-def judged(answer: str, references: Sequence[str], by: str) -> tuple[float, bool]:
-    """Quality of an answer, in [0, 1], by the best of its references, and whether it is correct.
+class Judgement(NamedTuple):
+    """Whether an answer is correct, and what was compared."""
 
-    `by` says how: `exact`: whether it equals one, both normalised; `f1`, correct from 0.5 on;
-    `rouge-l`, correct from 0.3 on.
+    by: str
+    quality: float
+    """In [0, 1]."""
+    correct: bool
+    answer: str | None
+    """The answer as it was compared; None where likelihoods of given answers were."""
+    reference: str
+    """The reference that it comes nearest to, as it was compared."""
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"by": self.by, "answer": self.answer, "reference": self.reference}
+
+
+def usual_rule(references: Iterable[str]) -> str:
+    """The rule where none is chosen: `contains` where every reference is short, else `rouge-l`.
+
+    Short are references of 1 to `SHORT` words once they are normalised: names, numbers, terms.
     """
-    if by == "exact":
-        quality = float(exact_match(answer, references))
-    elif by == "f1":
-        quality = f1(answer, references)
-    else:
-        quality = max(rouge_l(answer, reference) for reference in references)
-    return quality, quality >= THRESHOLDS[by]
+    lengths = [len(normalized(reference).split()) for reference in references]
+    return "contains" if all(1 <= length <= SHORT for length in lengths) else "rouge-l"
+
+
+def judged(answer: str, references: Sequence[str], by: str) -> Judgement:
+    """An answer by the best of its references.
+
+    `by` says how: `contains`: whether one stands in it, on word borders; `exact`: whether it equals
+    one; `f1`, correct from 0.5 on; all three of normalised texts. `rouge-l`, correct from 0.3 on.
+
+    Raises:
+        ValueError: there is no reference, or under `contains` one without a word that counts.
+    """
+    of_one: dict[str, Callable[[str, str], float]] = {
+        "contains": contains, "exact": exact_match, "f1": f1, "rouge-l": rouge_l
+    }  # fmt: skip
+    quality, best = max(
+        ((float(of_one[by](answer, reference)), reference) for reference in references),
+        key=lambda pair: pair[0],
+    )
+    compared = str.lower if by == "rouge-l" else normalized
+    return Judgement(by, quality, quality >= THRESHOLDS[by], compared(answer), compared(best))
 
 
 def preferred(
@@ -36,7 +78,7 @@ def preferred(
     incorrect: Sequence[str],
     *,
     chat: bool | Chat = False,
-) -> tuple[float, bool]:
+) -> Judgement:
     """Share of the correct answers in the probability of all, and whether the likeliest is correct.
 
     There must be at least one of each. In a chat they are the assistant's.
@@ -50,7 +92,9 @@ def preferred(
     [scores] = score_choices(language_model, [(prompt, choices)], chat=chat)
     log_probs = scores.log_probs_nats()
     right, wrong = log_probs[: len(correct)], log_probs[len(correct) :]
-    return correct_share(right, wrong), prefers_correct(right, wrong)
+    best = correct[max(range(len(right)), key=lambda index: right[index])]
+    share, preferred_one = correct_share(right, wrong), prefers_correct(right, wrong)
+    return Judgement("likelihood", share, preferred_one, None, best)
 
 
 def continuing(prompt: Prompt, text: str, *, chat: bool | Chat = False) -> str:

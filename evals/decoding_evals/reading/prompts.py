@@ -37,6 +37,16 @@ prompt_options = stacked(
     option("--column NAME", "Column of the prompts.  [default: prompt]"),
 )
 
+USUAL = {
+    "prompt": ("prompt", "question"),
+    "references": ("references", "correct_answers", "answer"),
+    "incorrect": ("incorrect", "incorrect_answers"),
+    "paraphrases": ("paraphrases",),
+    "context": ("context",),
+}
+"""Columns by what they hold, where none is named: the first that a row has. The others are those of
+Natural Questions and TruthfulQA."""
+
 SPELLED = re.compile(r"(\\[nrt])+")
 
 # How prompts are continued.
@@ -117,7 +127,7 @@ def read_prompt_rows(
 
     Args:
         columns: further columns by what they hold: `context` a text, any other a list of texts or
-            one. None takes the column of that very name where there is one.
+            one. None takes the first of `USUAL` that a row has.
         separator: where a text is cut into several, and what is around the pieces goes.
 
     Returns:
@@ -140,7 +150,6 @@ def read_prompt_rows(
     if arguments:
         raise click.UsageError("give prompts as arguments or with --prompts-file, not both")
     check_source(file)
-    wanted = "prompt" if column is None else column
     source = reading.file_rows(file)
     as_json = file.suffix.lower() == ".csv"
     rows = []
@@ -150,15 +159,19 @@ def read_prompt_rows(
         if isinstance(values, str):
             raise click.ClickException(f"{place}: {values}")
         seen |= dict.fromkeys(values)
-        place_of = "messages" if column is None and wanted not in values else wanted
+        place_of = column or _usual("prompt", values)
+        if column is None and place_of not in values:
+            place_of = "messages" if "messages" in values else "prompt"
         prompt = values.get(place_of)
         if place_of not in values:
-            raise click.ClickException(f"{place}: no column {wanted!r}; it has {listed(values)}")
+            raise click.ClickException(f"{place}: no column {place_of!r}; it has {listed(values)}")
         try:
             prompt = _prompt(place_of, prompt)
             if not is_utf8(json.dumps(values, ensure_ascii=False)):
                 raise TypeError("a text is not valid UTF-8")
-            found = {name: values.get(given or name) for name, given in columns.items()}
+            found = {
+                name: values.get(given or _usual(name, values)) for name, given in columns.items()
+            }
             rows.append(_row(prompt, found, columns, separator, lists_as_json=as_json))
         except TypeError as error:
             raise click.ClickException(f"{place}: {error}") from None
@@ -170,6 +183,11 @@ def read_prompt_rows(
                 f"--{name}-column: {str(file)!r} has no column {given!r}; it has {listed(seen)}"
             )
     return rows
+
+
+def _usual(name: str, values: Row) -> str:
+    """The column that holds something where none is named."""
+    return next((column for column in USUAL[name] if column in values), name)
 
 
 def _prompt(column: str, value: object) -> Prompt:

@@ -40,7 +40,10 @@ COLUMNS = {
 
 column_options = stacked(
     *(
-        option(f"--{name}-column NAME", f"Column of {text}.  [default: {name}, where there is one]")
+        option(
+            f"--{name}-column NAME",
+            f"Column of {text}.  [default: {' or '.join(reading.USUAL[name])}, where there is one]",
+        )
         for name, text in COLUMNS.items()
     ),
     option("--separator TEXT", "Split cells that hold several answers or paraphrases at TEXT."),
@@ -71,10 +74,10 @@ column_options = stacked(
     "Sort answers by meaning with this entailment model.  [default: by normalised text]",
 )
 @option(
-    "--correct-by [exact|f1|rouge-l|likelihood]",
-    "What makes an answer correct: equal to a reference, F1 >= 0.5, ROUGE-L >= 0.3, or "
-    "references likelier than incorrect answers.",
-    default="rouge-l",
+    "--correct-by [contains|exact|f1|rouge-l|likelihood]",
+    "What makes an answer correct: a reference stands in it, it equals one, F1 >= 0.5, ROUGE-L >= "
+    "0.3, or references likelier than incorrect answers.  [default: contains where all references "
+    "have at most 5 words, else rouge-l]",
 )
 @output_options
 @option(
@@ -101,18 +104,20 @@ def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
         file = None if evaluation is None else destination.enter_context(RecordFile(evaluation))
         language_model, loaded = _models(options)
         from decoding.generation.seeds import chosen_seed
+        from decoding_evals.judging.correctness import usual_rule
         from decoding_evals.showing.terminal import counted, print_table
         from decoding_evals.uncertainty.evaluation import PromptRow
         from decoding_evals.uncertainty.evaluation import uncertainty as measure
         from decoding_evals.uncertainty.summary import EstimatorEvaluation, evaluate
 
         seed = chosen_seed(options["seed"])
+        rule = options["correct_by"] or usual_rule(t for row in rows for t in row["references"])
         results = measure(
             language_model,
             [PromptRow(**row) for row in rows],
             settings,
             seed=seed,
-            correctness=options["correct_by"],
+            correctness=rule,
             **{name: options[name] for name in _PASSED},
             **_others(options, language_model, loaded, seed),
         )
@@ -128,9 +133,7 @@ def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
             say(f"{settings}, {samples} each, seed {seed}")
         if not judged:
             return
-        summary = EstimatorEvaluation(
-            language_model.name, str(settings), options["correct_by"], evaluate(done)
-        )
+        summary = EstimatorEvaluation(language_model.name, str(settings), rule, evaluate(done))
         if file is not None:
             file.write(summary.record())
         if plot is not None and (figure := summary.plot()) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -19,7 +19,15 @@ from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import listed
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.judging.answers import distinct
-from decoding_evals.judging.correctness import CORRECTNESS, continuing, judged, preferred
+from decoding_evals.judging.correctness import (
+    CORRECTNESS,
+    THRESHOLDS,
+    Judgement,
+    continuing,
+    judged,
+    preferred,
+    usual_rule,
+)
 from decoding_evals.judging.entailment import EntailmentModel, entailment_clusters
 from decoding_evals.showing.result import TextResult, quoted
 from decoding_evals.uncertainty import estimators as estimating
@@ -80,9 +88,18 @@ class PromptUncertainty(TextResult):
     epistemic: dict[str, EpistemicUncertainty]
     """Along the greedy answer, by what differs: `phrasing`, `members`, `dropout`."""
     gain: ContextGain | None
-    quality: float | None
-    """Of the greedy answer, in [0, 1]; None without references."""
-    correct: bool | None
+    judgement: Judgement | None
+    """Of the greedy answer; None without references."""
+
+    @property
+    def quality(self) -> float | None:
+        """Of the greedy answer, in [0, 1]; None without references."""
+        return None if self.judgement is None else self.judgement.quality
+
+    @property
+    def correct(self) -> bool | None:
+        """Whether the greedy answer counts as correct; None without references."""
+        return None if self.judgement is None else self.judgement.correct
 
     def gist(self) -> tuple[str, ...]:
         """Of its `repr`."""
@@ -141,6 +158,7 @@ class PromptUncertainty(TextResult):
             "references": list(self.row.references),
             "quality": self.quality,
             "correct": self.correct,
+            "compared": None if self.judgement is None else self.judgement.record(),
         }
 
     def rows(self) -> list[dict[str, Any]]:
@@ -164,7 +182,7 @@ def uncertainty(
     members: Sequence[Member] = (),
     dropout: Sequence[Member] = (),
     entailment: EntailmentModel | None = None,
-    correctness: str = "rouge-l",
+    correctness: str | None = None,
 ) -> Iterator[PromptUncertainty]:
     """Answer prompts, greedily and by sampling, and measure how sure the model is.
 
@@ -184,10 +202,12 @@ def uncertainty(
         members: of an ensemble, at least two if any; see `checkpoint_members`.
         dropout: passes with dropout, at least two if any; see `dropout_members`.
         entailment: sorts samples by meaning; without it, by their normalised text.
-        correctness: of the greedy answer. `exact`: it equals a reference, both normalised; `f1`:
-            at least 0.5 with one of them; `rouge-l`: at least 0.3; `likelihood`: the likeliest
-            reference is likelier than every incorrect answer (its quality is the references' share
-            of the probability of all).
+        correctness: of the greedy answer; default `contains` where all references are short (see
+            `judging.correctness.usual_rule`), else `rouge-l`. `contains`: one of the references
+            stands in it, both normalised, on word borders; `exact`: it equals one, both normalised;
+            `f1`: at least 0.5 with one of them; `rouge-l`: at least 0.3; `likelihood`: the
+            likeliest reference is likelier than every incorrect answer (its quality is the
+            references' share of the probability of all).
 
     Returns:
         One result per prompt, in their order.
@@ -202,14 +222,17 @@ def uncertainty(
         raise ValueError(f"num_samples must be >= 2, got {num_samples}")
     if settings.greedy:
         raise ValueError("samples of a greedy setting are all the same: use temperature > 0")
-    if correctness not in CORRECTNESS:
+    if correctness is not None and correctness not in CORRECTNESS:
         raise ValueError(f"correctness must be one of {', '.join(CORRECTNESS)}, got {correctness}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
     rows = [
         PromptRow(row) if isinstance(row, str | Conversation) else row for row in listed(prompts)
     ]
+    rule = correctness or usual_rule(text for row in rows for text in row.references)
     for index, row in enumerate(rows):
+        if row.references and rule in THRESHOLDS:  # a bad reference is refused before any work
+            _named(index, partial(judged, "", row.references, rule))
         for number, phrasing in enumerate(row.phrasings()):
             name = f"prompt {index + 1}" + (f", paraphrase {number}" if number else "")
             prompt_ids(language_model, phrasing, max_new_tokens, chat=chat, name=name)
@@ -227,7 +250,7 @@ def uncertainty(
         members=members,
         dropout=dropout,
         entailment=entailment,
-        correctness=correctness,
+        correctness=rule,
     )
     numbered = iter(enumerate(rows))
     while some := list(islice(numbered, max(1, batch_size // num_samples))):
@@ -261,10 +284,7 @@ class _Run:
         }
         results = []
         for index, row in rows:
-            try:
-                results.append(self.result(index, row, *answers[row.asked()]))
-            except ValueError as error:
-                raise ValueError(f"prompt {index + 1}: {error}") from None
+            results.append(_named(index, partial(self.result, index, row, *answers[row.asked()])))
         return results
 
     def result(
@@ -276,7 +296,6 @@ class _Run:
         )
         labels, clustering = self.clusters([estimating.answer(sample) for sample in samples])
         epistemic = self.epistemic(row, greedy)
-        quality, correct = self.judged(row, estimating.answer(greedy))
         return PromptUncertainty(
             index=index,
             row=row,
@@ -294,8 +313,7 @@ class _Run:
             },
             epistemic=epistemic,
             gain=self.gain(row, estimating.answer(greedy)),
-            quality=quality,
-            correct=correct,
+            judgement=self.judged(row, estimating.answer(greedy)),
         )
 
     def clusters(self, texts: list[str]) -> tuple[list[int], str]:
@@ -329,13 +347,21 @@ class _Run:
         [found] = context_gain(self.language_model, [asked], chat=chat)
         return found
 
-    def judged(self, row: PromptRow, text: str) -> tuple[float | None, bool | None]:
-        """Quality of the greedy answer and whether it counts as correct."""
+    def judged(self, row: PromptRow, text: str) -> Judgement | None:
+        """The greedy answer by the row's references, or None without any."""
         if not row.references or (self.correctness == "likelihood" and not row.incorrect):
-            return None, None
+            return None
         if self.correctness == "likelihood":
             return preferred(
                 self.language_model, row.asked(), row.references, row.incorrect,
                 chat=self.options["chat"],
             )  # fmt: skip
         return judged(text, row.references, self.correctness)
+
+
+def _named(index: int, work: Callable[[], Any]) -> Any:
+    """What comes of work on a prompt, or its ValueError with the prompt's number."""
+    try:
+        return work()
+    except ValueError as error:
+        raise ValueError(f"prompt {index + 1}: {error}") from None

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decoding_evals.judging.answers import (
+    contains,
     correct_share,
     distinct,
     exact_match,
@@ -158,3 +159,37 @@ def test_likelihood_of_correct_over_incorrect():
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# Whether a reference stands in an answer.
+
+
+@pytest.mark.parametrize(
+    ("answer", "references", "right"),
+    [
+        ("The capital of France is Paris.", ["Paris"], True),
+        ("… in the Gospel of Matthew", ["in the Gospel of Luke"], False),
+        ("It is parisian.", ["Paris"], False),  # a word is not a part of a word
+        ("He was born in 1984, in York", ["1984"], True),
+        ("19845", ["1984"], False),
+        ("New\n  York City", ["new york"], True),
+        ("York, the new", ["new york"], False),
+        ("A U.S. senator", ["US"], True),
+        ("", ["Paris"], False),
+        ("London or Paris", ["Rome", "paris"], True),
+        ("Não é Lisboa.", ["lisboa"], True),
+        ("It is not Paris.", ["Paris"], True),  # known to fool it
+    ],
+)
+def test_a_reference_stands_in_an_answer_on_word_borders(answer, references, right):
+    assert contains(answer, references) is right
+    words = normalized(answer).split()
+    wanted = [normalized(reference).split() for reference in references]
+    windows = {tuple(words[i : i + n]) for n in map(len, wanted) for i in range(len(words))}
+    assert right == any(tuple(one) in windows for one in wanted)
+
+
+@pytest.mark.parametrize("reference", ["the", "", "...", "A"])
+def test_a_reference_without_words_is_refused(reference):
+    with pytest.raises(ValueError, match="a reference must have a word that counts, got "):
+        contains("the answer", ["Paris", reference])

@@ -1,0 +1,97 @@
+"""Which answers count as correct, and by which rule."""
+
+import json
+import math
+
+import pytest
+
+from decoding import DecodingSettings, generate
+from decoding_evals.judging.answers import normalized, rouge_l
+from decoding_evals.reading.prompts import read_prompt_rows
+from decoding_evals.uncertainty.estimators import answer
+from decoding_evals.uncertainty.evaluation import PromptRow, uncertainty
+from decoding_evals.uncertainty.summary import evaluate
+from oracle import log_softmax, teacher_forced
+
+SHORT = {"num_samples": 3, "max_new_tokens": 6, "seed": 4}
+
+
+def records(results):
+    return [json.loads(json.dumps(result.record(), allow_nan=False)) for result in results]
+
+
+def test_correctness_and_rows_without_references(stories):
+    rows = [PromptRow("Tom was", ("zebra zebra",)), PromptRow("Tom was"), PromptRow("Tom was")]
+    [greedy] = generate(
+        stories, "Tom was", DecodingSettings(temperature=0),
+        max_new_tokens=6,
+    )  # fmt: skip
+    text = answer(greedy)
+    rows[2] = PromptRow("Tom was", ("zebra", f"The {text.upper()}!"))
+    for correctness in ("exact", "f1", "rouge-l"):
+        found = records(uncertainty(stories, rows, correctness=correctness, **SHORT))
+        assert [record["correct"] for record in found] == [False, None, True]
+        assert [record["quality"] for record in found[:2]] == [0, None]
+        evaluation = evaluate(found)
+        assert (evaluation["prompts"], evaluation["prompts_left_out"]) == (2, 1)
+    assert found[2]["quality"] == pytest.approx(rouge_l(text, f"The {text}"))
+
+
+def test_the_rule_goes_by_the_shape_of_the_references(stories):
+    [greedy] = generate(stories, "Tom was", DecodingSettings(temperature=0), max_new_tokens=6)
+    first = normalized(answer(greedy)).split()[0]
+    short = [PromptRow("Tom was", (first,)), PromptRow("Tom was", ("zebra",)), PromptRow("Tom")]
+    right, wrong, unknown = records(uncertainty(stories, short, **SHORT))
+    assert [r["correct"] for r in (right, wrong, unknown)] == [True, False, None]
+    said = normalized(answer(greedy))
+    assert right["compared"] == {"by": "contains", "answer": said, "reference": first}
+    long = [*short, PromptRow("Tom was", ("one two three four five six",))]
+    found = records(uncertainty(stories, long, **SHORT))
+    assert [r["compared"] and r["compared"]["by"] for r in found] == [
+        "rouge-l", "rouge-l", None, "rouge-l",
+    ]  # fmt: skip
+    rows = [PromptRow("Tom", ("dog",)), PromptRow("Tom", ("The",))]
+    with pytest.raises(ValueError, match=r"prompt 2: a reference must have a word .* got 'The'"):
+        next(uncertainty(stories, rows, correctness="contains", **SHORT))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "Tom", "answer": ["dog", "cat"]},  # Natural Questions
+        {"question": "Tom", "correct_answers": ["dog", "cat"], "incorrect_answers": ["x"]},
+        {"prompt": "Tom", "question": "no", "references": ["dog", "cat"], "answer": "no"},
+    ],
+)
+def test_columns_of_usual_data_sets_are_found(tmp_path, row):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    [found] = read_prompt_rows((), file, None, {"references": None, "incorrect": None}, None)
+    assert (found["prompt"], found["references"]) == ("Tom", ("dog", "cat"))
+    assert found["incorrect"] == tuple(row.get("incorrect_answers", ()))
+
+
+def test_likelihood_prefers_what_the_model_finds_likelier(stories):
+    rows = [
+        PromptRow("Once upon a", ("time",), ("banana", "zebra")),
+        PromptRow("Once upon a", ("banana",), ("time",)),
+        PromptRow("Once upon a", ("time",)),
+    ]
+    found = records(uncertainty(stories, rows, correctness="likelihood", **SHORT))
+    assert [record["correct"] for record in found] == [True, False, None]
+    ids = [stories.tokenizer(f"Once upon a {word}")["input_ids"] for word in ("time", "banana")]
+    start = len(stories.tokenizer("Once upon a")["input_ids"])
+    p = [
+        math.exp(
+            sum(
+                log_softmax(row)[token]
+                for row, token in zip(
+                    teacher_forced(stories.model, path[:start], path[start:]),
+                    path[start:],
+                    strict=True,
+                )
+            )
+        )
+        for path in ids
+    ]
+    assert found[1]["quality"] == pytest.approx(p[1] / sum(p), rel=1e-3)
