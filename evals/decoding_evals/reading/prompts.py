@@ -38,9 +38,9 @@ prompt_options = stacked(
 )
 
 USUAL = {
-    "prompt": ("prompt", "question"),
-    "references": ("references", "correct_answers", "answer"),
-    "incorrect": ("incorrect", "incorrect_answers"),
+    "prompt": ("prompt", "question", "Question"),
+    "references": ("references", "correct_answers", "Correct Answers", "answer"),
+    "incorrect": ("incorrect", "incorrect_answers", "Incorrect Answers"),
     "paraphrases": ("paraphrases",),
     "context": ("context",),
 }
