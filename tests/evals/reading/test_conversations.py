@@ -133,10 +133,10 @@ def test_likelihood_judges_in_a_chat(talker):
     answers = ["d", "e", "f"]
     for right in range(3):
         wrong = [answers[i] for i in range(3) if i != right]
-        quality, correct = preferred(talker, "c", [answers[right]], wrong, chat=True)
-        assert correct == (right == best)
+        found = preferred(talker, "c", [answers[right]], wrong, chat=True)
+        assert found.correct == (right == best)
         total = sum(2.718281828459045**value for value in log_p)
-        assert quality == pytest.approx(2.718281828459045 ** log_p[right] / total, rel=1e-5)
+        assert found.quality == pytest.approx(2.718281828459045 ** log_p[right] / total, rel=1e-5)
 
 
 @pytest.mark.parametrize(
