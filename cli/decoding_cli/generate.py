@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +17,7 @@ from decoding_evals.reading.chats import read_chat
 from decoding_evals.reading.prompts import answer_options, prompt_options, read_prompts, read_stop
 from decoding_evals.shell.options import (
     MOST_TOKENS,
+    Between,
     Command,
     least,
     model_options,
@@ -27,7 +27,7 @@ from decoding_evals.shell.options import (
     read_setting,
     setting_options,
 )
-from decoding_evals.shell.output import Interrupted, record_file, to_json
+from decoding_evals.shell.output import Interrupted, record_file, to_json, write_line
 from decoding_evals.showing.lines import note
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     "--branch-at-entropy H",
     "Fork where the model's own entropy exceeds H nats, into the setting's most probable "
     "tokens; each branch goes on by draws. Shows a tree with the probability of each branch.",
-    type=click.FloatRange(min=0),
+    type=Between(min=0),
 )
 @option(
     "--branches N",
@@ -151,8 +151,6 @@ def _check_branching(
     ):
         if given:
             raise click.UsageError(f"--branch-at-entropy cannot be used with {name}")
-    if not math.isfinite(bound):
-        raise click.UsageError(f"--branch-at-entropy takes a finite number, got {bound}")
     if isinstance(settings, DecodingSettings) and settings.remembers:
         raise click.UsageError(f"--branch-at-entropy cannot be used with {settings.remembers}")
 
@@ -211,8 +209,6 @@ def write_texts(
 
         try:
             for generation in run.sequences(prompts, batch_size):
-                progress.count(generation)
-                advance()
                 if screen is not None:
                     screen.finished(generation)
                 elif file is not None:
@@ -220,7 +216,9 @@ def write_texts(
                 else:
                     abstained = generation.finish_reason == "abstain"
                     text = "" if abstained else generation.text
-                    click.echo(to_json(generation.record()) if as_json else text)
+                    write_line(to_json(generation.record()) if as_json else text)
+                progress.count(generation)
+                advance()
         except KeyboardInterrupt:
             if screen is not None and streaming:
                 screen.flow.end_line()

@@ -45,7 +45,10 @@ def settings(spec: str | None, model: str | None, **where: Any) -> None:
     from decoding.settings.processor import BEAM_SEARCH, applied_besides, of_beams
 
     config = load_generation_config(model, **where)
-    own = DecodingSettings.from_generation_config(config)
+    try:
+        own = DecodingSettings.from_generation_config(config)
+    except ValueError as error:
+        raise click.ClickException(f"model {model!r}: {error}") from error
     _explain(setting)
     say(f"\nmodel.generate on {model}, left to itself:")
     _explain(own)

@@ -7,10 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from decoding_evals.shell.options import read_model
-from decoding_evals.shell.output import Interrupted, record_file, to_json
+from decoding_evals.shell.output import Interrupted, record_file, to_json, write_line
 from decoding_evals.showing.lines import harmless, note
 
 if TYPE_CHECKING:
@@ -61,7 +59,7 @@ def grow_trees(
                 if file is not None:
                     file.write(tree.record())
                 elif as_json:
-                    click.echo(to_json(tree.record()))
+                    write_line(to_json(tree.record()))
                 else:
                     screen = console(color)
                     screen.soft_wrap = False

@@ -28,6 +28,9 @@ from decoding.settings.applying import History
 from decoding.settings.policy import RAW, EntropyPolicy
 from decoding.settings.settings import DecodingSettings
 
+MOST_LEAVES = 200
+"""A tree may be as deep as it has ends, and records of deeper ones cannot be read back."""
+
 
 @dataclass
 class Branch:
@@ -151,6 +154,8 @@ def branch(
     ):
         if not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
+    if max_leaves > MOST_LEAVES:
+        raise ValueError(f"max_leaves must be at most {MOST_LEAVES}, got {max_leaves}")
     policy = EntropyPolicy(
         settings=RAW if settings is None else settings,  # type: ignore[arg-type]  # or its text
         entropy_above=entropy_above,

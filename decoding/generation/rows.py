@@ -41,8 +41,10 @@ def prompts_of(
     own = inputs.get("decoder_attention_mask") if encodes else mask
     width = input_ids.shape[1]
     starts = None
-    if own is not None and own.shape == input_ids.shape:
+    if own is not None and own.shape == input_ids.shape and width:
         starts = own.long().argmax(-1)
+        if bool((own.long().diff(dim=-1) < 0).any()) or not bool((own[:, -1] > 0).all()):
+            raise ValueError("rows must be padded on the left alone: their masks are 0s, then 1s")
     begins = [0] * len(input_ids) if starts is None else starts.tolist()
     lengths = [width - begin for begin in begins]
     names = [

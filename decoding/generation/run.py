@@ -22,6 +22,7 @@ from decoding.generation.result import Generation, StreamedToken
 from decoding.generation.sampler import Sampler
 from decoding.generation.seeds import check_seed, chosen_seed, uniforms
 from decoding.generation.stepping import (
+    check_configuration,
     check_generation,
     check_together,
     evaluating,
@@ -35,6 +36,7 @@ from decoding.models.devices import input_device
 from decoding.models.limits import vocabulary
 from decoding.models.loading import LanguageModel, check_language_model
 from decoding.models.prompts import turn_ends
+from decoding.scoring.windows import check_whole
 from decoding.settings.policy import RAW, Setting, as_setting
 from decoding.settings.settings import DecodingSettings
 from decoding.tracing.monitor import EntropyMonitor
@@ -42,6 +44,8 @@ from decoding.tracing.trace import Trace
 
 # Rows are sorted by length within this many batches; after each such group, results come in order.
 _BATCHES_TOGETHER = 8
+MOST_TOGETHER = 1 << 31
+"""Rows of a batch, beyond all memory."""
 
 
 def generate(
@@ -104,7 +108,7 @@ def generate(
         num_return_sequences=num_return_sequences,
         num_beams=num_beams,
         seed=chosen_seed(seed),
-        stop=[stop] if isinstance(stop, str) else list(stop),
+        stop=[stop] if isinstance(stop, str) else list(stop or ()),
         alternatives=alternatives,
         chat=as_chat(chat),
         on_token=on_token,
@@ -173,10 +177,15 @@ class Run:
 
     def check(self) -> None:
         """Refuse what cannot work before any work is done."""
+        check_whole("alternatives", self.alternatives)
         for name in ("max_new_tokens", "num_return_sequences", "num_beams"):
+            check_whole(name, getattr(self, name))
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         check_seed(self.seed)
+        for one in self.stop:
+            if not isinstance(one, str):
+                raise ValueError(f"a stop string must be a text, got {one!r}")
         if "" in self.stop:
             raise ValueError("a stop string must not be empty")
         self.settings.generate_kwargs(self.num_beams)
@@ -189,18 +198,7 @@ class Run:
             raise ValueError("on_token cannot follow beam search: beams change until the end")
         if self.chat is not None and not self.tokenizer.chat_template:
             raise ValueError("chat needs a tokenizer with a chat template, and this one has none")
-        config = self.model.generation_config
-        for name in ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp"):
-            if getattr(config, name, None):
-                raise ValueError(
-                    f"the model's generation configuration asks for assisted decoding "
-                    f"({name}={getattr(config, name)!r}), which cannot be traced; unset it"
-                )
-        if config.cache_implementation == "paged":
-            raise ValueError(
-                "the model's generation configuration asks for a paged cache, which ignores "
-                "logits processors; unset cache_implementation"
-            )
+        check_configuration(self.model.generation_config)
         with evaluating(self.model), torch.no_grad():
             check_generation(self.model, self.pad)
 
@@ -227,6 +225,7 @@ class Run:
         if self.chat is None and any(isinstance(prompt, Conversation) for prompt in prompts):
             yield from replace(self, chat=Chat()).sequences(prompts, batch_size)
             return
+        check_whole("batch_size", batch_size)
         if batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
         self.check()
@@ -394,5 +393,5 @@ class Run:
 
 def _chunks(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
     left = iter(jobs)
-    while chunk := list(islice(left, size)):
+    while chunk := list(islice(left, min(size, MOST_TOGETHER))):
         yield chunk

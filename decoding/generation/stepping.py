@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from decoding.models.batching import Together, compared_once
 from decoding.models.probing import check_causal, own_logits, probe_ids
@@ -33,6 +33,21 @@ def generated_together(model: PreTrainedModel, pad: int) -> Together:
         return own_logits(model, read)[0, len(ids) - 1 :]
 
     return compared_once(model, "left", pad, run, whole)
+
+
+def check_configuration(config: GenerationConfig) -> None:
+    """Refuse, by a ValueError, ways to generate that cannot be traced."""
+    for name in ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp"):
+        if getattr(config, name, None):
+            raise ValueError(
+                f"the model's generation configuration asks for assisted decoding "
+                f"({name}={getattr(config, name)!r}), which cannot be traced; unset it"
+            )
+    if config.cache_implementation == "paged":
+        raise ValueError(
+            "the model's generation configuration asks for a paged cache, which ignores "
+            "logits processors; unset cache_implementation"
+        )
 
 
 def check_generation(model: PreTrainedModel, pad: int) -> None:

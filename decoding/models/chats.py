@@ -31,7 +31,8 @@ class Chat:
 
     def record(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """What records say of it; `template` is the beginning of the template's SHA-256."""
-        template = json.dumps(tokenizer.chat_template, sort_keys=True).encode()
+        used = self.options.get("chat_template", tokenizer.chat_template)
+        template = json.dumps(used, sort_keys=True).encode()
         return {
             "system": self.system,
             "options": dict(self.options),
@@ -65,6 +66,12 @@ class Conversation:
                 raise ValueError(
                     f"message {number} must have a text as 'role' and one as 'content'"
                 )
+        try:
+            json.dumps(self.messages, allow_nan=False, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a message is not valid UTF-8") from None
+        except (TypeError, ValueError, RecursionError):
+            raise ValueError("a message holds a value that JSON does not know") from None
 
     @cached_property
     def _text(self) -> str:
@@ -95,6 +102,8 @@ def listed_prompts(prompts: Any) -> list[Prompt]:
     """Prompts as a list, of one where there is one; messages become a `Conversation`."""
     if isinstance(prompts, str | Conversation):
         return [prompts]
+    if isinstance(prompts, Mapping):
+        raise TypeError("a message alone is no prompt: give a list of messages")
     items = list(prompts)
     if items and all(isinstance(item, Mapping) for item in items):
         return [Conversation(items)]

@@ -129,6 +129,10 @@ class _Encoding:
     ) -> None:
         self.text, self.start, self.stop, self.first = text, start, start + len(text), first
         how |= {"add_special_tokens": False, "verbose": False}
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text is not valid UTF-8: it holds a lone surrogate") from None
         if tokenizer.is_fast:
             encoded = tokenizer(text, return_offsets_mapping=True, **how)
             self.ids = np.array(encoded["input_ids"], dtype=np.int64)

@@ -94,9 +94,16 @@ def open_prompt(
                         f"a message holds the control token {found[0]!r}, and the chat template "
                         "changes that message, so it cannot be told from the template's own"
                     )
-            return Opening(encode_whole(tokenizer, text, plain).ids.tolist(), 0, text, plain)
+            ids = encode_whole(tokenizer, text, plain).ids.tolist()
+            if not ids:
+                raise ValueError("the chat template makes no tokens of the messages")
+            return Opening(ids, 0, text, plain)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} is not valid UTF-8: it holds a lone surrogate") from None
     ids = list(tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"])
     front = own_front(tokenizer)
     if front and ids[: len(front)] == front:

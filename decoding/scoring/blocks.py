@@ -63,7 +63,7 @@ def logit_blocks(
     head: LogitHead | None = None
     waiting = iter(windows)
     models = [model] if beside is None else [model, beside]
-    while group := list(islice(waiting, batch_size * SORTED_BATCHES)):
+    while group := list(islice(waiting, min(batch_size * SORTED_BATCHES, 1 << 31))):
         if head is None:
             head = LogitHead(model)
             if on_head is not None:

@@ -68,6 +68,8 @@ def listed(documents: Any) -> Any:
 
 def as_document(document: str | Document) -> Document:
     """A bare text as a document."""
+    if not isinstance(document, str | AnyDocument):
+        raise TypeError(f"a document must be a text, got {type(document).__name__}")
     return Document(document) if isinstance(document, str) else document
 
 

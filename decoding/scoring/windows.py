@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Literal
 
 import numpy as np
@@ -44,6 +45,9 @@ class Windows:
     def __post_init__(self) -> None:
         if self.bos not in ("auto", "always", "never"):
             raise ValueError(f"bos must be auto, always or never, got {self.bos!r}")
+        for name in ("context", "stride", "batch_size"):
+            if getattr(self, name) is not None or name == "batch_size":
+                check_whole(name, getattr(self, name))
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
 
@@ -63,6 +67,12 @@ class Windows:
         if not 1 <= stride <= context:
             raise ValueError(f"stride must be from 1 to the context of {context}, got {stride}")
         return context, stride
+
+
+def check_whole(name: str, value: object) -> None:
+    """Refuse what is no whole number with a ValueError that names the argument."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
 
 
 @dataclass(frozen=True)

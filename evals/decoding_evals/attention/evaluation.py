@@ -14,12 +14,13 @@ import torch
 from decoding.models.attention import LayerAttention, attention_implementation, head_entropies
 from decoding.models.devices import input_device
 from decoding.models.encoding import encode
+from decoding.models.limits import check_ids
 from decoding.models.loading import LanguageModel
-from decoding.scoring.teacher_forcing import TeacherForcing, listed
+from decoding.scoring.teacher_forcing import Document, TeacherForcing, as_document, listed
 from decoding.scoring.windows import Windows
 from decoding_evals.attention.figure import plot_attention
 from decoding_evals.attention.tables import tables
-from decoding_evals.reading.scanned import joined
+from decoding_evals.reading.scanned import joined, whole
 from decoding_evals.showing.result import Floats, TextResult, by_key, finite
 from decoding_evals.showing.terminal import counted
 
@@ -153,11 +154,15 @@ def attention(
     implementation = attention_implementation(model)
     tokens = 0
     total = 0.0
-    for index, text in enumerate(listed(texts)):
+    for index, document in enumerate(listed(texts)):
+        if not isinstance(document, str | Document) or as_document(document).prompt is not None:
+            raise ValueError("attention reads texts, without prompts and not as token ids")
+        text = str(whole(document).text)
         ids, ends, _ = joined(encode(language_model.tokenizer, text))
         needed = len(ids) and not forcing.begins_with_front(ids)
         front = forcing.front if needed else []
         sequence = np.concatenate([np.array(front, dtype=np.int64), ids])
+        check_ids(model, language_model.tokenizer, sequence, f"document {index + 1}")
         sums = _Sums()
         for begin in range(0, len(sequence), length):
             window = torch.from_numpy(sequence[begin : begin + length]).to(input_device(model))

@@ -9,6 +9,7 @@ import click
 from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
+    Between,
     Command,
     option,
     output_options,
@@ -18,7 +19,7 @@ from decoding_evals.shell.options import (
 )
 from decoding_evals.shell.plots import plot_option
 
-POSITIVE = click.FloatRange(min=0, min_open=True)
+POSITIVE = Between(min=0, min_open=True)
 
 
 @click.command(cls=Command)
@@ -26,13 +27,13 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 @option(
     "--held-out SHARE",
     "Share of the documents to hold out and measure before and after.",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=Between(0, 1, max_open=True),
     default=0.2,
 )
 @option(
     "--coverage SHARE",
     "Also the smallest top-p that keeps this share of the true tokens.",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Between(0, 1, min_open=True),
 )
 @click.option(
     "--map",

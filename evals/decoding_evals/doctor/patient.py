@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from decoding.models.agreement import distance, rounding
 from decoding.models.devices import input_device
-from decoding.models.limits import positions
+from decoding.models.limits import check_ids, positions
 from decoding.models.loading import LanguageModel
 from decoding.models.prompts import document_front
 
@@ -58,6 +58,7 @@ class Patient:
         if len(self.ids) < 8:
             raise ValueError(f"text must have at least 8 tokens, got {len(self.ids)}")
         self.sequence = [*self.front, *self.ids]
+        check_ids(self.model, self.tokenizer, self.sequence, "the reference text")
         # Room for padding in front of the probe.
         self.probe = self.sequence[: min(PROBE, len(self.sequence) - 4)]
 

@@ -11,6 +11,7 @@ from decoding.settings.grids import MOST_SETTINGS
 from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
+    Between,
     Command,
     candidate_options,
     option,
@@ -41,7 +42,7 @@ from decoding_evals.shell.plots import plot_option
 @option(
     "--min-odds ODDS",
     "Name a candidate only if its odds against all others together reach this.",
-    type=click.FloatRange(min=1),
+    type=Between(min=1),
     default=10.0,
 )
 @reading_options

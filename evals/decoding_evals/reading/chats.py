@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import click
 
 from decoding.models.chats import Chat, Conversation
+from decoding_evals.reading.rows import is_utf8, parsed
 from decoding_evals.shell.options import option, stacked
 
 # What `read_chat` takes.
@@ -47,28 +49,44 @@ def read_chat(options: dict[str, Any]) -> bool | Chat:
         if name in given:
             raise click.UsageError(f"--chat-option {name} is given twice")
         try:
-            given[name] = json.loads(value)
-        except ValueError:
+            given[name] = json.loads(value, parse_constant=_refused)
+        except (ValueError, RecursionError):
             given[name] = value
+        if not is_utf8(str(given[name])) or given[name] in (math.inf, -math.inf):
+            raise click.UsageError(f"--chat-option {name} has a value that JSON does not know")
     system, control = options.pop("system"), options.pop("control_tokens")
+    if system is not None and not is_utf8(system):
+        raise click.UsageError("--system is not valid UTF-8")
     if not (options.pop("chat") or given or control or system is not None):
         return False
     return Chat(system=system, options=given, control_tokens=control)
 
 
-def conversation(value: object) -> Conversation | str | None:
+def _refused(name: str) -> Any:
+    raise ValueError(name)
+
+
+def conversation(value: object, column: str, *, spelled: bool) -> Conversation | str | None:
     """The conversation that a cell holds, what is wrong with it, or None where it is none.
 
-    A list of objects is one; in a file without lists, JSON text of such a list.
+    A list of objects is one, and what stands in a column `messages` must be one.
+
+    Args:
+        value: the cell's.
+        column: its column.
+        spelled: the file has no lists of its own, so that a text may be JSON of one.
     """
-    if isinstance(value, str) and value.lstrip()[:2] in ("[{", "[ ", "[\n"):
+    if spelled and isinstance(value, str) and value.lstrip()[:1] == "[":
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return None
-    if not isinstance(value, list) or not any(isinstance(item, dict) for item in value):
-        return None
+            value = parsed(value)
+        except (ValueError, RecursionError) as error:
+            return f"broken JSON ({error})" if column == "messages" else None
+    listed = isinstance(value, list) and (
+        any(isinstance(item, dict) for item in value) or column == "messages"
+    )
+    if not listed:
+        return "no list of messages" if column == "messages" else None
     try:
-        return Conversation(value)
+        return Conversation(value)  # type: ignore[arg-type]
     except ValueError as error:
         return str(error)

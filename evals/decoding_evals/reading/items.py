@@ -46,8 +46,8 @@ class Prompted(NamedTuple):
 class Talk(NamedTuple):
     """How conversations are read."""
 
-    roles: tuple[str, ...] = ("assistant",)
-    """Whose messages are scored."""
+    roles: tuple[str, ...] = ()
+    """Whose messages are scored; the assistant's where nothing is said."""
     chat: bool | Chat = False
     """How the chat template is used; False where nothing asks for it."""
 

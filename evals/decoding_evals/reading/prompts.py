@@ -166,7 +166,7 @@ def read_prompt_rows(
         if place_of not in values:
             raise click.ClickException(f"{place}: no column {place_of!r}; it has {listed(values)}")
         try:
-            prompt = _prompt(place_of, prompt)
+            prompt = _prompt(place_of, prompt, spelled=as_json)
             if not is_utf8(json.dumps(values, ensure_ascii=False)):
                 raise TypeError("a text is not valid UTF-8")
             found = {
@@ -190,9 +190,9 @@ def _usual(name: str, values: Row) -> str:
     return next((column for column in USUAL[name] if column in values), name)
 
 
-def _prompt(column: str, value: object) -> Prompt:
+def _prompt(column: str, value: object, *, spelled: bool) -> Prompt:
     """A text or a conversation; a TypeError says what else it is."""
-    said = conversation(value)
+    said = conversation(value, column, spelled=spelled)
     if isinstance(said, Conversation):
         return said
     if said is not None:
@@ -215,8 +215,8 @@ def _row(
     for name in columns:
         value = values.get(name)
         if lists_as_json and name != "context" and isinstance(value, str) and value[:1] == "[":
-            with suppress(ValueError):
-                value = json.loads(value)
+            with suppress(ValueError, RecursionError):
+                value = reading.parsed(value)
         texts = _texts(name, value, None if name == "context" else separator)
         row[name] = texts if name != "context" else "\n".join(texts) or None
     return row
@@ -237,6 +237,8 @@ def _texts(name: str, value: object, separator: str | None) -> tuple[str, ...]:
 def _from_file(file: Path, column: str | None) -> list[Prompt]:
     if str(file) == STANDARD_INPUT:
         return [*_standard_input()]
+    if file.is_dir():
+        raise click.UsageError(f"--prompts-file {str(file)!r} is a folder")
     if file.suffix.lower() in FORMATS:
         return [*Inputs([file], column=column, usual="prompt", talk=Talk()).prompts()]
     if file.suffix.lower() != ".txt":

@@ -53,7 +53,7 @@ def recorded(name: str, row: dict[str, Any]) -> Recorded | str:
     if isinstance(tokens, str):  # a cell of a CSV file
         try:
             tokens, prompt_ids = parsed(tokens), parsed(prompt_ids or "null")
-        except (ValueError, RecursionError):
+        except (TypeError, ValueError, RecursionError):
             return "'tokens' or 'prompt_ids' is broken JSON"
     try:
         ids = tuple(_token_id(token["id"]) for token in tokens)
@@ -63,14 +63,16 @@ def recorded(name: str, row: dict[str, Any]) -> Recorded | str:
         context = None if prompt_ids is None else tuple(map(_token_id, prompt_ids))
     except TypeError:
         return "'prompt_ids' is no list of token ids"
-    model, beams = row.get("model"), str(row.get("num_beams"))
+    model, beams = row.get("model"), row.get("num_beams")
+    if isinstance(beams, str) and beams.isdecimal() and len(beams) < 10:
+        beams = int(beams)
     return string_problem("prompt", prompt) or Recorded(
         name,
         ids,
         str(prompt),
         context,
         model if isinstance(model, str) else None,
-        int(beams) if beams.isdecimal() else 1,
+        beams if isinstance(beams, int) and 1 <= beams < 2**31 else 1,
     )
 
 

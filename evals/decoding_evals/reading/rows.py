@@ -272,6 +272,8 @@ def _parquet_row(batch: Any, columns: Sequence[str]) -> dict[str, Any] | str:
         return {column: batch.column(column)[0].as_py() for column in columns}
     except UnicodeDecodeError:
         return "not UTF-8"
+    except (OverflowError, ValueError, ImportError) as error:
+        return f"a value that Python does not know ({error})"
 
 
 FORMATS: dict[str, tuple[str, Callable[[Path, Sequence[str] | None], Iterator[Row]]]] = {

@@ -57,7 +57,11 @@ class Scanned:
         return np.concatenate([np.empty(0), *(columns[name] for _, columns in self.windows)])
 
     def scored(self) -> Integers:
-        """`(n,)`, which of the document's tokens they are."""
+        """`(n,)`, which of the tokens of `cut` they are."""
+        if isinstance(self.document, TokenDocument):
+            # Its context is no part of these, and what was put in front may be.
+            last = len(self.document.ids)
+            return np.arange(last - len(self.ids()), last)
         empty = np.empty(0, dtype=np.int64)
         ranges = (np.arange(window.start, window.end) for window, _ in self.windows)
         return np.concatenate([empty, *ranges])

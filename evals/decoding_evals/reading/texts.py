@@ -168,7 +168,8 @@ class Inputs:
 
         assert self.talk is not None
         tokenizer = language_model.tokenizer
-        return said_by(tokenizer, conversation, self.talk.roles, chat=self.talk.chat or True)
+        roles = self.talk.roles or ("assistant",)
+        return said_by(tokenizer, conversation, roles, chat=self.talk.chat or True)
 
     def texts(self) -> Iterator[str]:
         """The texts where there are neither prompts nor records.
@@ -195,6 +196,8 @@ class Inputs:
         first = next(self._rows(source)) if isinstance(source, Rows) else None
         if self.talk is not None and self.talk.chat and not isinstance(first, Spoken | Prompted):
             raise click.UsageError("--chat needs a column of messages, or --prompt-column")
+        if self.talk is not None and self.talk.roles and not isinstance(first, Spoken):
+            raise click.UsageError("--roles needs a column of messages")
         if isinstance(source, Rows):
             return
         if source != STANDARD_INPUT and (source.is_file() or not source.exists()):
@@ -245,11 +248,13 @@ class Inputs:
                 return f"no column {column!r}; it has {listed(row)}"
         value = row[own]
         if self.prompt_column is None:
-            said = conversation(value) if self.talk is not None else None
+            spelled = name.rpartition(":")[0].lower().endswith(".csv")
+            said = None if self.talk is None else conversation(value, own, spelled=spelled)
             if said is not None:
                 return Spoken(name, said) if isinstance(said, Conversation) else f"{own!r}: {said}"
             return rows.string_problem(own, value) or Text(name, (value,))
-        asked = conversation(row[self.prompt_column])
+        spelled = name.rpartition(":")[0].lower().endswith(".csv")
+        asked = conversation(row[self.prompt_column], self.prompt_column, spelled=spelled)
         prompt = asked if isinstance(asked, Conversation) else row[self.prompt_column]
         choices = value if isinstance(value, list) else [value]
         problems = [asked if isinstance(asked, str) else None]
@@ -261,6 +266,16 @@ class Inputs:
         if "" in choices:
             problems.append(f"{own!r} is empty, or holds an empty choice")
         return next(filter(None, problems), None) or Prompted(name, prompt, tuple(choices))
+
+
+class _NamedPath(click.Path):
+    """A path; an empty name, as of a variable that is not set, is none."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """The path, or a click.UsageError."""
+        if not str(value):
+            self.fail("a file has a name; this one is empty", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 # What `read_talk` takes.
@@ -276,12 +291,12 @@ talk_options = stacked(
 
 def read_talk(options: dict[str, Any]) -> Talk:
     """How `talk_options` say that conversations are read."""
-    return Talk(options.pop("roles") or ("assistant",), read_chat(options))
+    return Talk(options.pop("roles"), read_chat(options))
 
 
 # What `Inputs.from_options` takes.
 input_options = stacked(
-    click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILES]..."),
+    click.argument("files", nargs=-1, type=_NamedPath(path_type=Path), metavar="[FILES]..."),
     option("--column NAME", "Column of the texts.  [default: text]"),
     option(
         "--dataset NAME[:CONFIG][:SPLIT]",

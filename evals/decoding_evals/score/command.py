@@ -58,7 +58,7 @@ def score(setting: str | None, **options: Any) -> None:
         evaluate: Any = evaluation.score
         texts: Any = inputs.documents(language_model)
         if inputs.prompt_column is not None:
-            evaluate = partial(evaluation.score_choices, chat=talk.chat)
+            evaluate = partial(evaluation.score_choices, chat=talk.chat, names=inputs.names)
             texts = ((row.prompt, row.choices) for row in inputs if isinstance(row, Prompted))
         with destination.scoring(lazily=True) as progress:
             results = evaluate(

@@ -263,6 +263,7 @@ def score_choices(
     rows: Iterable[tuple[Prompt, Sequence[str]]],
     *,
     chat: bool | Chat = False,
+    names: Sequence[str] = (),
     **options: Any,
 ) -> Iterator[ChoiceScores]:
     """Score the choices of each row as continuations of its prompt.
@@ -275,6 +276,7 @@ def score_choices(
         language_model: from `load_model`.
         rows: pairs of a prompt, a text or a conversation, and its choices; taken lazily.
         chat: put text prompts into the chat template; choices are then the assistant's answers.
+        names: of the rows, for errors; it may grow while they are taken.
         **options: as for `score`.
 
     Raises:
@@ -288,7 +290,8 @@ def score_choices(
             if not choices:
                 raise ValueError(f"row {number} has no choices")
             open_rows.append((prompt, len(choices)))
-            name = f"the prompt of row {number}"
+            row = repr(names[number - 1]) if number <= len(names) else f"row {number}"
+            name = f"the prompt of {row}"
             yield from answered(language_model.tokenizer, prompt, choices, chat=chat, name=name)
 
     scored: list[DocumentScores] = []

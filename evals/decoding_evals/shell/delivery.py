@@ -8,9 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from decoding_evals.shell.output import Interrupted, record_file, to_json
+from decoding_evals.shell.output import Interrupted, record_file, to_json, write_line
 from decoding_evals.shell.plots import check_plot, write_plot
 from decoding_evals.showing.lines import note
 
@@ -122,5 +120,5 @@ class Destination(ExitStack):
         if self.file is not None:
             self.file.write(record)
         elif self.as_json:
-            click.echo(to_json(record))
+            write_line(to_json(record))
         return record, result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -110,6 +111,17 @@ def option(declared: str, text: str | None = None, *names: str, **attributes: An
 def least(number: int) -> click.IntRange:
     """Whole numbers from one on."""
     return click.IntRange(min=number)
+
+
+class Between(click.FloatRange):
+    """Finite numbers of a range; click lets NaN through."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """The number, or a click.UsageError."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
 
 
 MOST_TOKENS = 1_000_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -21,6 +22,31 @@ BATCH_CHARACTERS = 1 << 22
 def to_json(record: dict[str, Any]) -> str:
     """One line of JSON in ASCII, which every terminal and line reader can handle, without NaN."""
     return json.dumps(record, allow_nan=False)
+
+
+def write_line(text: str) -> None:
+    """Write a line to standard output, whole: what interrupts it waits until it is written.
+
+    A second interruption does not wait; the reader may have stopped for good.
+    """
+    try:
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):  # no file, as in a notebook
+        click.echo(text)
+        return
+    sys.stdout.flush()
+    encoding, errors = sys.stdout.encoding or "utf-8", sys.stdout.errors or "replace"
+    left = memoryview(f"{text}\n".encode(encoding, errors=errors))
+    size, interrupt = len(left), None
+    while left:
+        try:
+            left = left[os.write(number, left) :]
+        except KeyboardInterrupt as error:
+            if interrupt is not None or len(left) == size:
+                raise
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 class Unfinished(click.ClickException):
@@ -55,13 +81,13 @@ class RecordFile:
         click.ClickException: the folder does not exist or cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, option: str = "--output") -> None:
         self.path = path
         self.suffix = path.suffix.lower()
         if not self.suffix and is_stream(path):
             self.suffix = ".jsonl"
         else:
-            check_target("--output", path, FORMATS)
+            check_target(option, path, FORMATS)
         self.count = 0
         with writing(path):
             self.target = Target(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -100,8 +101,11 @@ def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
     )
     judged = _can_be_judged(rows, options)
     plot, evaluation = options.pop("plot"), options.pop("evaluation")
-    with Destination(options) as destination:
-        file = None if evaluation is None else destination.enter_context(RecordFile(evaluation))
+    # Records are whole whatever becomes of the evaluation.
+    with ExitStack() as after, Destination(options) as destination:
+        file = None
+        if evaluation is not None:
+            file = after.enter_context(RecordFile(evaluation, "--evaluation"))
         language_model, loaded = _models(options)
         from decoding.generation.seeds import chosen_seed
         from decoding_evals.judging.correctness import usual_rule

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from decoding.generation.prompts import prompt_ids
 from decoding.generation.result import Generation
-from decoding.generation.run import generate
+from decoding.generation.run import MOST_TOGETHER, generate
 from decoding.generation.seeds import chosen_seed
 from decoding.inference.sequences import SequenceEntropy, sequence_entropy
 from decoding.models.chats import Chat, Conversation, Prompt, last_of, worded
@@ -118,8 +118,8 @@ class PromptUncertainty(TextResult):
             "RaoBlackwellSequenceEntropy": self.entropy.rao_blackwellised,
         }
         text, share = estimating.most_common(self.samples, self.labels)
-        said, how = self.greedy.messages, self.greedy.chat
-        messages = {} if said is None else {"messages": [dict(message) for message in said]}
+        asked, how = self.row.prompt, self.greedy.chat
+        messages = {} if isinstance(asked, str) else {"messages": [*map(dict, asked.messages)]}
         chat = None if how is None else dict(how)
         return {
             **self.heading(),
@@ -253,7 +253,8 @@ def uncertainty(
         correctness=rule,
     )
     numbered = iter(enumerate(rows))
-    while some := list(islice(numbered, max(1, batch_size // num_samples))):
+    together = min(max(1, batch_size // num_samples), MOST_TOGETHER)
+    while some := list(islice(numbered, together)):
         yield from run.batch(some)
 
 
@@ -271,7 +272,7 @@ class _Run:
     entailment: EntailmentModel | None
     correctness: str
 
-    def batch(self, rows: list[tuple[int, PromptRow]]) -> list[PromptUncertainty]:
+    def batch(self, rows: list[tuple[int, PromptRow]]) -> Iterator[PromptUncertainty]:
         """Results for a few prompts."""
         # Equal prompts once: `generate` would go on counting their samples.
         texts = list(dict.fromkeys(row.asked() for _, row in rows))
@@ -282,10 +283,8 @@ class _Run:
             text: (best, tuple(drawn[self.num_samples * place :][: self.num_samples]))
             for place, (text, best) in enumerate(zip(texts, greedy, strict=True))
         }
-        results = []
         for index, row in rows:
-            results.append(_named(index, partial(self.result, index, row, *answers[row.asked()])))
-        return results
+            yield _named(index, partial(self.result, index, row, *answers[row.asked()]))
 
     def result(
         self, index: int, row: PromptRow, greedy: Generation, samples: tuple[Generation, ...]
@@ -344,7 +343,10 @@ class _Run:
         chat = self.options["chat"]
         following = continuing(row.prompt, known, chat=chat)
         asked = ContextRow(row.prompt, row.context, following)
-        [found] = context_gain(self.language_model, [asked], chat=chat)
+        try:
+            [found] = context_gain(self.language_model, [asked], chat=chat)
+        except ValueError as error:
+            raise ValueError(str(error).removeprefix("row 1: ")) from None
         return found
 
     def judged(self, row: PromptRow, text: str) -> Judgement | None:
