@@ -209,6 +209,7 @@ def write_texts(
 
         try:
             for generation in run.sequences(prompts, batch_size):
+                interrupt = None
                 if screen is not None:
                     screen.finished(generation)
                 elif file is not None:
@@ -216,9 +217,11 @@ def write_texts(
                 else:
                     abstained = generation.finish_reason == "abstain"
                     text = "" if abstained else generation.text
-                    write_line(to_json(generation.record()) if as_json else text)
+                    interrupt = write_line(to_json(generation.record()) if as_json else text)
                 progress.count(generation)
                 advance()
+                if interrupt is not None:
+                    interrupt()
         except KeyboardInterrupt:
             if screen is not None and streaming:
                 screen.flow.end_line()

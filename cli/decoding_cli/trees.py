@@ -59,7 +59,8 @@ def grow_trees(
                 if file is not None:
                     file.write(tree.record())
                 elif as_json:
-                    write_line(to_json(tree.record()))
+                    if (interrupt := write_line(to_json(tree.record()))) is not None:
+                        interrupt()
                 else:
                     screen = console(color)
                     screen.soft_wrap = False

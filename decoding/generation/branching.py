@@ -28,8 +28,8 @@ from decoding.settings.applying import History
 from decoding.settings.policy import RAW, EntropyPolicy
 from decoding.settings.settings import DecodingSettings
 
-MOST_LEAVES = 200
-"""A tree may be as deep as it has ends, and records of deeper ones cannot be read back."""
+DEEPEST = 200
+"""Forks above an end, after which there are no more: deeper records cannot be read back."""
 
 
 @dataclass
@@ -124,8 +124,9 @@ def branch(
     """Continue a prompt, and fork wherever the model hesitates.
 
     The text forks into the setting's most probable tokens, and each branch goes on by draws. Forks
-    are made in the order of their depth until there are `max_leaves` ends; after that, text is
-    drawn without forks. Where the setting keeps a single token, there is no fork.
+    are made in the order of their depth until there are `max_leaves` ends; after that, and below
+    `DEEPEST` forks, text is drawn without forks. Where the setting keeps a single token, there is
+    no fork.
 
     Args:
         language_model: from `load_model`, or `LanguageModel(model, tokenizer)` around a pair of
@@ -154,8 +155,6 @@ def branch(
     ):
         if not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
-    if max_leaves > MOST_LEAVES:
-        raise ValueError(f"max_leaves must be at most {MOST_LEAVES}, got {max_leaves}")
     policy = EntropyPolicy(
         settings=RAW if settings is None else settings,  # type: ignore[arg-type]  # or its text
         entropy_above=entropy_above,
@@ -174,11 +173,11 @@ def branch(
     acting = settings.for_tokenizer(run.tokenizer)
     prompt_ids = run.encode(prompt, index)
     root = Branch(1.0)
-    open_ends: deque[tuple[Branch, list[int]]] = deque([(root, prompt_ids)])
+    open_ends: deque[tuple[Branch, list[int], int]] = deque([(root, prompt_ids, 0)])
     leaves, stretches = 1, count()
     while open_ends:
-        node, path = open_ends.popleft()
-        most = min(branches, max_leaves - leaves + 1)
+        node, path, depth = open_ends.popleft()
+        most = min(branches, max_leaves - leaves + 1) if depth < DEEPEST else 1
         here = replace(run, settings=policy if most > 1 else settings)
         _grow(node, here, Job(0, 0, prompt, path, len(path) - len(prompt_ids)), stretches)
         if node.finish_reason is not None:
@@ -188,11 +187,11 @@ def branch(
         if len(children) == 1:
             node.ids += children[0].ids
             node.entropy_nats += children[0].entropy_nats
-            open_ends.appendleft((node, path))
+            open_ends.appendleft((node, path, depth))
             continue
         node.children, node.hesitation_nats = children, hesitation
         leaves += len(children) - 1
-        open_ends.extend((child, before) for child in children)
+        open_ends.extend((child, before, depth + 1) for child in children)
     _add_texts(root, Detokenizer(run.tokenizer, prompt_ids))
     return Tree(
         prompt=last_of(prompt),

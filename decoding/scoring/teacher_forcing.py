@@ -229,7 +229,7 @@ class TeacherForcing:
             elif isinstance(document, EncodedDocument):
                 cut = self._encoded(index, document, on_segment)
             else:
-                cut = self._text(index, document, on_segment)
+                cut = self._text(index, as_document(document), on_segment)
             for window in cut:
                 if window.start < end:
                     raise RuntimeError(f"document {index} would score token {window.start} twice")

@@ -264,12 +264,6 @@ class DecodingSettings:
         """
         from decoding.settings.applying import apply_settings
 
-        if logits.requires_grad:
-            for rule in self.rules:
-                if isinstance(rule, Tempering) and not rule.is_fixed:
-                    raise ValueError(
-                        f"{rule.field} sets a temperature that has no gradient: detach the logits"
-                    )
         return apply_settings(self, logits, history).log_softmax(-1)
 
     def processors(self, monitor: Monitor | None = None) -> LogitsProcessorList:

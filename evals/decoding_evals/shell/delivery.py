@@ -33,6 +33,7 @@ class Destination(ExitStack):
         check_plot(self.plot)
         self.file = self.enter_context(record_file(options.get("output")))
         self.as_json = options["as_json"]
+        self.interrupt: Callable[[], None] | None = None
 
     @property
     def on_screen(self) -> bool:
@@ -91,6 +92,8 @@ class Destination(ExitStack):
                 if self.plot is not None and count == 0 and (figure := result.plot()) is not None:
                     write_plot(figure, self.plot)
                 count += 1
+                if self.interrupt is not None:
+                    self.interrupt()
         except KeyboardInterrupt:
             raise Interrupted(f"{counted(count, unit)} {done}") from None
         except Interrupted as interrupted:
@@ -120,5 +123,5 @@ class Destination(ExitStack):
         if self.file is not None:
             self.file.write(record)
         elif self.as_json:
-            write_line(to_json(record))
+            self.interrupt = write_line(to_json(record))
         return record, result

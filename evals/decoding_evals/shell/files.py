@@ -37,8 +37,10 @@ def is_stream(path: Path) -> bool:
     """Whether a path leads to what is written into, not replaced: a pipe, a device, a socket, or a
     file that is open already, as `/dev/stdout` is."""
     try:
+        if _descriptor(path) is not None:
+            return True
         mode = path.stat().st_mode
-        return _descriptor(path) is not None or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+        return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
     except OSError:
         return False
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import NoneType
@@ -24,29 +25,36 @@ def to_json(record: dict[str, Any]) -> str:
     return json.dumps(record, allow_nan=False)
 
 
-def write_line(text: str) -> None:
-    """Write a line to standard output, whole: what interrupts it waits until it is written.
+def write_line(text: str) -> Callable[[], None] | None:
+    """Write a line to standard output, whole: a signal that ends the command waits for its end.
 
-    A second interruption does not wait; the reader may have stopped for good.
+    A second signal does not wait; the reader may have stopped for good.
+
+    Returns:
+        What acts on a signal that came meanwhile, for the caller once the line is counted.
     """
+    came: list[int] = []
+
+    def later(number: int, frame: Any) -> None:
+        if came:
+            listeners[number](number, frame)
+        came.append(number)
+
+    listeners: dict[int, Any] = {}
     try:
-        number = sys.stdout.fileno()
-    except (OSError, ValueError):  # no file, as in a notebook
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if callable(listener := signal.getsignal(number)):
+                listeners[number] = listener
+                signal.signal(number, later)
+    except ValueError:  # not the main thread, which alone gets signals
+        listeners = {}
+    try:
         click.echo(text)
-        return
-    sys.stdout.flush()
-    encoding, errors = sys.stdout.encoding or "utf-8", sys.stdout.errors or "replace"
-    left = memoryview(f"{text}\n".encode(encoding, errors=errors))
-    size, interrupt = len(left), None
-    while left:
-        try:
-            left = left[os.write(number, left) :]
-        except KeyboardInterrupt as error:
-            if interrupt is not None or len(left) == size:
-                raise
-            interrupt = error
-    if interrupt is not None:
-        raise interrupt
+        sys.stdout.flush()
+    finally:
+        for number, listener in listeners.items():
+            signal.signal(number, listener)
+    return partial(listeners[came[0]], came[0], None) if came else None
 
 
 class Unfinished(click.ClickException):

@@ -142,9 +142,11 @@ def test_likelihood_judges_in_a_chat(talker):
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ({"messages": []}, "'messages' is list, not a string"),
+        ({"messages": []}, "'messages': a conversation must have at least one message"),
+        ({"messages": "[]"}, "'messages': no list of messages"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "a message is not valid UTF-8"),
         ({"messages": [{"role": "user"}]}, "message 1 must have a text as 'role'"),
-        ({"messages": 3}, "'messages' is int, not a string"),
+        ({"messages": 3}, "'messages': no list of messages"),
     ],
 )
 def test_broken_conversations_are_named(run, folder, file, row, problem):
@@ -183,3 +185,67 @@ def test_line_breaks_may_be_spelled(given, meant):
     from decoding_evals.reading.prompts import read_stop
 
     assert read_stop((given,)) == [meant]
+
+
+@pytest.mark.parametrize("text", ['[{"role": "user", "content": "c"}]', '[{"name": "Ann"}]', "[ ]"])
+def test_a_text_that_looks_like_json_is_a_text_where_files_have_lists(run, file, text):
+    path = file({"prompt": text, "text": text})
+    code, out, _ = run("score", path, "--json")
+    assert code == 0 and "".join(t["text"] for t in json.loads(out)["tokens"]) == text
+    arguments = ["--prompts-file", path, "--max-new-tokens", 1, "--seed", 1, "--json"]
+    code, out, _ = run("generate", *arguments)
+    record = json.loads(out)
+    assert (code, record["prompt"], record["chat"]) == (0, text, None)
+
+
+@pytest.mark.parametrize("cell", ["[\r\n {", "[\t{", "[{"])
+def test_a_conversation_in_a_cell_may_be_laid_out_in_any_way(run, folder, talker, tmp_path, cell):
+    spelled = cell + json.dumps(SAID[0])[1:] + "]"
+    path = tmp_path / "rows.csv"
+    path.write_text('messages\n"' + spelled.replace('"', '""') + '"\n', newline="")
+    arguments = ["--model", folder, "--max-new-tokens", 1, "--seed", 1, "--json"]
+    code, out, err = run("generate", "--prompts-file", path, *arguments)
+    assert code == 0, err
+    read = encode_prompt(talker.tokenizer, Conversation(SAID[:1]))
+    assert json.loads(out)["prompt_ids"] == read
+
+
+@pytest.mark.parametrize(
+    ("cell", "problem"),
+    [
+        ('[{"role": "user", "content": "a", "content": "b"}]', "more than one key 'content'"),
+        ("[{", "broken JSON"),
+        ("[" * 100_000, "broken JSON"),
+        ("hello", "no list of messages"),
+    ],
+)
+def test_a_column_of_messages_holds_nothing_else(run, folder, tmp_path, cell, problem):
+    path = tmp_path / "rows.csv"
+    path.write_text('messages\n"' + cell.replace('"', '""') + '"\n')
+    for arguments in (["score", path], ["generate", "--prompts-file", path]):
+        code, _, err = run(*arguments, "--model", folder)
+        assert code == 1 and problem in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--chat-option", "x=1e999"], "--chat-option x has a value that JSON does not know"),
+        (["--system", "\udcff"], "--system is not valid UTF-8"),
+    ],
+)
+def test_options_of_chats_hold_what_records_can(run, arguments, problem):
+    code, _, err = run("generate", "c", *arguments, "--model", "/no/such/model")
+    assert code == 2 and problem in err
+
+
+def test_roles_need_conversations(run):
+    Path("rows.txt").write_text("c d")
+    code, _, err = run("score", "rows.txt", "--roles", "user", "--model", "/no/such/model")
+    assert code == 2 and "--roles needs a column of messages" in err
+
+
+def test_prompts_of_rows_are_named_by_their_place(run, file):
+    path = file({"prompt": "Once", "text": " a"}, {"prompt": "On", "text": ["ce"]})
+    code, _, err = run("score", path, "--prompt-column", "prompt")
+    assert code == 1 and f"the prompt of '{path}:2' shares no token" in err

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from decoding.scoring.teacher_forcing import Document
+from decoding.scoring.teacher_forcing import Document, TokenDocument
 from decoding.scoring.windows import Windows
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.score.evaluation import score, score_choices
@@ -94,6 +94,19 @@ def test_choices_under_a_setting(stories260k):
     [row] = score_choices(stories260k, [("Once upon a", [" time", " dog"])], setting=setting)
     likely, other = row.record()["choices"]
     assert likely["coverage"] == 1 > other["coverage"]
+
+
+@pytest.mark.parametrize("context", [[7], [7, 8, 9], list(range(100, 130))])
+def test_ids_after_a_context_are_scored_by_themselves(stories, context):
+    ids = [410, 342, 12]
+    [got] = score(stories, [TokenDocument(ids, context)])
+    with torch.no_grad():
+        logits = stories.model(torch.tensor([[*context, *ids]])).logits[0].double()
+    log_p = logits.log_softmax(-1)
+    want = [-float(log_p[len(context) + i - 1, one]) for i, one in enumerate(ids)]
+    assert got.ids.tolist() == ids
+    np.testing.assert_allclose(got.surprisal_nats, want, atol=NATS)
+    assert "".join(got.texts()) == got.text == stories.tokenizer.decode(ids)
 
 
 def test_a_prompt_is_no_part_of_the_text(stories260k):

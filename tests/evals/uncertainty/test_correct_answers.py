@@ -95,3 +95,19 @@ def test_likelihood_prefers_what_the_model_finds_likelier(stories):
         for path in ids
     ]
     assert found[1]["quality"] == pytest.approx(p[1] / sum(p), rel=1e-3)
+
+
+def test_records_stay_where_the_evaluation_cannot_be_written(run, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"prompt": "Tom", "references": "dog"}) + "\n")
+    code, _, err = run(
+        "uncertainty", "--prompts-file", file, "--num-samples", 2, "--max-new-tokens", 2,
+        "--output", "o.jsonl", "--evaluation", "/dev/full",
+    )  # fmt: skip
+    assert code == 1 and "cannot write '/dev/full'" in err
+    [record] = (tmp_path / "o.jsonl").read_text().splitlines()
+    assert json.loads(record)["prompt"] == "Tom"
+    code, _, err = run(
+        "uncertainty", "--prompts-file", file, "--evaluation", "e.txt", "--model", "/no/model"
+    )
+    assert code == 2 and "--evaluation takes .jsonl" in err

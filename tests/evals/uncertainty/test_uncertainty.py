@@ -290,7 +290,7 @@ def test_a_row_that_fails_late_costs_no_finished_ones(run, tmp_path):
         "uncertainty", "--prompts-file", rows, *FLAGS, "--batch-size", 2, "--output", "out.jsonl"
     )
     assert code == 1
-    assert "prompt 2: row 1: context, prompt and answer must fit" in err
+    assert "prompt 2: context, prompt and answer must fit" in err
     assert err.endswith("1 prompt of 2 finished\n")
     assert [row["prompt"] for row in lines((tmp_path / "out.jsonl").read_text())] == ["a"]
 
