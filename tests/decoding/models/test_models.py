@@ -16,6 +16,7 @@ from conftest import shared
 from decoding import DecodingSettings, ModelLoadError, Sampler, generate, load_model
 from decoding.models.loading import load_generation_config
 from decoding.models.sources import BUILTIN
+from decoding_evals.doctor.evaluation import doctor
 
 RAW = DecodingSettings()
 FOLDER = Path(decoding.__file__).parent / "stories"
@@ -184,3 +185,15 @@ def test_refusals(arguments, message):
 def test_a_missing_accelerator_is_named():
     with pytest.raises(ModelLoadError, match="no CUDA device"):
         load_model(device="cuda")
+
+
+def test_a_model_in_double_precision_is_read_as_any_other(stories):
+    """Norms, rotations and the logits themselves are in float32 there, whatever the weights."""
+    for name in (BUILTIN, str(shared("models/stories260K"))):
+        wide, narrow = load_model(name, dtype="float64"), load_model(name)
+        prompts = ["Once upon a time", "The dog"]
+        got, want = (
+            generate(model, prompts, RAW, seed=1, max_new_tokens=8) for model in (wide, narrow)
+        )
+        assert [one.text for one in got] == [one.text for one in want]
+        assert doctor(wide).passed
