@@ -126,6 +126,8 @@ def _company(
 ) -> tuple[Rows, str]:
     """In which company a row is what it is alone; and why not in all."""
     ids = probe_ids(model, WIDTH + SPARED)[:-SPARED]
+    if len(ids) < 2:
+        return "single", f"{type(model).__name__} has too few positions to try it with several rows"
     start = getattr(model.generation_config, "decoder_start_token_id", None)
     if model.config.is_encoder_decoder and start is not None:
         ids[0] = start  # else `model.generate` would put it there
