@@ -270,7 +270,8 @@ def _check(
         for configuration in (model.config, getattr(model, "generation_config", None)):
             given = getattr(configuration, key, None)
             ids = given if isinstance(given, list | tuple) else [given]
-            if not all(i is None or isinstance(i, int) for i in ids):
+            # -1 is how some say that there is none.
+            if not all(i is None or (isinstance(i, int) and -1 <= i < 2**31) for i in ids):
                 raise ModelLoadError(f"model {name!r} has {key} = {given!r}, which is no id")
     if not tokenizer("a")["input_ids"]:
         raise ModelLoadError(f"model {name!r} has no tokenizer that can be loaded")
