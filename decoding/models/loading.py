@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +70,14 @@ class LanguageModel:
 
 
 def load_model(
-    name_or_path: str = BUILTIN,
+    name_or_path: str | PathLike[str] = BUILTIN,
     *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
-    subfolder: str = "",
-    base: str | None = None,
+    subfolder: str | PathLike[str] = "",
+    base: str | PathLike[str] | None = None,
 ) -> LanguageModel:
     """Load a causal language model in evaluation mode.
 
@@ -100,6 +101,7 @@ def load_model(
     """
     target = chosen_device(device)
     wanted = chosen_dtype(dtype, target)
+        TypeError: a name is neither text nor a path.
     source = located(name_or_path, revision=revision, subfolder=subfolder)
     with explained(source):
         foundation = base_of(source, base)
@@ -119,17 +121,17 @@ def load_model(
         raise ModelLoadError(f"device {str(target)!r}: {first_line(error)}") from error
     tokenizer.padding_side = "left"
     # What records call it; for the embedded model this would be where it happens to be installed.
-    model.name_or_path = name_or_path
-    return LanguageModel(model, tokenizer, name_or_path)
+    model.name_or_path = source.name
+    return LanguageModel(model, tokenizer, source.name)
 
 
 def load_generation_config(
-    name_or_path: str = BUILTIN,
+    name_or_path: str | PathLike[str] = BUILTIN,
     *,
     trust_remote_code: bool = False,
     revision: str | None = None,
-    subfolder: str = "",
-    base: str | None = None,
+    subfolder: str | PathLike[str] = "",
+    base: str | PathLike[str] | None = None,
 ) -> GenerationConfig:
     """The generation configuration that a model comes with, without loading its weights.
 

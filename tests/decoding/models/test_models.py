@@ -197,3 +197,28 @@ def test_a_model_in_double_precision_is_read_as_any_other(stories):
         )
         assert [one.text for one in got] == [one.text for one in want]
         assert doctor(wide).passed
+
+
+def test_a_folder_may_be_given_as_a_path(tmp_path, stories):
+    small_model(tmp_path / "in", stories.tokenizer)
+    for found in (load_model(tmp_path / "in"), load_model(tmp_path, subfolder=Path("in"))):
+        assert isinstance(found.name, str) and found.model.name_or_path == found.name
+    assert load_model(tmp_path / "in").name == str(tmp_path / "in")
+    assert load_generation_config(tmp_path / "in").eos_token_id is not None
+
+
+@pytest.mark.parametrize("load", [load_model, load_generation_config])
+@pytest.mark.parametrize("name", [None, 5, b"gpt2"])
+def test_what_is_neither_name_nor_path_is_refused(load, name):
+    kind = type(name).__name__
+    with pytest.raises(TypeError, match=f"^name_or_path must be a name or a path, got {kind}$"):
+        load(name)
+    with pytest.raises(TypeError, match=f"^subfolder must be a name or a path, got {kind}$"):
+        load(BUILTIN, subfolder=name)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "/" + "a" * 300, "./" + "a" * 300 + ".gguf", "a\0b"])
+def test_a_name_that_no_file_can_have_is_refused_as_any_other(name):
+    for where in ({"name_or_path": name}, {"subfolder": name.lstrip("./")}):
+        with pytest.raises(ModelLoadError):
+            load_model(**where)
