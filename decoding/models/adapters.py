@@ -6,11 +6,12 @@ import warnings
 from os import PathLike
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import is_peft_available
 
 from decoding.models.faults import ModelLoadError
 from decoding.models.sources import ADAPTER_CONFIG, CONFIG, Source, as_text, located
+from decoding.models.tokenizing import read_tokenizer
 from decoding.models.trust import ALLOW
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -100,7 +101,5 @@ def adapted(
             f"{len(beyond)} of its weights, among them {min(beyond)}"
         )
     if source.file("tokenizer_config.json") is not None:
-        tokenizer = AutoTokenizer.from_pretrained(
-            source.location, trust_remote_code=trust_remote_code, **source.options
-        )
+        tokenizer = read_tokenizer(source, trust_remote_code=trust_remote_code)
     return wrapper.get_base_model(), tokenizer

@@ -17,7 +17,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -28,6 +27,7 @@ from decoding.models.adapters import adapted, base_of
 from decoding.models.devices import chosen_device, chosen_dtype, input_device
 from decoding.models.faults import ModelLoadError, first_line
 from decoding.models.sources import BUILTIN, Source, located
+from decoding.models.tokenizing import read_tokenizer
 from decoding.models.trust import ALLOW, check_files
 
 
@@ -164,9 +164,7 @@ def load_pair(
         ModelLoadError: they ask for what they may not, or weights are missing.
     """
     config = read_config(source, trust_remote_code=trust_remote_code)
-    tokenizer = AutoTokenizer.from_pretrained(
-        source.location, trust_remote_code=trust_remote_code, **source.options
-    )
+    tokenizer = read_tokenizer(source, trust_remote_code=trust_remote_code)
     if source.gguf is not None and hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     model, report = (kind or _kind(source, config)).from_pretrained(

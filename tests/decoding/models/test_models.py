@@ -107,9 +107,10 @@ def test_weights_that_are_no_safetensors_are_refused(tmp_path, stories):
         load_model(str(tmp_path))
 
 
-def small_model(folder, tokenizer):
+def small_model(folder, tokenizer, **values):
     """A complete model folder with 2,048 tokens."""
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=2048, n_layer=1, n_embd=8, n_head=1))
+    values = {"vocab_size": 2048, "n_layer": 1, "n_embd": 8, "n_head": 1} | values
+    model = GPT2LMHeadModel(GPT2Config(**values))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -179,6 +180,30 @@ def test_remote_code_does_not_run_unless_asked(tmp_path):
 def test_refusals(arguments, message):
     with pytest.raises(ModelLoadError, match=message):
         load_model(**arguments)
+
+
+TEXT = "the dog and the cat went to the park and the sun was warm"
+
+
+@pytest.mark.parametrize("where", ["its own", "an adapter's"])
+def test_chance_that_a_tokenizer_has_for_training_is_left_out(tmp_path, stories, where):
+    small_model(tmp_path / "base", stories.tokenizer)
+    want = stories.tokenizer(TEXT)["input_ids"]
+    path = tmp_path / "base" / "tokenizer.json"
+    held = json.loads(path.read_text())
+    held["model"]["dropout"] = 0.5
+    path.write_text(json.dumps(held))
+    folder = {"name_or_path": tmp_path / "base"}
+    if where == "an adapter's":
+        peft = pytest.importorskip("peft")
+        base = GPT2LMHeadModel.from_pretrained(tmp_path / "base")
+        lora = peft.LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True)
+        peft.get_peft_model(base, lora).save_pretrained(tmp_path / "lora")
+        for file in (tmp_path / "base").glob("tokenizer*"):
+            (tmp_path / "lora" / file.name).write_bytes(file.read_bytes())
+        folder = {"name_or_path": tmp_path / "lora", "base": tmp_path / "base"}
+    tokenizer = load_model(**folder).tokenizer
+    assert all(tokenizer(TEXT)["input_ids"] == want for _ in range(20))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
