@@ -41,11 +41,14 @@ class LanguageModel:
             needs it.
         name: what to call it in records; default the name or folder that it was loaded from, or
             its class where there is none.
+        unused_weights: names of weights in its files for which the model has no place, as where
+            its configuration says fewer layers than there are.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str = ""
+    unused_weights: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -98,14 +101,14 @@ def load_model(
     Raises:
         ModelLoadError: no such folder, no safetensors weights, no network, an unknown device or
             dtype, a package that is missing, or code without permission.
+        TypeError: a name is neither text nor a path.
     """
     target = chosen_device(device)
     wanted = chosen_dtype(dtype, target)
-        TypeError: a name is neither text nor a path.
     source = located(name_or_path, revision=revision, subfolder=subfolder)
     with explained(source):
         foundation = base_of(source, base)
-        model, tokenizer = load_pair(
+        model, tokenizer, unused = load_pair(
             foundation or source,
             trust_remote_code=trust_remote_code,
             dtype=wanted,
@@ -122,7 +125,7 @@ def load_model(
     tokenizer.padding_side = "left"
     # What records call it; for the embedded model this would be where it happens to be installed.
     model.name_or_path = source.name
-    return LanguageModel(model, tokenizer, source.name)
+    return LanguageModel(model, tokenizer, source.name, unused)
 
 
 def load_generation_config(
@@ -151,8 +154,8 @@ def load_generation_config(
 
 def load_pair(
     source: Source, kind: Any = None, *, trust_remote_code: bool, **options: Any
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model and its tokenizer.
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, tuple[str, ...]]:
+    """A model and its tokenizer, and the names of the weights for which the model has no place.
 
     Args:
         source: where they lie.
@@ -177,7 +180,7 @@ def load_pair(
         **options,
     )
     _check(source.name, model, tokenizer, report)
-    return model, tokenizer
+    return model, tokenizer, tuple(sorted(map(str, report["unexpected_keys"])))
 
 
 def read_config(source: Source, *, trust_remote_code: bool) -> Any:

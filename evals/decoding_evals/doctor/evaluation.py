@@ -168,6 +168,9 @@ def _notes(patient: Patient) -> list[str]:
         )
     elif tokenizer.bos_token_id is None and patient.front == [tokenizer.eos_token_id]:
         notes.append("the tokenizer has no BOS: evaluations put EOS in front")
+    unused = patient.language_model.unused_weights
+    if unused:
+        notes.append(f"weights that are not used: {len(unused):,}, among them {unused[0]}")
     best = texts.best_temperature(patient)
     if best is not None and max(best, 1 / best) > UNUSUAL:
         notes.append(

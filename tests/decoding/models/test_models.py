@@ -247,3 +247,19 @@ def test_a_name_that_no_file_can_have_is_refused_as_any_other(name):
     for where in ({"name_or_path": name}, {"subfolder": name.lstrip("./")}):
         with pytest.raises(ModelLoadError):
             load_model(**where)
+
+
+def test_weights_for_which_a_model_has_no_place_are_named(tmp_path, stories, run):
+    small_model(tmp_path, stories.tokenizer, n_layer=3)
+    command = ("generate", "Once", "--max-new-tokens", "1", "--model", tmp_path)
+    assert load_model(tmp_path).unused_weights == stories.unused_weights == ()
+    assert "not used" not in run(*command)[2]
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"n_layer": 2}))
+    found = load_model(tmp_path)
+    unused = len(found.unused_weights)
+    assert unused >= 11  # one, `c_attn.bias`, transformers takes for a mask of old checkpoints
+    assert all(name.startswith("transformer.h.2.") for name in found.unused_weights)
+    says = f"weights that are not used: {unused}, among them {found.unused_weights[0]}"
+    assert f"{str(tmp_path)!r}: {says}\n" in run(*command)[2]
+    assert says in doctor(found).notes
