@@ -107,7 +107,8 @@ def doctor(
 
     A check that raises an exception has failed. Differences are root mean squares over the
     vocabulary, the largest of all positions, in nats; their limit is n · eps(dtype) · the root mean
-    square of the logits, with n = 1,024 in float32 and 32 in half precision.
+    square of the logits, with n = 1,024 in float32 and 32 in half precision; float64 is judged as
+    float32, in which transformers computes norms and rotations.
 
     Args:
         language_model: from `load_model`.
