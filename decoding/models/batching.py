@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from decoding.models.agreement import distance, rounding
+from decoding.models.faults import first_line
 from decoding.models.probing import WRONG, probe_ids
 
 WIDTH, SPARED = 12, 4  # tokens of the probe, and positions left for steps behind them
@@ -165,7 +166,7 @@ def _company(
             off = f"logits off by {gap:.2g}"
         except Exception as error:  # whatever a model makes of padding, or of several rows
             gap = math.inf
-            off = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            off = first_line(error)
         if gap <= limit:
             return rows, reason
         reason = f"{type(model).__name__} {otherwise} ({off})"

@@ -269,7 +269,7 @@ def _check(
         raise ModelLoadError(
             f"model {name!r} lacks {len(absent)} of its weights, among them {min(map(str, absent))}"
         )
-    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"):
         for configuration in (model.config, getattr(model, "generation_config", None)):
             given = getattr(configuration, key, None)
             ids = given if isinstance(given, list | tuple) else [given]

@@ -260,9 +260,10 @@ def test_what_is_counted_without_end_is_refused_before_it_is_built(folder, key):
 @pytest.mark.parametrize(
     "value", [1e18, "x", {"a": 1}, [0, "x"], [[0]], 10**30, [0, 2**31], -2, -(10**30)]
 )
-def test_ids_that_are_none_are_refused(folder, value):
-    change(folder, "generation_config.json", eos_token_id=value)
-    assert f"eos_token_id = {value!r}" in refusal(load_model, str(folder))
+@pytest.mark.parametrize("key", ["eos_token_id", "decoder_start_token_id"])
+def test_ids_that_are_none_are_refused(folder, key, value):
+    change(folder, "generation_config.json", **{key: value})
+    assert f"{key} = {value!r}" in refusal(load_model, str(folder))
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"{"])
