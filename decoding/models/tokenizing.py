@@ -6,12 +6,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from decoding.models.sources import Source
 
-CHANCE = ("dropout", "alpha", "nbest_size")
-"""What makes a tokenizer draw how it cuts a text, to train a model on: of BPE, and of Unigram."""
-
 
 def read_tokenizer(source: Source, *, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    """A model's tokenizer, without the chance that some have in them for training.
+    """A model's tokenizer, without the dropout that some BPE has to train a model on.
 
     Args:
         source: where it lies.
@@ -20,8 +17,7 @@ def read_tokenizer(source: Source, *, trust_remote_code: bool) -> PreTrainedToke
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         source.location, trust_remote_code=trust_remote_code, **source.options
     )
-    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
-    for name in CHANCE:
-        if getattr(model, name, None) is not None:
-            setattr(model, name, None)
+    pieces = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    if hasattr(pieces, "dropout"):
+        pieces.dropout = None
     return tokenizer
