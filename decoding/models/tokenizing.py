@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from decoding.models.sources import Source
@@ -17,7 +19,7 @@ def read_tokenizer(source: Source, *, trust_remote_code: bool) -> PreTrainedToke
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         source.location, trust_remote_code=trust_remote_code, **source.options
     )
-    pieces = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    pieces: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
     if hasattr(pieces, "dropout"):
         pieces.dropout = None
     return tokenizer
