@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import warnings
+from os import PathLike
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import is_peft_available
 
 from decoding.models.faults import ModelLoadError
-from decoding.models.sources import ADAPTER_CONFIG, CONFIG, Source, located
+from decoding.models.sources import ADAPTER_CONFIG, CONFIG, Source, as_text, located
+from decoding.models.tokenizing import read_tokenizer
 from decoding.models.trust import ALLOW
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
-def base_of(source: Source, base: str | None) -> Source | None:
+def base_of(source: Source, base: str | PathLike[str] | None) -> Source | None:
     """Where the model lies that an adapter changes; None where there is no adapter.
 
     Args:
@@ -37,7 +39,7 @@ def base_of(source: Source, base: str | None) -> Source | None:
             f"model {source.name!r} holds a whole model and an adapter; to use the adapter, name "
             "its base (--base)"
         )
-    named = base or config.get("base_model_name_or_path")
+    named = as_text(base, "base") if base else config.get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
         raise ModelLoadError(f"adapter {source.name!r} names no base; name one (--base)")
     revision = None if base or Path(named).exists() else config.get("revision")
@@ -99,7 +101,5 @@ def adapted(
             f"{len(beyond)} of its weights, among them {min(beyond)}"
         )
     if source.file("tokenizer_config.json") is not None:
-        tokenizer = AutoTokenizer.from_pretrained(
-            source.location, trust_remote_code=trust_remote_code, **source.options
-        )
+        tokenizer = read_tokenizer(source, trust_remote_code=trust_remote_code)
     return wrapper.get_base_model(), tokenizer

@@ -23,7 +23,8 @@ def distance(got: Tensor, want: Tensor) -> Tensor:
 
 def rounding(logits: Tensor, dtype: torch.dtype) -> float:
     """How far rounding may set logits of a model in this dtype apart, as a `distance`."""
-    eps = max(torch.finfo(each).eps for each in (logits.dtype, dtype))
+    # transformers computes norms and rotations in float32, also in a model in float64.
+    eps = max(torch.finfo(each).eps for each in (logits.dtype, dtype, torch.float32))
     units = ROUNDING if eps <= torch.finfo(torch.float32).eps else ROUNDING_HALF
     finite = logits.double()[logits.isfinite()]
     return units * eps * (float(finite.square().mean().sqrt()) if len(finite) else 0.0)

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from decoding.models.agreement import distance, rounding
+from decoding.models.faults import first_line
 from decoding.models.probing import WRONG, probe_ids
 
 WIDTH, SPARED = 12, 4  # tokens of the probe, and positions left for steps behind them
@@ -126,6 +127,8 @@ def _company(
 ) -> tuple[Rows, str]:
     """In which company a row is what it is alone; and why not in all."""
     ids = probe_ids(model, WIDTH + SPARED)[:-SPARED]
+    if len(ids) < 2:
+        return "single", f"{type(model).__name__} has too few positions to try it with several rows"
     start = getattr(model.generation_config, "decoder_start_token_id", None)
     if model.config.is_encoder_decoder and start is not None:
         ids[0] = start  # else `model.generate` would put it there
@@ -163,7 +166,7 @@ def _company(
             off = f"logits off by {gap:.2g}"
         except Exception as error:  # whatever a model makes of padding, or of several rows
             gap = math.inf
-            off = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            off = first_line(error)
         if gap <= limit:
             return rows, reason
         reason = f"{type(model).__name__} {otherwise} ({off})"

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from decoding.models.faults import first_line
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -162,8 +164,9 @@ def rendered(
                 **chat.options,
             )
         except Exception as error:  # whatever a template does
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"the chat template refuses the messages: {reason}") from error
+            raise ValueError(
+                f"the chat template refuses the messages: {first_line(error)}"
+            ) from error
         return text
 
     text = filled(messages)

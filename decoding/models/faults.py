@@ -45,6 +45,15 @@ def visible(text: str, *, kept: str = "") -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first, not all of it where that is long; its class where it is silent."""
-    line = next(iter(str(error).strip().splitlines()), type(error).__name__).strip()
+    """What an error says first, not all of it where that is long; its class where it is silent.
+
+    A line that only announces the next, as in "for field 'vocab_size':", is followed by that; a
+    missing key is called one.
+    """
+    line, *rest = str(error).strip().splitlines() or [type(error).__name__]
+    if line.rstrip().endswith((":", "(")) and rest:
+        line = f"{line.rstrip()} {rest[0].strip()}"
+    if isinstance(error, KeyError):
+        line = f"{type(error).__name__}: {line}"
+    line = line.strip()
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"

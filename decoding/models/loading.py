@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -27,6 +27,7 @@ from decoding.models.adapters import adapted, base_of
 from decoding.models.devices import chosen_device, chosen_dtype, input_device
 from decoding.models.faults import ModelLoadError, first_line
 from decoding.models.sources import BUILTIN, Source, located
+from decoding.models.tokenizing import read_tokenizer
 from decoding.models.trust import ALLOW, check_files
 
 
@@ -40,11 +41,14 @@ class LanguageModel:
             needs it.
         name: what to call it in records; default the name or folder that it was loaded from, or
             its class where there is none.
+        unused_weights: names of weights in its files for which the model has no place, as where
+            its configuration says fewer layers than there are.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str = ""
+    unused_weights: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -69,14 +73,14 @@ class LanguageModel:
 
 
 def load_model(
-    name_or_path: str = BUILTIN,
+    name_or_path: str | PathLike[str] = BUILTIN,
     *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
-    subfolder: str = "",
-    base: str | None = None,
+    subfolder: str | PathLike[str] = "",
+    base: str | PathLike[str] | None = None,
 ) -> LanguageModel:
     """Load a causal language model in evaluation mode.
 
@@ -97,13 +101,14 @@ def load_model(
     Raises:
         ModelLoadError: no such folder, no safetensors weights, no network, an unknown device or
             dtype, a package that is missing, or code without permission.
+        TypeError: a name is neither text nor a path.
     """
     target = chosen_device(device)
     wanted = chosen_dtype(dtype, target)
     source = located(name_or_path, revision=revision, subfolder=subfolder)
     with explained(source):
         foundation = base_of(source, base)
-        model, tokenizer = load_pair(
+        model, tokenizer, unused = load_pair(
             foundation or source,
             trust_remote_code=trust_remote_code,
             dtype=wanted,
@@ -119,17 +124,17 @@ def load_model(
         raise ModelLoadError(f"device {str(target)!r}: {first_line(error)}") from error
     tokenizer.padding_side = "left"
     # What records call it; for the embedded model this would be where it happens to be installed.
-    model.name_or_path = name_or_path
-    return LanguageModel(model, tokenizer, name_or_path)
+    model.name_or_path = source.name
+    return LanguageModel(model, tokenizer, source.name, unused)
 
 
 def load_generation_config(
-    name_or_path: str = BUILTIN,
+    name_or_path: str | PathLike[str] = BUILTIN,
     *,
     trust_remote_code: bool = False,
     revision: str | None = None,
-    subfolder: str = "",
-    base: str | None = None,
+    subfolder: str | PathLike[str] = "",
+    base: str | PathLike[str] | None = None,
 ) -> GenerationConfig:
     """The generation configuration that a model comes with, without loading its weights.
 
@@ -149,8 +154,8 @@ def load_generation_config(
 
 def load_pair(
     source: Source, kind: Any = None, *, trust_remote_code: bool, **options: Any
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model and its tokenizer.
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, tuple[str, ...]]:
+    """A model and its tokenizer, and the names of the weights for which the model has no place.
 
     Args:
         source: where they lie.
@@ -162,9 +167,7 @@ def load_pair(
         ModelLoadError: they ask for what they may not, or weights are missing.
     """
     config = read_config(source, trust_remote_code=trust_remote_code)
-    tokenizer = AutoTokenizer.from_pretrained(
-        source.location, trust_remote_code=trust_remote_code, **source.options
-    )
+    tokenizer = read_tokenizer(source, trust_remote_code=trust_remote_code)
     if source.gguf is not None and hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     model, report = (kind or _kind(source, config)).from_pretrained(
@@ -177,7 +180,7 @@ def load_pair(
         **options,
     )
     _check(source.name, model, tokenizer, report)
-    return model, tokenizer
+    return model, tokenizer, tuple(sorted(map(str, report["unexpected_keys"])))
 
 
 def read_config(source: Source, *, trust_remote_code: bool) -> Any:
@@ -266,11 +269,12 @@ def _check(
         raise ModelLoadError(
             f"model {name!r} lacks {len(absent)} of its weights, among them {min(map(str, absent))}"
         )
-    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"):
         for configuration in (model.config, getattr(model, "generation_config", None)):
             given = getattr(configuration, key, None)
             ids = given if isinstance(given, list | tuple) else [given]
-            if not all(i is None or isinstance(i, int) for i in ids):
+            # -1 is how some say that there is none.
+            if not all(i is None or (isinstance(i, int) and -1 <= i < 2**31) for i in ids):
                 raise ModelLoadError(f"model {name!r} has {key} = {given!r}, which is no id")
     if not tokenizer("a")["input_ids"]:
         raise ModelLoadError(f"model {name!r} has no tokenizer that can be loaded")

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from decoding.models.agreement import distance, rounding
 from decoding.models.devices import input_device
+from decoding.models.limits import positions
 
 PROBE_TOKENS = 16
 # So many times what rounding explains is another computation, also where a scan loses some digits.
@@ -30,12 +31,9 @@ def probe_ids(model: PreTrainedModel, length: int) -> Tensor:
     Returns:
         `(tokens,)`, on the model's device.
     """
-    config = model.config.get_text_config()
-    room = getattr(config, "max_position_embeddings", None) or 0
-    length = min(length, room) if room > 0 else length
-    draws = torch.randint(
-        config.vocab_size, (8 * length,), generator=torch.Generator().manual_seed(0)
-    )
+    length = min(length, positions(model) or length)
+    vocabulary = model.config.get_text_config().vocab_size
+    draws = torch.randint(vocabulary, (8 * length,), generator=torch.Generator().manual_seed(0))
     special = _special_ids(model)
     ids = [id_ for id_ in draws.tolist() if id_ not in special] or draws.tolist()
     return torch.tensor((ids * length)[:length], device=input_device(model))

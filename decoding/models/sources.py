@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
@@ -70,7 +71,12 @@ class Source:
         return value
 
 
-def located(name: str, *, revision: str | None = None, subfolder: str = "") -> Source:
+def located(
+    name: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    subfolder: str | os.PathLike[str] = "",
+) -> Source:
     """Where a model lies.
 
     Args:
@@ -80,13 +86,16 @@ def located(name: str, *, revision: str | None = None, subfolder: str = "") -> S
 
     Raises:
         ModelLoadError: there is no such folder or file, or no model in it.
+        TypeError: a name is neither text nor a path.
     """
+    name, subfolder = as_text(name, "name_or_path"), as_text(subfolder, "subfolder")
     if name.startswith("builtin:") and name != BUILTIN:
         raise ModelLoadError(f"no model {name!r}: the embedded one is {BUILTIN!r}")
     path = Path(str(files("decoding") / "stories") if name == BUILTIN else name)
     # A name that can only mean a path: it exists, or no hub name looks like that.
     is_path = name.startswith(("./", "../", "~")) or name.count("/") > 1 or path.suffix == ".gguf"
-    if not (path.exists() or path.is_absolute() or is_path):
+    # Where a name is too long for a file, os.path says that there is none, and pathlib raises.
+    if not (os.path.exists(path) or path.is_absolute() or is_path):
         return (
             _cached(name, revision, subfolder)
             if _hub_is_silent()
@@ -96,12 +105,12 @@ def located(name: str, *, revision: str | None = None, subfolder: str = "") -> S
         raise ModelLoadError(
             f"model {name!r} is not on the hub, so it has no revision, got {revision!r}"
         )
-    if path.is_file():
+    if os.path.isfile(path):
         return _file(name, path)
     inside, shown = path / subfolder, f"{name}/{subfolder}" if subfolder else name
-    if not inside.is_dir():
+    if not os.path.isdir(inside):
         kind = "file" if path.suffix == ".gguf" else "folder"
-        missing = "is no folder" if inside.exists() else "does not exist"
+        missing = "is no folder" if os.path.exists(inside) else "does not exist"
         raise ModelLoadError(f"model {kind} {shown!r} {missing}")
     packed = sorted(inside.glob("*.gguf"))
     if packed and not any(inside.glob("*.safetensors*")):
@@ -115,6 +124,14 @@ def located(name: str, *, revision: str | None = None, subfolder: str = "") -> S
     if not any((inside / config).is_file() for config in (CONFIG, ADAPTER_CONFIG)):
         raise ModelLoadError(f"model folder {shown!r} has no {CONFIG}")
     return Source(name, str(path), subfolder=subfolder)
+
+
+def as_text(name: str | os.PathLike[str], argument: str) -> str:
+    """A name or path as text; a TypeError that names the argument where it is neither."""
+    text = os.fspath(name) if isinstance(name, os.PathLike) else name
+    if not isinstance(text, str):
+        raise TypeError(f"{argument} must be a name or a path, got {type(name).__name__}")
+    return text
 
 
 def _file(name: str, path: Path) -> Source:

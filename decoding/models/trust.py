@@ -18,7 +18,8 @@ from decoding.models.sources import CONFIG, Source
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 IMPLEMENTATION = re.compile(r"_?(attn|experts)_implementation(_internal)?")
-LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+LAYERS = re.compile(r"(?!max_window_|.*every_n_)(.*_)?(n_layer|layers)")
+"""What counts layers that have weights, not where something begins or how often it comes."""
 COUNTED = re.compile(r"(.*_)?(layers?|labels|experts|heads)")
 MOST = 100_000
 """More of what is counted than any model has."""
@@ -55,7 +56,7 @@ def check_files(source: Source, *, trust_remote_code: bool) -> None:
         if not COUNTED.fullmatch(key) or not isinstance(value, int):
             continue
         # They are built one by one before their weights are missed, and some numbers never end.
-        most = MOST if weights is None or key not in LAYERS else weights
+        most = MOST if weights is None or not LAYERS.fullmatch(key) else weights
         if value > most:
             raise ModelLoadError(
                 f"model {source.name!r}: its {CONFIG} has {key} = {value}, and "

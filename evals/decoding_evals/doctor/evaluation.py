@@ -107,7 +107,8 @@ def doctor(
 
     A check that raises an exception has failed. Differences are root mean squares over the
     vocabulary, the largest of all positions, in nats; their limit is n · eps(dtype) · the root mean
-    square of the logits, with n = 1,024 in float32 and 32 in half precision.
+    square of the logits, with n = 1,024 in float32 and 32 in half precision; float64 is judged as
+    float32, in which transformers computes norms and rotations.
 
     Args:
         language_model: from `load_model`.
@@ -168,6 +169,9 @@ def _notes(patient: Patient) -> list[str]:
         )
     elif tokenizer.bos_token_id is None and patient.front == [tokenizer.eos_token_id]:
         notes.append("the tokenizer has no BOS: evaluations put EOS in front")
+    unused = patient.language_model.unused_weights
+    if unused:
+        notes.append(f"weights that are not used: {len(unused):,}, among them {unused[0]}")
     best = texts.best_temperature(patient)
     if best is not None and max(best, 1 / best) > UNUSUAL:
         notes.append(

@@ -47,7 +47,7 @@ class EntailmentModel:
         try:
             source = located(name_or_path)
             with explained(source):
-                model, self._tokenizer = load_pair(
+                model, self._tokenizer, _ = load_pair(
                     source,
                     AutoModelForSequenceClassification,
                     trust_remote_code=trust_remote_code,

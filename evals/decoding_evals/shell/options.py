@@ -17,6 +17,7 @@ from decoding.settings.grids import MOST_SETTINGS, parse_grid
 from decoding.settings.policy import EntropyPolicy, Setting, parse_setting
 from decoding.settings.settings import RULES_IN_ORDER
 from decoding_evals.shell.running import keep_freed_memory, uncollected
+from decoding_evals.showing.lines import note
 
 if TYPE_CHECKING:
     from decoding.models.loading import LanguageModel
@@ -275,7 +276,11 @@ def read_model(options: dict[str, Any], name: str | None = None) -> LanguageMode
 
         keep_freed_memory()
         how = {option: options[option] for option in ("device", "dtype", *WHERE)}
-        return load_model(name, **how)
+        language_model = load_model(name, **how)
+    unused = language_model.unused_weights
+    if unused:
+        note(f"{name!r}: weights that are not used: {len(unused):,}, among them {unused[0]}")
+    return language_model
 
 
 context_option = option(

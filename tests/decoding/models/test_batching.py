@@ -13,9 +13,10 @@ from decoding.generation.stepping import generated_together
 from decoding.models.batching import Together, batches
 from decoding.scoring.teacher_forcing import TeacherForcing, TokenDocument
 from decoding_evals.compare.models import compare_models
+from decoding_evals.perplexity.evaluation import perplexity
 from drawing import RAW, sample
 from oracle import left_padded, log_softmax
-from toys import words
+from toys import ids_of, surprisals, words
 
 SMALL = {
     "vocab_size": 17, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -225,3 +226,26 @@ def test_embedded_rows_draw_the_same_alone_and_in_a_batch(name):
     for row in (0, 1):
         alone = {"inputs_embeds": embeddings[row : row + 1].detach()}
         assert sample(model, alone, Sampler(settings, seed=2)).tolist() == [rows[row].tolist()]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mpt", "gpt_bigcode"])
+@pytest.mark.parametrize("room", [1, 2, 3, 4, 5, 6])
+def test_a_model_of_a_few_positions_is_scored_as_it_is_token_by_token(kind, room):
+    torch.manual_seed(0)
+    values = SMALL | {"max_position_embeddings": room, "max_seq_len": room}
+    config = CONFIG_MAPPING[kind](**values)
+    language_model = LanguageModel(
+        AutoModelForCausalLM.from_config(config).eval(), words(eos_token="<eos>")
+    )
+    got = perplexity(language_model, ["a b c d e f g", "b c a"]).record()
+    want = [
+        surprisals(
+            language_model.model, [0, *ids_of(language_model, text)], room, max(1, room // 2)
+        )
+        for text in ("a b c d e f g", "b c a")
+    ]
+    np.testing.assert_allclose(got["nll_nats"], np.mean(np.concatenate(want)), rtol=1e-5)
+    if room > 1:
+        options = {"seed": 1, "max_new_tokens": room - 1}
+        together = generate(language_model, ["a", "b"], RAW, **options)
+        assert together[0].text == generate(language_model, ["a"], RAW, **options)[0].text

@@ -16,6 +16,7 @@ from conftest import shared
 from decoding import DecodingSettings, ModelLoadError, Sampler, generate, load_model
 from decoding.models.loading import load_generation_config
 from decoding.models.sources import BUILTIN
+from decoding_evals.doctor.evaluation import doctor
 
 RAW = DecodingSettings()
 FOLDER = Path(decoding.__file__).parent / "stories"
@@ -106,9 +107,10 @@ def test_weights_that_are_no_safetensors_are_refused(tmp_path, stories):
         load_model(str(tmp_path))
 
 
-def small_model(folder, tokenizer):
+def small_model(folder, tokenizer, **values):
     """A complete model folder with 2,048 tokens."""
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=2048, n_layer=1, n_embd=8, n_head=1))
+    values = {"vocab_size": 2048, "n_layer": 1, "n_embd": 8, "n_head": 1} | values
+    model = GPT2LMHeadModel(GPT2Config(**values))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -180,7 +182,84 @@ def test_refusals(arguments, message):
         load_model(**arguments)
 
 
+TEXT = "the dog and the cat went to the park and the sun was warm"
+
+
+@pytest.mark.parametrize("where", ["its own", "an adapter's"])
+def test_chance_that_a_tokenizer_has_for_training_is_left_out(tmp_path, stories, where):
+    small_model(tmp_path / "base", stories.tokenizer)
+    want = stories.tokenizer(TEXT)["input_ids"]
+    path = tmp_path / "base" / "tokenizer.json"
+    held = json.loads(path.read_text())
+    held["model"]["dropout"] = 0.5
+    path.write_text(json.dumps(held))
+    folder = {"name_or_path": tmp_path / "base"}
+    if where == "an adapter's":
+        peft = pytest.importorskip("peft")
+        base = GPT2LMHeadModel.from_pretrained(tmp_path / "base")
+        lora = peft.LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True)
+        peft.get_peft_model(base, lora).save_pretrained(tmp_path / "lora")
+        for file in (tmp_path / "base").glob("tokenizer*"):
+            (tmp_path / "lora" / file.name).write_bytes(file.read_bytes())
+        folder = {"name_or_path": tmp_path / "lora", "base": tmp_path / "base"}
+    tokenizer = load_model(**folder).tokenizer
+    assert all(tokenizer(TEXT)["input_ids"] == want for _ in range(20))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_missing_accelerator_is_named():
     with pytest.raises(ModelLoadError, match="no CUDA device"):
         load_model(device="cuda")
+
+
+def test_a_model_in_double_precision_is_read_as_any_other(stories):
+    """Norms, rotations and the logits themselves are in float32 there, whatever the weights."""
+    for name in (BUILTIN, str(shared("models/stories260K"))):
+        wide, narrow = load_model(name, dtype="float64"), load_model(name)
+        prompts = ["Once upon a time", "The dog"]
+        got, want = (
+            generate(model, prompts, RAW, seed=1, max_new_tokens=8) for model in (wide, narrow)
+        )
+        assert [one.text for one in got] == [one.text for one in want]
+        assert doctor(wide).passed
+
+
+def test_a_folder_may_be_given_as_a_path(tmp_path, stories):
+    small_model(tmp_path / "in", stories.tokenizer)
+    for found in (load_model(tmp_path / "in"), load_model(tmp_path, subfolder=Path("in"))):
+        assert isinstance(found.name, str) and found.model.name_or_path == found.name
+    assert load_model(tmp_path / "in").name == str(tmp_path / "in")
+    assert load_generation_config(tmp_path / "in").eos_token_id is not None
+
+
+@pytest.mark.parametrize("load", [load_model, load_generation_config])
+@pytest.mark.parametrize("name", [None, 5, b"gpt2"])
+def test_what_is_neither_name_nor_path_is_refused(load, name):
+    kind = type(name).__name__
+    with pytest.raises(TypeError, match=f"^name_or_path must be a name or a path, got {kind}$"):
+        load(name)
+    with pytest.raises(TypeError, match=f"^subfolder must be a name or a path, got {kind}$"):
+        load(BUILTIN, subfolder=name)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "/" + "a" * 300, "./" + "a" * 300 + ".gguf", "a\0b"])
+def test_a_name_that_no_file_can_have_is_refused_as_any_other(name):
+    for where in ({"name_or_path": name}, {"subfolder": name.lstrip("./")}):
+        with pytest.raises(ModelLoadError):
+            load_model(**where)
+
+
+def test_weights_for_which_a_model_has_no_place_are_named(tmp_path, stories, run):
+    small_model(tmp_path, stories.tokenizer, n_layer=3)
+    command = ("generate", "Once", "--max-new-tokens", "1", "--model", tmp_path)
+    assert load_model(tmp_path).unused_weights == stories.unused_weights == ()
+    assert "not used" not in run(*command)[2]
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"n_layer": 2}))
+    found = load_model(tmp_path)
+    unused = len(found.unused_weights)
+    assert unused >= 11  # one, `c_attn.bias`, transformers takes for a mask of old checkpoints
+    assert all(name.startswith("transformer.h.2.") for name in found.unused_weights)
+    says = f"weights that are not used: {unused}, among them {found.unused_weights[0]}"
+    assert f"{str(tmp_path)!r}: {says}\n" in run(*command)[2]
+    assert says in doctor(found).notes

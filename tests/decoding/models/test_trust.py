@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from decoding import LanguageModel, ModelLoadError, load_model
-from decoding.models.faults import visible
+from decoding.models.faults import first_line, visible
 from decoding.models.loading import load_generation_config
 from decoding_evals.judging.entailment import EntailmentModel
 from toys import words
@@ -257,10 +257,13 @@ def test_what_is_counted_without_end_is_refused_before_it_is_built(folder, key):
     assert f"{key} = 1000000000, and 100000 is a lot" in refusal(load_model, str(folder))
 
 
-@pytest.mark.parametrize("value", [1e18, "x", {"a": 1}, [0, "x"], [[0]]])
-def test_ids_that_are_none_are_refused(folder, value):
-    change(folder, "generation_config.json", eos_token_id=value)
-    assert "eos_token_id = " in refusal(load_model, str(folder))
+@pytest.mark.parametrize(
+    "value", [1e18, "x", {"a": 1}, [0, "x"], [[0]], 10**30, [0, 2**31], -2, -(10**30)]
+)
+@pytest.mark.parametrize("key", ["eos_token_id", "decoder_start_token_id"])
+def test_ids_that_are_none_are_refused(folder, key, value):
+    change(folder, "generation_config.json", **{key: value})
+    assert f"{key} = {value!r}" in refusal(load_model, str(folder))
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"{"])
@@ -279,3 +282,31 @@ def test_what_a_configuration_says_of_outputs_is_of_no_account(folder):
 def test_layers_without_end_are_refused_before_they_are_built(folder):
     change(folder, n_layer=10**12)
     assert "n_layer = 1000000000000, and it has 16 weights" in refusal(load_model, str(folder))
+
+
+@pytest.mark.parametrize(
+    "key", ["decoder_layers", "encoder_layers", "num_decoder_layers", "encoder_num_hidden_layers"]
+)
+def test_layers_of_any_name_are_at_most_as_many_as_weights(folder, key):
+    change(folder, **{key: 17})
+    assert f"{key} = 17, and it has 16 weights" in refusal(load_model, str(folder))
+
+
+def test_where_windows_begin_and_how_often_layers_differ_is_no_number_of_layers(folder):
+    change(folder, max_window_layers=28, global_attn_every_n_layers=100)
+    load_model(str(folder))
+
+
+def test_the_reason_follows_where_the_first_line_only_announces_it(folder):
+    assert first_line(ValueError("Error for field 'a':\n    TypeError: no number\nmore")) == (
+        "Error for field 'a': TypeError: no number"
+    )
+    assert first_line(ValueError("wrong (\nb)")) == "wrong ( b)"
+    assert first_line(ValueError("alone:")) == "alone:"
+    assert first_line(ValueError("one\ntwo")) == "one"
+    assert first_line(KeyError("nosuch")) == "KeyError: 'nosuch'"
+    assert first_line(ValueError()) == "ValueError"
+    change(folder, activation_function="nosuch")
+    assert "KeyError: " in refusal(load_model, str(folder))
+    change(folder, activation_function="gelu", vocab_size="many")
+    assert "many" in refusal(load_model, str(folder))
