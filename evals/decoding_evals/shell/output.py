@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -42,19 +43,32 @@ def write_line(text: str) -> Callable[[], None] | None:
 
     listeners: dict[int, Any] = {}
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in map(int, (signal.SIGINT, signal.SIGTERM)):
             if callable(listener := signal.getsignal(number)):
                 listeners[number] = listener
                 signal.signal(number, later)
     except ValueError:  # not the main thread, which alone gets signals
         listeners = {}
     try:
-        click.echo(text)
-        sys.stdout.flush()
+        _write_all(text)
     finally:
         for number, listener in listeners.items():
             signal.signal(number, listener)
     return partial(listeners[came[0]], came[0], None) if came else None
+
+
+def _write_all(text: str) -> None:
+    try:
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):  # no file, as in a notebook
+        click.echo(text)
+        return
+    sys.stdout.flush()
+    encoding, errors = sys.stdout.encoding or "utf-8", sys.stdout.errors or "replace"
+    left = memoryview(f"{text}\n".encode(encoding, errors=errors))
+    # Not through the stream, which loses what a signal cuts off.
+    while left:
+        left = left[os.write(number, left) :]
 
 
 class Unfinished(click.ClickException):
