@@ -165,9 +165,6 @@ def apply_settings(settings: Applicable, logits: Tensor, history: History | None
     Returns:
         `(…, vocab)` logits of q.
     """
-    for rule in settings.rules if logits.requires_grad else ():
-        if isinstance(rule, Tempering) and not rule.is_fixed:
-            raise ValueError(f"{rule.field} sets a temperature without gradient: detach the logits")
     if settings.looks_back or logits.numel() <= _BLOCK:
         return settings.apply(Distribution(logits), history).final.logits
     rows = logits.reshape(-1, logits.shape[-1])

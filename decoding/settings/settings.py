@@ -256,11 +256,11 @@ class DecodingSettings:
 
         Returns:
             `(…, vocab)`, nats, normalised, `-inf` outside the kept set; float32, or float64 for
-            float64 input.
+            float64 input. In its gradient, what is kept and a temperature that follows the entropy
+            are constants.
 
         Raises:
-            ValueError: the setting looks back and there is no history, or logits that need a
-                gradient meet a temperature that follows their entropy.
+            ValueError: the setting looks back and there is no history.
         """
         from decoding.settings.applying import apply_settings
 

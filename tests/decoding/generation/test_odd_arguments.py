@@ -73,15 +73,6 @@ def test_a_sampler_refuses_rows_that_are_not_padded_on_the_left(stories, second)
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("setting", ["target_entropy=1", "edt_theta=0.5", "dynatemp_range=0.5"])
-def test_a_temperature_that_follows_the_entropy_has_no_gradient(setting):
-    logits = torch.tensor([[1.0, 0.5, -1.0, 0.0]], requires_grad=True)
-    name = setting.partition("=")[0]
-    with pytest.raises(ValueError, match=f"{name} sets a temperature without gradient"):
-        DecodingSettings.parse(setting).log_probs(logits)
-    assert DecodingSettings.parse(setting).log_probs(logits.detach()).isfinite().all()
-
-
 def test_trees_end_at_a_depth_that_records_can_have(stories, monkeypatch):
     monkeypatch.setattr("decoding.generation.branching.DEEPEST", 3)
     tree = branch(

@@ -333,7 +333,7 @@ def test_one_document_is_said_to_be_one(run):
     [
         (["--prior-scale", 0], 2, "--prior-scale"),
         (["--prior-median", -1], 2, "--prior-median"),
-        (["--prior-scale", "nan"], 2, "prior scale must be positive, from"),
+        (["--prior-scale", "nan"], 2, "nan is not a finite number"),
         (["--prior-scale", "1e300"], 2, "prior scale must be positive, from"),
         (["--held-out", 1], 2, "--held-out"),
         (["--coverage", 1.5], 2, "--coverage"),
