@@ -20,8 +20,8 @@ from scipy.stats import rankdata
 from decoding import DecodingSettings, generate, load_model
 from decoding.inference.posterior import running_log_posterior
 from decoding.models.loading import LanguageModel
-from decoding.models.prompts import encode_prompt
 from decoding.scoring.teacher_forcing import TokenDocument
+from decoding.texts.prompts import encode_prompt
 from decoding_evals.compare.evaluation import compare
 from decoding_evals.identify.evaluation import Identification, identify
 from decoding_evals.shell.options import USUAL

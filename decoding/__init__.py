@@ -4,7 +4,8 @@ Folders, each of which imports only from those above it:
 
     rows         what a row of logits is: arrays, distributions, the draw
     rules        what a setting is made of: penalties, temperatures, cuts
-    models       loading, head, attention, encoding, detokenizing
+    models       loading, what a model can bear, head, attention
+    texts        prompts, chats, encoding, detokenizing
     settings     DecodingSettings, EntropyPolicy, grids, the processor for model.generate
     scoring      teacher forcing: every token of a text scored exactly once
     tracing      EntropyMonitor, Trace: what is written down of each step

@@ -1,9 +1,9 @@
 """Settings, and what they wrote, for tests of which of them wrote it."""
 
 from decoding.generation.run import generate
-from decoding.models.prompts import encode_prompt
 from decoding.scoring.teacher_forcing import TokenDocument
 from decoding.settings.settings import DecodingSettings
+from decoding.texts.prompts import encode_prompt
 
 
 def parsed(specs):

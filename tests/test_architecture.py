@@ -33,6 +33,7 @@ FOLDERS = {
         "rows",
         "rules",
         "models",
+        "texts",
         "settings",
         "scoring",
         "tracing",

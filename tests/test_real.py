@@ -5,14 +5,16 @@ transformers from the same weights.
 """
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from decoding import DecodingSettings, generate, load_model
-from decoding.models.chats import Chat
 from decoding.scoring.teacher_forcing import TeacherForcing, TokenDocument
+from decoding.texts.chats import Chat
 from decoding_evals.doctor.evaluation import doctor
 from decoding_evals.score.evaluation import score_choices
 from decoding_evals.uncertainty.evaluation import PromptRow, uncertainty
@@ -118,6 +120,13 @@ def test_likelihood_knows_the_capital(smollm):
 def test_the_doctor_finds_nothing(smollm):
     checks = doctor(smollm).record()["checks"]
     assert {check["status"] for check in checks} <= {"pass", "skipped", "note"}, checks
+
+
+def test_a_gguf_is_loaded_without_bars(path, elsewhere):
+    command = [sys.executable, "-m", "decoding_cli", "generate", "Hi", "--model", path]
+    arguments = ["--max-new-tokens", "2", "--seed", "1"]
+    done = subprocess.run([*command, *arguments], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_conversations_from_the_shell(run, path, elsewhere):

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from decoding.models.chats import Prompt, as_chat, last_of
 from decoding.settings.policy import EntropyPolicy, Setting
 from decoding.settings.settings import DecodingSettings
+from decoding.texts.chats import Prompt, as_chat, last_of
 from decoding_evals.reading.chats import read_chat
 from decoding_evals.reading.prompts import answer_options, prompt_options, read_prompts, read_stop
 from decoding_evals.shell.options import (

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.tree import Tree as Picture
 
     from decoding.generation.branching import Branch, Tree
-    from decoding.models.chats import Prompt
+    from decoding.texts.chats import Prompt
 
 
 def grow_trees(

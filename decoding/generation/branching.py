@@ -18,8 +18,6 @@ from transformers import PreTrainedModel
 from decoding.generation.run import Job, Run
 from decoding.generation.seeds import chosen_seed
 from decoding.generation.stepping import evaluating
-from decoding.models.chats import Chat, Conversation, Prompt, as_chat, last_of
-from decoding.models.detokenizing import Detokenizer
 from decoding.models.devices import input_device
 from decoding.models.loading import LanguageModel, check_language_model
 from decoding.rows.arrays import as_tensor
@@ -27,6 +25,8 @@ from decoding.rows.distribution import Distribution
 from decoding.settings.applying import History
 from decoding.settings.policy import RAW, EntropyPolicy
 from decoding.settings.settings import DecodingSettings
+from decoding.texts.chats import Chat, Conversation, Prompt, as_chat, last_of
+from decoding.texts.detokenizing import Detokenizer
 
 DEEPEST = 200
 """Forks above an end, after which there are no more: deeper records cannot be read back."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from decoding.models.chats import Chat, Prompt
 from decoding.models.limits import check_ids, positions
 from decoding.models.loading import LanguageModel, check_language_model
-from decoding.models.prompts import encode_prompt
+from decoding.texts.chats import Chat, Prompt
+from decoding.texts.prompts import encode_prompt
 
 
 def prompt_ids(

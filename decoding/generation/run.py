@@ -30,15 +30,15 @@ from decoding.generation.stepping import (
 )
 from decoding.generation.stopping import Finished, StopStrings
 from decoding.models.batching import batches
-from decoding.models.chats import Chat, Conversation, Prompt, as_chat, last_of, listed_prompts
-from decoding.models.detokenizing import Detokenizer, token_texts
 from decoding.models.devices import input_device
 from decoding.models.limits import vocabulary
 from decoding.models.loading import LanguageModel, check_language_model
-from decoding.models.prompts import turn_ends
 from decoding.scoring.windows import check_whole
 from decoding.settings.policy import RAW, Setting, as_setting
 from decoding.settings.settings import DecodingSettings
+from decoding.texts.chats import Chat, Conversation, Prompt, as_chat, last_of, listed_prompts
+from decoding.texts.detokenizing import Detokenizer, token_texts
+from decoding.texts.prompts import turn_ends
 from decoding.tracing.monitor import EntropyMonitor
 from decoding.tracing.trace import Trace
 

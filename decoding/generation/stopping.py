@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, StoppingCriteria
 
-from decoding.models.chats import control_pattern
-from decoding.models.detokenizing import text_of
+from decoding.texts.chats import control_pattern
+from decoding.texts.detokenizing import text_of
 
 _MARGIN = 16
 """More tokens than a character has, and more characters than one that is incomplete is shown as."""

@@ -1,4 +1,4 @@
-"""Models and their tokenizers: loading, the head, attention, encoding, detokenizing."""
+"""Models with their tokenizers: loading, what they can bear, the head, attention."""
 
 from decoding.exports import exported
 

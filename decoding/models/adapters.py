@@ -11,8 +11,7 @@ from transformers.utils import is_peft_available
 
 from decoding.models.faults import ModelLoadError
 from decoding.models.sources import ADAPTER_CONFIG, CONFIG, Source, as_text, located
-from decoding.models.tokenizing import read_tokenizer
-from decoding.models.trust import ALLOW
+from decoding.models.trust import ALLOW, read_tokenizer
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 

@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from decoding.models.agreement import distance, rounding
 from decoding.models.faults import first_line
-from decoding.models.probing import WRONG, probe_ids
+from decoding.models.probing import WRONG, distance, probe_ids, rounding
 
 WIDTH, SPARED = 12, 4  # tokens of the probe, and positions left for steps behind them
 

@@ -27,8 +27,7 @@ from decoding.models.adapters import adapted, base_of
 from decoding.models.devices import chosen_device, chosen_dtype, input_device
 from decoding.models.faults import ModelLoadError, first_line
 from decoding.models.sources import BUILTIN, Source, located
-from decoding.models.tokenizing import read_tokenizer
-from decoding.models.trust import ALLOW, check_files
+from decoding.models.trust import ALLOW, check_files, read_tokenizer
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,11 @@
-"""Short passes over ids of our own, which show once for each model what it does with text."""
+"""Short passes over ids of our own, which show once for each model what it does with text.
+
+Two passes over the same text agree where their logits are as far apart as rounding may set them.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -9,11 +13,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from decoding.models.agreement import distance, rounding
 from decoding.models.devices import input_device
 from decoding.models.limits import positions
 
 PROBE_TOKENS = 16
+# Two orders of the same sums differ by a unit or two of their last place, and layers multiply that:
+# by hundreds in a deep model with wide random weights. Half precision sums in float32 and rounds
+# what comes out, so there the same layers make fewer units of it.
+ROUNDING, ROUNDING_HALF = 1024, 32
 # So many times what rounding explains is another computation, also where a scan loses some digits.
 WRONG = 64
 
@@ -118,3 +125,19 @@ def _special_ids(model: PreTrainedModel) -> set[Any]:
             if name.endswith(("token_id", "token_ids", "token_index")):
                 found.update(value if isinstance(value, list) else [value])
     return found
+
+
+def distance(got: Tensor, want: Tensor) -> Tensor:
+    """Root mean square over the vocabulary of the difference; what is NaN in both is equal."""
+    same = (got == want) | (got.isnan() & want.isnan())
+    difference = torch.where(same, 0.0, got.double() - want.double())
+    return difference.square().mean(-1).sqrt().nan_to_num(nan=math.inf, posinf=math.inf)
+
+
+def rounding(logits: Tensor, dtype: torch.dtype) -> float:
+    """How far rounding may set logits of a model in this dtype apart, as a `distance`."""
+    # transformers computes norms and rotations in float32, also in a model in float64.
+    eps = max(torch.finfo(each).eps for each in (logits.dtype, dtype, torch.float32))
+    units = ROUNDING if eps <= torch.finfo(torch.float32).eps else ROUNDING_HALF
+    finite = logits.double()[logits.isfinite()]
+    return units * eps * (float(finite.square().mean().sqrt()) if len(finite) else 0.0)

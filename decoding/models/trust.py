@@ -1,4 +1,4 @@
-"""What a model's files may not ask for: code from the hub, and weights that are no safetensors.
+"""What a model's files may not ask for: code from the hub, weights that are no safetensors, chance.
 
 A model folder is somebody else's. All this is refused before anything of it is loaded.
 """
@@ -11,6 +11,7 @@ from pathlib import PurePath
 from typing import Any
 
 from safetensors import safe_open
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from decoding.models.faults import ModelLoadError
 from decoding.models.sources import CONFIG, Source
@@ -108,3 +109,19 @@ def _check_name(source: Source, file: Any, where: str) -> None:
         raise ModelLoadError(
             f"model {source.name!r}: {where} names weights outside its folder ({file!r})"
         )
+
+
+def read_tokenizer(source: Source, *, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """A model's tokenizer, without the dropout that some BPE has to train a model on.
+
+    Args:
+        source: where it lies.
+        trust_remote_code: run code that comes with it.
+    """
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        source.location, trust_remote_code=trust_remote_code, **source.options
+    )
+    pieces: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    if hasattr(pieces, "dropout"):
+        pieces.dropout = None
+    return tokenizer

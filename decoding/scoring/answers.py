@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from decoding.models.chats import Chat, Conversation, Prompt, as_chat, control_pattern, rendered
-from decoding.models.encoding import Segment, encode_whole
-from decoding.models.prompts import document_front, open_prompt
+from decoding.texts.chats import Chat, Conversation, Prompt, as_chat, control_pattern, rendered
+from decoding.texts.encoding import Segment, encode_whole
+from decoding.texts.prompts import document_front, open_prompt
 
 
 @dataclass(frozen=True)

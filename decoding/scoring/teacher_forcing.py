@@ -19,11 +19,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from decoding.models.batching import rotary_limit
-from decoding.models.encoding import Segment, encode
 from decoding.models.head import LogitHead
 from decoding.models.limits import check_ids, positions
 from decoding.models.loading import LanguageModel, check_language_model
-from decoding.models.prompts import document_front
 from decoding.rows.faults import NonFiniteLogitsError
 from decoding.scoring.answers import EncodedDocument, answered
 from decoding.scoring.blocks import LogitBlock, logit_blocks
@@ -35,6 +33,8 @@ from decoding.scoring.windows import (
     sliding_windows,
     split_at,
 )
+from decoding.texts.encoding import Segment, encode
+from decoding.texts.prompts import document_front
 
 Columns = dict[str, NDArray[np.float64]]
 OnSegment = Callable[[int, Segment], None]

@@ -197,7 +197,7 @@ class DecodingSettings:
         Raises:
             ValueError: no token contains a text.
         """
-        from decoding.models.detokenizing import ids_with
+        from decoding.texts.detokenizing import ids_with
 
         rules = [rule.with_ids(partial(ids_with, tokenizer)) for rule in self.rules]
         built_in = (rule.given for rule in rules if rule.field in FIELDS)

@@ -13,11 +13,11 @@ import torch
 
 from decoding.models.attention import LayerAttention, attention_implementation, head_entropies
 from decoding.models.devices import input_device
-from decoding.models.encoding import encode
 from decoding.models.limits import check_ids
 from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import Document, TeacherForcing, as_document, listed
 from decoding.scoring.windows import Windows
+from decoding.texts.encoding import encode
 from decoding_evals.attention.figure import plot_attention
 from decoding_evals.attention.tables import tables
 from decoding_evals.reading.scanned import joined, whole

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from decoding.models.agreement import distance
 from decoding.models.devices import input_device
 from decoding.models.head import configured_shapes
+from decoding.models.probing import distance
 from decoding_evals.doctor.patient import NOT_NUMBERS, Finding, Patient, is_number, skipped
 
 

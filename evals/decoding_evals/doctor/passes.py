@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from decoding.generation.stepping import stepped
-from decoding.models.agreement import distance
 from decoding.models.devices import input_device
 from decoding.models.head import LogitHead
+from decoding.models.probing import distance
 from decoding_evals.doctor.patient import (
     NOT_NUMBERS,
     Finding,

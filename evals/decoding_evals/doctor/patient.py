@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from decoding.models.agreement import distance, rounding
 from decoding.models.devices import input_device
 from decoding.models.limits import check_ids, positions
 from decoding.models.loading import LanguageModel
-from decoding.models.prompts import document_front
+from decoding.models.probing import distance, rounding
+from decoding.texts.prompts import document_front
 
 TOKENS = 128  # of the reference text
 PROBE = 24  # tokens of a pass that is repeated in many ways

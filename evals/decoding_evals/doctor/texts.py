@@ -12,11 +12,11 @@ from decoding.generation.run import generate
 from decoding.inference.temperature import fit_temperature
 from decoding.information.statistics import row_statistics
 from decoding.models.limits import positions
-from decoding.models.prompts import encode_prompt
 from decoding.rows.faults import NonFiniteLogitsError
 from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.teacher_forcing import TeacherForcing, TokenDocument
 from decoding.scoring.windows import Windows
+from decoding.texts.prompts import encode_prompt
 from decoding_evals.doctor.passes import causality
 from decoding_evals.doctor.patient import Finding, Patient, judged, skipped
 

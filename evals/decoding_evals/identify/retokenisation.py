@@ -15,7 +15,6 @@ from functools import cached_property
 
 from torch import Tensor
 
-from decoding.models.detokenizing import spellings
 from decoding.models.loading import LanguageModel
 from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.following import Follower
@@ -23,6 +22,7 @@ from decoding.scoring.teacher_forcing import TeacherForcing, TokenDocument
 from decoding.scoring.windows import Windows
 from decoding.settings.applying import apply_settings
 from decoding.settings.policy import Setting
+from decoding.texts.detokenizing import spellings
 from decoding_evals.showing.result import Integers
 
 REACH, NEAR = 4, 1

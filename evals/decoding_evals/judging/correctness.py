@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from decoding.models.chats import Chat, Prompt
 from decoding.models.loading import LanguageModel
+from decoding.texts.chats import Chat, Prompt
 from decoding_evals.judging.answers import (
     contains,
     correct_share,

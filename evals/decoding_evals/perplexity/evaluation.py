@@ -14,12 +14,12 @@ from torch import Tensor
 
 from decoding.inference.intervals import BlockSums, MeanError, ratio_of_sums
 from decoding.information.statistics import row_statistics
-from decoding.models.encoding import Segment
 from decoding.models.loading import LanguageModel, check_language_model
 from decoding.scoring.answers import EncodedDocument
 from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.teacher_forcing import Columns, Document, as_document, listed
 from decoding.scoring.windows import Window, Windows
+from decoding.texts.encoding import Segment
 from decoding_evals.perplexity.protocols import PROTOCOLS, Protocol
 from decoding_evals.perplexity.tables import result_tables
 from decoding_evals.reading.interruptible import Interruptible, ReadResult

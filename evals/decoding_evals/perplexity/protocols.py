@@ -15,9 +15,9 @@ import numpy as np
 
 from decoding.models.limits import positions
 from decoding.models.loading import LanguageModel
-from decoding.models.prompts import bos_or_eos
 from decoding.scoring.teacher_forcing import Document, TeacherForcing
 from decoding.scoring.windows import Ids, Window, Windows, sliding_windows
+from decoding.texts.prompts import bos_or_eos
 from decoding_evals.reading.scanned import whole
 
 

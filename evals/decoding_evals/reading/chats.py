@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from decoding.models.chats import Chat, Conversation
+from decoding.texts.chats import Chat, Conversation
 from decoding_evals.reading.rows import is_utf8, parsed
 from decoding_evals.shell.options import option, stacked
 

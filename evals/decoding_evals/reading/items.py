@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from decoding.models.chats import Chat, Conversation, Prompt
+from decoding.texts.chats import Chat, Conversation, Prompt
 from decoding_evals.reading.records import Recorded
 
 if TYPE_CHECKING:

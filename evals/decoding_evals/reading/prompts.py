@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from decoding.models.chats import Conversation, Prompt
+from decoding.texts.chats import Conversation, Prompt
 from decoding_evals.reading import rows as reading
 from decoding_evals.reading.chats import chat_options, conversation
 from decoding_evals.reading.items import Talk

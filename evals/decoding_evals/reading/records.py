@@ -30,8 +30,8 @@ class Recorded(NamedTuple):
             ValueError: an id outside the model's vocabulary, or an empty prompt where the tokenizer
                 has no BOS.
         """
-        from decoding.models.prompts import encode_prompt
         from decoding.scoring.teacher_forcing import TokenDocument
+        from decoding.texts.prompts import encode_prompt
 
         context = self.prompt_ids
         if context is None:

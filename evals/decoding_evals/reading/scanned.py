@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from decoding.models.detokenizing import token_texts
-from decoding.models.encoding import Segment
 from decoding.scoring.answers import EncodedDocument
 from decoding.scoring.teacher_forcing import (
     AnyDocument,
@@ -21,6 +19,8 @@ from decoding.scoring.teacher_forcing import (
     listed,
 )
 from decoding.scoring.windows import Window
+from decoding.texts.detokenizing import token_texts
+from decoding.texts.encoding import Segment
 from decoding_evals.showing.result import Floats, Integers
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from decoding.models.chats import Conversation, Prompt
+from decoding.texts.chats import Conversation, Prompt
 from decoding_evals.reading import rows
 from decoding_evals.reading.chats import chat_options, conversation, read_chat
 from decoding_evals.reading.datasets import dataset_rows
@@ -88,6 +88,8 @@ class Inputs:
         self.names: list[str] = []
         """Of the items that were iterated over until now."""
         self.beam_records = 0
+        self.silent = 0
+        """Conversations without a message in the roles that are scored."""
         if paths and dataset is not None:
             raise click.UsageError("give FILES or --dataset, not both")
         if paths.count(STANDARD_INPUT) > 1:
@@ -146,6 +148,8 @@ class Inputs:
         for name, count in self.writers.items():
             if name is not None and name not in models:
                 notes.append(f"records by another model, {name!r}: {count:,}")
+        if self.silent:
+            notes.append(f"conversations without a message to score: {self.silent:,}")
         if self.beam_records:
             notes.append(f"records of beam search, not drawn: {self.beam_records:,}")
         return notes
@@ -169,6 +173,7 @@ class Inputs:
         assert self.talk is not None
         tokenizer = language_model.tokenizer
         roles = self.talk.roles or ("assistant",)
+        self.silent += not any(message["role"] in roles for message in conversation.messages)
         return said_by(tokenizer, conversation, roles, chat=self.talk.chat or True)
 
     def texts(self) -> Iterator[str]:
@@ -248,13 +253,11 @@ class Inputs:
                 return f"no column {column!r}; it has {listed(row)}"
         value = row[own]
         if self.prompt_column is None:
-            spelled = name.rpartition(":")[0].lower().endswith(".csv")
-            said = None if self.talk is None else conversation(value, own, spelled=spelled)
+            said = None if self.talk is None else _conversation(name, own, value)
             if said is not None:
                 return Spoken(name, said) if isinstance(said, Conversation) else f"{own!r}: {said}"
             return rows.string_problem(own, value) or Text(name, (value,))
-        spelled = name.rpartition(":")[0].lower().endswith(".csv")
-        asked = conversation(row[self.prompt_column], self.prompt_column, spelled=spelled)
+        asked = _conversation(name, self.prompt_column, row[self.prompt_column])
         prompt = asked if isinstance(asked, Conversation) else row[self.prompt_column]
         choices = value if isinstance(value, list) else [value]
         problems = [asked if isinstance(asked, str) else None]
@@ -266,6 +269,11 @@ class Inputs:
         if "" in choices:
             problems.append(f"{own!r} is empty, or holds an empty choice")
         return next(filter(None, problems), None) or Prompted(name, prompt, tuple(choices))
+
+
+def _conversation(name: str, column: str, value: object) -> Conversation | str | None:
+    """What a cell of a named row says; only files that have no lists spell conversations out."""
+    return conversation(value, column, spelled=name.rpartition(":")[0].lower().endswith(".csv"))
 
 
 class _NamedPath(click.Path):

@@ -12,7 +12,6 @@ import numpy as np
 from torch import Tensor
 
 from decoding.information.statistics import row_statistics
-from decoding.models.chats import Chat, Prompt, last_of
 from decoding.models.loading import LanguageModel
 from decoding.scoring.answers import EncodedDocument, answered
 from decoding.scoring.blocks import LogitBlock
@@ -20,6 +19,7 @@ from decoding.scoring.following import Follower
 from decoding.scoring.teacher_forcing import AnyDocument, TeacherForcing
 from decoding.scoring.windows import Windows
 from decoding.settings.policy import Setting, as_setting
+from decoding.texts.chats import Chat, Prompt, last_of
 from decoding_evals.reading.scanned import Scanned, scanned
 from decoding_evals.score.figure import plot_scores
 from decoding_evals.score.tables import choice_tables, token_tables

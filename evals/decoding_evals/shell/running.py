@@ -26,6 +26,8 @@ INTERRUPTED = 130
 def run(command: click.Command, name: str) -> NoReturn:
     """Run a click command as the program `name` and exit."""
     _open_streams()
+    # Loaders show bars of their own. Read when tqdm is imported, which torch does.
+    os.environ["TQDM_DISABLE"] = "1"
     signals: list[int] = []
     try:
         _listen(signals)

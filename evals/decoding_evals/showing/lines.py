@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import sys
-from unicodedata import category
 
 import click
 
-_SPELT_OUT = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-_LEFT = {"\n", "\t", "\u200c", "\u200d"}
-"""The last two are the joiners, without which Persian and families of emoji fall apart."""
+from decoding.models.faults import visible
 
 
 def harmless(text: str) -> str:
-    """Text in which control and format characters are spelt out, as in `\\x1b`.
-
-    They are those of Unicode's Cc (but tab and newline), Cf (but the two joiners), Zl and Zp, and
-    lone surrogates.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        ascii(c)[1:-1] if category(c) in _SPELT_OUT and c not in _LEFT else c for c in text
-    )
+    """Text in which control and format characters but newline and tab are spelt out; see
+    `decoding.models.faults.visible`."""
+    return visible(text, kept="\n\t")
 
 
 def in_a_line(text: str) -> str:

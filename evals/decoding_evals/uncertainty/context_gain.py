@@ -11,15 +11,15 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from decoding.information.statistics import row_statistics
-from decoding.models.chats import Chat, Prompt, last_of, worded
-from decoding.models.detokenizing import token_texts
 from decoding.models.limits import positions
 from decoding.models.loading import LanguageModel, check_language_model
-from decoding.models.prompts import encode_prompt
 from decoding.scoring.answers import EncodedDocument, answered
 from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.teacher_forcing import TeacherForcing, TokenDocument
 from decoding.scoring.windows import Windows
+from decoding.texts.chats import Chat, Prompt, last_of, worded
+from decoding.texts.detokenizing import token_texts
+from decoding.texts.prompts import encode_prompt
 from decoding_evals.showing.result import Floats, by_key, finite
 
 

@@ -14,10 +14,10 @@ from decoding.generation.result import Generation
 from decoding.generation.run import MOST_TOGETHER, generate
 from decoding.generation.seeds import chosen_seed
 from decoding.inference.sequences import SequenceEntropy, sequence_entropy
-from decoding.models.chats import Chat, Conversation, Prompt, last_of, worded
 from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import listed
 from decoding.settings.settings import DecodingSettings
+from decoding.texts.chats import Chat, Conversation, Prompt, last_of, worded
 from decoding_evals.judging.answers import distinct
 from decoding_evals.judging.correctness import (
     CORRECTNESS,

@@ -182,6 +182,17 @@ def test_prompt_tuning_is_scored_behind_its_virtual_tokens(prompt_tuned):
         np.testing.assert_allclose(document.surprisal_nats, want, atol=1e-4)
 
 
+def test_a_short_text_behind_untrained_virtual_tokens(stories):
+    """A figure of plain peft and transformers; read one position off it would be 94.35 nats."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)
+    model = peft.get_peft_model(copy.deepcopy(stories.model), config).eval()
+    tuned = LanguageModel(model, stories.tokenizer, "untrained")
+    [document] = score(tuned, ["Once upon a time there was a dog."])
+    assert document.surprisal_nats.sum() == pytest.approx(22.57, abs=0.01)
+
+
 def test_attention_of_prompt_tuning_is_refused(prompt_tuned):
     with pytest.raises(ValueError, match="reads 5 tokens of its own before it"):
         head_entropies(prompt_tuned[0].model, torch.tensor([[5, 6, 7]]))

@@ -10,8 +10,8 @@ from cuts_oracle import entropy, log_softmax, softmax
 from decoding import DecodingSettings, EntropyMonitor, EntropyPolicy, Sampler, TokenDocument
 from decoding import generate as generate_texts
 from decoding.information.comparison import compare_rows, is_dense
-from decoding.models.prompts import encode_prompt
 from decoding.rules import CUT, POSITIVE, RULES, Cut, Field, Mixture, TopP
+from decoding.texts.prompts import encode_prompt
 from decoding_evals.identify.evaluation import identify
 from drawing import assert_follows, assert_inverse_cdf_of, points_for, sample
 from oracle import TEXTS, TOLERANCE, TOY_PROMPTS, left_padded, reference_log_q, teacher_forced

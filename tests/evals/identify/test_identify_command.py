@@ -11,8 +11,8 @@ from numpy.testing import assert_allclose
 
 from candidates import parsed
 from conftest import shared
-from decoding.models.prompts import encode_prompt
 from decoding.scoring.teacher_forcing import TokenDocument
+from decoding.texts.prompts import encode_prompt
 from decoding_evals.identify import evaluation as module
 from decoding_evals.identify.evaluation import identify
 from decoding_evals.identify.figure import plot_identification

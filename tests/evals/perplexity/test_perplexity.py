@@ -99,7 +99,7 @@ def test_text_without_tokens_is_not_counted(toy_words):
 
 
 def test_words_and_bytes_do_not_depend_on_how_text_is_cut(stories260k, wiki, monkeypatch):
-    from decoding.models import encoding
+    from decoding.texts import encoding
 
     want = perplexity(stories260k, [wiki, STORY])
     monkeypatch.setattr(encoding, "CHUNK", 600)

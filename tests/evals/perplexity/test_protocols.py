@@ -92,7 +92,7 @@ def test_lm_eval_on_real_text(short, wiki):
 
 
 def test_lm_eval_counts_words_alike_however_the_text_comes(toy_words, monkeypatch):
-    from decoding.models import encoding
+    from decoding.texts import encoding
 
     text = ("a  b\n c" + " " * 9 + "d ") * 90
     want, _ = result(toy_words, [text], "lm-eval")

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from decoding import LanguageModel, generate
-from decoding.models.chats import Chat, Conversation
-from decoding.models.prompts import encode_prompt
 from decoding.scoring.teacher_forcing import TeacherForcing, TokenDocument
+from decoding.texts.chats import Chat, Conversation
+from decoding.texts.prompts import encode_prompt
 from decoding_evals.judging.correctness import preferred
 from forcing import measure, words
 
@@ -243,6 +243,14 @@ def test_roles_need_conversations(run):
     Path("rows.txt").write_text("c d")
     code, _, err = run("score", "rows.txt", "--roles", "user", "--model", "/no/such/model")
     assert code == 2 and "--roles needs a column of messages" in err
+
+
+def test_conversations_without_a_message_to_score_are_counted(run, folder, file):
+    path = file({"messages": SAID}, {"messages": SAID[:1]}, {"messages": SAID[:1]})
+    code, _, err = run("score", path, "--model", folder, "--json")
+    assert (code, err) == (0, "conversations without a message to score: 2\n")
+    code, _, err = run("score", path, "--model", folder, "--roles", "nobody", "--json")
+    assert (code, err) == (0, "conversations without a message to score: 3\n")
 
 
 def test_prompts_of_rows_are_named_by_their_place(run, file):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from decoding.models.detokenizing import Detokenizer, token_texts
+from decoding.texts.detokenizing import Detokenizer, token_texts
 from oracle import decode
 
 ODD = [

@@ -6,10 +6,10 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from decoding import DecodingSettings, LanguageModel, generate
-from decoding.models.chats import Chat, Conversation, rendered, turn_end
-from decoding.models.prompts import document_front, encode_prompt
 from decoding.scoring.answers import said_by
 from decoding.scoring.teacher_forcing import Document, TeacherForcing, TokenDocument
+from decoding.texts.chats import Chat, Conversation, rendered, turn_end
+from decoding.texts.prompts import document_front, encode_prompt
 from decoding_evals.perplexity.evaluation import perplexity
 from forcing import measure, words
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from decoding.models.chats import Span, control_pattern
-from decoding.models.detokenizing import token_texts
+from decoding.texts.chats import Span, control_pattern
+from decoding.texts.detokenizing import token_texts
 
 CHUNK = 1 << 16
 OVERLAP = 2048

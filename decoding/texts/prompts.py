@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from decoding.models.chats import (
+from decoding.texts.chats import (
     Chat,
     Conversation,
     Prompt,
@@ -16,7 +16,7 @@ from decoding.models.chats import (
     rendered,
     turn_end,
 )
-from decoding.models.encoding import encode_whole
+from decoding.texts.encoding import encode_whole
 
 
 class Opening(NamedTuple):

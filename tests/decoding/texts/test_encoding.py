@@ -12,8 +12,8 @@ from tokenizers.models import WordLevel
 from transformers import AutoTokenizer, ByT5Tokenizer, CanineTokenizer, PreTrainedTokenizerFast
 
 from conftest import shared
-from decoding.models import encoding
-from decoding.models.encoding import OVERLAP, encode
+from decoding.texts import encoding
+from decoding.texts.encoding import OVERLAP, encode
 
 CHUNK = 3000
 ODD = [
