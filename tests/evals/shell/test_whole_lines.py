@@ -26,14 +26,14 @@ def test_a_slow_reader_gets_whole_records(number):
     """The pipe is full, and the command waits in the middle of a record, when the signal comes."""
     process = forked(
         "generate", "Once", "--seed", 1, "--json", "--max-new-tokens", 40, "--num-samples", 40,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, pipesize=PAGE,
+        "--batch-size", 1, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pipesize=PAGE,
     )  # fmt: skip
     assert process.stdout is not None and process.stderr is not None
     begun = os.read(process.stdout.fileno(), 10)
     while waiting(process.stdout) < PAGE - len(begun):
         time.sleep(0.01)
     process.send_signal(number)
-    out, err = process.communicate()
+    out, err = process.communicate(timeout=300)
     records = (begun + out).decode().splitlines()
     assert (begun + out).endswith(b"\n") and all(json.loads(line)["text"] for line in records)
     assert f"interrupted; {len(records)} sequence" in err.decode()
