@@ -21,8 +21,11 @@ def test_on_a_terminal_text_is_shaded_with_legend_and_summary(stories):
     code, written = on_terminal(*arguments, begin=started)
     [expected] = generate(stories, "Once upon a time", seed=1, max_new_tokens=30)
     assert code == 0
+    # What is loaded is said at once, and gone when it is there.
+    assert written.index("loading builtin:stories") < written.index("Once")
     assert "\x1b[38;2;0;0;0;48;2;" in written
     shown = plain(written)
+    assert "loading" not in shown
     # Lines break between words.
     words = " ".join(shown.split())
     assert words.startswith(" ".join(("Once upon a time" + expected.text).split()))

@@ -40,7 +40,7 @@ def test_a_closed_standard_output_is_an_error(arguments):
 
 
 def test_where_nothing_is_written_to_it_standard_output_may_be_closed():
-    result = shell(">&-", *ONE, "--output", "o.jsonl")
+    result = finished(*ONE, "--output", "o.jsonl", closed=[1])
     assert (result.returncode, result.stderr) == (0, "")
     assert len(records(Path("o.jsonl").read_text())) == 1
 
@@ -153,13 +153,6 @@ def test_a_terminal_of_80_columns_breaks_lines_between_words(arguments, texts):
     assert len(lines) >= texts and max(map(len, map(str.rstrip, lines))) <= 80
     long = [line for line in lines if len(line) > 60]
     assert long  # text fills the lines
-
-
-def test_what_is_loaded_is_said_at_once_and_gone_when_it_is_there():
-    code, written = on_terminal(*ONE, begin=started)
-    assert code == 0
-    assert written.index("loading builtin:stories") < written.index("Once")
-    assert "loading" not in plain(written)
 
 
 def test_nothing_is_said_of_loading_in_a_pipe(run):
