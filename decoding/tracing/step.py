@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from decoding.rows.arrays import Array, as_array, as_tensor, library, side_by_side, total
+from decoding.rows.arrays import Array, as_array, as_tensor, double, library, side_by_side, total
 from decoding.rows.distribution import Distribution
 from decoding.rows.prefix import first
 from decoding.settings.applying import Applied, kept_mass
@@ -86,10 +86,10 @@ def _certainty(raw: Distribution) -> Tensor:
     mean = total(xp.where(known, depths, 0.0)) / known.sum(-1)
     second = total(xp.exp(depths[..., 1:2]))
     root = xp.sqrt(raw.weights)  # the weights at temperature 2
-    renyi = 2 * xp.log(total(xp.sqrt(root))) - xp.log(total(root))
+    renyi_entropy = 2 * xp.log(total(xp.sqrt(root))) - xp.log(total(root))
     columns = [
         raw.self_certainty,
-        renyi,
+        (raw.log(double(raw.kept)) - renyi_entropy).clip(0),
         raw.log_total - mean,
         (1 - second) / raw.total,
     ]

@@ -34,8 +34,8 @@ class Certainty:
 
     self_certainty_nats: Floats
     """KL(U‖p) >= 0, U even over the vocabulary; see `decoding.information.self_certainty`."""
-    renyi_entropy_nats: Floats
-    """Rényi entropy of order 1/2 of p at temperature 2, in [0, ln vocab]."""
+    renyi_divergence_nats: Floats
+    """ln vocab less the Rényi entropy of order 1/2, of p at temperature 2: in [0, ln vocab]."""
     confidence_nats: Floats
     """Mean surprisal of the 20 most probable tokens, >= 0: larger where p is more peaked."""
     margin: Floats

@@ -18,7 +18,6 @@ from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import listed
 from decoding.settings.settings import DecodingSettings
 from decoding.texts.chats import Chat, Conversation, Prompt, last_of, worded
-from decoding_evals.judging.answers import distinct
 from decoding_evals.judging.correctness import (
     CORRECTNESS,
     THRESHOLDS,
@@ -28,7 +27,8 @@ from decoding_evals.judging.correctness import (
     preferred,
     usual_rule,
 )
-from decoding_evals.judging.entailment import EntailmentModel, entailment_clusters
+from decoding_evals.judging.entailment import EntailmentModel
+from decoding_evals.judging.similarity import SimilarityModel, likeness
 from decoding_evals.showing.result import TextResult, quoted
 from decoding_evals.uncertainty import estimators as estimating
 from decoding_evals.uncertainty.context_gain import ContextGain, ContextRow, context_gain
@@ -38,6 +38,8 @@ from decoding_evals.uncertainty.epistemic import (
     ensemble_uncertainty,
     paraphrase_uncertainty,
 )
+from decoding_evals.uncertainty.p_true import p_true
+from decoding_evals.uncertainty.similarities import likeness_estimates
 from decoding_evals.uncertainty.tables import prompt_lines
 
 CANDIDATES = 5
@@ -83,6 +85,8 @@ class PromptUncertainty(TextResult):
     """The cluster of each sample."""
     clustering: str
     """What the samples were sorted by."""
+    similarity: str
+    """What said how alike answers are."""
     estimators: estimating.Estimates
     """A larger value is less certain; None where undefined."""
     epistemic: dict[str, EpistemicUncertainty]
@@ -152,6 +156,7 @@ class PromptUncertainty(TextResult):
             ],
             "clusters": self.labels,
             "clustering": self.clustering,
+            "similarity": self.similarity,
             "most_common_answer": {"text": text, "share": share},
             "epistemic": {name: value.record() for name, value in self.epistemic.items()},
             "context_gain": None if self.gain is None else self.gain.record(),
@@ -182,6 +187,7 @@ def uncertainty(
     members: Sequence[Member] = (),
     dropout: Sequence[Member] = (),
     entailment: EntailmentModel | None = None,
+    similarity: SimilarityModel | None = None,
     correctness: str | None = None,
 ) -> Iterator[PromptUncertainty]:
     """Answer prompts, greedily and by sampling, and measure how sure the model is.
@@ -202,6 +208,8 @@ def uncertainty(
         members: of an ensemble, at least two if any; see `checkpoint_members`.
         dropout: passes with dropout, at least two if any; see `dropout_members`.
         entailment: sorts samples by meaning; without it, by their normalised text.
+        similarity: says how alike answers are, unless `entailment` does, and which tokens matter
+            (`TokenSAR`, `SentenceSAR`, `SAR`); without both, their ROUGE-L says it.
         correctness: of the greedy answer; default `contains` where all references are short (see
             `judging.correctness.usual_rule`), else `rouge-l`. `contains`: one of the references
             stands in it, both normalised, on word borders; `exact`: it equals one, both normalised;
@@ -246,10 +254,12 @@ def uncertainty(
             "chat": chat,
             "seed": chosen_seed(seed),
             "batch_size": batch_size,
+            "certainty": True,
         },
         members=members,
         dropout=dropout,
         entailment=entailment,
+        similarity=similarity,
         correctness=rule,
     )
     numbered = iter(enumerate(rows))
@@ -270,6 +280,7 @@ class _Run:
     members: Sequence[Member]
     dropout: Sequence[Member]
     entailment: EntailmentModel | None
+    similarity: SimilarityModel | None
     correctness: str
 
     def batch(self, rows: list[tuple[int, PromptRow]]) -> Iterator[PromptUncertainty]:
@@ -283,17 +294,29 @@ class _Run:
             text: (best, tuple(drawn[self.num_samples * place :][: self.num_samples]))
             for place, (text, best) in enumerate(zip(texts, greedy, strict=True))
         }
+        asked = [(text, estimating.answer(best)) for text, best in zip(texts, greedy, strict=True)]
+        said = p_true(self.language_model, asked, chat=self.options["chat"])
+        truths = dict(zip(texts, said, strict=True))
         for index, row in rows:
-            yield _named(index, partial(self.result, index, row, *answers[row.asked()]))
+            text = row.asked()
+            yield _named(index, partial(self.result, index, row, *answers[text], truths[text]))
 
     def result(
-        self, index: int, row: PromptRow, greedy: Generation, samples: tuple[Generation, ...]
+        self,
+        index: int,
+        row: PromptRow,
+        greedy: Generation,
+        samples: tuple[Generation, ...],
+        truth: float | None,
     ) -> PromptUncertainty:
         traces = [sample.trace for sample in samples]
         entropy = sequence_entropy(
             [trace.surprisal_nats for trace in traces], [trace.entropy_nats for trace in traces]
         )
-        labels, clustering = self.clusters([estimating.answer(sample) for sample in samples])
+        alike = likeness(
+            [estimating.answer(sample) for sample in samples], estimating.answer(greedy),
+            entailment=self.entailment, similarity=self.similarity,
+        )  # fmt: skip
         epistemic = self.epistemic(row, greedy)
         return PromptUncertainty(
             index=index,
@@ -301,11 +324,21 @@ class _Run:
             greedy=greedy,
             samples=samples,
             entropy=entropy,
-            labels=labels,
-            clustering=clustering,
+            labels=alike.labels,
+            clustering=alike.clustering,
+            similarity=alike.by,
             estimators=estimating.greedy_estimates(greedy)
+            | {"PTrue": truth}
             | estimating.sample_estimates(samples, entropy)
-            | estimating.cluster_estimates(labels, estimating.surprisals(samples))
+            | estimating.cluster_estimates(alike.labels, estimating.surprisals(samples))
+            | likeness_estimates(
+                alike,
+                greedy,
+                samples,
+                asked=last_of(row.asked()),
+                tokenizer=self.language_model.tokenizer,
+                similarity=self.similarity,
+            )
             | {
                 f"MutualInformation_{name}": float(value.mutual_information_nats.mean())
                 for name, value in epistemic.items()
@@ -314,12 +347,6 @@ class _Run:
             gain=self.gain(row, estimating.answer(greedy)),
             judgement=self.judged(row, estimating.answer(greedy)),
         )
-
-    def clusters(self, texts: list[str]) -> tuple[list[int], str]:
-        """The cluster of each answer, and what decided."""
-        if self.entailment is None:
-            return distinct(texts), "normalised text"
-        return entailment_clusters(texts, self.entailment), f"entailment by {self.entailment.name}"
 
     def epistemic(self, row: PromptRow, greedy: Generation) -> dict[str, EpistemicUncertainty]:
         """What phrasings, members and dropout passes disagree about along the greedy answer."""

@@ -41,7 +41,7 @@ def certainty_of(log_p):
     flat = p**0.5 / (p**0.5).sum()
     return {
         "self_certainty_nats": -log_p.mean() - np.log(len(p)),
-        "renyi_entropy_nats": 2 * np.log((flat**0.5).sum()),
+        "renyi_divergence_nats": np.log(len(p)) - 2 * np.log((flat**0.5).sum()),
         "confidence_nats": -first[:20].mean(),
         "margin": np.exp(first[0]) - (np.exp(first[1]) if len(p) > 1 else 0),
     }
