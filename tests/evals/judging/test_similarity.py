@@ -3,30 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+from pair_models import NLI, classifier
+from transformers import BertForSequenceClassification, BertTokenizerFast
 
 from decoding import ModelLoadError
 from decoding_evals.judging.answers import rouge_l
 from decoding_evals.judging.entailment import EntailmentModel
 from decoding_evals.judging.similarity import SimilarityModel, likeness, rouge_similarity
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]
 SAMPLES, GREEDY = ["a b", "c", "a b", "d e f", "a"], "c"
-
-
-def classifier(path, labels):
-    """An untrained classifier of pairs, wide awake to its input."""
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=16, max_position_embeddings=32, initializer_range=0.5,
-        id2label=dict(enumerate(labels)), label2id={label: i for i, label in enumerate(labels)},
-    )  # fmt: skip
-    BertForSequenceClassification(config).save_pretrained(path)
-    (path / "vocab.txt").write_text("\n".join(WORDS))
-    tokenizer = BertTokenizerFast(vocab_file=str(path / "vocab.txt"), model_max_length=32)
-    tokenizer.save_pretrained(path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +21,7 @@ def scoring(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def entailing(tmp_path_factory):
-    labels = ["CONTRADICTION", "NEUTRAL", "ENTAILMENT"]
-    return classifier(tmp_path_factory.mktemp("nli"), labels)
+    return classifier(tmp_path_factory.mktemp("nli"), NLI)
 
 
 def by_transformers(folder, pairs):

@@ -1,5 +1,6 @@
 """Estimates from similarities, against closed forms, SciPy and float64 loops."""
 
+import json
 import math
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 import scipy.linalg
 from hypothesis import given
 from hypothesis import strategies as st
+from pair_models import NLI, classifier
 
 from decoding import DecodingSettings, generate
 from decoding_evals.uncertainty.similarities import (
@@ -160,3 +162,47 @@ def test_improbable_samples_have_a_sar_and_few_have_none(answered, stories):
     assert found["SentenceSAR"] == pytest.approx(2000)
     found = sar_estimates("Who?", greedy, far[:1], np.ones((1, 1)), **others)
     assert found["SentenceSAR"] is found["SAR"] is None and found["TokenSAR"] > 0
+
+
+# At the shell.
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return {
+        "--similarity-model": classifier(tmp_path_factory.mktemp("scores"), ["score"]),
+        "--nli-model": classifier(tmp_path_factory.mktemp("nli"), NLI),
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "by"),
+    [
+        ([], "ROUGE-L"),
+        (["--similarity-model"], "similarity by {--similarity-model}"),
+        (["--nli-model"], "entailment by {--nli-model}"),
+        (["--nli-model", "--similarity-model"], "entailment by {--nli-model}"),
+    ],
+)
+def test_the_record_names_the_similarity(run, folders, given, by):
+    options = [part for name in given for part in (name, folders[name])]
+    code, out, _ = run(
+        "uncertainty", "Tom", *options, "--num-samples", 3, "--max-new-tokens", 3, "--seed", 1,
+        "--json",
+    )  # fmt: skip
+    record = json.loads(out)
+    assert code == 0 and record["similarity"] == by.format(**folders)
+    names = {"TokenSAR", "SentenceSAR", "SAR"} & record["estimators"].keys()
+    assert len(names) == (3 if "--similarity-model" in given else 0)
+    assert None not in record["estimators"].values()
+    kept = {"DegMat", "EigValLaplacian", "Eccentricity", "CocoaMSP", "CocoaPPL", "CocoaMTE"}
+    assert kept <= record["estimators"].keys()
+
+
+def test_what_does_not_fit_a_cross_encoder_is_one_line(run, folders):
+    code, _, err = run(
+        "uncertainty", "Tom " * 30, "--similarity-model", folders["--similarity-model"],
+        "--num-samples", 2, "--max-new-tokens", 3, "--seed", 1, "--json",
+    )  # fmt: skip
+    assert code == 1 and err.count("\n") == 1
+    assert "prompt 1: two texts make" in err and "similarity model" in err
