@@ -205,9 +205,10 @@ class Bench:
         }.items():
             for tied, what in ((False, "without"), (True, "with")):
                 values = [
-                    (theirs[metric], ours(column))
+                    (theirs[metric], mine)
                     for column, theirs in zip(self.columns.values(), self.metrics, strict=True)
                     if (len(set(column)) < len(column)) == tied
+                    and (mine := ours(column)) is not None  # as where every answer is wrong
                 ]
                 if values:
                     worst = max(abs(a - b) for a, b in values)
