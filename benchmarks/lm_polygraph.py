@@ -280,7 +280,8 @@ its PRR compares with the mean of 1,000 random orders, ours with their expectati
 |---|---|---|---|---|
 {chr(10).join(metrics)}
 """
-    write_section("LM-Polygraph", "python benchmarks/lm_polygraph.py", body)
+    command = f"python benchmarks/lm_polygraph.py{'' if instruct is None else ' --instruct FOLDER'}"
+    write_section("LM-Polygraph", command, body)
     click.echo(body)
 
 
