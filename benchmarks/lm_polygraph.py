@@ -147,10 +147,12 @@ class Bench:
         both = [a and b for a, b in zip(same, whole, strict=True)]
         for theirs, mine in LIKENESS.items():
             rows.append(self._row(theirs, mine, "alike", "our answers, its likenesses", both))
-        if self.theirs[0]["true"]["PTrue"] is not None:
-            every = [True] * len(whole)
-            rows.append(self._row("PTrue", "PTrue as there", "true", "our answers", every))
-            rows.append(self._row("PTrue", "PTrue", "true", "our answers", every))
+        if "true" in self.theirs[0]:
+            every, name = [True] * len(whole), "PTrue as there"
+            rows.append(self._row("PTrue", name, "true", "our answers", every))
+            what = "our answers, EOS not masked"
+            rows.append(self._row("PTrue", name, "plainly true", what, every))
+            rows.append(self._row("PTrue", "PTrue", "plainly true", what, every))
         return rows
 
     def _row(self, theirs: str, mine: str, kind: str, what: str, fit: list[bool]) -> str:

@@ -114,16 +114,22 @@ def similarity_stats(whitebox: Any, asked: Stats, tokens: list[int], samples: St
     return stats | {"semantic_matrix_entail": np.array(stats["sample_sentence_similarity"])}
 
 
-def is_true(whitebox: Any, prompt: str, answer: str) -> float | None:
-    """Its `PTrue`; None where "True" is no single token, which it asserts."""
+def is_true(whitebox: Any, prompt: str, answer: str) -> list[float] | None:
+    """Its `PTrue`, and the same where EOS is not masked; None where "True" is no single token,
+    which it asserts."""
     from lm_polygraph.estimators import PTrue
     from lm_polygraph.stat_calculators.prompt import PromptCalculator
 
+    calculator, tokenizer = PromptCalculator(), whitebox.tokenizer
     stats = {"input_texts": [prompt], "greedy_texts": [f" {answer}"]}
     try:
-        return float(PTrue()(PromptCalculator()(stats, [prompt], whitebox))[0])
+        own = calculator(stats, [prompt], whitebox)
     except AssertionError:
         return None
+    asked = calculator.prompt.format(q=prompt, a=f" {answer}")
+    [token] = tokenizer(calculator.expected, add_special_tokens=False)["input_ids"]
+    plain = log_probs(whitebox.model, tokenizer(asked)["input_ids"], [token])[0, token]
+    return [float(PTrue()(one)[0]) for one in (own, {"p_true": [plain]})]
 
 
 def estimates(estimators: list[Any], stats: Stats) -> dict[str, float]:
@@ -183,7 +189,9 @@ def answer(folder: str, prompts: list[dict[str, Any]]) -> list[dict[str, Any]]:
             plain = plain_stats(model, ids, tokens)
             shared = stats | plain | similarity_stats(whitebox, asked, tokens, stats)
             found["alike"] = estimates(of_likeness, shared)
-        found["true"] = {"PTrue": is_true(whitebox, asked["prompt"], asked["greedy"])}
+        true = is_true(whitebox, asked["prompt"], asked["greedy"])
+        if true is not None:
+            found["true"], found["plainly true"] = ({"PTrue": value} for value in true)
         answers.append(found | {"tokens": tokens})
     return answers
 
