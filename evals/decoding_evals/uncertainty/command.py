@@ -30,7 +30,7 @@ from decoding_evals.showing.lines import note, say
 
 if TYPE_CHECKING:
     from decoding.models.loading import LanguageModel
-    from decoding_evals.uncertainty.evaluation import PromptUncertainty
+    from decoding_evals.uncertainty.result import PromptUncertainty
 
 COLUMNS = {
     "references": "correct answers",
@@ -115,8 +115,8 @@ def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
         from decoding.generation.seeds import chosen_seed
         from decoding_evals.judging.correctness import usual_rule
         from decoding_evals.showing.terminal import counted, print_table
-        from decoding_evals.uncertainty.evaluation import PromptRow
         from decoding_evals.uncertainty.evaluation import uncertainty as measure
+        from decoding_evals.uncertainty.result import PromptRow
         from decoding_evals.uncertainty.summary import EstimatorEvaluation, evaluate
 
         seed = chosen_seed(options["seed"])

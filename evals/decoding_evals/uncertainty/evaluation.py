@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
+from decoding.generation.jobs import MOST_TOGETHER
 from decoding.generation.prompts import prompt_ids
 from decoding.generation.result import Generation
-from decoding.generation.run import MOST_TOGETHER, generate
+from decoding.generation.run import Run
 from decoding.generation.seeds import chosen_seed
-from decoding.inference.sequences import SequenceEntropy, sequence_entropy
+from decoding.inference.sequences import sequence_entropy
+from decoding.models.caches import Reader
 from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import listed
 from decoding.settings.settings import DecodingSettings
-from decoding.texts.chats import Chat, Conversation, Prompt, last_of, worded
+from decoding.texts.chats import Chat, Conversation, Prompt, as_chat, last_of
 from decoding_evals.judging.correctness import (
     CORRECTNESS,
     THRESHOLDS,
@@ -29,7 +30,6 @@ from decoding_evals.judging.correctness import (
 )
 from decoding_evals.judging.entailment import EntailmentModel
 from decoding_evals.judging.similarity import SimilarityModel, likeness
-from decoding_evals.showing.result import TextResult, quoted
 from decoding_evals.uncertainty import estimators as estimating
 from decoding_evals.uncertainty.context_gain import ContextGain, ContextRow, context_gain
 from decoding_evals.uncertainty.epistemic import (
@@ -39,138 +39,10 @@ from decoding_evals.uncertainty.epistemic import (
     paraphrase_uncertainty,
 )
 from decoding_evals.uncertainty.p_true import p_true
+from decoding_evals.uncertainty.result import PromptRow, PromptUncertainty
 from decoding_evals.uncertainty.similarities import likeness_estimates
-from decoding_evals.uncertainty.tables import prompt_lines
 
 CANDIDATES = 5
-
-
-class PromptRow(NamedTuple):
-    """A prompt and what is known about it."""
-
-    prompt: Prompt
-    references: tuple[str, ...] = ()
-    """Correct answers."""
-    incorrect: tuple[str, ...] = ()
-    """Incorrect answers, for `likelihood`."""
-    paraphrases: tuple[str, ...] = ()
-    """The prompt in other words."""
-    context: str | None = None
-    """What stands before the prompt, on lines of its own."""
-
-    def asked(self) -> Prompt:
-        """What the model continues."""
-        if self.context is None:
-            return self.prompt
-        return worded(self.prompt, f"{self.context}\n{last_of(self.prompt)}")
-
-    def phrasings(self) -> list[Prompt]:
-        """The prompt and its paraphrases, each as the model would be given it."""
-        others = [worded(self.prompt, text) for text in self.paraphrases]
-        return [self._replace(prompt=prompt).asked() for prompt in (self.prompt, *others)]
-
-
-@dataclass(frozen=True)
-class PromptUncertainty(TextResult):
-    """What is known about the answer to one prompt."""
-
-    _tables = staticmethod(prompt_lines)
-
-    row: PromptRow
-    greedy: Generation
-    samples: tuple[Generation, ...]
-    entropy: SequenceEntropy
-    """Of the whole answer, estimated from the samples."""
-    labels: list[int]
-    """The cluster of each sample."""
-    clustering: str
-    """What the samples were sorted by."""
-    similarity: str
-    """What said how alike answers are."""
-    estimators: estimating.Estimates
-    """A larger value is less certain; None where undefined."""
-    epistemic: dict[str, EpistemicUncertainty]
-    """Along the greedy answer, by what differs: `phrasing`, `members`, `dropout`."""
-    gain: ContextGain | None
-    judgement: Judgement | None
-    """Of the greedy answer; None without references."""
-
-    @property
-    def quality(self) -> float | None:
-        """Of the greedy answer, in [0, 1]; None without references."""
-        return None if self.judgement is None else self.judgement.quality
-
-    @property
-    def correct(self) -> bool | None:
-        """Whether the greedy answer counts as correct; None without references."""
-        return None if self.judgement is None else self.judgement.correct
-
-    def gist(self) -> tuple[str, ...]:
-        """Of its `repr`."""
-        answer = quoted(estimating.answer(self.greedy))
-        surprisal = math.fsum(self.greedy.trace.raw_surprisal_nats)
-        return f"{quoted(last_of(self.row.prompt))} → {answer}", f"-log p {surprisal:.4f} nats"
-
-    def record(self) -> dict[str, Any]:
-        """Plain values for JSON; what is undefined is None."""
-        trace = self.greedy.trace
-        first = self.greedy.record()["tokens"][0]
-        first["raw_probability"] = math.exp(-first["raw_surprisal_nats"])
-        names = {"id": "id", "text": "text", "probability": "raw_probability"}
-        entropies = {
-            "MonteCarloSequenceEntropy": self.entropy.monte_carlo,
-            "RaoBlackwellSequenceEntropy": self.entropy.rao_blackwellised,
-        }
-        text, share = estimating.most_common(self.samples, self.labels)
-        asked, how = self.row.prompt, self.greedy.chat
-        messages = {} if isinstance(asked, str) else {"messages": [*map(dict, asked.messages)]}
-        chat = None if how is None else dict(how)
-        return {
-            **self.heading(),
-            "prompt": last_of(self.row.prompt),
-            **messages,
-            "context": self.row.context,
-            "model": self.greedy.model,
-            "settings": str(self.samples[0].settings),
-            "seed": self.greedy.seed,
-            "chat": chat,
-            "greedy": estimating.answer(self.greedy),
-            "samples": [estimating.answer(sample) for sample in self.samples],
-            "next_token_entropy_nats": float(trace.raw_entropy_nats[0]),
-            "next_token_candidates": [
-                {name: token[key] for name, key in names.items()}
-                for token in (first, *first["alternatives"])
-            ],
-            "estimators": self.estimators,
-            "standard_errors": {
-                name: float(entropy.standard_error) for name, entropy in entropies.items()
-            },
-            "better_sequence_entropy": next(
-                name for name, entropy in entropies.items() if entropy is self.entropy.better
-            ),
-            "samples_cut_off": sum(sample.finish_reason == "length" for sample in self.samples),
-            "sample_tokens": [len(sample.trace) for sample in self.samples],
-            "sample_surprisal_nats": estimating.surprisals(self.samples),
-            "sample_entropy_nats": [
-                math.fsum(sample.trace.entropy_nats) for sample in self.samples
-            ],
-            "clusters": self.labels,
-            "clustering": self.clustering,
-            "similarity": self.similarity,
-            "most_common_answer": {"text": text, "share": share},
-            "epistemic": {name: value.record() for name, value in self.epistemic.items()},
-            "context_gain": None if self.gain is None else self.gain.record(),
-            "references": list(self.row.references),
-            "quality": self.quality,
-            "correct": self.correct,
-            "compared": None if self.judgement is None else self.judgement.record(),
-        }
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One row: the prompt, its greedy answer, and each estimator."""
-        record = self.record()
-        names = ("index", "prompt", "greedy", "next_token_entropy_nats", "quality", "correct")
-        return [{name: record[name] for name in names} | self.estimators]
 
 
 def uncertainty(
@@ -254,7 +126,6 @@ def uncertainty(
             "chat": chat,
             "seed": chosen_seed(seed),
             "batch_size": batch_size,
-            "certainty": True,
         },
         members=members,
         dropout=dropout,
@@ -263,7 +134,7 @@ def uncertainty(
         correctness=rule,
     )
     numbered = iter(enumerate(rows))
-    together = min(max(1, batch_size // num_samples), MOST_TOGETHER)
+    together = min(max(1, batch_size // (num_samples + 1)), MOST_TOGETHER)
     while some := list(islice(numbered, together)):
         yield from run.batch(some)
 
@@ -276,25 +147,40 @@ class _Run:
     settings: DecodingSettings
     num_samples: int
     options: dict[str, Any]
-    """Of `generate`."""
+    """Of the `Run` that writes answers."""
     members: Sequence[Member]
     dropout: Sequence[Member]
     entailment: EntailmentModel | None
     similarity: SimilarityModel | None
     correctness: str
 
+    @cached_property
+    def answering(self) -> Run:
+        """What writes answers: to each prompt a greedy one, then the samples."""
+        return Run(
+            language_model=self.language_model,
+            settings=self.settings,
+            reader=Reader(self.language_model.model),
+            num_return_sequences=self.num_samples,
+            alternatives=CANDIDATES - 1,
+            certainty=True,
+            greedy_too=True,
+            max_new_tokens=self.options["max_new_tokens"],
+            seed=self.options["seed"],
+            stop=list(self.options["stop"]),
+            chat=as_chat(self.options["chat"]),
+        )
+
     def batch(self, rows: list[tuple[int, PromptRow]]) -> Iterator[PromptUncertainty]:
         """Results for a few prompts."""
-        # Equal prompts once: `generate` would go on counting their samples.
+        # Equal prompts once: their samples would be counted on.
         texts = list(dict.fromkeys(row.asked() for _, row in rows))
-        written: Any = partial(generate, self.language_model, texts, **self.options)
-        greedy = written(DecodingSettings(temperature=0), alternatives=CANDIDATES - 1)
-        drawn = written(self.settings, num_return_sequences=self.num_samples)
-        answers = {
-            text: (best, tuple(drawn[self.num_samples * place :][: self.num_samples]))
-            for place, (text, best) in enumerate(zip(texts, greedy, strict=True))
-        }
-        asked = [(text, estimating.answer(best)) for text, best in zip(texts, greedy, strict=True)]
+        written = [*self.answering.sequences(texts, self.options["batch_size"])]
+        answers = {}
+        for place, text in enumerate(texts):
+            greedy, *drawn = written[(self.num_samples + 1) * place :][: self.num_samples + 1]
+            answers[text] = greedy, tuple(drawn)
+        asked = [(text, estimating.answer(best)) for text, (best, _) in answers.items()]
         said = p_true(self.language_model, asked, chat=self.options["chat"])
         truths = dict(zip(texts, said, strict=True))
         for index, row in rows:
