@@ -75,11 +75,8 @@ def test_no_color_is_honoured(flag, no_color):
 
 def test_ctrl_c_while_a_token_is_drawn():
     process = started(
-        "generate", "Once upon a time", "--color",
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        # A background job inherits SIGINT ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+        "generate", "Once upon a time", "--color", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     assert process.stdout is not None
     process.stdout.read(1)
     process.send_signal(signal.SIGINT)
