@@ -29,6 +29,7 @@ from decoding_evals.judging.correctness import (
     usual_rule,
 )
 from decoding_evals.judging.entailment import EntailmentModel, entailment_clusters
+from decoding_evals.judging.extent import EXTENTS, cut
 from decoding_evals.showing.result import TextResult, quoted
 from decoding_evals.uncertainty import estimators as estimating
 from decoding_evals.uncertainty.context_gain import ContextGain, ContextRow, context_gain
@@ -39,6 +40,7 @@ from decoding_evals.uncertainty.epistemic import (
     paraphrase_uncertainty,
 )
 from decoding_evals.uncertainty.tables import prompt_lines
+from decoding_evals.uncertainty.votes import Vote, elected, sample_weights
 
 CANDIDATES = 5
 
@@ -90,6 +92,10 @@ class PromptUncertainty(TextResult):
     gain: ContextGain | None
     judgement: Judgement | None
     """Of the greedy answer; None without references."""
+    votes: dict[str, Vote]
+    """The answer that samples elect, by the confidence that their votes weigh."""
+    extent: str
+    """How far an answer goes: `whole`, `line` or `sentence`."""
 
     @property
     def quality(self) -> float | None:
@@ -118,6 +124,7 @@ class PromptUncertainty(TextResult):
             "RaoBlackwellSequenceEntropy": self.entropy.rao_blackwellised,
         }
         text, share = estimating.most_common(self.samples, self.labels)
+        cut_off = sum(sample.finish_reason == "length" for sample in self.samples)
         asked, how = self.row.prompt, self.greedy.chat
         messages = {} if isinstance(asked, str) else {"messages": [*map(dict, asked.messages)]}
         chat = None if how is None else dict(how)
@@ -144,7 +151,9 @@ class PromptUncertainty(TextResult):
             "better_sequence_entropy": next(
                 name for name, entropy in entropies.items() if entropy is self.entropy.better
             ),
-            "samples_cut_off": sum(sample.finish_reason == "length" for sample in self.samples),
+            "answer": self.extent,
+            "samples_cut_off": cut_off,
+            "of_beginnings": 2 * cut_off > len(self.samples),
             "sample_tokens": [len(sample.trace) for sample in self.samples],
             "sample_surprisal_nats": estimating.surprisals(self.samples),
             "sample_entropy_nats": [
@@ -153,6 +162,7 @@ class PromptUncertainty(TextResult):
             "clusters": self.labels,
             "clustering": self.clustering,
             "most_common_answer": {"text": text, "share": share},
+            "votes": {name: vote._asdict() for name, vote in self.votes.items()},
             "epistemic": {name: value.record() for name, value in self.epistemic.items()},
             "context_gain": None if self.gain is None else self.gain.record(),
             "references": list(self.row.references),
@@ -177,6 +187,7 @@ def uncertainty(
     max_new_tokens: int = 50,
     seed: int | None = None,
     stop: Sequence[str] = (),
+    answer: str = "whole",
     chat: bool | Chat = False,
     batch_size: int = 32,
     members: Sequence[Member] = (),
@@ -197,6 +208,9 @@ def uncertainty(
         max_new_tokens: of each answer, >= 1.
         seed: as for `generate`.
         stop: strings that end an answer.
+        answer: how far an answer goes: `whole`, or the first `line` or `sentence` of what is
+            written (see `judging.extent.extent_end`). What is compared and judged is the answer,
+            and of the tokens only its own count.
         chat: put each text into the tokenizer's chat template; as for `generate`.
         batch_size: sequences that run together; results come a batch at a time.
         members: of an ensemble, at least two if any; see `checkpoint_members`.
@@ -224,6 +238,8 @@ def uncertainty(
         raise ValueError("samples of a greedy setting are all the same: use temperature > 0")
     if correctness is not None and correctness not in CORRECTNESS:
         raise ValueError(f"correctness must be one of {', '.join(CORRECTNESS)}, got {correctness}")
+    if answer not in EXTENTS:
+        raise ValueError(f"answer must be one of {', '.join(EXTENTS)}, got {answer}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
     rows = [
@@ -251,6 +267,7 @@ def uncertainty(
         dropout=dropout,
         entailment=entailment,
         correctness=rule,
+        extent=answer,
     )
     numbered = iter(enumerate(rows))
     together = min(max(1, batch_size // num_samples), MOST_TOGETHER)
@@ -271,6 +288,7 @@ class _Run:
     dropout: Sequence[Member]
     entailment: EntailmentModel | None
     correctness: str
+    extent: str
 
     def batch(self, rows: list[tuple[int, PromptRow]]) -> Iterator[PromptUncertainty]:
         """Results for a few prompts."""
@@ -289,6 +307,7 @@ class _Run:
     def result(
         self, index: int, row: PromptRow, greedy: Generation, samples: tuple[Generation, ...]
     ) -> PromptUncertainty:
+        greedy, samples = cut(greedy, self.extent), tuple(cut(one, self.extent) for one in samples)
         traces = [sample.trace for sample in samples]
         entropy = sequence_entropy(
             [trace.surprisal_nats for trace in traces], [trace.entropy_nats for trace in traces]
@@ -313,7 +332,17 @@ class _Run:
             epistemic=epistemic,
             gain=self.gain(row, estimating.answer(greedy)),
             judgement=self.judged(row, estimating.answer(greedy)),
+            votes={
+                name: self.vote(row, estimating.answer(samples[place]))
+                for name, place in elected(labels, sample_weights(samples)).items()
+            },
+            extent=self.extent,
         )
+
+    def vote(self, row: PromptRow, text: str) -> Vote:
+        """An answer that was elected; likelihoods of given answers do not judge it."""
+        known = None if self.correctness == "likelihood" else self.judged(row, text)
+        return Vote(text, None if known is None else known.correct)
 
     def clusters(self, texts: list[str]) -> tuple[list[int], str]:
         """The cluster of each answer, and what decided."""
