@@ -15,14 +15,14 @@ _LINE = re.compile(r"\s*\S[^\r\n]*[\r\n]?")
 _MARKS = re.compile(r"(?:[.!?…]+[\"'”’»)\]]*(?=\s|$)|[。！？]+[”’」』）]*)")
 _NUMBERED = re.compile(r"\s*[\d#*-]+\.")
 _INITIALS = re.compile(r"(?:[^\W\d_]{1,2}\.)*[^\W\d_]")
-_SHORT = frozenset(
-    "adm al approx apr aug ave ca capt cf co col corp dec dept dr est etc feb fig gen gov hon inc "
-    "jan jr ltd lt messrs mr mrs ms mt nov oct pp prof rep rev sen sept sgt sr st vol vs".split()
+_SHORT = (
+    " adm al approx apr aug ave ca capt cf co col corp dec dept dr est etc feb fig gen gov hon inc "
+    "jan jr ltd lt messrs mr mrs ms mt nov oct pp prof rep rev sen sept sgt sr st vol vs "
 )
-_OPENERS = frozenset(
-    "a an and as at because but during for from he her here his however i if in it its many most "
+_OPENERS = (
+    " a an and as at because but during for from he her here his however i if in it its many most "
     "on one our she since so some that the their then there these they this those we what when "
-    "where while who you".split()
+    "where while who you "
 )
 
 
@@ -62,8 +62,9 @@ def _ends(before: str, mark: str, after: str) -> bool:
     word = re.split(r"[\s(\[\"“‘]", before)[-1].lower()
     if word == "no":
         return not following[0][0].isdigit()
-    opens = following[0].strip("\"'“‘(,").lower() in _OPENERS
-    return opens or not (word in _SHORT or _INITIALS.fullmatch(word))
+    next_word = following[0].strip("\"'“‘(,").lower()
+    short = f" {word} " in _SHORT or _INITIALS.fullmatch(word) is not None
+    return not short or f" {next_word} " in _OPENERS
 
 
 def cut(generation: Generation, extent: str) -> Generation:

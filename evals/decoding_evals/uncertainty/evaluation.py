@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from decoding.generation.prompts import prompt_ids
 from decoding.generation.result import Generation
 from decoding.generation.run import MOST_TOGETHER, generate
 from decoding.generation.seeds import chosen_seed
-from decoding.inference.sequences import SequenceEntropy, sequence_entropy
+from decoding.inference.sequences import sequence_entropy
 from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import listed
 from decoding.settings.settings import DecodingSettings
-from decoding.texts.chats import Chat, Conversation, Prompt, last_of, worded
+from decoding.texts.chats import Chat, Conversation, Prompt
 from decoding_evals.judging.answers import distinct
 from decoding_evals.judging.correctness import (
     CORRECTNESS,
@@ -30,7 +29,6 @@ from decoding_evals.judging.correctness import (
 )
 from decoding_evals.judging.entailment import EntailmentModel, entailment_clusters
 from decoding_evals.judging.extent import EXTENTS, cut
-from decoding_evals.showing.result import TextResult, quoted
 from decoding_evals.uncertainty import estimators as estimating
 from decoding_evals.uncertainty.context_gain import ContextGain, ContextRow, context_gain
 from decoding_evals.uncertainty.epistemic import (
@@ -39,143 +37,10 @@ from decoding_evals.uncertainty.epistemic import (
     ensemble_uncertainty,
     paraphrase_uncertainty,
 )
-from decoding_evals.uncertainty.tables import prompt_lines
-from decoding_evals.uncertainty.votes import Vote, elected, sample_weights
+from decoding_evals.uncertainty.result import PromptRow, PromptUncertainty
+from decoding_evals.uncertainty.votes import votes
 
 CANDIDATES = 5
-
-
-class PromptRow(NamedTuple):
-    """A prompt and what is known about it."""
-
-    prompt: Prompt
-    references: tuple[str, ...] = ()
-    """Correct answers."""
-    incorrect: tuple[str, ...] = ()
-    """Incorrect answers, for `likelihood`."""
-    paraphrases: tuple[str, ...] = ()
-    """The prompt in other words."""
-    context: str | None = None
-    """What stands before the prompt, on lines of its own."""
-
-    def asked(self) -> Prompt:
-        """What the model continues."""
-        if self.context is None:
-            return self.prompt
-        return worded(self.prompt, f"{self.context}\n{last_of(self.prompt)}")
-
-    def phrasings(self) -> list[Prompt]:
-        """The prompt and its paraphrases, each as the model would be given it."""
-        others = [worded(self.prompt, text) for text in self.paraphrases]
-        return [self._replace(prompt=prompt).asked() for prompt in (self.prompt, *others)]
-
-
-@dataclass(frozen=True)
-class PromptUncertainty(TextResult):
-    """What is known about the answer to one prompt."""
-
-    _tables = staticmethod(prompt_lines)
-
-    row: PromptRow
-    greedy: Generation
-    samples: tuple[Generation, ...]
-    entropy: SequenceEntropy
-    """Of the whole answer, estimated from the samples."""
-    labels: list[int]
-    """The cluster of each sample."""
-    clustering: str
-    """What the samples were sorted by."""
-    estimators: estimating.Estimates
-    """A larger value is less certain; None where undefined."""
-    epistemic: dict[str, EpistemicUncertainty]
-    """Along the greedy answer, by what differs: `phrasing`, `members`, `dropout`."""
-    gain: ContextGain | None
-    judgement: Judgement | None
-    """Of the greedy answer; None without references."""
-    votes: dict[str, Vote]
-    """The answer that samples elect, by the confidence that their votes weigh."""
-    extent: str
-    """How far an answer goes: `whole`, `line` or `sentence`."""
-
-    @property
-    def quality(self) -> float | None:
-        """Of the greedy answer, in [0, 1]; None without references."""
-        return None if self.judgement is None else self.judgement.quality
-
-    @property
-    def correct(self) -> bool | None:
-        """Whether the greedy answer counts as correct; None without references."""
-        return None if self.judgement is None else self.judgement.correct
-
-    def gist(self) -> tuple[str, ...]:
-        """Of its `repr`."""
-        answer = quoted(estimating.answer(self.greedy))
-        surprisal = math.fsum(self.greedy.trace.raw_surprisal_nats)
-        return f"{quoted(last_of(self.row.prompt))} → {answer}", f"-log p {surprisal:.4f} nats"
-
-    def record(self) -> dict[str, Any]:
-        """Plain values for JSON; what is undefined is None."""
-        trace = self.greedy.trace
-        first = self.greedy.record()["tokens"][0]
-        first["raw_probability"] = math.exp(-first["raw_surprisal_nats"])
-        names = {"id": "id", "text": "text", "probability": "raw_probability"}
-        entropies = {
-            "MonteCarloSequenceEntropy": self.entropy.monte_carlo,
-            "RaoBlackwellSequenceEntropy": self.entropy.rao_blackwellised,
-        }
-        text, share = estimating.most_common(self.samples, self.labels)
-        cut_off = sum(sample.finish_reason == "length" for sample in self.samples)
-        asked, how = self.row.prompt, self.greedy.chat
-        messages = {} if isinstance(asked, str) else {"messages": [*map(dict, asked.messages)]}
-        chat = None if how is None else dict(how)
-        return {
-            **self.heading(),
-            "prompt": last_of(self.row.prompt),
-            **messages,
-            "context": self.row.context,
-            "model": self.greedy.model,
-            "settings": str(self.samples[0].settings),
-            "seed": self.greedy.seed,
-            "chat": chat,
-            "greedy": estimating.answer(self.greedy),
-            "samples": [estimating.answer(sample) for sample in self.samples],
-            "next_token_entropy_nats": float(trace.raw_entropy_nats[0]),
-            "next_token_candidates": [
-                {name: token[key] for name, key in names.items()}
-                for token in (first, *first["alternatives"])
-            ],
-            "estimators": self.estimators,
-            "standard_errors": {
-                name: float(entropy.standard_error) for name, entropy in entropies.items()
-            },
-            "better_sequence_entropy": next(
-                name for name, entropy in entropies.items() if entropy is self.entropy.better
-            ),
-            "answer": self.extent,
-            "samples_cut_off": cut_off,
-            "of_beginnings": 2 * cut_off > len(self.samples),
-            "sample_tokens": [len(sample.trace) for sample in self.samples],
-            "sample_surprisal_nats": estimating.surprisals(self.samples),
-            "sample_entropy_nats": [
-                math.fsum(sample.trace.entropy_nats) for sample in self.samples
-            ],
-            "clusters": self.labels,
-            "clustering": self.clustering,
-            "most_common_answer": {"text": text, "share": share},
-            "votes": {name: vote._asdict() for name, vote in self.votes.items()},
-            "epistemic": {name: value.record() for name, value in self.epistemic.items()},
-            "context_gain": None if self.gain is None else self.gain.record(),
-            "references": list(self.row.references),
-            "quality": self.quality,
-            "correct": self.correct,
-            "compared": None if self.judgement is None else self.judgement.record(),
-        }
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One row: the prompt, its greedy answer, and each estimator."""
-        record = self.record()
-        names = ("index", "prompt", "greedy", "next_token_entropy_nats", "quality", "correct")
-        return [{name: record[name] for name in names} | self.estimators]
 
 
 def uncertainty(
@@ -295,8 +160,8 @@ class _Run:
         # Equal prompts once: `generate` would go on counting their samples.
         texts = list(dict.fromkeys(row.asked() for _, row in rows))
         written: Any = partial(generate, self.language_model, texts, **self.options)
-        greedy = written(DecodingSettings(temperature=0), alternatives=CANDIDATES - 1)
-        drawn = written(self.settings, num_return_sequences=self.num_samples)
+        greedy = self.cut(written(DecodingSettings(temperature=0), alternatives=CANDIDATES - 1))
+        drawn = self.cut(written(self.settings, num_return_sequences=self.num_samples))
         answers = {
             text: (best, tuple(drawn[self.num_samples * place :][: self.num_samples]))
             for place, (text, best) in enumerate(zip(texts, greedy, strict=True))
@@ -304,10 +169,13 @@ class _Run:
         for index, row in rows:
             yield _named(index, partial(self.result, index, row, *answers[row.asked()]))
 
+    def cut(self, written: Iterable[Generation]) -> list[Generation]:
+        """What counts of sequences as their answers."""
+        return [cut(one, self.extent) for one in written]
+
     def result(
         self, index: int, row: PromptRow, greedy: Generation, samples: tuple[Generation, ...]
     ) -> PromptUncertainty:
-        greedy, samples = cut(greedy, self.extent), tuple(cut(one, self.extent) for one in samples)
         traces = [sample.trace for sample in samples]
         entropy = sequence_entropy(
             [trace.surprisal_nats for trace in traces], [trace.entropy_nats for trace in traces]
@@ -332,17 +200,9 @@ class _Run:
             epistemic=epistemic,
             gain=self.gain(row, estimating.answer(greedy)),
             judgement=self.judged(row, estimating.answer(greedy)),
-            votes={
-                name: self.vote(row, estimating.answer(samples[place]))
-                for name, place in elected(labels, sample_weights(samples)).items()
-            },
+            votes=votes(samples, labels, row.references, self.correctness),
             extent=self.extent,
         )
-
-    def vote(self, row: PromptRow, text: str) -> Vote:
-        """An answer that was elected; likelihoods of given answers do not judge it."""
-        known = None if self.correctness == "likelihood" else self.judged(row, text)
-        return Vote(text, None if known is None else known.correct)
 
     def clusters(self, texts: list[str]) -> tuple[list[int], str]:
         """The cluster of each answer, and what decided."""

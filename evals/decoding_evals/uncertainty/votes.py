@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from decoding.generation.result import Generation
 from decoding_evals.judging.bootstrap import bootstrap
+from decoding_evals.judging.correctness import THRESHOLDS, judged
 from decoding_evals.showing.result import Floats, Integers
+from decoding_evals.uncertainty.estimators import answer
 
 GREEDY, MOST_COMMON = "Greedy", "MostCommon"
 
@@ -58,12 +60,29 @@ def elected(labels: Sequence[int], weights: Weights) -> dict[str, int]:
         (DeepConf, which weighs votes by confidence).
     """
     names, firsts, clusters = np.unique(labels, return_index=True, return_inverse=True)
-    by = {MOST_COMMON: np.ones(len(labels)), **weights}
+    by: dict[str, Sequence[float] | Floats] = {MOST_COMMON: np.ones(len(labels)), **weights}
     # In the order of their first samples, so that the first wins of equal ones.
     order = np.argsort(firsts)
     return {
-        name: int(firsts[order][np.bincount(clusters, each, len(names))[order].argmax()])
+        name: int(
+            firsts[order][np.bincount(clusters, np.asarray(each), len(names))[order].argmax()]
+        )
         for name, each in by.items()
+    }
+
+
+def votes(
+    samples: Sequence[Generation], labels: Sequence[int], references: Sequence[str], by: str
+) -> dict[str, Vote]:
+    """The answers that samples elect, judged by references where there are some, unless by
+    `likelihood`, which judges given answers alone."""
+    texts = {
+        name: answer(samples[at]) for name, at in elected(labels, sample_weights(samples)).items()
+    }
+    known = by in THRESHOLDS and len(references) > 0
+    return {
+        name: Vote(text, judged(text, references, by).correct if known else None)
+        for name, text in texts.items()
     }
 
 
