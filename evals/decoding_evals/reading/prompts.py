@@ -47,6 +47,9 @@ USUAL = {
 """Columns by what they hold, where none is named: the first that a row has. The others are those of
 Natural Questions and TruthfulQA."""
 
+SEPARATORS = {"Correct Answers": ";", "Incorrect Answers": ";"}
+"""What separates the answers of a cell where nothing else is said: TruthfulQA's file."""
+
 SPELLED = re.compile(r"(\\[nrt])+")
 
 # How prompts are continued.
@@ -128,7 +131,8 @@ def read_prompt_rows(
     Args:
         columns: further columns by what they hold: `context` a text, any other a list of texts or
             one. None takes the first of `USUAL` that a row has.
-        separator: where a text is cut into several, and what is around the pieces goes.
+        separator: where a text is cut into several, and what is around the pieces goes; default
+            that of `SEPARATORS`, for TruthfulQA's columns alone.
 
     Returns:
         One row per prompt: `prompt`, `context` (None where there is none), and for the other
@@ -212,11 +216,13 @@ def known_in(
     of its own writes them as JSON. A TypeError says which value is of another kind."""
     row: Row = {}
     for name, given in columns.items():
-        value = values.get(given or _usual(name, values))
+        column = given or _usual(name, values)
+        value = values.get(column)
         if lists_as_json and name != "context" and isinstance(value, str) and value[:1] == "[":
             with suppress(ValueError, RecursionError):
                 value = reading.parsed(value)
-        texts = _texts(name, value, None if name == "context" else separator)
+        between = SEPARATORS.get(column) if separator is None else separator
+        texts = _texts(name, value, None if name == "context" else between)
         row[name] = texts if name != "context" else "\n".join(texts) or None
     return row
 

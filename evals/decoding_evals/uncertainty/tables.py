@@ -100,13 +100,11 @@ def _samples(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     }
     better, cut = record["better_sequence_entropy"], record["samples_cut_off"]
     known = [name for name in names if estimators[name] is not None]
-    for name in sorted(known, key=lambda name: name != better):
+    for place, name in enumerate(sorted(known, key=lambda name: name != better)):
         figure = f"H(q) {number(estimators[name])} ± {number(errors[name])} nats {names[name]}"
         if name == better and len(known) > 1:
-            advice = "" if cut else ": read this one"
-            yield "entropy", f"{figure} (the smaller error{advice})"
-        else:
-            yield "" if name != known[0] or better in known else "entropy", figure
+            figure += f" (the smaller error{'' if cut else ': read this one'})"
+        yield "" if place else "entropy", figure
     if cut:
         verb = "was" if cut == 1 else "were"
         of = "all figures of answers are of their beginnings" if record["of_beginnings"] else (
@@ -130,7 +128,10 @@ def evaluation_tables(summary: dict[str, Any]) -> Iterator[Shown]:
         evaluation["estimators"].items(),
         key=lambda item: -1 if item[1]["auroc"] is None else -item[1]["auroc"],
     )
+    nowhere = [name for name, entry in found if not entry["prompts"]]
     for name, entry in found:
+        if name in nowhere:
+            continue
         keys = ("auroc", "auroc_interval", "prr", "prr_interval", "aurc")
         of_model = name in OF_MODEL or name.startswith("MutualInformation_")
         figures = (_share(entry[key]) for key in keys)
@@ -138,13 +139,16 @@ def evaluation_tables(summary: dict[str, Any]) -> Iterator[Shown]:
         table.add_row(name, "p" if of_model else "q", *figures, undefined)
     yield table
     drawn = summary["settings"] or "not known"
+    if nowhere:
+        yield f"not known of any prompt: {', '.join(nowhere)}"
     yield f"p is the model's own distribution, q that of the samples: {drawn}"
-    yield from dict.fromkeys(entry["note"] for _, entry in found if entry["note"])
+    known = (entry["note"] for _, entry in found if entry["prompts"])
+    yield from dict.fromkeys(filter(None, known))
     samples, cut = evaluation["samples"], evaluation["samples_cut_off"]
     if cut:
         most = ": estimators of whole answers are of their beginnings" if 2 * cut > samples else ""
         yield f"{cut:,} of {counted(samples, 'sample')} cut off at the token limit{most}"
-    if evaluation["votes"]:
+    if len(evaluation["votes"]) > 1:
         yield from _votes(evaluation["votes"])
     if "abstention" in evaluation:
         yield from _abstention(evaluation["abstention"])
