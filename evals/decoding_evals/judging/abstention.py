@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from decoding_evals.showing.result import Floats
 
-STEPS = 20
+STEPS = 100
 """Thresholds that are tried at most."""
 FIRST = 0.1
 """Share of the answers below the first of them, at least."""

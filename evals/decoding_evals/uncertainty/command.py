@@ -156,7 +156,7 @@ def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
         done: list[dict[str, Any]] = []
         finished = _finished(results, done, len(rows), shown=destination.shows_progress)
         destination.deliver(finished, unit="prompt", done=f"of {len(rows):,} finished")
-        _tell(done, threshold)
+        _tell(done, threshold, destination.on_screen)
         if destination.on_screen:
             say(run.said)
         if not judged:
@@ -274,7 +274,7 @@ def _stored(
     return _Run(results, model, drawn_by, rule, f"{answers} of {known}")
 
 
-def _tell(done: list[dict[str, Any]], threshold: dict[str, Any] | None) -> None:
+def _tell(done: list[dict[str, Any]], threshold: dict[str, Any] | None, on_screen: bool) -> None:
     """What all prompts together say, beside what is asked for."""
     from decoding_evals.showing.terminal import counted
 
@@ -285,7 +285,8 @@ def _tell(done: list[dict[str, Any]], threshold: dict[str, Any] | None) -> None:
         abstained = sum(record["abstained"] for record in done)
         least = threshold["threshold"]
         why = "it found no threshold" if least is None else f"{threshold['estimator']} >= {least:g}"
-        note(f"abstained from {abstained:,} of {counted(len(done), 'answer')}: {why}")
+        told = f"abstained from {abstained:,} of {counted(len(done), 'answer')}: {why}"
+        say(told, stderr=not on_screen)
 
 
 def _evaluated(

@@ -194,7 +194,7 @@ def test_answers_drawn_in_two_ways_are_not_of_one_prompt(tmp_path):
 
 
 def test_files_of_other_kinds_are_refused(tmp_path):
-    with pytest.raises(click.UsageError, match="--answers takes .jsonl"):
+    with pytest.raises(click.UsageError, match=r"--answers takes \.jsonl"):
         read_stored(tmp_path / "a.txt", COLUMNS, None)
     with pytest.raises(click.ClickException, match="no rows in"):
         read(tmp_path)
