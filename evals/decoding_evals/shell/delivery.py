@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from decoding_evals.shell.output import Interrupted, record_file, to_json, write_line
+from decoding_evals.shell.output import Interrupted, record_file, to_json, uninterrupted, write_line
 from decoding_evals.shell.plots import check_plot, write_plot
 from decoding_evals.showing.lines import note
 
@@ -33,7 +33,6 @@ class Destination(ExitStack):
         check_plot(self.plot)
         self.file = self.enter_context(record_file(options.get("output")))
         self.as_json = options["as_json"]
-        self.interrupt: Callable[[], None] | None = None
 
     @property
     def on_screen(self) -> bool:
@@ -84,16 +83,15 @@ class Destination(ExitStack):
         ended = None
         try:
             for result in results:
-                record, result = self._written(result, inputs)
-                if self.on_screen and together is None:
-                    print_table(*result.tables())
-                elif self.on_screen:
-                    kept.append(record)
-                if self.plot is not None and count == 0 and (figure := result.plot()) is not None:
-                    write_plot(figure, self.plot)
-                count += 1
-                if self.interrupt is not None:
-                    self.interrupt()
+                with uninterrupted():
+                    record, result = self._written(result, inputs)
+                    if self.on_screen and together is None:
+                        print_table(*result.tables())
+                    elif self.on_screen:
+                        kept.append(record)
+                    if self.plot is not None and not count and (figure := result.plot()):
+                        write_plot(figure, self.plot)
+                    count += 1
         except KeyboardInterrupt:
             raise Interrupted(f"{counted(count, unit)} {done}") from None
         except Interrupted as interrupted:
@@ -123,5 +121,5 @@ class Destination(ExitStack):
         if self.file is not None:
             self.file.write(record)
         elif self.as_json:
-            self.interrupt = write_line(to_json(record))
+            write_line(to_json(record))
         return record, result
