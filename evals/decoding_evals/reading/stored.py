@@ -83,7 +83,8 @@ def read_stored(
         except TypeError as error:
             raise click.ClickException(f"{place}: {error}") from None
     if not found:
-        raise click.ClickException(f"no rows in {str(file)!r}")
+        name = "standard input" if str(file) == STANDARD_INPUT else repr(str(file))
+        raise click.ClickException(f"no rows in {name}")
     return [*found.values()]
 
 
