@@ -17,7 +17,7 @@ from decoding_evals.shell.output import check_source
 if TYPE_CHECKING:
     from decoding_evals.uncertainty.result import PromptUncertainty
 
-SHARED = ("model", "settings", "chat", "answer", "clustering")
+SHARED = ("model", "settings", "chat", "answer", "clustering", "similarity")
 """Keys of records in which a run must equal the one that a threshold is of."""
 
 

@@ -110,6 +110,11 @@ abstention_options = stacked(
     "Sort answers by meaning with this entailment model.  [default: by normalised text]",
 )
 @option(
+    "--similarity-model NAME|FOLDER",
+    "Say with this cross-encoder how alike answers are, and which tokens matter (SAR).  [default: "
+    "--nli-model, else ROUGE-L, and no SAR]",
+)
+@option(
     "--correct-by [contains|exact|f1|rouge-l|likelihood]",
     "What makes an answer correct: a reference stands in it, it equals one, F1 >= 0.5, ROUGE-L >= "
     "0.3, or references likelier than incorrect answers.  [default: contains where all references "
@@ -174,7 +179,7 @@ def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
 # Of a record, for what is said of all prompts.
 _NEEDED = (
     "estimators", "correct", "quality", "votes", "greedy", "samples", "samples_cut_off",
-    "abstained", "model", "settings", "chat", "answer", "clustering",
+    "abstained", "model", "settings", "chat", "answer", "clustering", "similarity",
 )  # fmt: skip
 _PASSED = ("num_samples", "max_new_tokens", "stop", "answer", "chat", "batch_size")
 
@@ -318,6 +323,7 @@ def _others(
     """The arguments that hold other models than the one that answers."""
     from decoding.models.devices import input_device
     from decoding_evals.judging.entailment import EntailmentModel
+    from decoding_evals.judging.similarity import SimilarityModel
     from decoding_evals.shell.progress import status
     from decoding_evals.uncertainty.epistemic import checkpoint_members, dropout_members
 
@@ -325,12 +331,14 @@ def _others(
         # The one that answers has to share the members' vocabulary.
         checkpoint_members([language_model, *loaded])
     others: dict[str, Any] = {"members": checkpoint_members(loaded) if loaded else ()}
-    if options["nli_model"] is not None:
-        device, trust = input_device(language_model.model), options["trust_remote_code"]
-        with status(f"loading {options['nli_model']}"):
-            others["entailment"] = EntailmentModel(
-                options["nli_model"], device=device, trust_remote_code=trust
-            )
+    device, trust = input_device(language_model.model), options["trust_remote_code"]
+    for name, kind, option_name in (
+        ("entailment", EntailmentModel, "nli_model"),
+        ("similarity", SimilarityModel, "similarity_model"),
+    ):
+        if (folder := options[option_name]) is not None:
+            with status(f"loading {folder}"):
+                others[name] = kind(folder, device=device, trust_remote_code=trust)
     if options["mc_dropout"]:
         others["dropout"] = dropout_members(language_model, options["mc_dropout"], seed=seed)
     return others

@@ -18,8 +18,7 @@ from decoding.models.caches import Reader
 from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import listed
 from decoding.settings.settings import DecodingSettings
-from decoding.texts.chats import Chat, Conversation, Prompt, as_chat
-from decoding_evals.judging.answers import distinct
+from decoding.texts.chats import Chat, Conversation, Prompt, as_chat, last_of
 from decoding_evals.judging.correctness import (
     CORRECTNESS,
     THRESHOLDS,
@@ -29,8 +28,9 @@ from decoding_evals.judging.correctness import (
     preferred,
     usual_rule,
 )
-from decoding_evals.judging.entailment import EntailmentModel, entailment_clusters
+from decoding_evals.judging.entailment import EntailmentModel
 from decoding_evals.judging.extent import EXTENTS, cut
+from decoding_evals.judging.similarity import SimilarityModel, likeness
 from decoding_evals.uncertainty import estimators as estimating
 from decoding_evals.uncertainty.context_gain import ContextGain, ContextRow, context_gain
 from decoding_evals.uncertainty.epistemic import (
@@ -39,7 +39,9 @@ from decoding_evals.uncertainty.epistemic import (
     ensemble_uncertainty,
     paraphrase_uncertainty,
 )
+from decoding_evals.uncertainty.p_true import p_true
 from decoding_evals.uncertainty.result import PromptRow, PromptUncertainty
+from decoding_evals.uncertainty.similarities import likeness_estimates
 from decoding_evals.uncertainty.votes import votes
 
 CANDIDATES = 5
@@ -60,6 +62,7 @@ def uncertainty(
     members: Sequence[Member] = (),
     dropout: Sequence[Member] = (),
     entailment: EntailmentModel | None = None,
+    similarity: SimilarityModel | None = None,
     correctness: str | None = None,
 ) -> Iterator[PromptUncertainty]:
     """Answer prompts, greedily and by sampling, and measure how sure the model is.
@@ -83,6 +86,8 @@ def uncertainty(
         members: of an ensemble, at least two if any; see `checkpoint_members`.
         dropout: passes with dropout, at least two if any; see `dropout_members`.
         entailment: sorts samples by meaning; without it, by their normalised text.
+        similarity: says how alike answers are, unless `entailment` does, and which tokens matter
+            (`TokenSAR`, `SentenceSAR`, `SAR`); without both, their ROUGE-L says it.
         correctness: of the greedy answer; default `contains` where all references are short (see
             `judging.correctness.usual_rule`), else `rouge-l`. `contains`: one of the references
             stands in it, both normalised, on word borders; `exact`: it equals one, both normalised;
@@ -133,6 +138,7 @@ def uncertainty(
         members=members,
         dropout=dropout,
         entailment=entailment,
+        similarity=similarity,
         correctness=rule,
         extent=answer,
     )
@@ -154,6 +160,7 @@ class _Run:
     members: Sequence[Member]
     dropout: Sequence[Member]
     entailment: EntailmentModel | None
+    similarity: SimilarityModel | None
     correctness: str
     extent: str
 
@@ -166,6 +173,7 @@ class _Run:
             reader=Reader(self.language_model.model),
             num_return_sequences=self.num_samples,
             alternatives=CANDIDATES - 1,
+            certainty=True,
             greedy_too=True,
             max_new_tokens=self.options["max_new_tokens"],
             seed=self.options["seed"],
@@ -183,17 +191,29 @@ class _Run:
         for place, text in enumerate(texts):
             greedy, *drawn = written[(self.num_samples + 1) * place :][: self.num_samples + 1]
             answers[text] = greedy, tuple(drawn)
+        asked = [(text, estimating.answer(best)) for text, (best, _) in answers.items()]
+        said = p_true(self.language_model, asked, chat=self.options["chat"])
+        truths = dict(zip(texts, said, strict=True))
         for index, row in rows:
-            yield _named(index, partial(self.result, index, row, *answers[row.asked()]))
+            text = row.asked()
+            yield _named(index, partial(self.result, index, row, *answers[text], truths[text]))
 
     def result(
-        self, index: int, row: PromptRow, greedy: Generation, samples: tuple[Generation, ...]
+        self,
+        index: int,
+        row: PromptRow,
+        greedy: Generation,
+        samples: tuple[Generation, ...],
+        truth: float | None,
     ) -> PromptUncertainty:
         traces = [sample.trace for sample in samples]
         entropy = sequence_entropy(
             [trace.surprisal_nats for trace in traces], [trace.entropy_nats for trace in traces]
         )
-        labels, clustering = self.clusters([estimating.answer(sample) for sample in samples])
+        alike = likeness(
+            [estimating.answer(sample) for sample in samples], estimating.answer(greedy),
+            entailment=self.entailment, similarity=self.similarity,
+        )  # fmt: skip
         epistemic = self.epistemic(row, greedy)
         return PromptUncertainty(
             index=index,
@@ -201,11 +221,21 @@ class _Run:
             greedy=greedy,
             samples=samples,
             entropy=entropy,
-            labels=labels,
-            clustering=clustering,
+            labels=alike.labels,
+            clustering=alike.clustering,
+            similarity=alike.by,
             estimators=estimating.greedy_estimates(greedy)
+            | {"PTrue": truth}
             | estimating.sample_estimates(samples, entropy)
-            | estimating.cluster_estimates(labels, estimating.surprisals(samples))
+            | estimating.cluster_estimates(alike.labels, estimating.surprisals(samples))
+            | likeness_estimates(
+                alike,
+                greedy,
+                samples,
+                asked=last_of(row.asked()),
+                tokenizer=self.language_model.tokenizer,
+                similarity=self.similarity,
+            )
             | {
                 f"MutualInformation_{name}": float(value.mutual_information_nats.mean())
                 for name, value in epistemic.items()
@@ -213,15 +243,9 @@ class _Run:
             epistemic=epistemic,
             gain=self.gain(row, estimating.answer(greedy)),
             judgement=self.judged(row, estimating.answer(greedy)),
-            votes=votes(samples, labels, row.references, self.correctness),
+            votes=votes(samples, alike.labels, row.references, self.correctness),
             extent=self.extent,
         )
-
-    def clusters(self, texts: list[str]) -> tuple[list[int], str]:
-        """The cluster of each answer, and what decided."""
-        if self.entailment is None:
-            return distinct(texts), "normalised text"
-        return entailment_clusters(texts, self.entailment), f"entailment by {self.entailment.name}"
 
     def epistemic(self, row: PromptRow, greedy: Generation) -> dict[str, EpistemicUncertainty]:
         """What phrasings, members and dropout passes disagree about along the greedy answer."""

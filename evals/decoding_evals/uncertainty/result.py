@@ -61,6 +61,8 @@ class PromptUncertainty(TextResult):
     """The cluster of each sample."""
     clustering: str
     """What the samples were sorted by."""
+    similarity: str
+    """What said how alike answers are."""
     estimators: estimating.Estimates
     """A larger value is less certain; None where undefined."""
     epistemic: dict[str, EpistemicUncertainty]
@@ -130,6 +132,7 @@ class PromptUncertainty(TextResult):
             ),
             "clusters": self.labels,
             "clustering": self.clustering,
+            "similarity": self.similarity,
             "most_common_answer": {"text": text, "share": share},
             "votes": {name: vote._asdict() for name, vote in self.votes.items()},
             "epistemic": {name: value.record() for name, value in self.epistemic.items()},

@@ -20,10 +20,10 @@ from decoding.scoring.windows import Windows
 from decoding.settings.policy import Setting
 from decoding.texts.chats import Chat, Conversation, last_of
 from decoding.tracing.trace import Trace
-from decoding_evals.judging.answers import distinct
 from decoding_evals.judging.correctness import THRESHOLDS, continuing, judged, usual_rule
-from decoding_evals.judging.entailment import EntailmentModel, entailment_clusters
+from decoding_evals.judging.entailment import EntailmentModel
 from decoding_evals.judging.extent import cut, extent_end
+from decoding_evals.judging.similarity import likeness
 from decoding_evals.reading.drawn import Drawn, DrawnAnswer
 from decoding_evals.reading.records import Recorded
 from decoding_evals.reading.stored import StoredPrompt
@@ -32,6 +32,7 @@ from decoding_evals.showing.result import finite
 from decoding_evals.showing.terminal import counted
 from decoding_evals.uncertainty import estimators as estimating
 from decoding_evals.uncertainty.result import PromptRow, PromptUncertainty
+from decoding_evals.uncertainty.similarities import graph_estimates
 from decoding_evals.uncertainty.votes import votes
 
 
@@ -192,10 +193,8 @@ def _result(
 ) -> PromptUncertainty:
     samples = tuple(_generation(stored, at, extent) for at in range(len(stored.drawn.answers)))
     texts = [estimating.answer(sample) for sample in samples]
-    labels, clustering = distinct(texts), "normalised text"
-    if entailment is not None:
-        labels = entailment_clusters(texts, entailment)
-        clustering = f"entailment by {entailment.name}"
+    alike = likeness(texts, None, entailment=entailment)
+    labels = alike.labels
     surprisals = estimating.surprisals(samples)
     ones = np.ones(len(samples))
     entropies = [sample.trace.entropy_nats.sum() for sample in samples]
@@ -203,6 +202,7 @@ def _result(
     estimates = estimating.sample_estimates(samples, entropy)
     clusters = estimating.cluster_estimates(labels, surprisals)
     estimates |= clusters if len(samples) > 1 else dict.fromkeys(clusters)
+    estimates |= graph_estimates(alike.samples)
     references = stored.known.get("references", ())
     common, _ = estimating.most_common(samples, labels)
     return PromptUncertainty(
@@ -212,8 +212,9 @@ def _result(
         samples=samples,
         entropy=entropy,
         labels=labels,
-        clustering=clustering,
-        estimators=dict.fromkeys(estimating.OF_MODEL)
+        clustering=alike.clustering,
+        similarity=alike.by,
+        estimators=dict.fromkeys((*estimating.OF_MODEL, *estimating.OF_BOTH))
         | {name: finite(value) for name, value in estimates.items()},
         epistemic={},
         gain=None,

@@ -14,7 +14,7 @@ from decoding_evals.shell.options import FLAGS, read_setting
 from decoding_evals.shell.plots import check_plot
 
 _DRAWING = (
-    "num_samples", "max_new_tokens", "seed", "stop", "members", "mc_dropout",
+    "num_samples", "max_new_tokens", "seed", "stop", "members", "mc_dropout", "similarity_model",
     "paraphrases_column", "incorrect_column", "context_column",
 )  # fmt: skip
 """Parameters that stored answers have no use for."""

@@ -12,7 +12,7 @@ from decoding.generation.result import Generation
 from decoding_evals.judging.bootstrap import bootstrap
 from decoding_evals.judging.correctness import THRESHOLDS, judged
 from decoding_evals.showing.result import Floats, Integers
-from decoding_evals.uncertainty.estimators import answer
+from decoding_evals.uncertainty.estimators import answer, certainty_estimates
 
 GREEDY, MOST_COMMON = "Greedy", "MostCommon"
 
@@ -29,12 +29,14 @@ class Vote(NamedTuple):
 
 
 def sample_weights(samples: Sequence[Generation]) -> Weights:
-    """What each sample's vote weighs by its own probability, under the q that drew it.
+    """What each sample's vote weighs: by its own probability under the q that drew it, or how
+    peaked the model's own distributions were along it.
 
     Returns:
         `SequenceProbability`: q(sample), over that of the likeliest;
-        `MeanTokenLogProbability`: the exponential of the mean log q of a token. A confidence that
-        is not known of every sample is left out.
+        `MeanTokenLogProbability`: the exponential of the mean log q of a token; `SelfCertainty` and
+        `GroupConfidence`: those of `certainty_estimates`, not negated, nats. A confidence that is
+        not known of every sample is left out.
     """
     totals = np.array([sample.trace.surprisal_nats.sum() for sample in samples])
     means = totals / np.array([max(1, len(sample.trace)) for sample in samples])
@@ -42,6 +44,10 @@ def sample_weights(samples: Sequence[Generation]) -> Weights:
         "SequenceProbability": np.exp(totals.min() - totals),
         "MeanTokenLogProbability": np.exp(-means),
     }
+    certain = [certainty_estimates(sample.trace.certainty) for sample in samples]
+    for name in ("SelfCertainty", "GroupConfidence"):
+        values = [each[name] for each in certain]
+        weights[name] = np.array([np.nan if value is None else -value for value in values])
     return {name: found.tolist() for name, found in weights.items() if np.isfinite(found).all()}
 
 

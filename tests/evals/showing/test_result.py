@@ -111,7 +111,7 @@ def test_a_repr_has_the_main_figures(results):
     assert found["doctor"].endswith(" checks, 0 failed)")
     assert found["score"].startswith(f"DocumentScores({TEXTS[1]!r}, ")
     assert found["uncertainty"].startswith(f"PromptUncertainty({TEXTS[1]!r} → ")
-    assert found["summary"].startswith("EstimatorEvaluation('m', 12 estimators, 2 prompts, acc")
+    assert found["summary"].startswith("EstimatorEvaluation('m', 23 estimators, 2 prompts, acc")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -304,6 +304,8 @@ def test_a_row_that_fails_late_costs_no_finished_ones(run, tmp_path):
         (["a", "--mc-dropout", 1], 2, "--mc-dropout"),
         (["a", "--mc-dropout", 4], 2, "--mc-dropout needs a model with dropout"),
         (["a", "--nli-model", "./nothing"], 1, "entailment model"),
+        (["a", "--similarity-model", "./nothing"], 1, "similarity model"),
+        (["a", "--similarity-model", "builtin:stories"], 1, "similarity model"),
         (["a", "--plot", "x.png"], 2, "references"),
         (["a", "--evaluation", "e.json"], 2, "references"),
         (["a", "--correct-by", "likelihood"], 2, "--correct-by needs prompts with references"),

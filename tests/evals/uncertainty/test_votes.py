@@ -32,13 +32,19 @@ def test_every_small_vote_is_counted_right():
 def test_weights_are_the_samples_own_probabilities(stories):
     settings = DecodingSettings(temperature=0.8)
     samples = generate(
-        stories, "Tom was", settings, num_return_sequences=3, max_new_tokens=6, seed=2, stop="."
-    )
+        stories, "Tom was", settings, num_return_sequences=3, max_new_tokens=6, seed=2, stop=".",
+        certainty=True,
+    )  # fmt: skip
     found = sample_weights(samples)
     q = [math.prod(math.exp(-s) for s in one.trace.surprisal_nats) for one in samples]
     assert found["SequenceProbability"] == pytest.approx([one / max(q) for one in q])
     mean = [p ** (1 / len(one.trace)) for p, one in zip(q, samples, strict=True)]
     assert found["MeanTokenLogProbability"] == pytest.approx(mean)
+    certain = [one.trace.certainty for one in samples]
+    even = [one.self_certainty_nats.mean() for one in certain]
+    assert found["SelfCertainty"] == pytest.approx(even)
+    groups = [one.confidence_nats.mean() for one in certain]  # all shorter than a window
+    assert found["GroupConfidence"] == pytest.approx(groups)
 
 
 def test_accuracies_and_paired_differences():
