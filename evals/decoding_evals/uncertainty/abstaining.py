@@ -36,7 +36,7 @@ def abstention(
     """The record of the threshold that judged records give; see `abstention_threshold`."""
     judged = [record for record in records if record["correct"] is not None]
     found = abstention_threshold(
-        [record["estimators"][estimator] for record in judged],
+        [record["estimators"].get(estimator) for record in judged],
         [record["correct"] for record in judged],
         risk=risk,
         confidence=confidence,
@@ -87,9 +87,10 @@ def checked(
         click.UsageError: there is no such estimator.
         click.ClickException: the threshold is of another run.
     """
-    for result in results:
-        needed = threshold["estimator"] if threshold is not None else estimator
-        if needed is not None and needed not in result.estimators:
+    needed = estimator if threshold is None else threshold["estimator"]
+    for place, result in enumerate(results):
+        # Later rows may lack what only some have, such as paraphrases: it is undefined there.
+        if place == 0 and needed is not None and needed not in result.estimators:
             raise click.UsageError(
                 f"--estimator: there is no {needed!r}; there are {', '.join(result.estimators)}"
             )
@@ -103,7 +104,7 @@ def checked(
                     f"--abstain-by: its threshold is of {name} {_said(wanted)}, "
                     f"and this run is of {_said(own.get(name))}"
                 )
-        value, most = result.estimators[threshold["estimator"]], threshold["threshold"]
+        value, most = result.estimators.get(threshold["estimator"]), threshold["threshold"]
         yield replace(result, abstained=value is None or most is None or not value < most)
 
 

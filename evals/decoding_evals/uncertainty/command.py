@@ -304,7 +304,10 @@ def _evaluated(
     evaluation = evaluate(done)
     if options["risk"] is not None:
         how = {name: options[name] for name in ("estimator", "risk", "confidence")}
-        found = abstention(done, **how) | {"correct_by": run.rule}
+        try:
+            found = abstention(done, **how) | {"correct_by": run.rule}
+        except ValueError as error:  # the records stay
+            raise Unfinished(str(error)) from error
         evaluation["abstention"] = found | {"conditions": conditions(done[0], options)}
     return EstimatorEvaluation(run.model, run.settings, run.rule, evaluation)
 

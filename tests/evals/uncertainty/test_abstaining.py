@@ -79,6 +79,19 @@ def test_what_has_no_uncertainty_is_abstained_from(run, calibrated, tmp_path):
     assert "abstained  no" in out and "abstained  yes: this answer is too uncertain" in out
 
 
+def test_an_estimator_that_only_some_rows_have(run, tmp_path):
+    """It is undefined for the others; where too few are left, no record is lost."""
+    row = {"prompt": "Tom", "references": ["zebra"]}
+    rows = [row | {"paraphrases": ["Tim"]}, row, row]
+    code, _, err = run(
+        "uncertainty", "--prompts-file", write(tmp_path / "rows.jsonl", *rows), *FLAGS,
+        "--risk", 0.6, "--confidence", 0.4, "--estimator", "MutualInformation_phrasing",
+        "--output", "o.jsonl",
+    )  # fmt: skip
+    assert code == 1 and "at least 2 judged answers with an uncertainty, got 1" in err
+    assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 3
+
+
 def test_without_a_threshold_nothing_is_answered(run, tmp_path):
     file = write(tmp_path / "judged.jsonl", *answers([6.0 + n / 100 for n in range(50)], ["yes"]))
     code, out, _ = run(
