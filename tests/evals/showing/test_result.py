@@ -22,7 +22,8 @@ from decoding_evals.perplexity import perplexity
 from decoding_evals.score import score, score_choices
 from decoding_evals.showing.result import Result, TextResult
 from decoding_evals.showing.terminal import WIDEST, titled, to_text
-from decoding_evals.uncertainty.evaluation import PromptRow, uncertainty
+from decoding_evals.uncertainty.evaluation import uncertainty
+from decoding_evals.uncertainty.result import PromptRow
 from decoding_evals.uncertainty.summary import EstimatorEvaluation, evaluate
 
 TEXTS = ["Once upon a time there was a cat.", "Tom had a <b>red</b> & big ball.", "Lily ran."]
