@@ -118,7 +118,7 @@ def test_ctrl_c_leaves_the_perplexity_of_what_was_scored(stories):
     [record] = json.loads(Path("o.json").read_text())
     scored = record["tokens_scored"]
     assert shown[-1] == (
-        f"Error: interrupted; the figures are of the {scored} tokens scored until then"
+        f"Error: interrupted; the figures are of the {scored:,} tokens scored until then"
     )
     assert record["complete"] is False and 0 < scored < record["tokens"]
     places = ("tokens_scored", "tokens_context_only", "tokens_skipped")

@@ -304,7 +304,11 @@ scoring_options = stacked(
         "[default: half the context]",
     ),
     bos_option,
-    option("--batch-size N", "Windows that run together.", default=8),
+    option(
+        "--batch-size N",
+        "Windows that run together, on a CPU fewer where they are long.",
+        default=8,
+    ),
 )
 
 
