@@ -91,8 +91,8 @@ document.plot()
 
 # %% [markdown]
 # After “Once upon a” the model expected hardly anything but “time”, which cost 0.01 nats. “ate” and
-# “moon” cost 7.7 and 8.2 where 1.9 and 4.6 were expected: this dog is odd. Entropy itself is a sum
-# that NumPy writes in a line.
+# “mo”, with which the moon begins, cost 7.7 and 8.2 where 1.92 and 4.65 were expected: an odd dog.
+# Entropy itself is a sum that NumPy writes in a line.
 
 # %%
 H = float(info.entropy(p))
@@ -101,7 +101,7 @@ print(f"{H:.3f} nats, as many as of {exp(H):.0f} equally likely tokens")
 assert np.isclose(H, -np.sum(np.exp(p.double().numpy()) * p.double().numpy()), atol=1e-5)
 assert np.isclose(H, 3.330, atol=0.001)
 assert np.allclose(document.surprisal_nats[[10, 12]], [7.7, 8.2], atol=0.05)
-assert np.allclose(document.entropy_nats[[10, 12]], [1.9, 4.6], atol=0.05)
+assert np.allclose(document.entropy_nats[[10, 12]], [1.92, 4.65], atol=0.01)
 assert np.isclose(document.surprisal_nats[3], 0.01, atol=0.005)
 
 # %% [markdown]

@@ -71,7 +71,8 @@ comparison.plot()
 # %%
 table = comparison.to_pandas().set_index("setting")
 columns = ["entropy_nats", "effective_choices", "kept", "coverage", "cross_entropy_nats"]
-table.loc[["raw", "top_p=0.95", "temperature=0.8,top_p=0.9", "temperature=0.6,top_p=0.8"], columns]
+some = ["raw", "top_p=0.95", "temperature=0.8,top_p=0.9", "temperature=0.6,top_p=0.8"]
+table.loc[some, columns].round(3)
 
 # %%
 print(fitted.setting)

@@ -40,7 +40,7 @@ for ax, prompt in zip(axes, prompts, strict=True):
 assert np.allclose(choices, [1.1, 9.8, 27.9], atol=0.05)
 
 # %% [markdown]
-# From 1.1 over 9.8 to 27.9 choices.
+# From 1.1 over 9.8 to 27.9: one number for all of them is too many here and too few there.
 #
 # ## The rule
 #
@@ -163,7 +163,7 @@ for name, family in families.items():
 ax.set(xlabel="mean entropy of q, nats", ylabel="covered")
 ax.legend()
 three = table.loc[["top_k=10", "effective_k=1.5", "top_p=0.9"]]
-three[["entropy_nats", "kept", "kept_mass", "coverage"]]
+three[["entropy_nats", "kept", "kept_mass", "coverage"]].round(3)
 
 # %%
 assert np.allclose(three.entropy_nats, 1.0, atol=0.03)

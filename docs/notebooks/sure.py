@@ -34,40 +34,48 @@ one
 
 # %%
 QUESTIONS = """
-They lived happily ever | after · The sun is very | hot · The fish swims in the | water ·
-The sky is | blue · The grass is | green · At night she saw the moon and the | stars ·
-He was tired, so he went to | bed · She was hungry, so she ate an | apple ·
-The ball was big and | red · Tom was sad and began to | cry ·
-The baby was tired and wanted to | sleep · He opened the door and went | inside ·
-She kissed her mom and | dad · The boy put on his coat and his | hat · The bunny liked to | hop ·
+They lived happily ever | after · The sun is very | hot ·
+The fish swims in the | water · The sky is | blue · The grass is | green ·
+At night she saw the moon and the | stars · He was tired, so he went to | bed ·
+She was hungry, so she ate an | apple · The ball was big and | red ·
+Tom was sad and began to | cry · The baby was tired and wanted to | sleep ·
+He opened the door and went | inside · She kissed her mom and | dad ·
+The boy put on his coat and his | hat · The bunny liked to | hop ·
 The princess lived in a | castle · The king sat on his | throne ·
 The farmer had a cow and a | horse · The ice was very | cold · The fire was very | hot ·
 She cut the paper with | scissors · He brushed his | teeth · She washed her | hands ·
-He said he was very | sorry · They went to the park to | play · The boat sailed on the | sea ·
-The bear slept in a | cave · The bee made | honey · The spider made a | web ·
-The hen sat on her | eggs · Please and thank | you · He fell down and hurt his | knee ·
-The doctor gave him some | medicine · They built a tower with | blocks ·
-Mom cooked dinner in the | kitchen · The mouse ate the | cheese · The monkey ate a | banana ·
-The rabbit ate a | carrot · The dog wagged his | tail · The tree was very | tall ·
-The elephant was very | big · The boy kicked the | ball · They held each other's | hands ·
-She gave her mom a big | hug · He climbed to the top of the | tree · The train went | fast ·
-She looked in the mirror and saw | herself · Lily and her mom went to the | park ·
-They became best | friends · Tom and Sue played in the park all | day ·
-She said thank you and gave him a big | hug · One day, a little girl went for a walk in the | park ·
-The little girl played with her | toys · Tim had a toy car. He liked to play with his toy | car ·
-They laughed and played until the sun went | down · It was getting late, so they went | home ·
-He did not know what to | do · The boy was happy and had a big smile on his | face ·
-She put the flowers in a | vase · He was so happy that he jumped up and | down ·
-Mom said it was time to go | home · He looked up and saw a bird in the | sky ·
-The cat chased the | mouse · She made a wish and blew out the | candles ·
-The little boy was afraid of the | dark · They went to the beach and made a sand | castle ·
-The wind blew and the leaves fell to the | ground · He threw the ball and the dog ran to get | it ·
-She was sad because she lost her | toy · After dinner he brushed his teeth and went to | bed ·
-The teacher told the children to sit | down · She looked everywhere, but she could not find | it ·
+He said he was very | sorry · They went to the park to | play ·
+The boat sailed on the | sea · The bear slept in a | cave · The bee made | honey ·
+The spider made a | web · The hen sat on her | eggs · Please and thank | you ·
+He fell down and hurt his | knee · The doctor gave him some | medicine ·
+They built a tower with | blocks · Mom cooked dinner in the | kitchen ·
+The mouse ate the | cheese · The monkey ate a | banana · The rabbit ate a | carrot ·
+The dog wagged his | tail · The tree was very | tall · The elephant was very | big ·
+The boy kicked the | ball · They held each other's | hands ·
+She gave her mom a big | hug · He climbed to the top of the | tree ·
+The train went | fast · She looked in the mirror and saw | herself ·
+Lily and her mom went to the | park · They became best | friends ·
+Tom and Sue played in the park all | day · She said thank you and gave him a big | hug ·
+One day, a little girl went for a walk in the | park ·
+The little girl played with her | toys ·
+Tim had a toy car. He liked to play with his toy | car ·
+They laughed and played until the sun went | down ·
+It was getting late, so they went | home · He did not know what to | do ·
+The boy was happy and had a big smile on his | face · She put the flowers in a | vase ·
+He was so happy that he jumped up and | down · Mom said it was time to go | home ·
+He looked up and saw a bird in the | sky · The cat chased the | mouse ·
+She made a wish and blew out the | candles · The little boy was afraid of the | dark ·
+They went to the beach and made a sand | castle ·
+The wind blew and the leaves fell to the | ground ·
+He threw the ball and the dog ran to get | it · She was sad because she lost her | toy ·
+After dinner he brushed his teeth and went to | bed ·
+The teacher told the children to sit | down ·
+She looked everywhere, but she could not find | it ·
 The bird sat in the tree and began to | sing · The cow gave them | milk ·
 The stove was hot, so mom said to be | careful · He learned that it is good to | share ·
-The children ran and played in the | park · Once there was a boy who loved to play with his | toys ·
-The snow was white and | cold · The moon was big and | bright · She was brave and not | afraid ·
+The children ran and played in the | park ·
+Once there was a boy who loved to play with his | toys · The snow was white and | cold ·
+The moon was big and | bright · She was brave and not | afraid ·
 The farmer lived on a | farm · He put on his shoes and went | outside ·
 They shared the cookies and were very | happy ·
 The little fish was lost and wanted to find his | mom · Dad said he was proud of | her ·
@@ -83,7 +91,7 @@ right = np.array([one.correct for one in asked])
 print(f"{right.sum()} of {len(right)} right")
 
 for one in asked[:5]:
-    print("right" if one.correct else "wrong", "|", one.row.prompt, "→", one.greedy.text)
+    print("right |" if one.correct else "wrong |", one.row.prompt, "→", one.greedy.text.strip())
 
 assert (right.sum(), len(right)) == (41, 90)
 
@@ -143,7 +151,7 @@ from math import comb
 from decoding_evals.judging.abstention import abstention_threshold
 
 found = abstention_threshold(perplexity, correct, risk=0.4, confidence=0.9)
-found
+pd.Series(found.record())
 
 # %%
 lucky = sum(comb(found.kept, k) * 0.4**k * 0.6 ** (found.kept - k) for k in range(found.wrong + 1))
@@ -158,10 +166,8 @@ assert (found.kept, found.wrong) == (16, 3) and np.isclose(found.threshold, 0.70
 
 # %%
 for one in tested:
-    given = one.estimators["Perplexity"] < found.threshold
-    print(
-        "right" if one.correct else "wrong", "|", one.row.prompt, one.greedy.text if given else "…"
-    )
+    answer = one.greedy.text if one.estimators["Perplexity"] < found.threshold else " …"
+    print("right |" if one.correct else "wrong |", one.row.prompt + answer)
 
 # %%
 kept = np.array([one.correct for one in tested if one.estimators["Perplexity"] < found.threshold])
