@@ -25,10 +25,11 @@ INTRODUCTION = """\
 # Questions: which estimator knows a wrong answer?
 
 SmolLM2-135M-Instruct, a model of 135 million parameters, was asked {count} questions of each of two
-sets in its chat template, and answered each once greedily and {samples} times by sampling, with at
-most {new} tokens an answer. The greedy answer is right or wrong by its references; an estimator is
-good where wrong answers have larger values. `python benchmarks/questions.py` asks them, in about
-forty minutes of two cores, and writes this page.
+sets in its chat template, and answered each once greedily and {samples} times by sampling. It
+writes on and on, so an answer is the first sentence of at most {new} tokens. The greedy answer is
+right or wrong by its references; an estimator is good where wrong answers have larger values.
+`python benchmarks/questions.py` asks them, in about twenty minutes of two cores, and writes this
+page.
 
 **AUROC** is the probability that a wrong answer has a larger value than a right one: 0.5 is chance.
 **PRR** is how much of what a perfect order would gain the estimator's order gains: 0 is chance,
@@ -71,8 +72,8 @@ def asked(work: Path, name: str, model: str, count: int) -> subprocess.Popen[byt
     command = [
         sys.executable, "-m", "decoding_cli", "uncertainty", "--prompts-file", prompts, "--chat",
         "--model", model, "--num-samples", SAMPLES, "--max-new-tokens", NEW, "--seed", SEED,
-        "--batch-size", 3 * (SAMPLES + 1), "--output", work / f"{short}.jsonl",
-        "--evaluation", work / f"{short}.evaluation.json",
+        "--answer", "sentence", "--batch-size", 3 * (SAMPLES + 1),
+        "--output", work / f"{short}.jsonl", "--evaluation", work / f"{short}.evaluation.json",
     ]  # fmt: skip
     with (work / f"{short}.log").open("wb") as log:
         return subprocess.Popen(
