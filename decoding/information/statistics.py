@@ -74,6 +74,24 @@ def row_statistics(logits: Tensor, targets: Tensor | None = None) -> RowStatisti
 
 
 @torch.no_grad()
+def log_mass(logits: Tensor, ids: Tensor) -> Tensor:
+    """The logarithm of the probability of a set of tokens, `log Σ p_i` over its ids, per row.
+
+    Args:
+        logits: `(rows, vocab)`, as for `row_statistics`.
+        ids: `(members,)`, int64, each once, on the same device.
+
+    Returns:
+        `(rows,)`, nats, <= 0; -∞ for a set without probability.
+    """
+    parts = []
+    for block in row_blocks(logits.shape, BLOCK_BYTES // 4):
+        z = as_float(logits[block])
+        parts.append(z[:, ids].logsumexp(-1) - z.logsumexp(-1))
+    return torch.cat(parts).clamp_(max=0)
+
+
+@torch.no_grad()
 def _block_statistics(
     logits: Tensor, targets: Tensor | None, probs: Tensor, centred: Tensor
 ) -> RowStatistics:

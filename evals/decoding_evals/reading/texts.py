@@ -174,7 +174,8 @@ class Inputs:
         tokenizer = language_model.tokenizer
         roles = self.talk.roles or ("assistant",)
         self.silent += not any(message["role"] in roles for message in conversation.messages)
-        return said_by(tokenizer, conversation, roles, chat=self.talk.chat or True)
+        chat, opened = self.talk.chat or True, self.talk.opened
+        return said_by(tokenizer, conversation, roles, chat=chat, opened=opened)
 
     def texts(self) -> Iterator[str]:
         """The texts where there are neither prompts nor records.

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.table import Table
 
-from decoding_evals.showing.lines import in_a_line
+from decoding_evals.showing.lines import in_a_line, quoted
 from decoding_evals.showing.result import title_of
-from decoding_evals.showing.terminal import counted, number, shaded, titled
+from decoding_evals.showing.terminal import Shown, counted, number, shaded, titled
 
 
-def token_tables(record: dict[str, Any]) -> Iterator[Table]:
+def token_tables(record: dict[str, Any]) -> Iterator[Shown]:
     """One line per token."""
     title = f"{title_of(record)}: {counted(record['tokens_scored'], 'token')} scored"
     if record["tokens_not_scored"]:
@@ -42,6 +42,25 @@ def token_tables(record: dict[str, Any]) -> Iterator[Table]:
         shade = math.inf if surprisal is None else surprisal
         table.add_row(shaded(in_a_line(token["text"]), shade), *cells)
     yield table
+    if record.get("next_tokens"):
+        yield _next_table("\nbehind the text", record["next_tokens"])
+    if "threshold" in record:
+        yield f"\ncurvature {number(record['curvature'])}: {threshold_line(record)}"
+
+
+def threshold_line(record: dict[str, Any]) -> str:
+    """What a threshold says of a record's text, and how far that can be trusted."""
+    fitted, flagged = record["threshold"], record["flagged"]
+    side = "above" if fitted["above"] else "below"
+    found = (
+        "undefined" if flagged is None else f"{side if flagged else f'not {side}'} the threshold"
+    )
+    texts = counted(fitted["human_texts"], "human text")
+    return (
+        f"{found} of {number(fitted['value'])}, beyond which {fitted['human_texts_beyond']:,} of "
+        f"{texts} lie, and with {fitted['confidence']:.0%} confidence at most "
+        f"{fitted['false_positive_rate']:.2%} of all such texts"
+    )
 
 
 def choice_tables(record: dict[str, Any]) -> Iterator[Table]:
@@ -55,3 +74,17 @@ def choice_tables(record: dict[str, Any]) -> Iterator[Table]:
         scored, text = str(choice["tokens_scored"]), choice["text"]
         table.add_row(*places, *figures, scored, text)
     yield table
+    for choice in record["choices"]:
+        if choice.get("next_tokens"):
+            title = f"\nbehind {quoted(choice['text'], 40)}"
+            yield _next_table(title, choice["next_tokens"])
+
+
+def _next_table(title: str, tokens: Sequence[dict[str, Any]]) -> Table:
+    """The named tokens that may follow."""
+    table = titled(title, "token", ">log p (nats)", ">p among these")
+    for token in tokens:
+        among = token["normalized_log_prob_nats"]
+        share = number(None if among is None else math.exp(among))
+        table.add_row(in_a_line(token["text"]), number(token["log_prob_nats"]), share)
+    return table
