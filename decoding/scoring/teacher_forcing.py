@@ -35,6 +35,7 @@ from decoding.scoring.windows import (
     sliding_windows,
     split_at,
 )
+from decoding.texts.detokenizing import token_texts
 from decoding.texts.encoding import Segment, encode
 from decoding.texts.prompts import document_front
 
@@ -168,7 +169,8 @@ class TeacherForcing:
             documents: taken lazily.
             measure: takes a block, returns named `(rows,)` values.
             on_segment: called with the index of a document and each stretch of its encoded text,
-                without BOS, before any window of that stretch; not for token documents.
+                without BOS, before any window of that stretch; of ids once, with the text that they
+                add to their context.
 
         Raises:
             NonFiniteLogitsError: a measurement is NaN.
@@ -240,7 +242,7 @@ class TeacherForcing:
             end = 0  # behind the last token that a window has read or scored
             scored = False
             if isinstance(document, TokenDocument):
-                cut = self._tokens(index, document)
+                cut = self._tokens(index, document, on_segment)
             elif isinstance(document, EncodedDocument):
                 cut = self._encoded(index, document, on_segment)
             else:
@@ -292,7 +294,9 @@ class TeacherForcing:
             )
         return min(self.stride, room)
 
-    def _tokens(self, index: int, document: TokenDocument) -> Iterator[Window]:
+    def _tokens(
+        self, index: int, document: TokenDocument, on_segment: OnSegment | None
+    ) -> Iterator[Window]:
         ids = np.array([*document.context, *document.ids], dtype=np.int64)
         if not len(ids):
             return
@@ -301,6 +305,11 @@ class TeacherForcing:
         first = len(document.context)
         if front and self.begins_with_front(ids):
             ids, first = ids[len(front) :], max(0, first - len(front))
+        if on_segment is not None:
+            pieces = token_texts(self.tokenizer, document.ids, document.context)
+            stops = np.cumsum([0] * len(document.context) + [*map(len, pieces)], dtype=np.int64)
+            stops = stops[len(stops) - len(ids) :]
+            on_segment(index, Segment(ids, stops, 0, "".join(pieces), stops))
         yield from self._cut(index, [ids], front, first)
 
     def _encoded(

@@ -20,7 +20,6 @@ from decoding.scoring.teacher_forcing import (
     listed,
 )
 from decoding.scoring.windows import Window
-from decoding.texts.detokenizing import token_texts
 from decoding.texts.encoding import Segment
 from decoding_evals.showing.result import Floats, Integers
 
@@ -77,7 +76,7 @@ class Scanned:
         ranges = (np.arange(w.start, w.start + _own(w)) for w, _ in self.windows)
         return np.concatenate([empty, *ranges])
 
-    def cut(self, run: TeacherForcing) -> tuple[str, Integers, Integers]:
+    def cut(self) -> tuple[str, Integers, Integers]:
         """The text, all of its m tokens, and where they stand.
 
         Returns:
@@ -86,9 +85,13 @@ class Scanned:
         """
         document = self.document
         if isinstance(document, TokenDocument):
-            pieces = token_texts(run.tokenizer, document.ids, document.context)
-            bounds = np.cumsum([0, *map(len, pieces)], dtype=np.int64)
-            return "".join(pieces), np.array(document.ids, dtype=np.int64), bounds
+            # What stands in front of a text without a context may be among its ids.
+            _, ends, _ = joined(self.segments)
+            bounds = np.zeros(len(document.ids) + 1, dtype=np.int64)
+            known = min(len(document.ids), len(ends))
+            bounds[len(bounds) - known :] = ends[len(ends) - known :]
+            text = "".join(segment.text for segment in self.segments)
+            return text, np.array(document.ids, dtype=np.int64), bounds
         ids, ends, _ = joined(self.segments)
         start = self.segments[0].start if self.segments else 0
         own = document.own if isinstance(document, EncodedDocument) else 0

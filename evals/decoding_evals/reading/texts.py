@@ -182,11 +182,12 @@ class Inputs:
         """The texts where there are neither prompts nor records.
 
         Raises:
-            click.ClickException: a conversation, of which a part is scored alone.
+            click.ClickException: a conversation, or a record, of which a part is scored alone.
         """
         for item in self:
-            if isinstance(item, Spoken):
-                raise click.ClickException(f"{item.name!r} is a conversation, not a text")
+            if isinstance(item, Spoken | Recorded):
+                kind = "conversation" if isinstance(item, Spoken) else "record of generate"
+                raise click.ClickException(f"{item.name!r} is a {kind}, not a text")
             if isinstance(item, Text):
                 yield "".join(item.pieces)
 

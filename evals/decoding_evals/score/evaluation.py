@@ -73,7 +73,7 @@ def score(
     )
     measured = scanned(run, documents, asked.measured, on_progress, "surprisal_nats")
     for index, document in enumerate(measured):
-        yield _scores(index, document, run, chosen, asked)
+        yield _scores(index, document, chosen, asked)
 
 
 @dataclass(frozen=True)
@@ -224,9 +224,9 @@ class _Asked(NamedTuple):
 
 
 def _scores(
-    index: int, document: Scanned, run: TeacherForcing, setting: Setting | None, asked: _Asked
+    index: int, document: Scanned, setting: Setting | None, asked: _Asked
 ) -> DocumentScores:
-    text, ids, bounds = document.cut(run)
+    text, ids, bounds = document.cut()
     scored = document.scored()
     names = ("surprisal_nats", "entropy_nats", "varentropy_nats2")
     columns: dict[str, Any] = {name: document.column(name) for name in names}
@@ -242,7 +242,7 @@ def _scores(
         known = () if named is None else next_tokens(asked.ids, asked.texts, named.tolist())
         columns["next_tokens"] = known
     if asked.borders is not None:
-        columns["words"] = _words(asked.borders, document, run, text, ids, bounds)
+        columns["words"] = _words(asked.borders, document, text, ids, bounds)
     return DocumentScores(
         index=index,
         text=text,
@@ -257,9 +257,8 @@ def _scores(
 
 
 def _words(
-    borders: WordBorders, document: Scanned, run: TeacherForcing, text: str, ids: Integers,
-    bounds: Integers,
-) -> Words:  # fmt: skip
+    borders: WordBorders, document: Scanned, text: str, ids: Integers, bounds: Integers
+) -> Words:
     """The words of a document; of ids, what stands before them is part of what they continue."""
     before: Sequence[int] = ()
     if isinstance(document.document, TokenDocument):
