@@ -308,7 +308,7 @@ def _checked(documents: Iterable[str | AnyDocument], protocol: str) -> Iterator[
         whole = isinstance(document, Document) and document.prompt is None
         if not whole and protocol != "default":
             raise ValueError(
-                f"documents must be texts under protocol {protocol}, without prompts or roles"
+                f"documents must have neither prompts nor roles under protocol {protocol}"
             )
         yield document
 

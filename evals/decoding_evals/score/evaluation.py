@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decoding.information.statistics import log_mass, row_statistics
+from decoding.information.statistics import log_mass, log_probs_of, row_statistics
 from decoding.models.loading import LanguageModel, check_language_model
-from decoding.rows.arrays import as_float
 from decoding.scoring.answers import EncodedDocument, answered
 from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.following import Follower
@@ -205,8 +204,8 @@ class _Asked(NamedTuple):
             ends = torch.tensor(self.ends, device=device)
             columns["log_end"] = log_mass(block.logits, ends)
         if self.ids:
-            named = block.logits[:, torch.tensor(self.ids, device=device)]
-            columns["log_named"] = as_float(named) - p.log_partition[:, None]
+            named = torch.tensor(self.ids, device=device)
+            columns["log_named"] = log_probs_of(block.logits, named)
         if self.borders is not None:
             borders = torch.from_numpy(self.borders.ids).to(device)
             columns["log_border"] = log_mass(block.logits, borders)

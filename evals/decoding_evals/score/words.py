@@ -60,8 +60,11 @@ class WordBorders:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> None:
         self.spelled = spellings(tokenizer)
-        ids = tokenizer(_PROBE, add_special_tokens=False, verbose=False)["input_ids"]
-        if "".join(self.spelled[i] for i in ids).split() != _PROBE.split():
+        ids, others = (
+            tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            for text in (_PROBE, _PROBE.replace(".", " ."))
+        )
+        if "".join(map(self.said, ids)).split() != _PROBE.split() or ids == others:
             raise ValueError(
                 f"the tokens of this tokenizer ({type(tokenizer).__name__}) do not tell where "
                 "white space stands, so words cannot be told apart"
