@@ -27,7 +27,7 @@ from decoding_evals.shell.options import (
     read_setting,
     setting_options,
 )
-from decoding_evals.shell.output import Interrupted, record_file, to_json, write_line
+from decoding_evals.shell.output import Interrupted, record_file, to_json, uninterrupted, write_line
 from decoding_evals.showing.lines import note
 
 if TYPE_CHECKING:
@@ -209,19 +209,17 @@ def write_texts(
 
         try:
             for generation in run.sequences(prompts, batch_size):
-                interrupt = None
-                if screen is not None:
-                    screen.finished(generation)
-                elif file is not None:
-                    file.write(generation.record())
-                else:
-                    abstained = generation.finish_reason == "abstain"
-                    text = "" if abstained else generation.text
-                    interrupt = write_line(to_json(generation.record()) if as_json else text)
-                progress.count(generation)
-                advance()
-                if interrupt is not None:
-                    interrupt()
+                with uninterrupted():
+                    if screen is not None:
+                        screen.finished(generation)
+                    elif file is not None:
+                        file.write(generation.record())
+                    else:
+                        abstained = generation.finish_reason == "abstain"
+                        text = "" if abstained else generation.text
+                        write_line(to_json(generation.record()) if as_json else text)
+                    progress.count(generation)
+                    advance()
         except KeyboardInterrupt:
             if screen is not None and streaming:
                 screen.flow.end_line()

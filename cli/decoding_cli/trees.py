@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decoding_evals.shell.options import read_model
-from decoding_evals.shell.output import Interrupted, record_file, to_json, write_line
+from decoding_evals.shell.output import Interrupted, record_file, to_json, uninterrupted, write_line
 from decoding_evals.showing.lines import harmless, note
 
 if TYPE_CHECKING:
@@ -53,20 +53,20 @@ def grow_trees(
                 own = arguments | {"seed": seed, "index": index}
                 tree = branch(language_model, prompt, settings, **own)
                 leaves = sum(1 for _ in tree.root.leaves())
-                done, ends = done + 1, ends + leaves
-                full += leaves == arguments["max_leaves"]
-                advance()
-                if file is not None:
-                    file.write(tree.record())
-                elif as_json:
-                    if (interrupt := write_line(to_json(tree.record()))) is not None:
-                        interrupt()
-                else:
-                    screen = console(color)
-                    screen.soft_wrap = False
-                    if not screen.is_terminal:
-                        screen.width = 10_000
-                    screen.print(picture(tree, chat=bool(arguments["chat"])))
+                with uninterrupted():
+                    if file is not None:
+                        file.write(tree.record())
+                    elif as_json:
+                        write_line(to_json(tree.record()))
+                    else:
+                        screen = console(color)
+                        screen.soft_wrap = False
+                        if not screen.is_terminal:
+                            screen.width = 10_000
+                        screen.print(picture(tree, chat=bool(arguments["chat"])))
+                    done, ends = done + 1, ends + leaves
+                    full += leaves == arguments["max_leaves"]
+                    advance()
         except KeyboardInterrupt:
             raise Interrupted(f"{counted(done, 'tree')} of {len(prompts):,} finished") from None
         finally:

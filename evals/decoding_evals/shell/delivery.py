@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from decoding_evals.shell.output import Interrupted, record_file, to_json, write_line
+from decoding_evals.shell.output import Interrupted, record_file, to_json, uninterrupted, write_line
 from decoding_evals.shell.plots import check_plot, write_plot
 from decoding_evals.showing.lines import note
 
@@ -33,7 +33,6 @@ class Destination(ExitStack):
         check_plot(self.plot)
         self.file = self.enter_context(record_file(options.get("output")))
         self.as_json = options["as_json"]
-        self.interrupt: Callable[[], None] | None = None
 
     @property
     def on_screen(self) -> bool:
@@ -88,18 +87,17 @@ class Destination(ExitStack):
         ended = None
         try:
             for result in results:
-                record, result = self._written(result, inputs, rows)
-                if self.on_screen and rows is not None:
-                    print_table(table_of_rows(subject_of(record), rows(result)))
-                elif self.on_screen and together is None:
-                    print_table(*result.tables())
-                elif self.on_screen:
-                    kept.append(record)
-                if self.plot is not None and count == 0 and (figure := result.plot()) is not None:
-                    write_plot(figure, self.plot)
-                count += 1
-                if self.interrupt is not None:
-                    self.interrupt()
+                with uninterrupted():
+                    record, result = self._written(result, inputs, rows)
+                    if self.on_screen and rows is not None:
+                        print_table(table_of_rows(subject_of(record), rows(result)))
+                    elif self.on_screen and together is None:
+                        print_table(*result.tables())
+                    elif self.on_screen:
+                        kept.append(record)
+                    if self.plot is not None and not count and (figure := result.plot()):
+                        write_plot(figure, self.plot)
+                    count += 1
         except KeyboardInterrupt:
             raise Interrupted(f"{counted(count, unit)} {done}") from None
         except Interrupted as interrupted:
@@ -134,5 +132,5 @@ class Destination(ExitStack):
             for row in written:
                 self.file.write(row)
         elif written:
-            self.interrupt = write_line("\n".join(map(to_json, written)))
+            write_line("\n".join(map(to_json, written)))
         return record, result

@@ -6,9 +6,9 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext, suppress
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import chain
 from pathlib import Path
 from types import NoneType
@@ -26,13 +26,11 @@ def to_json(record: dict[str, Any]) -> str:
     return json.dumps(record, allow_nan=False)
 
 
-def write_line(text: str) -> Callable[[], None] | None:
-    """Write a line to standard output, whole: a signal that ends the command waits for its end.
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Within it, what is written and counted stays together: a signal that ends the command waits.
 
-    A second signal does not wait; the reader may have stopped for good.
-
-    Returns:
-        What acts on a signal that came meanwhile, for the caller once the line is counted.
+    A second signal does not wait; whoever reads may have stopped for good.
     """
     came: list[int] = []
 
@@ -41,23 +39,26 @@ def write_line(text: str) -> Callable[[], None] | None:
             listeners[number](number, frame)
         came.append(number)
 
-    listeners: dict[int, Any] = {}
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows lacks some
+    numbers = [int(getattr(signal, name)) for name in names if hasattr(signal, name)]
+    listeners: dict[int, Any] = {
+        number: listener for number in numbers if callable(listener := signal.getsignal(number))
+    }
+    if threading.current_thread() is not threading.main_thread():
+        listeners = {}  # others get no signals
+    for number in listeners:
+        signal.signal(number, later)
     try:
-        for number in map(int, (signal.SIGINT, signal.SIGTERM)):
-            if callable(listener := signal.getsignal(number)):
-                listeners[number] = listener
-                signal.signal(number, later)
-    except ValueError:  # not the main thread, which alone gets signals
-        listeners = {}
-    try:
-        _write_all(text)
+        yield
     finally:
         for number, listener in listeners.items():
             signal.signal(number, listener)
-    return partial(listeners[came[0]], came[0], None) if came else None
+    if came:
+        listeners[came[0]](came[0], None)
 
 
-def _write_all(text: str) -> None:
+def write_line(text: str) -> None:
+    """Write a line to standard output, whole also where a signal comes, if it may wait."""
     try:
         number = sys.stdout.fileno()
     except (OSError, ValueError):  # no file, as in a notebook
