@@ -80,6 +80,7 @@ def compare(
         from decoding_evals.compare.evaluation import compare as compare_settings
         from decoding_evals.compare.models import compare_models
         from decoding_evals.compare.tables import MOST_PAIRED
+        from decoding_evals.score.tables import threshold_line
 
         texts, notes = inputs.documents(loaded[0]), []
         result: Result
@@ -93,6 +94,8 @@ def compare(
                     ).fit_threshold(options["false_positives"])
                 result = compare_models(loaded[0], loaded[1], texts, **how)
                 result = replace(result, human=threshold)
+                if threshold is not None:
+                    notes.append(f"Binoculars: {threshold_line(threshold.record())}")
             else:
                 result = compare_settings(loaded[0], texts, settings, **how)
         count = 1 if models is not None else len(settings)

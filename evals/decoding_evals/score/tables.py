@@ -45,21 +45,19 @@ def token_tables(record: dict[str, Any]) -> Iterator[Shown]:
     if record.get("next_tokens"):
         yield _next_table("\nbehind the text", record["next_tokens"])
     if "threshold" in record:
-        yield f"\ncurvature {number(record['curvature'])}: {threshold_line(record)}"
+        said = {True: "flagged", False: "not flagged", None: "undefined"}[record["flagged"]]
+        figure = f"curvature {number(record['curvature'])}, {said}"
+        yield f"\n{figure}; {threshold_line(record['threshold'])}"
 
 
-def threshold_line(record: dict[str, Any]) -> str:
-    """What a threshold says of a record's text, and how far that can be trusted."""
-    fitted, flagged = record["threshold"], record["flagged"]
-    side = "above" if fitted["above"] else "below"
-    found = (
-        "undefined" if flagged is None else f"{side if flagged else f'not {side}'} the threshold"
-    )
+def threshold_line(fitted: dict[str, Any]) -> str:
+    """What was fitted, and how far it can be trusted."""
     texts = counted(fitted["human_texts"], "human text")
+    rate, confidence = (100 * fitted[name] for name in ("false_positive_rate", "confidence"))
     return (
-        f"{found} of {number(fitted['value'])}, beyond which {fitted['human_texts_beyond']:,} of "
-        f"{texts} lie, and with {fitted['confidence']:.0%} confidence at most "
-        f"{fitted['false_positive_rate']:.2%} of all such texts"
+        f"{'above' if fitted['above'] else 'below'} the threshold of {number(fitted['value'])} lie "
+        f"{fitted['human_texts_beyond']:,} of {texts}, and with {confidence:g} % confidence at "
+        f"most {rate:g} % of all texts like these"
     )
 
 

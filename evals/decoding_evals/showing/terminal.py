@@ -110,12 +110,12 @@ def titled(title: str | None = None, *columns: str, show_header: bool = True) ->
 
 
 def table_of_rows(title: str, rows: Sequence[dict[str, Any]]) -> Table:
-    """A table of flat rows that have the same keys."""
-    first = rows[0] if rows else {}
+    """A table of rows that have the same keys, those with objects left out."""
+    first = {key: value for key, value in (rows or [{}])[0].items() if not isinstance(value, dict)}
     heads = (f"{'>' * (not isinstance(value, str))}{key}" for key, value in first.items())
     table = titled(title, *heads)
     for row in rows:
-        table.add_row(*map(_cell, row.values()))
+        table.add_row(*(_cell(row[key]) for key in first))
     return table
 
 

@@ -160,6 +160,10 @@ def test_the_command_gives_a_record_for_each_text(run, tmp_path):
     assert found[0]["cross_entropy_nats"] == found[0]["entropy_nats"]
     code, out, _ = run("compare", "a.jsonl", *models)
     assert code == 0 and "binoculars" in out and "a.jsonl:3" in out
+    few = ["--human", "a.jsonl", "--false-positives", "0.8"]
+    code, out, err = run("compare", "a.jsonl", *models, *few)
+    assert code == 0 and "flagged" in out
+    assert "Binoculars: below the threshold of " in err and "of 2 human texts" in err
     code, out, err = run("compare", "a.jsonl", *models, "--human", "a.jsonl")
     assert (code, out) == (1, "")
     assert err == (

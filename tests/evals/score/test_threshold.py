@@ -81,4 +81,4 @@ def test_the_command_flags_by_the_curvature_of_human_texts(run, tmp_path, storie
     assert record["flagged"] == (record["curvature"] > threshold["value"])
     assert record["curvature"] == -record["z"]
     code, out, _ = run("score", *arguments, stdin=b"Once upon a time there was a dog.")
-    assert code == 0 and "with 95% confidence at most 15.00% of all such texts" in out
+    assert code == 0 and "with 95 % confidence at most 15 % of all texts" in out
