@@ -60,14 +60,15 @@ def score(
         ValueError: an argument is outside its range.
     """
     check_language_model(language_model)
-    ends = language_model.ends()
+    vocab = language_model.model.config.get_text_config().vocab_size
+    ends = [end for end in language_model.ends() if end < vocab]  # a configuration's may be default
     run = TeacherForcing(language_model, windows, end=ends[0] if ends else 0)
     chosen = None if setting is None else as_setting(setting)
     asked = _Asked(
         ends,
-        named_tokens(run.tokenizer, tokens),
+        named_tokens(run.tokenizer, tokens, vocab),
         tuple(tokens),
-        WordBorders(run.tokenizer, ends) if words else None,
+        WordBorders(run.tokenizer, ends, vocab) if words else None,
         None if chosen is None else Follower([chosen.for_tokenizer(run.tokenizer)]),
     )
     measured = scanned(run, documents, asked.measured, on_progress, "surprisal_nats")

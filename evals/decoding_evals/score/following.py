@@ -36,8 +36,8 @@ class NextToken(NamedTuple):
         }
 
 
-def named_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
-    """The id of each text's token, as it stands within a text.
+def named_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], vocab: int) -> list[int]:
+    """The id of each text's token, as it stands within a text, of those that a model has.
 
     A special token is meant by its name, such as `</s>`. Of tokens with one text, that of a byte
     is not meant.
@@ -53,7 +53,7 @@ def named_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
             names = tokenizer.convert_ids_to_tokens(ids)
             ids = [id_ for id_, name in zip(ids, names, strict=True) if not _BYTE.fullmatch(name)]
         ids = [own[text]] if text in own else ids
-        if len(ids) != 1:
+        if len(ids) != 1 or ids[0] >= vocab:
             raise ValueError(
                 f"{text!r} is not one token of this model: {_spelled(tokenizer, text)}"
             )

@@ -53,12 +53,13 @@ class WordBorders:
     Args:
         tokenizer: of the model.
         ends: ids that end a text.
+        vocab: how many tokens the model has.
 
     Raises:
         ValueError: tokens do not tell where white space stands, as WordPiece's do not.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int], vocab: int) -> None:
         self.spelled = spellings(tokenizer)
         ids, others = (
             tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -69,7 +70,7 @@ class WordBorders:
                 f"the tokens of this tokenizer ({type(tokenizer).__name__}) do not tell where "
                 "white space stands, so words cannot be told apart"
             )
-        begin = [i for i, text in enumerate(self.spelled) if text[:1] and text[0] in WHITE]
+        begin = [i for i, text in enumerate(self.spelled[:vocab]) if text and text[0] in WHITE]
         self.ids: NDArray[np.int64] = np.unique([*begin, *ends]).astype(np.int64)
         """Ids with which a word begins, or the text ends."""
 

@@ -91,6 +91,15 @@ def test_without_an_eos_there_is_no_end(toy_llama, monkeypatch):
     assert scores.record()["end_surprisal_nats"] is None
 
 
+def test_ids_that_the_model_lacks_end_nothing(toy_llama, monkeypatch):
+    """As the defaults of a configuration of few tokens."""
+    for config in (toy_llama.config, toy_llama.generation_config):
+        monkeypatch.setattr(config, "eos_token_id", 50256)
+    tokenizer = words(bos_token="<eos>")
+    [scores] = score(LanguageModel(toy_llama, tokenizer, "toy"), ["a b c"])
+    assert scores.end_surprisal_nats is None and len(scores) == 3
+
+
 def test_behind_ids_and_choices(stories):
     ids = ids_of(stories, TEXT)
     bos = stories.tokenizer.bos_token_id

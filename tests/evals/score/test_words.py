@@ -120,7 +120,7 @@ def test_the_correction_only_moves_probability(stories):
     [scores] = score(stories, [LILY], words=True)
     moved = sum(r["corrected_surprisal_nats"] - r["surprisal_nats"] for r in scores.per_word())
     *_, last = rows(stories, scores.ids.tolist())
-    ends = WordBorders(stories.tokenizer, stories.ends()).ids
+    ends = WordBorders(stories.tokenizer, stories.ends(), 2048).ids
     assert moved == pytest.approx(-math.log(np.exp(last[ends]).sum()), abs=NATS)
 
 
@@ -193,7 +193,7 @@ def test_where_any_token_begins_a_word_nothing_moves():
     first, second = scores.per_word()
     assert first["corrected_surprisal_nats"] == first["surprisal_nats"]
     *_, last = rows(language_model, scores.ids.tolist())
-    ends = WordBorders(language_model.tokenizer, language_model.ends()).ids
+    ends = WordBorders(language_model.tokenizer, language_model.ends(), 300).ids
     after = math.log(np.exp(last[ends]).sum())
     moved = second["corrected_surprisal_nats"] - second["surprisal_nats"]
     assert moved == pytest.approx(-after, abs=NATS)
