@@ -201,12 +201,7 @@ class _Asked(NamedTuple):
             "rank": p.rank,
         }
         device = block.logits.device
-        if self.ends:
-            ends = torch.tensor(self.ends, device=device)
-            columns["log_end"] = log_mass(block.logits, ends)
-        if self.ids:
-            named = torch.tensor(self.ids, device=device)
-            columns["log_named"] = log_probs_of(block.logits, named)
+        columns |= self._behind(block)
         if self.borders is not None:
             borders = torch.from_numpy(self.borders.ids).to(device)
             columns["log_border"] = log_mass(block.logits, borders)
@@ -221,6 +216,26 @@ class _Asked(NamedTuple):
             "q_varentropy_nats2": q.variance,
             "kept": (cut > -math.inf).sum(-1),
         }
+
+    def _behind(self, block: LogitBlock) -> dict[str, Tensor]:
+        """Of the rows behind a document's last token; 0 in the others."""
+        stops = np.cumsum([len(window.targets) for window in block.windows]) - block.first
+        places = stops[[window.closes for window in block.windows]] - 1
+        size = len(block.targets)
+        rows = torch.from_numpy(places[(places >= 0) & (places < size)]).to(block.logits.device)
+        logits = block.logits[rows]
+
+        def filled(values: Tensor) -> Tensor:
+            return values.new_zeros((size, *values.shape[1:])).index_copy_(0, rows, values)
+
+        columns = {}
+        if self.ends:
+            ends = torch.tensor(self.ends, device=logits.device)
+            columns["log_end"] = filled(log_mass(logits, ends))
+        if self.ids:
+            named = torch.tensor(self.ids, device=logits.device)
+            columns["log_named"] = filled(log_probs_of(logits, named))
+        return columns
 
 
 def _scores(
