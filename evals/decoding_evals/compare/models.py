@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from decoding.inference.intervals import BlockSums, MeanError, ratio_of_sums
-from decoding.information.measures import cross_varentropy, entropy, kl_divergence, surprisal
+from decoding.information.measures import cross_varentropy, kl_divergence, surprisal
+from decoding.information.statistics import row_statistics
 from decoding.models.limits import positions
 from decoding.models.loading import LanguageModel, check_vocabularies
 from decoding.rows.arrays import as_float
+from decoding.rows.blocks import row_blocks
 from decoding.rows.faults import NonFiniteLogitsError
 from decoding.scoring.blocks import logit_blocks
 from decoding.scoring.teacher_forcing import AnyDocument, TeacherForcing, as_document, listed
@@ -37,6 +39,8 @@ from decoding_evals.showing.result import (
 from decoding_evals.showing.terminal import counted, number
 
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
+CACHED = 1 << 19
+"""Logits of each model that are looked at together on a CPU."""
 _COLUMNS = (
     "nll_a", "nll_b", "kl_ab", "kl_ba", "delta_p", "delta_p_squared", "same_top", "entropy_a",
     "entropy_b", "cross_entropy_ab", "cross_entropy_ba", "cross_varentropy_ab",
@@ -258,13 +262,18 @@ def _both(
         logit_blocks(model_b.model, windows_b, batch_size=run.batch_size, beside=run.model),
         strict=True,
     ):
-        columns = _columns(a.logits, b.logits.to(a.logits.device), a.targets)
+        logits_a, logits_b = a.logits, b.logits.to(a.logits.device)
+        # On a CPU as many rows as its caches hold: in half the time of a whole block.
+        together = CACHED if logits_a.is_cpu else logits_a.numel()
+        some = row_blocks(logits_a.shape, together)
+        parts = [_columns(logits_a[rows], logits_b[rows], a.targets[rows]) for rows in some]
+        columns = np.concatenate(parts)
         if np.isnan(columns).any():
             row = a.first + int(np.isnan(columns).any(-1).argmax())
             raise NonFiniteLogitsError(f"target {row} of a batch of windows")
         owners = np.repeat([w.document for w in a.windows], [len(w.targets) for w in a.windows])
         owners = owners[a.first : a.first + len(columns)]
-        del a, b  # before the next ones are made
+        del a, b, logits_a, logits_b  # before the next ones are made
         yield columns, owners
 
 
@@ -276,10 +285,11 @@ def _columns(a: Tensor, b: Tensor, targets: Tensor) -> Floats:
         delta = (-nll_b).exp() - (-nll_a).exp()
         same = a.argmax(-1) == b.argmax(-1)
         kl_ab, kl_ba = kl_divergence(log_a, log_b), kl_divergence(log_b, log_a)
-        entropy_a, entropy_b = entropy(log_a), entropy(log_b)
+        entropy_a, entropy_b = row_statistics(a).entropy, row_statistics(b).entropy
+        cross_ab, cross_ba = entropy_a + kl_ab, entropy_b + kl_ba
         columns = [
             nll_a, nll_b, kl_ab, kl_ba, delta, delta.square(), same, entropy_a, entropy_b,
-            entropy_a + kl_ab, entropy_b + kl_ba, cross_varentropy(log_a, log_b),
+            cross_ab, cross_ba, cross_varentropy(log_a, log_b, cross_ab),
         ]  # fmt: skip
         stacked: Floats = torch.stack([c.double() for c in columns], -1).cpu().numpy()
     return stacked
