@@ -19,6 +19,7 @@ import sys
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from importlib.util import cache_from_source
 from multiprocessing.connection import Connection
@@ -30,7 +31,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 import click
 import pytest
 import torch
-from coverage import Coverage, CoverageData
+from coverage import Coverage, CoverageData, process_startup
 from mutants import FOLDERS, KINDS, Mutant, draw
 from results import write_section
 
@@ -185,6 +186,8 @@ class Work:
             coverage = Coverage(data_file=self.data, source=source, config_file=False)
             coverage.load()
             coverage.start()
+            # The command in a process that is forked from this one is measured like one of its own.
+            os.register_at_fork(after_in_child=partial(process_startup, force=True))
             known = {record["test"] for record in records(self.tests)}
             code = pytest.main(
                 ["-q", "-p", "no:cacheprovider"], [Mapping(coverage, self.tests, known)]

@@ -184,6 +184,7 @@ def write_texts(
         language_model = read_model(options)
         from decoding.generation.run import Run
         from decoding.generation.seeds import chosen_seed
+        from decoding.models.caches import Reader
         from decoding_cli.screen import Progress, Screen
         from decoding_evals.shell.progress import progress_bar
         from decoding_evals.showing.terminal import counted
@@ -197,6 +198,7 @@ def write_texts(
         run = Run(
             language_model=language_model,
             settings=settings,
+            reader=Reader(language_model.model),
             on_token=screen.token if screen is not None and streaming else None,
             **arguments
             | {"seed": chosen_seed(given), "stop": list(arguments["stop"])}

@@ -13,11 +13,12 @@ from itertools import count
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
-from decoding.generation.run import Job, Run
+from decoding.generation.jobs import Job
+from decoding.generation.run import Run
 from decoding.generation.seeds import chosen_seed
 from decoding.generation.stepping import evaluating
+from decoding.models.caches import Reader
 from decoding.models.devices import input_device
 from decoding.models.loading import LanguageModel, check_language_model
 from decoding.rows.arrays import as_tensor
@@ -164,6 +165,7 @@ def branch(
     run = Run(
         language_model=language_model,
         settings=policy,
+        reader=Reader(language_model.model),
         max_new_tokens=max_new_tokens,
         seed=chosen_seed(seed),
         stop=[stop] if isinstance(stop, str) else list(stop),
@@ -172,6 +174,7 @@ def branch(
     run.check()
     acting = settings.for_tokenizer(run.tokenizer)
     prompt_ids = run.encode(prompt, index)
+    run.keep(prompt_ids)
     root = Branch(1.0)
     open_ends: deque[tuple[Branch, list[int], int]] = deque([(root, prompt_ids, 0)])
     leaves, stretches = 1, count()
@@ -183,7 +186,7 @@ def branch(
         if node.finish_reason is not None:
             continue
         before = [*path, *node.ids]
-        children, hesitation = _fork(run.model, before, acting, most)
+        children, hesitation = _fork(run, before, acting, most)
         if len(children) == 1:
             node.ids += children[0].ids
             node.entropy_nats += children[0].entropy_nats
@@ -237,12 +240,12 @@ def _grow(node: Branch, run: Run, job: Job, stretches: Iterator[int]) -> None:
 
 
 def _fork(
-    model: PreTrainedModel, path: list[int], settings: DecodingSettings, branches: int
+    run: Run, path: list[int], settings: DecodingSettings, branches: int
 ) -> tuple[list[Branch], float]:
     """The alternatives behind the ids so far, most probable first, and H(p) there."""
-    ids = torch.tensor([path], device=input_device(model))
-    with evaluating(model), torch.no_grad():
-        raw = Distribution(model(input_ids=ids).logits[:, -1])
+    ids = torch.tensor([path], device=input_device(run.model))
+    with evaluating(run.model), torch.no_grad():
+        raw = Distribution(run.reader.last_logits(path, 1))
     final = settings.apply(raw, History(ids)).final
     log_weights = as_tensor(final.log_weights[0])
     order = log_weights.argsort(descending=True, stable=True)[:branches]

@@ -7,16 +7,16 @@ setting's processor instead.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import islice
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
+from decoding.generation.jobs import Job, chunks, jobs_of
+from decoding.generation.prefill import read_once
 from decoding.generation.prompts import prompt_ids
 from decoding.generation.result import Generation, StreamedToken
 from decoding.generation.sampler import Sampler
@@ -30,11 +30,12 @@ from decoding.generation.stepping import (
 )
 from decoding.generation.stopping import Finished, StopStrings
 from decoding.models.batching import batches
+from decoding.models.caches import Reader
 from decoding.models.devices import input_device
 from decoding.models.limits import vocabulary
 from decoding.models.loading import LanguageModel, check_language_model
 from decoding.scoring.windows import check_whole
-from decoding.settings.policy import RAW, Setting, as_setting
+from decoding.settings.policy import GREEDY, RAW, Setting, as_setting
 from decoding.settings.settings import DecodingSettings
 from decoding.texts.chats import Chat, Conversation, Prompt, as_chat, last_of, listed_prompts
 from decoding.texts.detokenizing import Detokenizer, token_texts
@@ -44,8 +45,6 @@ from decoding.tracing.trace import Trace
 
 # Rows are sorted by length within this many batches; after each such group, results come in order.
 _BATCHES_TOGETHER = 8
-MOST_TOGETHER = 1 << 31
-"""Rows of a batch, beyond all memory."""
 
 
 def generate(
@@ -104,6 +103,7 @@ def generate(
     run = Run(
         language_model=language_model,
         settings=RAW if settings is None else as_setting(settings),
+        reader=Reader(language_model.model),
         max_new_tokens=max_new_tokens,
         num_return_sequences=num_return_sequences,
         num_beams=num_beams,
@@ -121,25 +121,14 @@ def generate(
     return generations
 
 
-@dataclass(frozen=True)
-class Job:
-    """One sequence to be written; with beams, one prompt."""
-
-    index: int
-    sample: int
-    prompt: Prompt
-    ids: list[int]
-    """What the model reads first."""
-    written: int = 0
-    """How many of them are continuation already, at the end."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """What is common to all sequences of one call; the arguments of `generate`."""
 
     language_model: LanguageModel
     settings: Setting
+    reader: Reader
+    """Reads the prompts."""
     max_new_tokens: int
     num_return_sequences: int = 1
     num_beams: int = 1
@@ -148,6 +137,8 @@ class Run:
     alternatives: int = 0
     chat: Chat | None = None
     on_token: Callable[[StreamedToken], None] | None = None
+    greedy_too: bool = False
+    """Whether each prompt is continued greedily besides, before its samples."""
 
     @property
     def model(self) -> PreTrainedModel:
@@ -234,7 +225,10 @@ class Run:
         encoded = [(prompt, self.encode(prompt, i)) for i, prompt in enumerate(prompts)]
         # A listener wants one sequence after the other.
         batches_together = 1 if self.on_token is not None else _BATCHES_TOGETHER
-        for together in _chunks(self.jobs(encoded), per_batch * batches_together):
+        all_jobs = jobs_of(
+            encoded, self.num_return_sequences, beams=self.num_beams > 1, greedy_too=self.greedy_too
+        )
+        for together in chunks(all_jobs, per_batch * batches_together):
             by_length = sorted(together, key=lambda job: len(job.ids))
             done: list[Generation] = []
             try:
@@ -245,15 +239,6 @@ class Run:
                 done.sort(key=lambda generation: (generation.index, generation.sample))
                 yield from done
 
-    def jobs(self, encoded: list[tuple[Prompt, list[int]]]) -> Iterator[Job]:
-        """One job per sequence; with beams, one per prompt."""
-        counts: Counter[Prompt] = Counter()
-        per_job = self.num_return_sequences if self.num_beams > 1 else 1
-        for index, (prompt, ids) in enumerate(encoded):
-            for _ in range(0, self.num_return_sequences, per_job):
-                yield Job(index, counts[prompt], prompt, ids)
-                counts[prompt] += per_job
-
     def encode(self, prompt: Prompt, index: int) -> list[int]:
         """What the model reads of a prompt."""
         return prompt_ids(
@@ -261,12 +246,19 @@ class Run:
             chat=self.chat or False, name=f"prompt {index + 1}",
         )  # fmt: skip
 
+    def keep(self, ids: list[int]) -> None:
+        """Read a prompt for everything that will go on from it."""
+        with evaluating(self.model):
+            if len(ids) > 1 and read_once(self.model, self.pad) is None:
+                self.reader.read(ids[:-1])
+
     def batch(self, jobs: list[Job]) -> Iterator[Generation]:
         """Run one batch: one generation per job, with beams `num_return_sequences` of them.
 
         On Ctrl-C it gives those that have ended, and raises `KeyboardInterrupt` after them.
         """
         device, end, pad = input_device(self.model), self.end, self.pad
+        jobs = sorted(jobs, key=lambda job: not job.greedy)
         width = max(len(job.ids) for job in jobs)
         padded = [[pad] * (width - len(job.ids)) + job.ids for job in jobs]
         mask = [[0] * (width - len(job.ids)) + [1] * len(job.ids) for job in jobs]
@@ -282,8 +274,7 @@ class Run:
             beams = [len(job.ids) for job in jobs for _ in range(self.num_beams)]
             check_together(self.model, beams, self.max_new_tokens, pad)
         else:
-            sampler = Sampler(self.acting, points=self.points(jobs), monitor=monitor)
-            sampler.listener = self.listener(jobs, monitor, finished, sampler)
+            sampler = self.sampler(jobs, monitor, finished)
         interrupt = None
         try:
             with evaluating(self.model), torch.no_grad():
@@ -311,10 +302,8 @@ class Run:
         endings: list[str | None] = [None] * len(jobs)
         lengths = None
         if sampler is not None:
-            endings, lengths = sampler.endings, finished.lengths(outputs.shape[1] - width)
-            for row, ending in enumerate(endings):
-                if ending is not None:
-                    lengths[row] = min(lengths[row], sampler.ended_at[row])
+            endings = sampler.endings
+            lengths = sampler.shortened(finished.lengths(outputs.shape[1] - width))
         traces = monitor.traces(outputs, eos_token_id=end or None, lengths=lengths)
         per_job = len(traces) // len(jobs)
         for i, trace in enumerate(traces):
@@ -324,10 +313,16 @@ class Run:
         if interrupt is not None:
             raise interrupt
 
-    def points(self, jobs: list[Job]) -> Tensor:
-        """What each sequence is drawn by, `(jobs, max_new_tokens)`."""
+    def sampler(self, jobs: list[Job], monitor: EntropyMonitor, finished: Finished) -> Sampler:
+        """What draws the sequences of a batch, of which the greedy ones come first."""
         steps = self.max_new_tokens
-        return torch.stack([uniforms(self.seed, str(j.prompt), j.sample, steps) for j in jobs])
+        points = [uniforms(self.seed, str(job.prompt), max(job.sample, 0), steps) for job in jobs]
+        sampler = Sampler(
+            self.acting, points=torch.stack(points), monitor=monitor, reader=self.reader,
+            greedy_rows=sum(job.greedy for job in jobs),
+        )  # fmt: skip
+        sampler.listener = self.listener(jobs, monitor, finished, sampler)
+        return sampler
 
     def generation(self, job: Job, beam: int, trace: Trace, ending: str | None) -> Generation:
         """A finished sequence; `ending` is how a policy ended it."""
@@ -339,6 +334,8 @@ class Run:
         else:
             reason = "entropy" if ending == "stop" else ending
         runners_up = None
+        if self.greedy_too and not job.greedy:
+            trace = replace(trace, alternatives=None)
         if trace.alternatives is not None:
             runners_up = tuple(
                 tuple(
@@ -356,7 +353,7 @@ class Run:
             sample=job.sample + beam,
             text="".join(texts),
             model=self.language_model.name,
-            settings=self.settings,
+            settings=GREEDY if job.greedy else self.settings,
             num_beams=self.num_beams,
             seed=self.seed,
             finish_reason=reason,
@@ -389,9 +386,3 @@ class Run:
                     on_token(StreamedToken(job.index, job.sample, token, text, entropies[row]))
 
         return listen
-
-
-def _chunks(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
-    left = iter(jobs)
-    while chunk := list(islice(left, min(size, MOST_TOGETHER))):
-        yield chunk

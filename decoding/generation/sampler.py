@@ -9,9 +9,9 @@ computed once and shared (see `decoding.rows.distribution`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,23 +25,22 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
+from decoding.generation.outcome import Drawn, Outcome, Rows
+from decoding.generation.prefill import filled
 from decoding.generation.replay import Replay
 from decoding.generation.rows import Prompts, prompts_of
 from decoding.generation.seeds import check_seed, uniforms
 from decoding.generation.stepping import check_together
-from decoding.rows.arrays import Array, as_array, joined, on_host
-from decoding.rows.blocks import row_blocks
+from decoding.models.caches import Reader
+from decoding.rows.arrays import Array, as_array, joined
 from decoding.rows.distribution import Distribution
 from decoding.rows.draw import draw
 from decoding.rows.faults import refuse_faults, without_faults
 from decoding.settings.applying import History, remembered
-from decoding.settings.policy import EntropyPolicy, Setting, as_setting
+from decoding.settings.policy import GREEDY, EntropyPolicy, Setting, as_setting
 from decoding.settings.processor import not_neutral
 from decoding.settings.settings import DecodingSettings
 from decoding.tracing.monitor import EntropyMonitor
-from decoding.tracing.step import Measures
-
-_PORTION = 1 << 20  # logits of a step at a time
 
 
 class Sampler:
@@ -60,10 +59,15 @@ class Sampler:
             meet).
         points: `(rows, steps)`, the uniforms in [0, 1) themselves, float64, instead of a seed; at
             least as many steps as the call may take.
-        monitor: records each step; ask it for `traces(outputs, …)` afterwards.
+        monitor: records each step; ask it for `traces(outputs, …)` afterwards. Where there are
+            greedy rows, it names alternatives to their tokens alone.
         listener: told the drawn ids, `(rows)`, at each step.
         streamer: what would be `generate(streamer=…)`, which transformers does not hand to
             callables.
+        reader: keeps what prompts begin with from call to call; without it, what the rows of one
+            call have in common is read once.
+        greedy_rows: so many of the first rows take the token with the largest logit, whatever the
+            setting; not under a policy.
 
     Raises:
         ValueError: neither or both of `seed` and `points`, or an argument is of another type or
@@ -79,6 +83,8 @@ class Sampler:
         monitor: EntropyMonitor | None = None,
         listener: Callable[[Tensor], None] | None = None,
         streamer: BaseStreamer | None = None,
+        reader: Reader | None = None,
+        greedy_rows: int = 0,
     ) -> None:
         if seed is None and points is None:
             raise ValueError("a Sampler needs a seed, as in seed=0, or points")
@@ -89,11 +95,15 @@ class Sampler:
         if points is not None:
             _check_points(points)
         self.settings = as_setting(settings)
+        if greedy_rows and not isinstance(self.settings, DecodingSettings):
+            raise ValueError("greedy_rows go with a setting, and not with a policy")
+        self.greedy_rows = greedy_rows
         self.seed = seed
         self.points = points
         self.monitor = monitor
         self.listener = listener
         self.streamer = streamer
+        self.reader = reader
         self.endings: list[str | None] = []
         """How a policy ended each row, or None."""
         self.ended_at: list[int] = []
@@ -156,6 +166,11 @@ class Sampler:
             kwargs.get("past_key_values"), DynamicCache | None
         )
         with torch.inference_mode() if inside else nullcontext():
+            if not model.training and _reads_ids(model, inputs_tensor):
+                reader = self.reader or Reader(model)
+                pad = generation_config.pad_token_id or 0
+                cache = filled(reader, pad, input_ids, prompts.lengths, kwargs)
+                kwargs |= {} if cache is None else {"past_key_values": cache}
             outputs = type(model)._sample(
                 model,
                 input_ids,
@@ -167,6 +182,11 @@ class Sampler:
             )
         step.check()
         return outputs.clone() if inside else outputs
+
+    def shortened(self, lengths: list[int]) -> list[int]:
+        """Tokens of each row, up to where a policy ended it."""
+        ended = zip(lengths, self.endings, self.ended_at, strict=True)
+        return [length if how is None else min(length, at) for length, how, at in ended]
 
     def _points(self, prompts: Prompts, steps: int) -> Tensor:
         """Uniforms of each row: those given, or by its prompt."""
@@ -193,6 +213,12 @@ class Sampler:
         return points
 
 
+def _reads_ids(model: PreTrainedModel, given: Tensor | None) -> bool:
+    """Whether the prompts of a call are ids, and all that the model reads."""
+    embedded = given is not None and given.is_floating_point()
+    return not (embedded or model.config.is_encoder_decoder)
+
+
 def _check_points(points: object) -> None:
     if not isinstance(points, Tensor):
         raise ValueError(f"points must be a tensor, got {type(points).__name__}")
@@ -216,41 +242,6 @@ class _Raw(LogitsProcessor):  # type: ignore[misc]
         return scores.clone()
 
 
-class _Rows(NamedTuple):
-    """What the outcome of a step is a function of, row by row; None where there is none."""
-
-    scores: Tensor
-    """`(rows, vocab)`, to draw from."""
-    before: Tensor | None
-    """`(rows, vocab)`, the model's own, where other processors made the scores of them."""
-    points: Array
-    """`(rows)`, uniform in [0, 1), float64."""
-    ids: Tensor | None  # this and what follows as in `History`
-    starts: Tensor | None
-    memory: Tensor | None
-
-    def portions(self) -> Iterator[tuple[_Rows, int]]:
-        """A few rows at a time, which stay in a CPU's cache, with the number of the first."""
-        if self.scores.numel() <= _PORTION or not on_host(self.points):
-            yield self, 0
-            return
-        for part in row_blocks(self.scores.shape, _PORTION):
-            yield _Rows._make(None if of is None else of[part] for of in self), part.start
-
-
-class _Outcome(NamedTuple):
-    """What comes of the rows of a step."""
-
-    tokens: Tensor
-    """`(rows)`, drawn."""
-    fault: Array | None
-    """`(rows)`, which were no distribution: mended on an accelerator, and on a CPU an error."""
-    memory: Tensor | None
-    """`(rows, n)`, for the next step."""
-    measures: Measures | None
-    """Where there is a monitor."""
-
-
 class _Step(LogitsProcessor):  # type: ignore[misc]
     def __init__(
         self, sampler: Sampler, points: Tensor, starts: Tensor | None, *, keeps_scores: bool
@@ -269,7 +260,7 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         self.keeps_scores = keeps_scores
         self.replay = None
         if _replays(sampler.settings, points):
-            self.replay = Replay(lambda *of: self._outcome(_Rows(*of)))
+            self.replay = Replay(lambda *of: self._outcomes(Rows(*of)))
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor | Drawn:
         """Draw; `(rows, vocab)`, 0 at each row's token and -inf elsewhere."""
@@ -280,14 +271,14 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
             for rule in sampler.settings.rules:
                 rule.check_vocabulary(scores.shape[-1])
         points = self.points[:, self.step]
-        rows = _Rows(scores, self.before, points, input_ids, self.starts, self.memory)
-        outcome: _Outcome
+        rows = Rows(scores, self.before, points, input_ids, self.starts, self.memory)
+        outcome: Outcome
         if self.replay is not None:
             outcome = self.replay(*rows._replace(ids=None))
         elif isinstance(sampler.settings, DecodingSettings):
-            outcome = joined([self._outcome(*portion) for portion in rows.portions()])
+            outcome = self._outcomes(rows)
         else:
-            outcome = self._outcome(rows)
+            outcome = self._outcome(sampler.settings, rows)
         self.memory = outcome.memory
         # What is replayed writes into the same memory at each step.
         tokens = outcome.tokens if self.replay is None else outcome.tokens.clone()
@@ -307,9 +298,19 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         if self.faults:
             refuse_faults(torch.stack(self.faults))
 
-    def _outcome(self, rows: _Rows, first: int = 0) -> _Outcome:
-        """What comes of rows, of which the first has that number."""
-        sampler, settings = self.sampler, self.sampler.settings
+    def _outcomes(self, rows: Rows) -> Outcome:
+        """What comes of all rows."""
+        settings, greedy = self.sampler.settings, self.sampler.greedy_rows
+        drawn = rows.part(slice(greedy, None)) if greedy else rows
+        found = [self._outcome(settings, *portion) for portion in drawn.portions(greedy)]
+        outcome: Outcome = joined(found)
+        if greedy:
+            outcome = outcome.after(self._outcome(GREEDY, rows.part(slice(greedy))))
+        return outcome
+
+    def _outcome(self, settings: Setting, rows: Rows, first: int = 0) -> Outcome:
+        """What comes of rows under a setting, of which the first has that number."""
+        sampler = self.sampler
         given, fault = without_faults(Distribution(rows.scores), self.step, first)
         raw = given
         if rows.before is not None:
@@ -330,8 +331,9 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
         memory = remembered(applied, tokens)
         measures = None
         if sampler.monitor is not None:
-            measures = sampler.monitor.measure(raw, applied, tokens)
-        return _Outcome(tokens, fault, memory, measures)
+            named = settings is GREEDY or not sampler.greedy_rows
+            measures = sampler.monitor.measure(raw, applied, tokens, alternatives=named)
+        return Outcome(tokens, fault, memory, measures)
 
 
 def _replays(settings: Setting, points: Tensor) -> bool:
@@ -339,28 +341,6 @@ def _replays(settings: Setting, points: Tensor) -> bool:
     # A policy looks at numbers, and ids grow from step to step.
     plain = isinstance(settings, DecodingSettings) and points.is_cuda
     return plain and not any(rule.looks_back == "ids" for rule in settings.rules)
-
-
-class Drawn:
-    """Stands in for scores that are only ever passed to `argmax`, which gives the drawn tokens.
-
-    Greedy search does just that. To look for the largest score in the whole vocabulary would take
-    as long as drawing the token. Any other use of these scores is an error.
-
-    Args:
-        tokens: `(rows)`.
-    """
-
-    def __init__(self, tokens: Tensor) -> None:
-        self.tokens = tokens
-
-    @classmethod
-    def __torch_function__(
-        cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is torch.argmax:
-            return args[0].tokens
-        raise TypeError(f"a Sampler's step gives the drawn tokens alone, and {func} wants scores")
 
 
 class _Over(StoppingCriteriaList):  # type: ignore[misc]

@@ -8,7 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import (
+    Cache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+)
 
 from decoding.models.batching import Together, compared_once
 from decoding.models.probing import check_causal, own_logits, probe_ids
@@ -78,7 +84,15 @@ def check_together(
         raise ValueError(f"these rows cannot run together: {together.reason}; run {which}")
 
 
-def stepped(model: PreTrainedModel, ids: Tensor, mask: Tensor, tokens: Tensor, pad: int) -> Tensor:
+def stepped(
+    model: PreTrainedModel,
+    ids: Tensor,
+    mask: Tensor,
+    tokens: Tensor,
+    pad: int,
+    *,
+    cache: Cache | None = None,
+) -> Tensor:
     """The model's own logits in `model.generate`, before each of some tokens that it must take.
 
     Args:
@@ -87,6 +101,7 @@ def stepped(model: PreTrainedModel, ids: Tensor, mask: Tensor, tokens: Tensor, p
         mask: `(rows, seq)`, 0 for padding.
         tokens: `(steps,)`, those of every row.
         pad: the id of padding.
+        cache: what has read the rows but for their last token.
 
     Returns:
         `(rows, steps, vocab)`, float32.
@@ -104,6 +119,8 @@ def stepped(model: PreTrainedModel, ids: Tensor, mask: Tensor, tokens: Tensor, p
         generation_config: Any,
         **kwargs: Any,
     ) -> Any:
+        if cache is not None:
+            kwargs["past_key_values"] = cache
         generation_config.do_sample = False
         generation_config.return_dict_in_generate = generation_config.output_logits = True
         return type(model)._sample(

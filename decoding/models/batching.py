@@ -55,7 +55,13 @@ class Together(NamedTuple):
 
 
 def batches(
-    rows: Sequence[Row], size: int, length: Callable[[Row], int], key: Callable[[], Key]
+    rows: Sequence[Row],
+    size: int,
+    length: Callable[[Row], int],
+    key: Callable[[], Key],
+    *,
+    tokens: float = math.inf,
+    before: int = 0,
 ) -> Iterator[list[Row]]:
     """Cut rows, which are sorted by length, into batches of those that may run together.
 
@@ -64,14 +70,24 @@ def batches(
         size: the most rows of a batch.
         length: of a row, tokens.
         key: gives the key of a length, as in `Together`; asked only where it matters.
+        tokens: the most that a batch reads, padding counted, unless a single row has more.
+        before: tokens at the beginning of each row that are not read again.
     """
     if size == 1 or len(rows) == 1:
         yield from ([row] for row in rows)
         return
     key_of = key()
     for shared, alike in groupby(rows, lambda row: key_of(length(row))):
-        some, most = list(alike), 1 if shared is None else size
-        yield from (some[begin : begin + most] for begin in range(0, len(some), most))
+        batch: list[Row] = []
+        longest = 0
+        for row in alike:
+            longest = max(longest, length(row) - before)
+            full = len(batch) == (1 if shared is None else size)
+            if batch and (full or longest * (len(batch) + 1) > tokens):
+                yield batch
+                batch, longest = [], length(row) - before
+            batch.append(row)
+        yield batch
 
 
 # Of each model, by the side of the padding and its id.

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import Cache, PretrainedConfig, PreTrainedModel
 
 from decoding.models.probing import probed
 
@@ -92,17 +92,24 @@ class LogitHead:
         self._shape, self.full_logits = _found[model]
 
     @torch.inference_mode()
-    def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def hidden(
+        self, input_ids: Tensor, attention_mask: Tensor, cache: Cache | None = None
+    ) -> Tensor:
         """Hidden states after the last norm, of which `logits` takes rows.
 
         Args:
             input_ids: `(batch, seq)`.
-            attention_mask: `(batch, seq)`, 1 for tokens and 0 for padding.
+            attention_mask: `(batch, seq)`, 1 for tokens and 0 for padding; with a cache, of what
+                that has read too.
+            cache: what was read before, which is written into.
 
         Returns:
             `(batch, seq, width)`; the logits themselves, where they are full.
         """
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+        inputs |= {"use_cache": cache is not None}
+        if cache is not None:
+            inputs["past_key_values"] = cache
         if self.full_logits is None:
             return self._model.base_model(**inputs)[0]  # type: ignore[no-any-return]
         # Without those of what the model puts in front by itself.

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from decoding.models.batching import Together, batches, scored_together
+from decoding.models.caches import PASS_TOKENS, Reader, stacked
 from decoding.models.devices import input_device
 from decoding.models.head import LogitHead
 from decoding.scoring.windows import Window
@@ -20,6 +21,8 @@ from decoding.scoring.windows import Window
 # A product with fewer rows at a time is slower: the head's weights are read for each block anew.
 LOGITS_BYTES = 128 << 20
 SORTED_BATCHES = 16
+# Activations of more tokens leave a CPU's cache, which makes each of them slower.
+CPU_TOKENS = 1024
 
 
 class LogitBlock(NamedTuple):
@@ -45,15 +48,18 @@ def logit_blocks(
 ) -> Iterator[LogitBlock]:
     """The model's logits at every target of every window, a bounded block at a time.
 
-    Windows are taken in groups, sorted by length, and padded on the right, where a causal model
-    cannot see; those that the model could not bear beside each other run apart. So nothing depends
-    on the batch but rounding.
+    Windows are taken in groups. What neighbours begin with, such as the prompt of several answers,
+    is read once, unless the model cannot read in parts. Those that share nothing are sorted by
+    length. Rows are padded on the right, where a causal model cannot see; those that the model
+    could not bear beside each other run apart. So nothing depends on the batch but rounding.
 
     Args:
         model: a causal language model in evaluation mode.
         windows: taken lazily.
-        batch_size: windows that run together, >= 1.
-        beside: another model that reads the same windows: the batches are fit for both.
+        batch_size: windows that run together, >= 1; on a CPU fewer where they are long, because
+            that is faster there.
+        beside: another model that reads the same windows: the batches are fit for both, and nothing
+            is shared.
         on_head: told once which head is used, before the first block.
 
     Returns:
@@ -61,18 +67,64 @@ def logit_blocks(
         for the next keeps memory at one block.
     """
     head: LogitHead | None = None
+    reader = Reader(model)
     waiting = iter(windows)
     models = [model] if beside is None else [model, beside]
+    tokens = CPU_TOKENS if input_device(model).type == "cpu" else math.inf
     while group := list(islice(waiting, min(batch_size * SORTED_BATCHES, 1 << 31))):
         if head is None:
             head = LogitHead(model)
             if on_head is not None:
                 on_head(head)
-        group.sort(key=lambda window: -len(window.inputs))
-        for together in batches(
-            group, batch_size, lambda window: len(window.inputs), lambda: _key(models)
-        ):
-            yield from _batch(model, head, together)
+        for shared, alike in _families(group) if beside is None else [(0, group)]:
+            before = shared if shared and reader.in_parts else 0
+            alike.sort(key=lambda window: -len(window.inputs))
+            for together in batches(
+                alike, batch_size, lambda window: len(window.inputs), lambda: _key(models),
+                tokens=tokens, before=before,
+            ):  # fmt: skip
+                cache = reader.read(alike[0].inputs[:before].tolist()) if before else None
+                yield from _batch(model, head, together, cache, before)
+
+
+def _families(windows: Iterable[Window]) -> Iterator[tuple[int, list[Window]]]:
+    """Windows that begin alike, with how many tokens they share; with 0, those that share none.
+
+    A window joins those before it where that spares tokens, more than a pass of its own costs.
+    """
+    begun: dict[bytes, list[Window]] = {}
+    for window in windows:
+        begun.setdefault(window.inputs[:PASS_TOKENS].tobytes(), []).append(window)
+    others: list[Window] = []
+    for alike in begun.values():
+        family: list[Window] = []
+        shared = 0
+        for window in alike:
+            # The row of its first target is the last one that is needed.
+            most = len(window.inputs) - len(window.targets)
+            joint = min(shared, most, _common(family[0], window)) if family else 0
+            if joint - (len(family) - 1) * (shared - joint) >= PASS_TOKENS:
+                family.append(window)
+                shared = joint
+                continue
+            if len(family) > 1:
+                yield shared, family
+            else:
+                others += family
+            family, shared = [window], most
+        if len(family) > 1:
+            yield shared, family
+        else:
+            others += family
+    if others:
+        yield 0, others
+
+
+def _common(first: Window, second: Window) -> int:
+    """How many tokens two windows have in common at their beginnings."""
+    length = min(len(first.inputs), len(second.inputs))
+    differ = np.flatnonzero(first.inputs[:length] != second.inputs[:length])
+    return int(differ[0]) if len(differ) else length
 
 
 def _key(models: Sequence[PreTrainedModel]) -> Callable[[int], Hashable]:
@@ -91,17 +143,28 @@ def _key(models: Sequence[PreTrainedModel]) -> Callable[[int], Hashable]:
     return key
 
 
-def _batch(model: PreTrainedModel, head: LogitHead, windows: list[Window]) -> Iterator[LogitBlock]:
-    width = max(len(window.inputs) for window in windows)
-    ids, mask = np.zeros((2, len(windows), width), dtype=np.int64)
+def _batch(
+    model: PreTrainedModel,
+    head: LogitHead,
+    windows: list[Window],
+    cache: DynamicCache | None,
+    before: int,
+) -> Iterator[LogitBlock]:
+    """The blocks of windows, of which so many tokens were read before."""
+    width = max(len(window.inputs) for window in windows) - before
+    ids = np.zeros((len(windows), width), dtype=np.int64)
+    mask = np.zeros((len(windows), before + width), dtype=np.int64)
     places = []
     for row, window in enumerate(windows):
-        length = len(window.inputs)
-        ids[row, :length] = window.inputs
-        mask[row, :length] = 1
+        length = len(window.inputs) - before
+        ids[row, :length] = window.inputs[before:]
+        mask[row, : before + length] = 1
         places.append(row * width + np.arange(length - len(window.targets), length))
     device = input_device(model)
-    hidden = head.hidden(*(torch.from_numpy(array).to(device) for array in (ids, mask)))
+    repeated = None if cache is None else stacked([cache] * len(windows))
+    hidden = head.hidden(
+        torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device), repeated
+    )
     rows = hidden.flatten(0, 1)
     if sum(map(len, places)) < len(rows):
         rows = rows[torch.from_numpy(np.concatenate(places)).to(rows.device)]

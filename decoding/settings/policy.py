@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from decoding.settings.applying import Applied, History
 
 RAW = DecodingSettings()
+GREEDY = DecodingSettings(temperature=0)
 ENDINGS = ("stop", "abstain", "branch")
 
 _FORM = re.compile(

@@ -104,12 +104,21 @@ class EntropyMonitor:
         self._input_ids = input_ids
 
     def measure(
-        self, raw: Distribution, applied: Applied, tokens: Tensor | None = None
+        self,
+        raw: Distribution,
+        applied: Applied,
+        tokens: Tensor | None = None,
+        *,
+        alternatives: bool = True,
     ) -> Measures:
-        """What is to be written down of a step; see `measured`."""
+        """What is to be written down of a step, with alternatives or not; see `measured`."""
         candidates = (1 + _MAX_EOS_IDS) * self.num_beams + 1 if self.num_beams > 1 else 0
         return measures.measured(
-            raw, applied, tokens, alternatives=self.alternatives, candidates=candidates
+            raw,
+            applied,
+            tokens,
+            alternatives=self.alternatives if alternatives else 0,
+            candidates=candidates,
         )
 
     def record(

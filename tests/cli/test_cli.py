@@ -3,14 +3,15 @@
 import gc
 import json
 import os
-import subprocess
+import resource
+from functools import partial
 from pathlib import Path
 
 import pyarrow
 import pytest
 from pyarrow import parquet
 
-from commands import COMMAND, contents, records
+from commands import contents, finished, records
 from decoding import generate
 from decoding.generation import run as generation
 from decoding.settings.settings import DecodingSettings
@@ -106,11 +107,8 @@ def test_output_file_is_whole_and_stdout_silent(run, suffix):
 def test_a_full_disk_leaves_the_old_file(run, monkeypatch):
     Path("out.jsonl").write_text("old")
     arguments = ["generate", "One", "--max-new-tokens", 60, "--output", "out.jsonl"]
-    result = subprocess.run(
-        ["bash", "-c", 'ulimit -f 1; trap "" XFSZ; exec "$@"', "-", *COMMAND, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-    )
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (1024, 1024))
+    result = finished(*arguments, before=limit)
     assert result.returncode == 1
     assert result.stderr == "Error: cannot write 'out.jsonl': File too large\n"
     assert os.listdir() == ["out.jsonl"] and Path("out.jsonl").read_text() == "old"

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import decoding_evals
+from commands import each_alone
 from decoding import DecodingSettings, TeacherForcing, generate
 from decoding_cli.app import COMMANDS, OWN
 from decoding_evals.compare import compare_models
@@ -15,12 +16,14 @@ from decoding_evals.uncertainty.context_gain import ContextRow, context_gain
 EVALUATIONS = [name for name in COMMANDS if name not in OWN]
 
 
-@pytest.mark.parametrize("name", EVALUATIONS)
-def test_every_evaluation_is_at_hand(name):
-    program = f"import decoding_evals; print(decoding_evals.{name}.{name}.__module__)"
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert found.stdout.startswith(f"decoding_evals.{name}."), found.stderr
-    assert name in dir(decoding_evals)
+def test_every_evaluation_is_at_hand():
+    asked = [
+        f"import decoding_evals as d; print(d.{name}.{name}.__module__)" for name in EVALUATIONS
+    ]
+    found = each_alone("decoding.generation.run, decoding.models.loading", asked)
+    for name, module in zip(EVALUATIONS, found, strict=True):
+        assert module.startswith(f"decoding_evals.{name}.")
+    assert set(EVALUATIONS) <= set(dir(decoding_evals))
 
 
 def test_only_what_is_asked_for_is_imported():

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from decoding.information.ensembles import Mixture
+from decoding.models.caches import Reader
 from decoding.models.devices import input_device
 from decoding.models.limits import positions
 from decoding.models.loading import LanguageModel, check_vocabularies
@@ -103,7 +104,8 @@ def paraphrase_uncertainty(
         ValueError: fewer than two phrasings, or no room for a phrasing and the answer.
     """
     model = language_model.model
-    return _mixed((_evaluated(model, context, ids) for context in contexts), ids)
+    reader = Reader(model)
+    return _mixed((_evaluated(model, context, ids, reader) for context in contexts), ids)
 
 
 def checkpoint_members(language_models: Sequence[LanguageModel]) -> list[Member]:
@@ -161,13 +163,16 @@ def dropout_members(language_model: LanguageModel, count: int, *, seed: int = 0)
 
 
 @torch.no_grad()
-def continuation_logits(model: PreTrainedModel, context_ids: Ids, ids: Ids = ()) -> Tensor:
+def continuation_logits(
+    model: PreTrainedModel, context_ids: Ids, ids: Ids = (), reader: Reader | None = None
+) -> Tensor:
     """The logits that predict each token of a continuation, from one pass over it.
 
     Args:
         model: a causal language model, in whatever mode it is.
         context_ids: what stands before, at least one id.
         ids: the continuation; where it is empty, the row of the next token alone is given.
+        reader: of the model, which keeps what it has read for the next pass.
 
     Returns:
         `(max(1, tokens), vocab)` in the model's dtype; row i follows `ids[:i]`.
@@ -185,6 +190,8 @@ def continuation_logits(model: PreTrainedModel, context_ids: Ids, ids: Ids = ())
             "tokens to read"
         )
     rows = max(1, len(ids))
+    if reader is not None:
+        return reader.last_logits(read, rows)
     inputs = torch.tensor([read], device=input_device(model))
     arguments: dict[str, Any] = {"attention_mask": torch.ones_like(inputs), "use_cache": False}
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
@@ -193,11 +200,13 @@ def continuation_logits(model: PreTrainedModel, context_ids: Ids, ids: Ids = ())
     return logits[0, -rows:]
 
 
-def _evaluated(model: PreTrainedModel, context_ids: Ids, ids: Ids) -> Tensor:
+def _evaluated(
+    model: PreTrainedModel, context_ids: Ids, ids: Ids, reader: Reader | None = None
+) -> Tensor:
     if model.training:
         raise ValueError("model must be in evaluation mode: call model.eval() first")
     check_causal(model)
-    return continuation_logits(model, context_ids, ids)
+    return continuation_logits(model, context_ids, ids, reader)
 
 
 def _mixed(logits: Iterable[Tensor], ids: Ids) -> EpistemicUncertainty:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any, NamedTuple
 
+from decoding.generation.jobs import MOST_TOGETHER
 from decoding.generation.prompts import prompt_ids
 from decoding.generation.result import Generation
-from decoding.generation.run import MOST_TOGETHER, generate
+from decoding.generation.run import Run
 from decoding.generation.seeds import chosen_seed
 from decoding.inference.sequences import SequenceEntropy, sequence_entropy
+from decoding.models.caches import Reader
 from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import listed
 from decoding.settings.settings import DecodingSettings
-from decoding.texts.chats import Chat, Conversation, Prompt, last_of, worded
+from decoding.texts.chats import Chat, Conversation, Prompt, as_chat, last_of, worded
 from decoding_evals.judging.answers import distinct
 from decoding_evals.judging.correctness import (
     CORRECTNESS,
@@ -253,7 +255,7 @@ def uncertainty(
         correctness=rule,
     )
     numbered = iter(enumerate(rows))
-    together = min(max(1, batch_size // num_samples), MOST_TOGETHER)
+    together = min(max(1, batch_size // (num_samples + 1)), MOST_TOGETHER)
     while some := list(islice(numbered, together)):
         yield from run.batch(some)
 
@@ -266,23 +268,37 @@ class _Run:
     settings: DecodingSettings
     num_samples: int
     options: dict[str, Any]
-    """Of `generate`."""
+    """Of the `Run` that writes answers."""
     members: Sequence[Member]
     dropout: Sequence[Member]
     entailment: EntailmentModel | None
     correctness: str
 
+    @cached_property
+    def answering(self) -> Run:
+        """What writes answers: to each prompt a greedy one, then the samples."""
+        return Run(
+            language_model=self.language_model,
+            settings=self.settings,
+            reader=Reader(self.language_model.model),
+            num_return_sequences=self.num_samples,
+            alternatives=CANDIDATES - 1,
+            greedy_too=True,
+            max_new_tokens=self.options["max_new_tokens"],
+            seed=self.options["seed"],
+            stop=list(self.options["stop"]),
+            chat=as_chat(self.options["chat"]),
+        )
+
     def batch(self, rows: list[tuple[int, PromptRow]]) -> Iterator[PromptUncertainty]:
         """Results for a few prompts."""
-        # Equal prompts once: `generate` would go on counting their samples.
+        # Equal prompts once: their samples would be counted on.
         texts = list(dict.fromkeys(row.asked() for _, row in rows))
-        written: Any = partial(generate, self.language_model, texts, **self.options)
-        greedy = written(DecodingSettings(temperature=0), alternatives=CANDIDATES - 1)
-        drawn = written(self.settings, num_return_sequences=self.num_samples)
-        answers = {
-            text: (best, tuple(drawn[self.num_samples * place :][: self.num_samples]))
-            for place, (text, best) in enumerate(zip(texts, greedy, strict=True))
-        }
+        written = [*self.answering.sequences(texts, self.options["batch_size"])]
+        answers = {}
+        for place, text in enumerate(texts):
+            greedy, *drawn = written[(self.num_samples + 1) * place :][: self.num_samples + 1]
+            answers[text] = greedy, tuple(drawn)
         for index, row in rows:
             yield _named(index, partial(self.result, index, row, *answers[row.asked()]))
 

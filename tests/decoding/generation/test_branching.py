@@ -111,12 +111,12 @@ def test_a_sure_model_never_forks(stories):
 
 
 def test_a_stop_string_ends_a_text_also_across_a_fork(stories):
-    options = {"max_new_tokens": 30, "max_leaves": 30}
+    options = {"max_new_tokens": 12, "max_leaves": 8}
     # The first two tokens behind a fork, of which the first one was given and the second drawn.
     forks = [node for node, _ in nodes(grown(stories, **options).root) if node.children]
     across = {"".join(fork.children[0].texts[:2]) for fork in forks}
     assert len(across) >= 3
-    for stop in [" a", *sorted(across)]:
+    for stop in [" a", *sorted(across)[:3]]:
         ended = []
         for node, path in nodes(grown(stories, stop=[stop], **options).root):
             text = stories.tokenizer.decode([*path, *node.ids])

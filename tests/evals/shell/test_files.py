@@ -12,7 +12,7 @@ import click
 import pytest
 from pyarrow import parquet
 
-from commands import COMMAND
+from commands import forked
 from decoding_evals.score.figure import plot_scores
 from decoding_evals.shell.files import is_stream
 from decoding_evals.shell.output import Interrupted, RecordFile
@@ -146,8 +146,11 @@ def test_standard_output_by_its_name(path, redirection):
     Path("link.jsonl").symlink_to("/dev/stdout")
     Path("o").write_text("first\n")
     arguments = ["generate", "Once", "--max-new-tokens", "1", "--output", path]
-    script = '"$@" >> o' if redirection == ">>" else '"$@" | cat >> o'
-    subprocess.run(["bash", "-c", script, "-", *COMMAND, *arguments], check=True)
+    with open("o", "ab") as file:
+        process = forked(*arguments, stdout=file if redirection == ">>" else subprocess.PIPE)
+        out, _ = process.communicate()
+        file.write(out or b"")
+    assert process.returncode == 0
     first, line = Path("o").read_text().splitlines()
     assert first == "first" and json.loads(line)["prompt"] == "Once"
     assert sorted(os.listdir()) == ["link.jsonl", "o"]

@@ -1,14 +1,13 @@
 """What a command asks of its process."""
 
 import platform
-import subprocess
-import sys
 
 import pytest
 
+from commands import each_alone
+
 FAULTS = """
 import ctypes, resource, torch
-import decoding.rows.distribution
 from decoding_evals.shell.running import keep_freed_memory
 {first}
 torch.set_num_threads(1)
@@ -26,10 +25,8 @@ def test_freed_memory_is_kept_only_where_a_command_asks_for_it(monkeypatch):
     for name in ("MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD"):
         monkeypatch.delenv(name, raising=False)
 
-    def faults(first):
-        command = [sys.executable, "-c", FAULTS.format(first=first)]
-        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
     # Each block is larger than all before it. By default, every page of every block is new.
     pages = 256 * sum(range(8, 24))
-    assert faults("keep_freed_memory()") < 0.8 * pages < faults("")
+    programs = [FAULTS.format(first=first) for first in ("keep_freed_memory()", "")]
+    kept, by_default = map(int, each_alone("torch, decoding.rows.distribution", programs))
+    assert kept < 0.8 * pages < by_default

@@ -1,31 +1,37 @@
 """Lines on standard output are whole, whatever interrupts them."""
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import termios
+import time
 
 import pytest
+
+from commands import forked
+
+PAGE = 4096
+
+
+def waiting(pipe):
+    """How many bytes nobody has read yet."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_slow_reader_gets_whole_records(number):
     """The pipe is full, and the command waits in the middle of a record, when the signal comes."""
-    command = [
-        sys.executable, "-m", "decoding_cli", "generate", "Once", "--seed", "1", "--json",
-        "--max-new-tokens", "300", "--num-samples", "100", "--batch-size", "1",
-    ]  # fmt: skip
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        # Whoever runs the tests in the background may have them ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    process = forked(
+        "generate", "Once", "--seed", 1, "--json", "--max-new-tokens", 40, "--num-samples", 40,
+        "--batch-size", 1, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pipesize=PAGE,
     )  # fmt: skip
     assert process.stdout is not None and process.stderr is not None
     begun = os.read(process.stdout.fileno(), 10)
-    # It writes until the pipe is full.
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(5)
+    while waiting(process.stdout) < PAGE - len(begun):
+        time.sleep(0.01)
     process.send_signal(number)
     out, err = process.communicate(timeout=300)
     records = (begun + out).decode().splitlines()

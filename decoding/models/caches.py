@@ -1,0 +1,217 @@
+"""What a model has read of a text, kept, so that texts that begin alike are read once.
+
+A text is read in parts, one row at a time. What was read is copied for each row that goes on from
+there, so a model needs a cache that can be copied: of attention, of a sliding window, of recurrent
+layers. A short probe, once for each model, finds out whether reading in parts changes its numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import takewhile
+from operator import eq
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, cache_utils
+
+from decoding.models.devices import input_device
+from decoding.models.faults import first_line
+from decoding.models.probing import distance, own_logits, probe_ids, rounding
+
+# A pass over few tokens takes about as long as one over so many more: it reads all weights.
+PASS_TOKENS = 32
+MOST_KEPT = 4
+PROBE = (5, 9, 12)  # what two rows of a probe share, and their lengths
+
+Ids = Sequence[int]
+
+_KINDS = tuple(
+    getattr(cache_utils, name)
+    for name in (
+        "DynamicLayer",
+        "DynamicSlidingWindowLayer",
+        "LinearAttentionLayer",
+        "LinearAttentionAndFullAttentionLayer",
+        "LinearAttentionAndSlidingWindowAttentionLayer",
+        "DummyLayer",
+    )
+    if hasattr(cache_utils, name)  # older releases of transformers lack some
+)
+
+# Of each model: why it reads no text in parts, or None where it does.
+_found: WeakKeyDictionary[PreTrainedModel, str | None] = WeakKeyDictionary()
+
+
+def common(first: Ids, second: Ids) -> int:
+    """How many ids two texts have in common at their beginnings."""
+    return sum(takewhile(bool, map(eq, first, second)))
+
+
+class Reader:
+    """Reads texts, each from where it parts from one that was read before.
+
+    It keeps the last few texts, and a beginning as soon as two texts in a row share it.
+
+    Args:
+        model: a causal language model in evaluation mode.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self._kept: OrderedDict[tuple[int, ...], DynamicCache] = OrderedDict()
+        self._last: tuple[int, ...] = ()
+
+    @cached_property
+    def in_parts(self) -> bool:
+        """Whether it may read a text in parts; else each is read whole, once."""
+        return read_in_parts(self.model) is None
+
+    def known(self, ids: Ids) -> int:
+        """How many tokens of a text need not be read."""
+        return len(self._longest(tuple(ids)))
+
+    def read(self, ids: Ids) -> DynamicCache:
+        """What the model keeps of a text, one row; not to be written into.
+
+        Args:
+            ids: the text, at least one id.
+        """
+        ids = tuple(ids)
+        begin = self._longest(ids)
+        shared = common(self._last, ids)
+        if shared >= len(begin) + PASS_TOKENS and self.in_parts:
+            begin = self._read_on(begin, ids[:shared])
+        self._last = ids
+        return self._kept[self._read_on(begin, ids)]
+
+    def last_logits(self, ids: Ids, rows: int) -> Tensor:
+        """Logits at the last tokens of a text, `(rows, vocab)`, in the model's dtype."""
+        if not self.in_parts:
+            whole = torch.tensor([list(ids)], device=input_device(self.model))
+            return own_logits(self.model, whole)[0, -rows:]
+        cache = self.read(ids[:-rows]) if len(ids) > rows else empty_cache(self.model)
+        return read_on(self.model, stacked([cache]), ids[-rows:], rows)
+
+    def _longest(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """The longest kept text that another begins with."""
+        kept = [begin for begin in self._kept if ids[: len(begin)] == begin]
+        longest = max(kept, key=len, default=())
+        return longest if longest in ((), ids) or self.in_parts else ()
+
+    def _read_on(self, begin: tuple[int, ...], ids: tuple[int, ...]) -> tuple[int, ...]:
+        """Read a text of which the beginning is kept, and keep it."""
+        if begin == ids:
+            self._kept.move_to_end(ids)
+            return ids
+        cache = stacked([self._kept[begin]]) if begin else empty_cache(self.model)
+        read_on(self.model, cache, ids[len(begin) :], 1)
+        self._kept[ids] = cache
+        if begin:
+            self._kept.move_to_end(begin)
+        while len(self._kept) > MOST_KEPT:
+            self._kept.popitem(last=False)
+        return ids
+
+
+def empty_cache(model: PreTrainedModel) -> DynamicCache:
+    """As `model.generate` makes one."""
+    return DynamicCache(config=model.config.get_text_config(decoder=True))
+
+
+def read_on(model: PreTrainedModel, cache: DynamicCache, ids: Ids, rows: int) -> Tensor:
+    """Read on from a cache of one row, which is written into; logits at the last tokens."""
+    inputs = torch.tensor([list(ids)], device=input_device(model))
+    before = cache.get_seq_length()
+    arguments: dict[str, Any] = {
+        "attention_mask": torch.ones((1, before + len(ids)), dtype=torch.long, device=inputs.device)
+    }
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        arguments["logits_to_keep"] = rows
+    with torch.inference_mode():
+        outputs = model(input_ids=inputs, past_key_values=cache, use_cache=True, **arguments)
+    if outputs.past_key_values is not cache or cache.get_seq_length() != before + len(ids):
+        raise ValueError(f"{type(model).__name__} keeps what it has read in a way of its own")
+    logits: Tensor = outputs.logits
+    return logits[0, -rows:]
+
+
+def stacked(caches: Sequence[DynamicCache]) -> DynamicCache:
+    """Caches as the rows of a new one, the shorter ones padded on the left; one may come often.
+
+    Raises:
+        ValueError: a layer's kind is not known.
+    """
+    new = copy.copy(caches[0])
+    new.layers = [_stacked(layers) for layers in zip(*(c.layers for c in caches), strict=True)]
+    return new
+
+
+def _stacked(layers: Sequence[Any]) -> Any:
+    first = layers[0]
+    if type(first) not in _KINDS:
+        raise ValueError(f"its cache has layers of another kind, {type(first).__name__}")
+    new = copy.copy(first)
+    if getattr(first, "keys", None) is not None:
+        width = max(layer.keys.shape[-2] for layer in layers)
+        for name in ("keys", "values"):
+            rows = [getattr(layer, name) for layer in layers]
+            padding = ((0, 0, width - row.shape[-2], 0) for row in rows)
+            padded = map(torch.nn.functional.pad, rows, padding)
+            setattr(new, name, torch.cat(list(padded)))
+    if hasattr(first, "cumulative_length"):
+        new.cumulative_length = max(layer.cumulative_length for layer in layers)
+    for name in ("conv_states", "recurrent_states"):
+        states = [getattr(layer, name, {}) for layer in layers]
+        joined = {key: _joined([of[key] for of in states]) for key in states[0]}
+        if joined:
+            setattr(new, name, joined)
+    if hasattr(first, "has_previous_state"):
+        new.has_previous_state = dict(first.has_previous_state)
+    return new
+
+
+def _joined(states: list[Tensor | None]) -> Tensor | None:
+    known = [state for state in states if state is not None]
+    return torch.cat(known) if known else None
+
+
+def read_in_parts(model: PreTrainedModel) -> str | None:
+    """Why a model reads no text in parts, or None where it does; asked once of each."""
+    if model not in _found:
+        try:
+            _found[model] = _apart(model)
+        except Exception as error:  # whatever a model makes of a cache that has read something
+            _found[model] = first_line(error)
+    return _found[model]
+
+
+def _apart(model: PreTrainedModel) -> str | None:
+    """How reading in parts differs from reading at once, or None where it does not."""
+    if model.config.is_encoder_decoder:
+        return f"{type(model).__name__} has an encoder"
+    shared, short, long = PROBE
+    ids = probe_ids(model, long)
+    if len(ids) < long:
+        return f"{type(model).__name__} has too few positions to try it"
+    cache = empty_cache(model)
+    read_on(model, cache, ids[:shared].tolist(), 1)
+    rows, mask = torch.stack([ids, ids.flip(0)]), torch.ones((2, long), dtype=torch.long)
+    rows[1, :shared], mask[1, short:] = ids[:shared], 0
+    with torch.inference_mode():
+        got = model(
+            input_ids=rows[:, shared:], attention_mask=mask.to(rows.device),
+            past_key_values=stacked([cache, cache]), use_cache=True,
+        ).logits  # fmt: skip
+    for row, length in enumerate((long, short)):
+        want = own_logits(model, rows[row : row + 1, :length])[0, shared:]
+        gap = float(distance(got[row, -(long - shared) :][: len(want)], want).max())
+        if gap > rounding(want, model.dtype):
+            return f"{type(model).__name__} reads text otherwise in parts (logits off by {gap:.2g})"
+    return None
