@@ -4,26 +4,22 @@ LM-Polygraph answers from an environment of its own (`lm_polygraph_tool.py`).
 """
 
 import json
+import math
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 from textwrap import fill
 from typing import Any
 
 import click
-import numpy as np
+from lm_polygraph_ours import SAMPLES, our_answers, prompts_of
 from peers import read_texts
 from results import write_section
 
-from decoding import DecodingSettings, generate, load_model
-from decoding.inference.sequences import sequence_entropy
 from decoding_evals.judging.answers import rouge_l
-from decoding_evals.judging.entailment import entailment_clusters
 from decoding_evals.judging.selective import aurc, auroc, prediction_rejection_ratio
-from decoding_evals.uncertainty import estimators
 
 # Ours by LM-Polygraph's names. Where it has none for a sequence, its name for a claim.
 GREEDY = {
@@ -31,6 +27,8 @@ GREEDY = {
     "Perplexity": "Perplexity",
     "MeanTokenEntropy": "MeanTokenEntropy",
     "MaxTokenEntropyClaim": "MaxTokenEntropy",
+    "SelfCertainty": "SelfCertainty",
+    "RenyiNeg": "RenyiNeg as there",
 }
 SAMPLED = (
     "MonteCarloSequenceEntropy",
@@ -39,49 +37,43 @@ SAMPLED = (
     "LabelProb",
     "LexicalSimilarity_rougeL",
 )
-SAMPLES = 10
-SEED = 1
+LIKENESS = {
+    f"{name}{their_ending}": name
+    for their_ending, names in {
+        "_NLI_score_entail": ("DegMat", "EigValLaplacian", "Eccentricity"),
+        "": ("CocoaMSP", "CocoaPPL", "CocoaMTE", "TokenSAR", "SentenceSAR", "SAR"),
+    }.items()
+    for name in names
+}
+DIFFERENCES = """\
+- It always asks for two new tokens, so EOS is masked and the rest renormalised at the first two
+  steps: its own run differs by what EOS would have had there. With the same tokens and no mask it
+  agrees.
+- With the same tokens, sums over 40 tokens of a model of 135M parameters differ by up to 4e-4, or
+  1e-5 a token: in float32, passes with a cache and without round differently.
+- It decodes samples with special tokens spelt out: the BOS that stories260K puts between two
+  stories becomes the word `s`, which counts in its ROUGE-L. Without them it agrees.
+- `NumSemSets` is the number of connected components where entailment is likelier than
+  contradiction; our number of distinct answers counts the classes of `SemanticEntropy`.
+- Its `SemanticEntropy` adds up the probabilities of a cluster's samples without normalising them;
+  so it has no upper bound and may be negative. Ours is the entropy of the clusters' shares.
+- It drops samples without a token before EOS; ours keep them as empty answers.
+- It weighs samples under p whatever the setting that drew them (by default `top_k=50`); ours under
+  q. Under `raw`, as here, they are one.
+- Its `RenyiNeg` is -H - ln V, H being the Rényi entropy of order 1/2 at temperature 2: it grows
+  with certainty, though a larger value is to mean less of it, and a divergence from even would be
+  ln V - H. Ours is minus that divergence. In the table, ours is put into its form.
+- It takes `PTrue` from the token `True` right behind "The possible answer is:", where a text goes
+  on with a space, so with another token. Ours scores " True", or `True` where an assistant's turn
+  begins under `--chat`; the table has both. Where "True" is several tokens, it fails, and ours
+  takes all of them. It masks EOS there, too.
+- Where no token is relevant (the text without it is wholly alike), its `TokenSAR` and `SAR` are
+  NaN; ours weigh all tokens the same. Where a sample's probability is below e^-745, its
+  `SentenceSAR` and `SAR` are infinite; ours add logarithms.
+- Where a sample is like none, not even itself, its `EigValLaplacian` and `Eccentricity` fail; to
+  ours it is a meaning of its own.
+- It has no `GroupConfidence` and no `Margin`."""
 ENOUGH = 0.3  # ROUGE-L from which an answer counts as right
-
-
-@dataclass
-class Answers:
-    """What ours says of one prompt."""
-
-    prompt: str
-    max_new_tokens: int
-    reference: str
-    greedy: Any
-    samples: list[Any]
-    entails: Any
-    """`(samples, samples)`, the scripted verdicts of entailment."""
-
-    def request(self) -> dict[str, Any]:
-        return {
-            "prompt": self.prompt,
-            "max_new_tokens": self.max_new_tokens,
-            "samples": [sample.trace.ids.tolist() for sample in self.samples],
-            "entails": self.entails.tolist(),
-        }
-
-    def estimates(self) -> dict[str, float | None]:
-        traces = [sample.trace for sample in self.samples]
-        entropy = sequence_entropy(
-            [trace.surprisal_nats for trace in traces], [trace.entropy_nats for trace in traces]
-        )
-        labels = entailment_clusters([sample.text for sample in self.samples], scripted)
-        return (
-            estimators.greedy_estimates(self.greedy)
-            | estimators.sample_estimates(self.samples, entropy)
-            | estimators.cluster_estimates(labels, estimators.surprisals(self.samples))
-        )
-
-
-def scripted(texts: Sequence[str]) -> Any:
-    """A text entails another where it holds the other's first word: no symmetry, no transitivity,
-    and every text entails itself."""
-    words = [text.lower().split() for text in texts]
-    return np.array([[set(other[:1]) <= set(one) for other in words] for one in words])
 
 
 def ask(
@@ -100,40 +92,6 @@ def ask(
     return answer["value"], answer["versions"]
 
 
-def our_answers(folder: Path, tasks: list[tuple[str, str, int]]) -> list[Answers]:
-    loaded = load_model(str(folder))
-
-    def answers(settings: DecodingSettings, tokens: int, samples: int) -> Any:
-        prompts = [prompt for prompt, _, most in tasks if most == tokens]
-        return iter(
-            generate(
-                loaded, prompts, settings, max_new_tokens=tokens,
-                num_return_sequences=samples, seed=SEED, batch_size=20,
-            )
-        )  # fmt: skip
-
-    lengths = {most for _, _, most in tasks}
-    greedy = {most: answers(DecodingSettings(temperature=0), most, 1) for most in lengths}
-    drawn = {most: answers(DecodingSettings(), most, SAMPLES) for most in lengths}
-    result = []
-    for prompt, reference, most in tasks:
-        samples = [next(drawn[most]) for _ in range(SAMPLES)]
-        entails = scripted([sample.text for sample in samples])
-        result.append(Answers(prompt, most, reference, next(greedy[most]), samples, entails))
-    return result
-
-
-def prompts_of(stories: list[str], ending: int, middle: int) -> list[tuple[str, str, int]]:
-    """Each story twice: without its last words, and its first half, to be continued by little."""
-    tasks = []
-    for story in stories:
-        words = story.strip().split(" ")
-        tasks.append((" ".join(words[:-12]), " ".join(words[-12:]), ending))
-        half = len(words) // 2
-        tasks.append((" ".join(words[:half]), " ".join(words[half : half + 2]), middle))
-    return tasks
-
-
 class Bench:
     """One model: the estimators on its answers, and the metrics on the estimates."""
 
@@ -150,7 +108,8 @@ class Bench:
         self.pairs = [[self.ours[i].greedy.text, self.ours[i].reference] for i in endings]
         self.quality = [rouge_l(*pair) for pair in self.pairs]
         self.correct = [value >= ENOUGH for value in self.quality]
-        columns = {name: [self.values[i][name] for i in endings] for name in self.values[0]}
+        names = [name for name in self.values[0] if not name.endswith("as there")]
+        columns = {name: [self.values[i][name] for i in endings] for name in names}
         self.columns = {name: column for name, column in columns.items() if None not in column}
 
     def requests(self) -> list[tuple[str, dict[str, Any]]]:
@@ -187,6 +146,15 @@ class Bench:
             rows.append(self._row(name, name, "sampled", "our samples", whole))
         name = "LexicalSimilarity_rougeL"
         rows.append(self._row(name, name, "bare", "our samples, no special tokens", whole))
+        both = [a and b for a, b in zip(same, whole, strict=True)]
+        for theirs, mine in LIKENESS.items():
+            rows.append(self._row(theirs, mine, "alike", "our answers, its likenesses", both))
+        if "true" in self.theirs[0]:
+            every, name = [True] * len(whole), "PTrue as there"
+            rows.append(self._row("PTrue", name, "true", "our answers", every))
+            what = "our answers, EOS not masked"
+            rows.append(self._row("PTrue", name, "plainly true", what, every))
+            rows.append(self._row("PTrue", "PTrue", "plainly true", what, every))
         return rows
 
     def _row(self, theirs: str, mine: str, kind: str, what: str, fit: list[bool]) -> str:
@@ -209,12 +177,19 @@ class Bench:
             other["sampled"]["NumSemSets"] == values["NumberOfDistinctAnswers"]
             for other, values in zip(self.theirs, self.values, strict=True)
         )
+        entropies = [
+            (other["sampled"]["SemanticEntropy"], values["SemanticEntropy"])
+            for other, values in zip(self.theirs, self.values, strict=True)
+        ]
+        spans = [f"{min(one):.2f} to {max(one):.2f}" for one in zip(*entropies, strict=True)]
         classes = [values["NumberOfDistinctAnswers"] for values in self.values]
         return (
             f"{self.name}: {fmean(ended):.0%} of the samples end in EOS, "
             f"{sum(len(t) < SAMPLES for t in texts)} of {len(texts)} prompts have equal samples, "
             f"{min(classes):.0f} to {max(classes):.0f} classes a prompt; `NumSemSets` equals our "
-            f"number of distinct answers on {same} of them."
+            f"number of distinct answers on {same} of them. Its `SemanticEntropy` goes from "
+            f"{spans[0]} nats, ours from {spans[1]}, of at most ln {SAMPLES} = "
+            f"{math.log(SAMPLES):.2f}."
         )
 
     def judged(self) -> list[str]:
@@ -234,9 +209,10 @@ class Bench:
         }.items():
             for tied, what in ((False, "without"), (True, "with")):
                 values = [
-                    (theirs[metric], ours(column))
+                    (theirs[metric], mine)
                     for column, theirs in zip(self.columns.values(), self.metrics, strict=True)
                     if (len(set(column)) < len(column)) == tied
+                    and (mine := ours(column)) is not None  # as where every answer is wrong
                 ]
                 if values:
                     worst = max(abs(a - b) for a, b in values)
@@ -252,7 +228,12 @@ class Bench:
 @click.option("--data", default="../shared", show_default=True, type=click.Path(path_type=Path))
 @click.option("--peer-python", default=".venv-lm-polygraph/bin/python", show_default=True)
 @click.option("--stories", default=24, show_default=True, help="Of TinyStories.")
-def main(data: Path, peer_python: str, stories: int) -> None:
+@click.option(
+    "--instruct",
+    type=click.Path(path_type=Path),
+    help='A third model, whose vocabulary holds "True", on a sixth of the stories.',
+)
+def main(data: Path, peer_python: str, stories: int, instruct: Path | None) -> None:
     """Compare with LM-Polygraph, and write the tables into RESULTS.md."""
     if not Path(peer_python).exists():
         raise click.UsageError(f"no {peer_python}: make lm-polygraph sets up its environment")
@@ -264,6 +245,8 @@ def main(data: Path, peer_python: str, stories: int) -> None:
         "stories260K": data / "models/stories260K",
     }
     benches = [Bench(name, path, tales) for name, path in models.items()]
+    if instruct is not None:
+        benches.append(Bench(instruct.name, instruct, tales[: len(tales) // 6]))
     requests = [request for bench in benches for request in bench.requests()]
     values, versions = ask(Path(peer_python), requests)
     replies = iter(values)
@@ -280,6 +263,9 @@ first half (2 new tokens): {2 * len(tales)} prompts, each with a greedy answer a
 under the setting `raw`, float32 on a CPU. Greedy answers and their log-probabilities are
 LM-Polygraph's own; of our samples it is given the tokens, and their log-probabilities come from
 transformers. Entailment is scripted: a text entails another where it holds the other's first word.
+So is likeness: a checksum of the pair, in that order.
+A third model, where there is one, answers a sixth of the stories; `PTrue` needs one that has "True"
+as a single token.
 
 | model | estimator | on | prompts | mean | largest difference |
 |---|---|---|---|---|---|
@@ -287,18 +273,7 @@ transformers. Entailment is scripted: a text entails another where it holds the 
 
 What it defines otherwise:
 
-- It always asks for two new tokens, so EOS is masked and the rest renormalised at the first two
-  steps: its own run differs by what EOS would have had there. With the same tokens and no mask it
-  agrees.
-- It decodes samples with special tokens spelt out: the BOS that stories260K puts between two
-  stories becomes the word `s`, which counts in its ROUGE-L. Without them it agrees.
-- `NumSemSets` is the number of connected components where entailment is likelier than
-  contradiction; our number of distinct answers counts the classes of `SemanticEntropy`.
-- Its `SemanticEntropy` adds up the probabilities of a cluster's samples without normalising them;
-  so it has no upper bound and may be negative. Ours is the entropy of the clusters' shares.
-- It drops samples without a token before EOS; ours keep them as empty answers.
-- It weighs samples under p whatever the setting that drew them (by default `top_k=50`); ours under
-  q. Under `raw`, as here, they are one.
+{DIFFERENCES}
 
 {chr(10).join(facts)}
 
@@ -311,7 +286,8 @@ its PRR compares with the mean of 1,000 random orders, ours with their expectati
 |---|---|---|---|---|
 {chr(10).join(metrics)}
 """
-    write_section("LM-Polygraph", "python benchmarks/lm_polygraph.py", body)
+    command = f"python benchmarks/lm_polygraph.py{'' if instruct is None else ' --instruct FOLDER'}"
+    write_section("LM-Polygraph", command, body)
     click.echo(body)
 
 

@@ -8,12 +8,19 @@ transformers, and everything that is made of them from LM-Polygraph's estimators
 import json
 import os
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
+from zlib import crc32
 
 ENTAILMENT, CONTRADICTION = 2, 0
 
 Stats = dict[str, Any]
+
+
+def alike(one: str, other: str) -> float:
+    """A scripted similarity in (0, 1) that heeds the order of a pair, and nothing else."""
+    return (crc32(f"{one}\0{other}".encode()) + 0.5) / 2**32
 
 
 def log_probs(model: Any, prompt: list[int], tokens: list[int]) -> Any:
@@ -50,15 +57,18 @@ def sample_stats(
     import numpy as np
     from lm_polygraph.stat_calculators.semantic_classes import SemanticClassesCalculator
 
-    sums, tokens = [], []
+    sums, tokens, each = [], [], []
     for sample in samples:
         rows = log_probs(model, prompt, sample)
-        sums.append(sum(float(row[token]) for row, token in zip(rows, sample, strict=True)))
+        picked = [float(row[token]) for row, token in zip(rows, sample, strict=True)]
+        sums.append(sum(picked))
         tokens.append(sample[:-1] if sample[-1] == tokenizer.eos_token_id else sample)
+        each.append(picked[: len(tokens[-1])])
     texts = [tokenizer.decode(sample) for sample in tokens]
     entails = np.array(entails)[None]
     stats: Stats = {
         "sample_log_probs": [sums],
+        "sample_log_likelihoods": [each],
         "sample_tokens": [tokens],
         "sample_texts": [texts],
         "semantic_matrix_entail": np.where(entails, 0.9, 0.1),
@@ -67,6 +77,59 @@ def sample_stats(
         "entailment_id": ENTAILMENT,
     }
     return stats | SemanticClassesCalculator()(stats, texts, None)
+
+
+class CrossEncoder:
+    """Where its calculators have a model of similarity, the scripted one."""
+
+    def predict(self, pairs: Sequence[tuple[str, str]], batch_size: int = 1) -> Any:
+        import numpy as np
+
+        return np.array([alike(*pair) for pair in pairs])
+
+
+def similarity_stats(whitebox: Any, asked: Stats, tokens: list[int], samples: Stats) -> Stats:
+    """Its similarities of answers and of tokens, and what its estimators take from them."""
+    import numpy as np
+    from lm_polygraph.stat_calculators.cross_encoder_similarity import (
+        CrossEncoderSimilarityMatrixCalculator,
+    )
+    from lm_polygraph.stat_calculators.greedy_cross_encoder_similarity import (
+        GreedyCrossEncoderSimilarityMatrixCalculator,
+    )
+
+    texts = [asked["texts"]]
+    stats: Stats = {
+        "input_texts": [asked["prompt"]], "greedy_texts": [asked["greedy"]],
+        "greedy_tokens": [tokens], "sample_texts": texts,
+        "sample_tokens": samples["sample_tokens"],
+    }  # fmt: skip
+    for kind in (
+        CrossEncoderSimilarityMatrixCalculator,
+        GreedyCrossEncoderSimilarityMatrixCalculator,
+    ):
+        calculator = kind()
+        calculator.crossencoder, calculator.crossencoder_setup = CrossEncoder(), True
+        stats |= calculator(stats, [asked["prompt"]], whitebox)
+    return stats | {"semantic_matrix_entail": np.array(stats["sample_sentence_similarity"])}
+
+
+def is_true(whitebox: Any, prompt: str, answer: str) -> list[float] | None:
+    """Its `PTrue`, and the same where EOS is not masked; None where "True" is no single token,
+    which it asserts."""
+    from lm_polygraph.estimators import PTrue
+    from lm_polygraph.stat_calculators.prompt import PromptCalculator
+
+    calculator, tokenizer = PromptCalculator(), whitebox.tokenizer
+    stats = {"input_texts": [prompt], "greedy_texts": [f" {answer}"]}
+    try:
+        own = calculator(stats, [prompt], whitebox)
+    except AssertionError:
+        return None
+    asked = calculator.prompt.format(q=prompt, a=f" {answer}")
+    [token] = tokenizer(calculator.expected, add_special_tokens=False)["input_ids"]
+    plain = log_probs(whitebox.model, tokenizer(asked)["input_ids"], [token])[0, token]
+    return [float(PTrue()(one)[0]) for one in (own, {"p_true": [plain]})]
 
 
 def estimates(estimators: list[Any], stats: Stats) -> dict[str, float]:
@@ -85,15 +148,26 @@ def answer(folder: str, prompts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if tokenizer.pad_token is None:  # it asks for padding, and has one prompt at a time
         tokenizer.pad_token = tokenizer.eos_token
     whitebox = WhiteboxModel(model, tokenizer)
-    greedy = [of.MaximumSequenceProbability(), of.Perplexity(), of.MeanTokenEntropy()]
+    greedy = [
+        of.MaximumSequenceProbability(),
+        of.Perplexity(),
+        of.MeanTokenEntropy(),
+        of.SelfCertainty(),
+        of.RenyiNeg(),
+    ]
     sampled = [
         of.MonteCarloSequenceEntropy(),
         of.MonteCarloNormalizedSequenceEntropy(),
         of.LexicalSimilarity("rougeL"),
+        of.SemanticEntropy(),
         of.SemanticEntropy(class_probability_estimation="frequency"),
         LabelProb(),
         of.NumSemSets(),
     ]
+    of_likeness = [
+        of.DegMat(), of.EigValLaplacian(), of.Eccentricity(), of.CocoaMSP(), of.CocoaPPL(),
+        of.CocoaMTE(), of.TokenSAR(), of.SentenceSAR(), of.SAR(),
+    ]  # fmt: skip
     of_all_tokens = of.MaxTokenEntropyClaim()
     answers = []
     for asked in prompts:
@@ -111,6 +185,13 @@ def answer(folder: str, prompts: list[dict[str, Any]]) -> list[dict[str, Any]]:
         [kept] = stats["sample_tokens"]
         texts = [tokenizer.decode(sample, skip_special_tokens=True) for sample in kept]
         found["bare"] = estimates([of.LexicalSimilarity("rougeL")], {"sample_texts": [texts]})
+        if all(kept):
+            plain = plain_stats(model, ids, tokens)
+            shared = stats | plain | similarity_stats(whitebox, asked, tokens, stats)
+            found["alike"] = estimates(of_likeness, shared)
+        true = is_true(whitebox, asked["prompt"], asked["greedy"])
+        if true is not None:
+            found["true"], found["plainly true"] = ({"PTrue": value} for value in true)
         answers.append(found | {"tokens": tokens})
     return answers
 

@@ -21,8 +21,10 @@ from families import FAMILIES, built
 from transformers import PreTrainedModel
 
 from decoding import LanguageModel, TeacherForcing, Windows, generate, load_model
+from decoding.generation.prefill import read_once
 from decoding.generation.stepping import generated_together
 from decoding.models.attention import head_entropies
+from decoding.models.caches import read_in_parts
 from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.teacher_forcing import TokenDocument
 from decoding_evals.doctor import texts
@@ -226,7 +228,16 @@ class Notes:
             together = {"padded": "any", "equal": "one length"}.get(found.rows, "one row")
             if found.limit is not None:
                 together += f"; one length beyond {found.limit}"
-        return f"| {family.name} | {together} | {' | '.join(cells)} |"
+        prompt = self.prompt(language_model)
+        return f"| {family.name} | {together} | {prompt} | {' | '.join(cells)} |"
+
+    def prompt(self, language_model: LanguageModel) -> str:
+        """How often samples read their prompt, and texts what they begin with."""
+        model, pad = language_model.model, language_model.tokenizer.pad_token_id
+        anew, whole = read_once(model, pad), read_in_parts(model)
+        if anew is not None:
+            return f"anew {self(anew)}"
+        return "once" if whole is None else f"once, but not in parts {self(whole)}"
 
 
 def main() -> None:
@@ -244,7 +255,7 @@ def main() -> None:
     if asked:
         print(below)
     else:
-        names = ["architecture", "rows together", *COLUMNS]
+        names = ["architecture", "rows together", "prompt", *COLUMNS]
         introduction = INTRODUCTION.format(
             count=len(rows), transformers=transformers.__version__,
             torch=torch.__version__.partition("+")[0], nats=NATS,

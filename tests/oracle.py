@@ -261,9 +261,12 @@ def call(model, inputs, settings, monitor, *, eos=None, new_tokens=12, samples=1
     )
 
 
-def watch(model, prompts, settings, *, eos=None, num_beams=1, samples=1, alternatives=0, **kwargs):
+def watch(
+    model, prompts, settings, *, eos=None, num_beams=1, samples=1, alternatives=0,
+    certainty=False, **kwargs,
+):  # fmt: skip
     """`(prompt, trace)` of each sequence that a left-padded batch of prompts gives."""
-    monitor = EntropyMonitor(num_beams=num_beams, alternatives=alternatives)
+    monitor = EntropyMonitor(num_beams=num_beams, alternatives=alternatives, certainty=certainty)
     inputs = left_padded(prompts, 0 if eos is None else int(np.min(eos)))
     outputs = call(model, inputs, settings, monitor, eos=eos, samples=samples, **kwargs)
     traces = monitor.traces(outputs, eos_token_id=eos)

@@ -17,7 +17,8 @@ from decoding.scoring.teacher_forcing import TeacherForcing, TokenDocument
 from decoding.texts.chats import Chat
 from decoding_evals.doctor.evaluation import doctor
 from decoding_evals.score.evaluation import score_choices
-from decoding_evals.uncertainty.evaluation import PromptRow, uncertainty
+from decoding_evals.uncertainty.evaluation import uncertainty
+from decoding_evals.uncertainty.result import PromptRow
 from forcing import measure
 
 pytestmark = pytest.mark.real

@@ -59,6 +59,7 @@ def generate(
     stop: str | Sequence[str] = (),
     batch_size: int = 8,
     alternatives: int = 0,
+    certainty: bool = False,
     chat: bool | Chat = False,
     on_token: Callable[[StreamedToken], None] | None = None,
     on_generation: Callable[[Generation], None] | None = None,
@@ -79,11 +80,11 @@ def generate(
         num_beams: 1 draws; above 1 is beam search.
         seed: 0 <= seed < 2^64; None picks one, which every `Generation` reports. A sequence is a
             function of (seed, prompt, sample): the same alone, in a batch, and in any order
-            (promised for float32 on a CPU). A prompt that occurs again goes on counting its
-            samples.
+            (promised for float32 on a CPU). A prompt that recurs goes on counting its samples.
         stop: strings that end a sequence when they appear in it.
         batch_size: sequences (with beams: beams) that run together, >= 1.
         alternatives: K >= 0, runners-up to record at each step.
+        certainty: record each trace's `certainty`.
         chat: put each text into the tokenizer's chat template as the user's message; a `Chat` says
             how. A sequence then ends where the assistant's turn does, too.
         on_token: called with every token as it is drawn; not with beams.
@@ -110,6 +111,7 @@ def generate(
         seed=chosen_seed(seed),
         stop=[stop] if isinstance(stop, str) else list(stop or ()),
         alternatives=alternatives,
+        certainty=certainty,
         chat=as_chat(chat),
         on_token=on_token,
     )
@@ -135,6 +137,7 @@ class Run:
     seed: int
     stop: list[str]
     alternatives: int = 0
+    certainty: bool = False
     chat: Chat | None = None
     on_token: Callable[[StreamedToken], None] | None = None
     greedy_too: bool = False
@@ -263,7 +266,9 @@ class Run:
         padded = [[pad] * (width - len(job.ids)) + job.ids for job in jobs]
         mask = [[0] * (width - len(job.ids)) + [1] * len(job.ids) for job in jobs]
 
-        monitor = EntropyMonitor(alternatives=self.alternatives, num_beams=self.num_beams)
+        monitor = EntropyMonitor(
+            alternatives=self.alternatives, num_beams=self.num_beams, certainty=self.certainty
+        )
         texts_begin = [width - job.written for job in jobs]
         ends = torch.tensor(end, dtype=torch.long, device=device)
         finished = Finished(ends, self.stops, texts_begin)
@@ -337,12 +342,10 @@ class Run:
         if self.greedy_too and not job.greedy:
             trace = replace(trace, alternatives=None)
         if trace.alternatives is not None:
+            steps = enumerate(trace.alternatives.ids.tolist())
             runners_up = tuple(
-                tuple(
-                    token_texts(self.tokenizer, [other], [*job.ids, *ids[:i]])[0]
-                    for other in others
-                )
-                for i, others in enumerate(trace.alternatives.ids.tolist())
+                tuple(token_texts(self.tokenizer, [one], [*job.ids, *ids[:i]])[0] for one in others)
+                for i, others in steps
             )
         return Generation(
             prompt=last_of(job.prompt),

@@ -52,6 +52,52 @@ def entropy(log_probs: Tensor) -> Tensor:
     return _expectation(log_probs, -log_probs).clamp(min=0)
 
 
+def renyi_entropy(log_probs: Tensor, order: float) -> Tensor:
+    """Rényi entropy of an order α: `H_α(p) = ln Σ p^α / (1 - α)`, which falls as α rises.
+
+    Of order 0 it is the logarithm of the number of tokens in the support, of order 1 the Shannon
+    entropy, of order 2 `-ln Σ p²`, and of order ∞ the surprisal of the most probable token.
+
+    Args:
+        log_probs: `(…, vocab)`.
+        order: α, in [0, ∞].
+
+    Returns:
+        `(…)`, nats, in [0, ln vocab].
+
+    Raises:
+        ValueError: the order is negative or NaN.
+
+    Source: Rényi 1961, *On measures of entropy and information*.
+    """
+    if not order >= 0:
+        raise ValueError(f"order must be >= 0, got {order}")
+    log_probs = as_float(log_probs)
+    if order == 0:
+        return (log_probs > -math.inf).sum(-1).to(log_probs.dtype).log()
+    if order == 1:
+        return entropy(log_probs)
+    if order == math.inf:
+        return -log_probs.amax(-1)
+    return ((order * log_probs).logsumexp(-1) / (1 - order)).clamp(min=0)
+
+
+def self_certainty(log_probs: Tensor) -> Tensor:
+    """How far p is from U, even over its support of n tokens: `KL(U‖p) = -Σ ln p / n - ln n`.
+
+    Returns:
+        `(…)`, nats, >= 0; 0 for a uniform distribution, and for a point mass, which has no other
+        token to tell its own from.
+
+    Source: Kang et al. 2025, arXiv:2502.18581 (self-certainty), of the whole vocabulary.
+    """
+    log_probs = as_float(log_probs)
+    support = log_probs > -math.inf
+    count = support.sum(-1)
+    mean = log_probs.masked_fill(~support, 0.0).sum(-1) / count
+    return (-mean - count.to(log_probs.dtype).log()).clamp(min=0)
+
+
 def varentropy(log_probs: Tensor) -> Tensor:
     """Variance of the surprisal: `Σ p (-log p - H)²`.
 

@@ -147,6 +147,13 @@ class Moments:
         return value.clip(self.log_total)
 
     @cached_property
+    def self_certainty(self) -> Array:
+        """`(…)`, KL(U‖p) = ln Σ e^z - mean z - ln n, U being even over the n tokens that are not
+        excluded, nats, float64, >= 0; see `decoding.information.self_certainty`."""
+        depth = library(self.z).where(self.support, self.log_weights, 0.0)
+        return (self.log_total - total(depth) / self.kept - self.log(double(self.kept))).clip(0)
+
+    @cached_property
     def deviation(self) -> Array:
         """`(…)`, standard deviation of the logits that are not excluded, float64.
 

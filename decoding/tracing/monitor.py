@@ -24,7 +24,7 @@ from decoding.rows.faults import refuse_faults
 from decoding.settings.applying import Applied
 from decoding.tracing import step as measures
 from decoding.tracing.step import Measures
-from decoding.tracing.trace import Alternatives, Trace
+from decoding.tracing.trace import Alternatives, Certainty, Trace
 
 # Columns of the step buffer behind those of `Measures`.
 _FAULT = 8
@@ -48,15 +48,19 @@ class EntropyMonitor:
         alternatives: K >= 0, how many runner-up tokens to record at each step.
         num_beams: the `num_beams` of the call; above 1, `traces` needs its `beam_indices`, so pass
             `return_dict_in_generate=True`.
+        certainty: record what a `Certainty` holds.
     """
 
-    def __init__(self, *, alternatives: int = 0, num_beams: int = 1) -> None:
+    def __init__(
+        self, *, alternatives: int = 0, num_beams: int = 1, certainty: bool = False
+    ) -> None:
         if alternatives < 0:
             raise ValueError(f"alternatives must be >= 0, got {alternatives}")
         if num_beams < 1:
             raise ValueError(f"num_beams must be >= 1, got {num_beams}")
         self.alternatives = alternatives
         self.num_beams = num_beams
+        self.certainty = certainty
         self.steps = 0
         self._prompt_length = 0
         self._buffer = torch.empty(0)  # (capacity, rows, _WIDTH)
@@ -119,6 +123,7 @@ class EntropyMonitor:
             tokens,
             alternatives=self.alternatives if alternatives else 0,
             candidates=candidates,
+            certainty=self.certainty,
         )
 
     def record(
@@ -269,6 +274,7 @@ class EntropyMonitor:
             kl_nats=row[:, measures.KL],
             temperature=held["temperature"][at] if "temperature" in held else None,
             alternatives=_runners_up(held["best"][at], ids) if "best" in held else None,
+            certainty=Certainty(*held["certainty"][at].T) if "certainty" in held else None,
         )
 
 

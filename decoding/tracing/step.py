@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from decoding.rows.arrays import Array, as_tensor, library, side_by_side
+from decoding.rows.arrays import Array, as_array, as_tensor, double, library, side_by_side, total
 from decoding.rows.distribution import Distribution
 from decoding.rows.prefix import first
 from decoding.settings.applying import Applied, kept_mass
@@ -16,6 +16,8 @@ from decoding.settings.applying import Applied, kept_mass
 ENTROPY, RAW_ENTROPY, KEPT, KEPT_MASS, KL = range(5)
 TOKEN = slice(5, 8)
 """log q(token), log p(token), rank."""
+CONFIDENT = 20
+"""How many of the first tokens of p a step's confidence is the mean of."""
 
 
 class Measures(NamedTuple):
@@ -30,6 +32,8 @@ class Measures(NamedTuple):
     """`(rows, alternatives + 1, 3)`: id, log q and log p of the first tokens of p."""
     candidates: Tensor | None
     """`(rows, candidates, 4)`, for beams: id, log q, log p and rank of the first tokens of q."""
+    certainty: Tensor | None
+    """`(rows, 4)`: the columns of a `Certainty`, in their order."""
 
 
 def measured(
@@ -39,6 +43,7 @@ def measured(
     *,
     alternatives: int = 0,
     candidates: int = 0,
+    certainty: bool = False,
 ) -> Measures:
     """Measure a step.
 
@@ -48,6 +53,7 @@ def measured(
         tokens: `(rows)`, what was drawn, where that is known already.
         alternatives: how many runner-up tokens to name.
         candidates: how many of the best tokens of q to name.
+        certainty: measure what a `Certainty` holds.
     """
     final = applied.final
     if final is raw:
@@ -64,12 +70,30 @@ def measured(
         best_of_q = _best(raw, final, final, candidates)
         ranks = _ranks(raw.logits, best_of_q[..., 0].long()).float().unsqueeze(-1)
         best_of_q = torch.cat([best_of_q, ranks], dim=-1)
-    return Measures(side_by_side(columns), temperature, best, best_of_q)
+    certain = _certainty(raw) if certainty else None
+    return Measures(side_by_side(columns), temperature, best, best_of_q, certain)
 
 
 def of_tokens(raw: Distribution, final: Distribution, tokens: Tensor | Array) -> list[Array]:
     """The columns `TOKEN` of one token per row, each `(rows)`, from rows of p and of q."""
     return [final.log_prob(tokens), raw.log_prob(tokens), raw.rank(tokens)]
+
+
+def _certainty(raw: Distribution) -> Tensor:
+    """The columns of a `Certainty`, `(rows, 4)`."""
+    depths = as_array(raw.logits.topk(min(CONFIDENT, raw.vocab)).values) - raw.top
+    known, xp = depths > -torch.inf, library(depths)
+    mean = total(xp.where(known, depths, 0.0)) / known.sum(-1)
+    second = total(xp.exp(depths[..., 1:2]))
+    root = xp.sqrt(raw.weights)  # the weights at temperature 2
+    renyi_entropy = 2 * xp.log(total(xp.sqrt(root))) - xp.log(total(root))
+    columns = [
+        raw.self_certainty,
+        (raw.log(double(raw.kept)) - renyi_entropy).clip(0),
+        raw.log_total - mean,
+        (1 - second) / raw.total,
+    ]
+    return as_tensor(side_by_side(columns))
 
 
 def _best(raw: Distribution, final: Distribution, ranking: Distribution, count: int) -> Tensor:

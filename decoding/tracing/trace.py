@@ -29,6 +29,20 @@ class Alternatives:
 
 
 @dataclass(frozen=True)
+class Certainty:
+    """How far the model's own distribution p is from even at each step; all `(tokens,)`."""
+
+    self_certainty_nats: Floats
+    """KL(U‖p) >= 0, U even over the vocabulary; see `decoding.information.self_certainty`."""
+    renyi_divergence_nats: Floats
+    """ln vocab less the Rényi entropy of order 1/2, of p at temperature 2: in [0, ln vocab]."""
+    confidence_nats: Floats
+    """Mean surprisal of the 20 most probable tokens, >= 0: larger where p is more peaked."""
+    margin: Floats
+    """Probability of the most probable token less that of the second, in [0, 1]."""
+
+
+@dataclass(frozen=True)
 class Trace:
     """Per-token measurements of one sequence, without its prompt; every column has one row a token.
 
@@ -59,6 +73,7 @@ class Trace:
     texts: tuple[str, ...] | None = None
     """Text of each token; concatenated, the text of the sequence."""
     alternatives: Alternatives | None = None
+    certainty: Certainty | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

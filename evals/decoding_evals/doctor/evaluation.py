@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from decoding.generation.prefill import read_once
 from decoding.models.loading import LanguageModel, check_language_model
 from decoding.rows.faults import NonFiniteLogitsError
 from decoding.settings.processor import applied_besides
@@ -169,6 +170,9 @@ def _notes(patient: Patient) -> list[str]:
         )
     elif tokenizer.bos_token_id is None and patient.front == [tokenizer.eos_token_id]:
         notes.append("the tokenizer has no BOS: evaluations put EOS in front")
+    anew = read_once(model, tokenizer.pad_token_id or 0)
+    if anew is not None:
+        notes.append(f"each sample reads its prompt anew: {anew}")
     unused = patient.language_model.unused_weights
     if unused:
         notes.append(f"weights that are not used: {len(unused):,}, among them {unused[0]}")

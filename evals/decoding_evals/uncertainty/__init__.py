@@ -2,4 +2,6 @@
 
 from decoding.exports import exported
 
-__getattr__, __dir__ = exported(__name__, evaluation="PromptRow PromptUncertainty uncertainty")
+__getattr__, __dir__ = exported(
+    __name__, result="PromptRow PromptUncertainty", evaluation="uncertainty"
+)

@@ -30,7 +30,7 @@ from decoding_evals.showing.lines import note, say
 
 if TYPE_CHECKING:
     from decoding.models.loading import LanguageModel
-    from decoding_evals.uncertainty.evaluation import PromptUncertainty
+    from decoding_evals.uncertainty.result import PromptUncertainty
 
 COLUMNS = {
     "references": "correct answers",
@@ -75,6 +75,11 @@ column_options = stacked(
     "Sort answers by meaning with this entailment model.  [default: by normalised text]",
 )
 @option(
+    "--similarity-model NAME|FOLDER",
+    "Say with this cross-encoder how alike answers are, and which tokens matter (SAR).  [default: "
+    "--nli-model, else ROUGE-L, and no SAR]",
+)
+@option(
     "--correct-by [contains|exact|f1|rouge-l|likelihood]",
     "What makes an answer correct: a reference stands in it, it equals one, F1 >= 0.5, ROUGE-L >= "
     "0.3, or references likelier than incorrect answers.  [default: contains where all references "
@@ -110,8 +115,8 @@ def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
         from decoding.generation.seeds import chosen_seed
         from decoding_evals.judging.correctness import usual_rule
         from decoding_evals.showing.terminal import counted, print_table
-        from decoding_evals.uncertainty.evaluation import PromptRow
         from decoding_evals.uncertainty.evaluation import uncertainty as measure
+        from decoding_evals.uncertainty.result import PromptRow
         from decoding_evals.uncertainty.summary import EstimatorEvaluation, evaluate
 
         seed = chosen_seed(options["seed"])
@@ -204,6 +209,7 @@ def _others(
     """The arguments that hold other models than the one that answers."""
     from decoding.models.devices import input_device
     from decoding_evals.judging.entailment import EntailmentModel
+    from decoding_evals.judging.similarity import SimilarityModel
     from decoding_evals.shell.progress import status
     from decoding_evals.uncertainty.epistemic import checkpoint_members, dropout_members
 
@@ -211,12 +217,14 @@ def _others(
         # The one that answers has to share the members' vocabulary.
         checkpoint_members([language_model, *loaded])
     others: dict[str, Any] = {"members": checkpoint_members(loaded) if loaded else ()}
-    if options["nli_model"] is not None:
-        device, trust = input_device(language_model.model), options["trust_remote_code"]
-        with status(f"loading {options['nli_model']}"):
-            others["entailment"] = EntailmentModel(
-                options["nli_model"], device=device, trust_remote_code=trust
-            )
+    device, trust = input_device(language_model.model), options["trust_remote_code"]
+    for name, kind, option_name in (
+        ("entailment", EntailmentModel, "nli_model"),
+        ("similarity", SimilarityModel, "similarity_model"),
+    ):
+        if (folder := options[option_name]) is not None:
+            with status(f"loading {folder}"):
+                others[name] = kind(folder, device=device, trust_remote_code=trust)
     if options["mc_dropout"]:
         others["dropout"] = dropout_members(language_model, options["mc_dropout"], seed=seed)
     return others

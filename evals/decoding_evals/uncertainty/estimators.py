@@ -11,17 +11,25 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from decoding.generation.result import Generation
 from decoding.inference.sequences import SequenceEntropy
+from decoding.tracing.trace import Certainty
 from decoding_evals.judging.answers import lexical_similarity
 
 Estimates = dict[str, float | None]
 
-OF_MODEL = ("MaximumSequenceProbability", "Perplexity", "MeanTokenEntropy", "MaxTokenEntropy")
-"""Those of the model's own distribution p, as are mutual informations; others are of the q that
-samples are drawn from."""
+OF_MODEL = (
+    "MaximumSequenceProbability", "Perplexity", "MeanTokenEntropy", "MaxTokenEntropy",
+    "SelfCertainty", "RenyiNeg", "GroupConfidence", "Margin", "PTrue", "TokenSAR",
+)  # fmt: skip
+"""Those of the model's own distribution p, as are mutual informations."""
+OF_BOTH = ("CocoaMSP", "CocoaPPL", "CocoaMTE")
+"""Those of p and of samples; others are of the q that samples are drawn from."""
+WINDOW = 16
+"""Tokens of a group of `GroupConfidence`."""
 
 
 def greedy_estimates(greedy: Generation) -> Estimates:
@@ -31,13 +39,46 @@ def greedy_estimates(greedy: Generation) -> Estimates:
 
     Returns:
         `MaximumSequenceProbability`: -log p(answer), nats; `Perplexity`: the same per token (nats,
-        not their exponential); `MeanTokenEntropy`, `MaxTokenEntropy`: of H(p) at its steps, nats.
+        not their exponential); `MeanTokenEntropy`, `MaxTokenEntropy`: of H(p) at its steps, nats;
+        and those of `certainty_estimates`.
     """
     surprisal = math.fsum(greedy.trace.raw_surprisal_nats)
     entropies = greedy.trace.raw_entropy_nats
-    mean_entropy = math.fsum(entropies) / len(entropies)
-    values = (surprisal, surprisal / len(entropies), mean_entropy, float(entropies.max()))
-    return dict(zip(OF_MODEL, values, strict=True))
+    return {
+        "MaximumSequenceProbability": surprisal,
+        "Perplexity": surprisal / len(entropies),
+        "MeanTokenEntropy": math.fsum(entropies) / len(entropies),
+        "MaxTokenEntropy": float(entropies.max()),
+        **certainty_estimates(greedy.trace.certainty),
+    }
+
+
+def certainty_estimates(certainty: Certainty | None) -> Estimates:
+    """Estimates from how far the model's own distribution p is from even along an answer.
+
+    Returns:
+        `SelfCertainty`: minus the mean of KL(U‖p), U even, nats, <= 0. `RenyiNeg`: minus the mean
+        of the Rényi divergence of order 1/2 of p at temperature 2 from U, nats, in [-ln vocab, 0];
+        plus ln vocab it is that Rényi entropy. `GroupConfidence`: minus the least mean of a token's
+        confidence (the mean surprisal of the 20 most probable tokens) over `WINDOW` tokens in a
+        row, or over all of a shorter answer, nats, <= 0. `Margin`: minus the mean difference of the
+        two largest probabilities, in [-1, 0]. All are None where it was not recorded.
+
+    Source: Kang et al. 2025, arXiv:2502.18581; Darrin et al. 2022, arXiv:2212.09171, with the order
+        and temperature of LM-Polygraph, whose `RenyiNeg` is -H - ln vocab and grows with certainty;
+        Fu et al. 2025, arXiv:2508.15260 (DeepConf, with windows of 1,024 tokens and more); Scheffer
+        et al. 2001, *Active hidden Markov models for information extraction*.
+    """
+    if certainty is None:
+        return dict.fromkeys(("SelfCertainty", "RenyiNeg", "GroupConfidence", "Margin"))
+    confidence = certainty.confidence_nats
+    groups = sliding_window_view(confidence, min(WINDOW, len(confidence)))
+    return {
+        "SelfCertainty": 0.0 - float(certainty.self_certainty_nats.mean()),
+        "RenyiNeg": 0.0 - float(certainty.renyi_divergence_nats.mean()),
+        "GroupConfidence": 0.0 - float(groups.mean(-1).min()),
+        "Margin": 0.0 - float(certainty.margin.mean()),
+    }
 
 
 def sample_estimates(samples: Sequence[Generation], entropy: SequenceEntropy) -> Estimates:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from decoding.generation.jobs import MOST_TOGETHER
 from decoding.generation.prompts import prompt_ids
 from decoding.generation.result import Generation
 from decoding.generation.run import Run
 from decoding.generation.seeds import chosen_seed
-from decoding.inference.sequences import SequenceEntropy, sequence_entropy
+from decoding.inference.sequences import sequence_entropy
 from decoding.models.caches import Reader
 from decoding.models.loading import LanguageModel
 from decoding.scoring.teacher_forcing import listed
 from decoding.settings.settings import DecodingSettings
-from decoding.texts.chats import Chat, Conversation, Prompt, as_chat, last_of, worded
-from decoding_evals.judging.answers import distinct
+from decoding.texts.chats import Chat, Conversation, Prompt, as_chat, last_of
 from decoding_evals.judging.correctness import (
     CORRECTNESS,
     THRESHOLDS,
@@ -30,8 +28,8 @@ from decoding_evals.judging.correctness import (
     preferred,
     usual_rule,
 )
-from decoding_evals.judging.entailment import EntailmentModel, entailment_clusters
-from decoding_evals.showing.result import TextResult, quoted
+from decoding_evals.judging.entailment import EntailmentModel
+from decoding_evals.judging.similarity import SimilarityModel, likeness
 from decoding_evals.uncertainty import estimators as estimating
 from decoding_evals.uncertainty.context_gain import ContextGain, ContextRow, context_gain
 from decoding_evals.uncertainty.epistemic import (
@@ -40,134 +38,11 @@ from decoding_evals.uncertainty.epistemic import (
     ensemble_uncertainty,
     paraphrase_uncertainty,
 )
-from decoding_evals.uncertainty.tables import prompt_lines
+from decoding_evals.uncertainty.p_true import p_true
+from decoding_evals.uncertainty.result import PromptRow, PromptUncertainty
+from decoding_evals.uncertainty.similarities import likeness_estimates
 
 CANDIDATES = 5
-
-
-class PromptRow(NamedTuple):
-    """A prompt and what is known about it."""
-
-    prompt: Prompt
-    references: tuple[str, ...] = ()
-    """Correct answers."""
-    incorrect: tuple[str, ...] = ()
-    """Incorrect answers, for `likelihood`."""
-    paraphrases: tuple[str, ...] = ()
-    """The prompt in other words."""
-    context: str | None = None
-    """What stands before the prompt, on lines of its own."""
-
-    def asked(self) -> Prompt:
-        """What the model continues."""
-        if self.context is None:
-            return self.prompt
-        return worded(self.prompt, f"{self.context}\n{last_of(self.prompt)}")
-
-    def phrasings(self) -> list[Prompt]:
-        """The prompt and its paraphrases, each as the model would be given it."""
-        others = [worded(self.prompt, text) for text in self.paraphrases]
-        return [self._replace(prompt=prompt).asked() for prompt in (self.prompt, *others)]
-
-
-@dataclass(frozen=True)
-class PromptUncertainty(TextResult):
-    """What is known about the answer to one prompt."""
-
-    _tables = staticmethod(prompt_lines)
-
-    row: PromptRow
-    greedy: Generation
-    samples: tuple[Generation, ...]
-    entropy: SequenceEntropy
-    """Of the whole answer, estimated from the samples."""
-    labels: list[int]
-    """The cluster of each sample."""
-    clustering: str
-    """What the samples were sorted by."""
-    estimators: estimating.Estimates
-    """A larger value is less certain; None where undefined."""
-    epistemic: dict[str, EpistemicUncertainty]
-    """Along the greedy answer, by what differs: `phrasing`, `members`, `dropout`."""
-    gain: ContextGain | None
-    judgement: Judgement | None
-    """Of the greedy answer; None without references."""
-
-    @property
-    def quality(self) -> float | None:
-        """Of the greedy answer, in [0, 1]; None without references."""
-        return None if self.judgement is None else self.judgement.quality
-
-    @property
-    def correct(self) -> bool | None:
-        """Whether the greedy answer counts as correct; None without references."""
-        return None if self.judgement is None else self.judgement.correct
-
-    def gist(self) -> tuple[str, ...]:
-        """Of its `repr`."""
-        answer = quoted(estimating.answer(self.greedy))
-        surprisal = math.fsum(self.greedy.trace.raw_surprisal_nats)
-        return f"{quoted(last_of(self.row.prompt))} → {answer}", f"-log p {surprisal:.4f} nats"
-
-    def record(self) -> dict[str, Any]:
-        """Plain values for JSON; what is undefined is None."""
-        trace = self.greedy.trace
-        first = self.greedy.record()["tokens"][0]
-        first["raw_probability"] = math.exp(-first["raw_surprisal_nats"])
-        names = {"id": "id", "text": "text", "probability": "raw_probability"}
-        entropies = {
-            "MonteCarloSequenceEntropy": self.entropy.monte_carlo,
-            "RaoBlackwellSequenceEntropy": self.entropy.rao_blackwellised,
-        }
-        text, share = estimating.most_common(self.samples, self.labels)
-        asked, how = self.row.prompt, self.greedy.chat
-        messages = {} if isinstance(asked, str) else {"messages": [*map(dict, asked.messages)]}
-        chat = None if how is None else dict(how)
-        return {
-            **self.heading(),
-            "prompt": last_of(self.row.prompt),
-            **messages,
-            "context": self.row.context,
-            "model": self.greedy.model,
-            "settings": str(self.samples[0].settings),
-            "seed": self.greedy.seed,
-            "chat": chat,
-            "greedy": estimating.answer(self.greedy),
-            "samples": [estimating.answer(sample) for sample in self.samples],
-            "next_token_entropy_nats": float(trace.raw_entropy_nats[0]),
-            "next_token_candidates": [
-                {name: token[key] for name, key in names.items()}
-                for token in (first, *first["alternatives"])
-            ],
-            "estimators": self.estimators,
-            "standard_errors": {
-                name: float(entropy.standard_error) for name, entropy in entropies.items()
-            },
-            "better_sequence_entropy": next(
-                name for name, entropy in entropies.items() if entropy is self.entropy.better
-            ),
-            "samples_cut_off": sum(sample.finish_reason == "length" for sample in self.samples),
-            "sample_tokens": [len(sample.trace) for sample in self.samples],
-            "sample_surprisal_nats": estimating.surprisals(self.samples),
-            "sample_entropy_nats": [
-                math.fsum(sample.trace.entropy_nats) for sample in self.samples
-            ],
-            "clusters": self.labels,
-            "clustering": self.clustering,
-            "most_common_answer": {"text": text, "share": share},
-            "epistemic": {name: value.record() for name, value in self.epistemic.items()},
-            "context_gain": None if self.gain is None else self.gain.record(),
-            "references": list(self.row.references),
-            "quality": self.quality,
-            "correct": self.correct,
-            "compared": None if self.judgement is None else self.judgement.record(),
-        }
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One row: the prompt, its greedy answer, and each estimator."""
-        record = self.record()
-        names = ("index", "prompt", "greedy", "next_token_entropy_nats", "quality", "correct")
-        return [{name: record[name] for name in names} | self.estimators]
 
 
 def uncertainty(
@@ -184,6 +59,7 @@ def uncertainty(
     members: Sequence[Member] = (),
     dropout: Sequence[Member] = (),
     entailment: EntailmentModel | None = None,
+    similarity: SimilarityModel | None = None,
     correctness: str | None = None,
 ) -> Iterator[PromptUncertainty]:
     """Answer prompts, greedily and by sampling, and measure how sure the model is.
@@ -204,6 +80,8 @@ def uncertainty(
         members: of an ensemble, at least two if any; see `checkpoint_members`.
         dropout: passes with dropout, at least two if any; see `dropout_members`.
         entailment: sorts samples by meaning; without it, by their normalised text.
+        similarity: says how alike answers are, unless `entailment` does, and which tokens matter
+            (`TokenSAR`, `SentenceSAR`, `SAR`); without both, their ROUGE-L says it.
         correctness: of the greedy answer; default `contains` where all references are short (see
             `judging.correctness.usual_rule`), else `rouge-l`. `contains`: one of the references
             stands in it, both normalised, on word borders; `exact`: it equals one, both normalised;
@@ -252,6 +130,7 @@ def uncertainty(
         members=members,
         dropout=dropout,
         entailment=entailment,
+        similarity=similarity,
         correctness=rule,
     )
     numbered = iter(enumerate(rows))
@@ -272,6 +151,7 @@ class _Run:
     members: Sequence[Member]
     dropout: Sequence[Member]
     entailment: EntailmentModel | None
+    similarity: SimilarityModel | None
     correctness: str
 
     @cached_property
@@ -283,6 +163,7 @@ class _Run:
             reader=Reader(self.language_model.model),
             num_return_sequences=self.num_samples,
             alternatives=CANDIDATES - 1,
+            certainty=True,
             greedy_too=True,
             max_new_tokens=self.options["max_new_tokens"],
             seed=self.options["seed"],
@@ -299,17 +180,29 @@ class _Run:
         for place, text in enumerate(texts):
             greedy, *drawn = written[(self.num_samples + 1) * place :][: self.num_samples + 1]
             answers[text] = greedy, tuple(drawn)
+        asked = [(text, estimating.answer(best)) for text, (best, _) in answers.items()]
+        said = p_true(self.language_model, asked, chat=self.options["chat"])
+        truths = dict(zip(texts, said, strict=True))
         for index, row in rows:
-            yield _named(index, partial(self.result, index, row, *answers[row.asked()]))
+            text = row.asked()
+            yield _named(index, partial(self.result, index, row, *answers[text], truths[text]))
 
     def result(
-        self, index: int, row: PromptRow, greedy: Generation, samples: tuple[Generation, ...]
+        self,
+        index: int,
+        row: PromptRow,
+        greedy: Generation,
+        samples: tuple[Generation, ...],
+        truth: float | None,
     ) -> PromptUncertainty:
         traces = [sample.trace for sample in samples]
         entropy = sequence_entropy(
             [trace.surprisal_nats for trace in traces], [trace.entropy_nats for trace in traces]
         )
-        labels, clustering = self.clusters([estimating.answer(sample) for sample in samples])
+        alike = likeness(
+            [estimating.answer(sample) for sample in samples], estimating.answer(greedy),
+            entailment=self.entailment, similarity=self.similarity,
+        )  # fmt: skip
         epistemic = self.epistemic(row, greedy)
         return PromptUncertainty(
             index=index,
@@ -317,11 +210,21 @@ class _Run:
             greedy=greedy,
             samples=samples,
             entropy=entropy,
-            labels=labels,
-            clustering=clustering,
+            labels=alike.labels,
+            clustering=alike.clustering,
+            similarity=alike.by,
             estimators=estimating.greedy_estimates(greedy)
+            | {"PTrue": truth}
             | estimating.sample_estimates(samples, entropy)
-            | estimating.cluster_estimates(labels, estimating.surprisals(samples))
+            | estimating.cluster_estimates(alike.labels, estimating.surprisals(samples))
+            | likeness_estimates(
+                alike,
+                greedy,
+                samples,
+                asked=last_of(row.asked()),
+                tokenizer=self.language_model.tokenizer,
+                similarity=self.similarity,
+            )
             | {
                 f"MutualInformation_{name}": float(value.mutual_information_nats.mean())
                 for name, value in epistemic.items()
@@ -330,12 +233,6 @@ class _Run:
             gain=self.gain(row, estimating.answer(greedy)),
             judgement=self.judged(row, estimating.answer(greedy)),
         )
-
-    def clusters(self, texts: list[str]) -> tuple[list[int], str]:
-        """The cluster of each answer, and what decided."""
-        if self.entailment is None:
-            return distinct(texts), "normalised text"
-        return entailment_clusters(texts, self.entailment), f"entailment by {self.entailment.name}"
 
     def epistemic(self, row: PromptRow, greedy: Generation) -> dict[str, EpistemicUncertainty]:
         """What phrasings, members and dropout passes disagree about along the greedy answer."""

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours without their yellow, which is too light for a line on white.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)))
+_DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (8, 1.5, 1, 1.5, 1, 1.5)))
 
 
 def plot_risk_coverage(record: dict[str, Any]) -> Figure:
     """Risk of the answers that are kept, by the share that is kept, from a record's `evaluation`.
 
     One curve an estimator, with the line of random rejection and that of a perfect order; the
-    legend goes from the smallest area to the largest. Up to 18 estimators have a form of their own.
+    legend goes from the smallest area to the largest. Up to 30 estimators have a form of their own.
     """
     evaluation = record["evaluation"]
     found = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from decoding_evals.showing.lines import quoted
 from decoding_evals.showing.terminal import Shown, counted, number, titled
-from decoding_evals.uncertainty.estimators import OF_MODEL
+from decoding_evals.uncertainty.estimators import OF_BOTH, OF_MODEL
 
 PARTS = {
     "phrasing": "phrasings",
@@ -111,13 +111,19 @@ def evaluation_tables(summary: dict[str, Any]) -> Iterator[Shown]:
     )
     for name, entry in found:
         keys = ("auroc", "auroc_interval", "prr", "prr_interval", "aurc")
-        of_model = name in OF_MODEL or name.startswith("MutualInformation_")
         figures = (_share(entry[key]) for key in keys)
         undefined = str(entry["prompts_undefined"])
-        table.add_row(name, "p" if of_model else "q", *figures, undefined)
+        table.add_row(name, _drawn_from(name), *figures, undefined)
     yield table
     yield f"p is the model's own distribution, q that of the samples: {summary['settings']}"
     yield from dict.fromkeys(entry["note"] for _, entry in found if entry["note"])
+
+
+def _drawn_from(estimator: str) -> str:
+    """Which distribution an estimator looks at."""
+    if estimator in OF_BOTH:
+        return "p, q"
+    return "p" if estimator in OF_MODEL or estimator.startswith("MutualInformation_") else "q"
 
 
 def _share(value: float | list[float] | None, form: str = ".3f") -> str:

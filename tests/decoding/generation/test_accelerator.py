@@ -26,6 +26,8 @@ def assert_same_traces(kept, atol):
         assert one.ids.tolist() == other.ids.tolist()
         for name, column in one.columns().items():
             np.testing.assert_allclose(other.columns()[name], column, atol=atol, err_msg=name)
+        for name, column in vars(one.certainty).items() if one.certainty else ():
+            np.testing.assert_allclose(vars(other.certainty)[name], column, atol=atol, err_msg=name)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -33,7 +35,7 @@ def test_arrays_of_torch_draw_and_trace_as_those_of_numpy_do(toy_llama, monkeypa
     settings, points, kept = DecodingSettings.parse(setting), points_for(3, 12), []
     for numpy_sees in (True, False):
         monkeypatch.setattr("decoding.rows.arrays.numpy_sees", lambda _, seen=numpy_sees: seen)
-        monitor = EntropyMonitor(alternatives=2)
+        monitor = EntropyMonitor(alternatives=2, certainty=True)
         sampler = Sampler(settings, points=points, monitor=monitor)
         outputs = sample(toy_llama, left_padded(TOY_PROMPTS, 0), sampler)
         kept.append(monitor.traces(outputs, eos_token_id=None))
@@ -97,7 +99,7 @@ def test_steps_that_are_launched_again_draw_and_trace_the_same(
         monkeypatch.setattr(
             "decoding.generation.sampler._replays", lambda *_, replays=replays: replays
         )
-        monitor = EntropyMonitor(alternatives=2)
+        monitor = EntropyMonitor(alternatives=2, certainty=True)
         sampler = Sampler(settings, points=points, monitor=monitor, listener=told.append)
         outputs = sample(
             toy_llama, left_padded(TOY_PROMPTS, 0), sampler, logits_processor=processors
@@ -146,7 +148,7 @@ def unwaiting(monkeypatch):
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_no_step_waits_for_the_accelerator(toy_gpt2, unwaiting, setting, processors):
     model, inputs = moved(toy_gpt2, left_padded(TOY_PROMPTS, 0))
-    monitor = EntropyMonitor(alternatives=2)
+    monitor = EntropyMonitor(alternatives=2, certainty=True)
     sampler = Sampler(DecodingSettings.parse(setting), seed=0, monitor=monitor)
     steps = unwaiting(decoding.generation.sampler._Step)
     outputs = sample(model, inputs, sampler, logits_processor=processors)
@@ -160,7 +162,7 @@ def test_no_processor_waits_for_the_accelerator(toy_gpt2, unwaiting, setting):
     settings, points = DecodingSettings.parse(setting), points_for(3, 12).cuda()
     model, inputs = moved(toy_gpt2, {"input_ids": torch.tensor(ALIKE)})
     one = sample(model, inputs, Sampler(settings, points=points))
-    monitor = EntropyMonitor(alternatives=2)
+    monitor = EntropyMonitor(alternatives=2, certainty=True)
     steps = unwaiting(LogitsProcessorList)
     other = chained(model, inputs, settings, points, monitor)
     assert len(steps) == 12

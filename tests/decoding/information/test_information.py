@@ -1,6 +1,7 @@
 """Information measures against mpmath, SciPy and NumPy in float64."""
 
 import math
+from functools import partial
 
 import mpmath
 import numpy as np
@@ -17,6 +18,8 @@ from decoding.information.measures import (
     js_divergence,
     kl_divergence,
     mutual_information,
+    renyi_entropy,
+    self_certainty,
     surprisal,
     total_variation,
     varentropy,
@@ -25,7 +28,11 @@ from decoding.rows.distribution import Distribution
 
 checked = settings(derandomize=True, max_examples=100)
 
-ONE = {"entropy": entropy, "varentropy": varentropy}
+ONE = {
+    "entropy": entropy,
+    "varentropy": varentropy,
+    "renyi_entropy": partial(renyi_entropy, order=2),
+}
 TWO = {
     "cross_entropy": cross_entropy,
     "kl_divergence": kl_divergence,
@@ -93,6 +100,46 @@ def test_entropy_and_varentropy_equal_mpmath(z):
 
 
 @checked
+@given(z=rows(1, wide), order=st.sampled_from([0.0, 0.5, 0.9, 1.0, 2.0, 7.5, math.inf]))
+def test_renyi_entropy_and_self_certainty_equal_mpmath(z, order):
+    log_probs = torch.tensor(log_softmax(z)[0])
+    with mpmath.workdps(50):
+        known = [a for a in next(exact(z[0])) if a is not None]
+        if order == math.inf:
+            want = -max(known)
+        elif order == 1:
+            want = -mpmath.fsum(mpmath.exp(a) * a for a in known)
+        else:
+            want = mpmath.log(mpmath.fsum(mpmath.exp(order * a) for a in known)) / (1 - order)
+        certainty = -mpmath.fsum(known) / len(known) - mpmath.log(len(known))
+    assert close(renyi_entropy(log_probs, order), want, 1e-9)
+    assert close(self_certainty(log_probs), certainty, 1e-9)
+    [row] = Distribution(torch.tensor(z)).self_certainty
+    assert close(row, certainty, 1e-9)
+
+
+@checked
+@given(z=rows(1, moderate), order=st.floats(0.1, 5).filter(lambda order: abs(order - 1) > 1e-3))
+def test_renyi_entropies_are_log_partitions(z, order):
+    """H_α = (A(α) − αA(1)) / (1 − α), and KL(U‖p) = A − mean z − ln V."""
+    z = torch.tensor(z[0])
+    log_p = z.log_softmax(-1)
+    partitions = (order * z).logsumexp(-1) - order * z.logsumexp(-1)
+    assert close(renyi_entropy(log_p, order), partitions / (1 - order), 1e-8)
+    if z.isfinite().all():
+        certainty = z.logsumexp(-1) - z.mean() - math.log(len(z))
+        assert close(self_certainty(log_p), certainty, 1e-9)
+        uniform = torch.full_like(log_p, -math.log(len(z)))
+        assert close(self_certainty(log_p), kl_divergence(uniform, log_p), 1e-9)
+
+
+@pytest.mark.parametrize("order", [-0.5, math.nan])
+def test_a_renyi_entropy_has_no_negative_order(order):
+    with pytest.raises(ValueError, match=f"order must be >= 0, got {order}"):
+        renyi_entropy(torch.zeros(1), order)
+
+
+@checked
 @given(z=rows(2, wide))
 def test_cross_entropy_and_kl_equal_mpmath_and_are_infinite_off_the_support(z):
     log_p, log_q = torch.tensor(log_softmax(z))
@@ -151,6 +198,7 @@ def test_no_measure_is_ever_nan_or_negative(dtype, z):
     values |= {name: measure(log_p, log_q) for name, measure in TWO.items()}
     values["mutual_information"] = mutual_information(torch.stack([log_p, log_q]))
     assert {name: float(value) for name, value in values.items() if not value >= 0} == {}
+    assert self_certainty(log_p) >= 0  # and infinite where the sum of its logarithms is
     finite = values.keys() - {"cross_entropy", "kl_divergence"}
     assert all(math.isfinite(values[name]) for name in finite)
     slack = 1e-5
@@ -182,9 +230,13 @@ def test_uniform_and_point_mass(vocab):
     uniform = torch.full((vocab,), -math.log(vocab))
     assert close(entropy(uniform), math.log(vocab), 1e-5)
     assert close(varentropy(uniform), 0)
+    for order in (0, 0.5, 2, math.inf):
+        assert close(renyi_entropy(uniform, order), math.log(vocab), 1e-4)
+    assert close(self_certainty(uniform), 0, 1e-5)
     point = torch.full((vocab,), -math.inf)
     point[-1] = 0
-    assert entropy(point) == varentropy(point) == 0
+    assert entropy(point) == varentropy(point) == self_certainty(point) == 0
+    assert renyi_entropy(point, 0) == renyi_entropy(point, 0.5) == renyi_entropy(point, 2) == 0
     assert close(kl_divergence(point, uniform), math.log(vocab), 1e-6)
     assert close(total_variation(point, uniform), 1 - 1 / vocab, 1e-5)
 
@@ -285,7 +337,7 @@ def test_leading_axes_broadcast(name):
 @pytest.mark.parametrize("shape", [(), (0,), (4,), (2, 3)])
 def test_the_last_axis_is_reduced(shape):
     log_probs = torch.randn(*shape, 6, generator=torch.Generator().manual_seed(2)).log_softmax(-1)
-    assert {measure(log_probs).shape for measure in ONE.values()} == {shape}
+    assert {measure(log_probs).shape for measure in (self_certainty, *ONE.values())} == {shape}
     assert {measure(log_probs, log_probs).shape for measure in TWO.values()} == {shape}
     assert surprisal(log_probs, torch.zeros(shape, dtype=torch.long)).shape == shape
     ensemble = torch.stack([log_probs, log_probs], dim=-2)

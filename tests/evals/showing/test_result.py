@@ -22,7 +22,8 @@ from decoding_evals.perplexity import perplexity
 from decoding_evals.score import score, score_choices
 from decoding_evals.showing.result import Result, TextResult
 from decoding_evals.showing.terminal import WIDEST, titled, to_text
-from decoding_evals.uncertainty.evaluation import PromptRow, uncertainty
+from decoding_evals.uncertainty.evaluation import uncertainty
+from decoding_evals.uncertainty.result import PromptRow
 from decoding_evals.uncertainty.summary import EstimatorEvaluation, evaluate
 
 TEXTS = ["Once upon a time there was a cat.", "Tom had a <b>red</b> & big ball.", "Lily ran."]
@@ -111,7 +112,7 @@ def test_a_repr_has_the_main_figures(results):
     assert found["doctor"].endswith(" checks, 0 failed)")
     assert found["score"].startswith(f"DocumentScores({TEXTS[1]!r}, ")
     assert found["uncertainty"].startswith(f"PromptUncertainty({TEXTS[1]!r} → ")
-    assert found["summary"].startswith("EstimatorEvaluation('m', 12 estimators, 2 prompts, acc")
+    assert found["summary"].startswith("EstimatorEvaluation('m', 23 estimators, 2 prompts, acc")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,7 +9,8 @@ from decoding import DecodingSettings, generate
 from decoding_evals.judging.answers import normalized, rouge_l
 from decoding_evals.reading.prompts import read_prompt_rows
 from decoding_evals.uncertainty.estimators import answer
-from decoding_evals.uncertainty.evaluation import PromptRow, uncertainty
+from decoding_evals.uncertainty.evaluation import uncertainty
+from decoding_evals.uncertainty.result import PromptRow
 from decoding_evals.uncertainty.summary import evaluate
 from oracle import log_softmax, teacher_forced
 

@@ -10,8 +10,10 @@ from numpy.testing import assert_allclose
 
 from decoding import DecodingSettings, generate
 from decoding.inference.sequences import sequence_entropy
+from decoding.tracing.trace import Certainty
 from decoding_evals.uncertainty.estimators import (
     answer,
+    certainty_estimates,
     cluster_estimates,
     greedy_estimates,
     most_common,
@@ -29,7 +31,8 @@ def answered(request, stories):
     settings = DecodingSettings.parse(request.param)
 
     def run(settings, **options):
-        return generate(stories, PROMPT, settings, max_new_tokens=24, seed=3, **options)
+        options |= {"max_new_tokens": 24, "seed": 3, "certainty": True}
+        return generate(stories, PROMPT, settings, **options)
 
     [greedy] = run(DecodingSettings(temperature=0))
     samples = run(settings, num_return_sequences=8)
@@ -59,10 +62,39 @@ def test_of_the_greedy_answer(answered):
         "MeanTokenEntropy": np.mean(entropies),
         "MaxTokenEntropy": max(entropies),
     }
+    confidence = [-np.sort(row)[-20:].mean() for row in log_p]
+    tempered = [row / 2 - np.log(np.exp(row / 2).sum()) for row in log_p]
+    renyi = [2 * np.log(np.exp(row / 2).sum()) for row in tempered]
+    best = [np.sort(np.exp(row))[-2:] for row in log_p]
+    want |= {
+        "SelfCertainty": np.mean([row.mean() + np.log(len(row)) for row in log_p]),
+        "RenyiNeg": np.mean(renyi) - np.log(2048),
+        "GroupConfidence": -min(
+            np.mean(confidence[begin : begin + 16]) for begin in range(max(1, len(rows) - 15))
+        ),
+        "Margin": np.mean([second - first for second, first in best]),
+    }
     found = greedy_estimates(greedy)
     assert list(found) == list(want)
     for name, value in want.items():
         assert found[name] == pytest.approx(value, abs=TOLERANCE * len(rows)), name
+
+
+def test_a_group_is_of_sixteen_tokens_or_all_there_are():
+    """The least of the windows, not the mean of all tokens, and nothing outside the answer."""
+    low = [4.0] * 10 + [1.0] * 16 + [4.0] * 10
+    for confidence, least in ((low, 1.0), (low[:18], (8 * 4 + 8) / 16), (low[8:12], 2.5)):
+        column = np.array(confidence)
+        found = certainty_estimates(Certainty(column, column, column, column / 4))
+        assert found["GroupConfidence"] == pytest.approx(-least)
+
+
+def test_what_was_not_recorded_is_none(stories):
+    [greedy] = generate(stories, PROMPT, DecodingSettings(temperature=0), max_new_tokens=2)
+    found = greedy_estimates(greedy)
+    assert {name for name, value in found.items() if value is None} == {
+        "SelfCertainty", "RenyiNeg", "GroupConfidence", "Margin"
+    }  # fmt: skip
 
 
 def test_of_samples(answered):

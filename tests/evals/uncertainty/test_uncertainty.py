@@ -13,7 +13,8 @@ from decoding_evals.reading.prompts import read_prompt_rows
 from decoding_evals.showing.terminal import WIDEST, to_text
 from decoding_evals.uncertainty.epistemic import checkpoint_members, dropout_members
 from decoding_evals.uncertainty.estimators import answer
-from decoding_evals.uncertainty.evaluation import PromptRow, uncertainty
+from decoding_evals.uncertainty.evaluation import uncertainty
+from decoding_evals.uncertainty.result import PromptRow
 from decoding_evals.uncertainty.tables import prompt_lines
 from oracle import TOLERANCE, log_softmax, plogp, teacher_forced
 
@@ -304,6 +305,8 @@ def test_a_row_that_fails_late_costs_no_finished_ones(run, tmp_path):
         (["a", "--mc-dropout", 1], 2, "--mc-dropout"),
         (["a", "--mc-dropout", 4], 2, "--mc-dropout needs a model with dropout"),
         (["a", "--nli-model", "./nothing"], 1, "entailment model"),
+        (["a", "--similarity-model", "./nothing"], 1, "similarity model"),
+        (["a", "--similarity-model", "builtin:stories"], 1, "similarity model"),
         (["a", "--plot", "x.png"], 2, "references"),
         (["a", "--evaluation", "e.json"], 2, "references"),
         (["a", "--correct-by", "likelihood"], 2, "--correct-by needs prompts with references"),
