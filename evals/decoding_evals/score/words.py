@@ -135,12 +135,17 @@ def words_of(
     words, unspaced = [], []
     index = -1
     for first, stop, known, parted in borders.groups(ids.tolist()):
-        if np.isnan(surprisal[first:stop]).all():
+        scored = ~np.isnan(surprisal[first:stop])
+        if not scored.any():
             continue
         index += 1
-        start, end = int(bounds[first]), int(bounds[stop])
-        if np.isnan(surprisal[first:stop]).any():
+        lead = int(scored.argmax())
+        context = "".join(map(borders.said, ids[first : first + lead].tolist()))
+        if not scored[lead:].all() or context.strip(WHITE):
             continue
+        if lead:  # white space is context alone, behind which any token begins the word
+            first, known = first + lead, True
+        start, end = int(bounds[first]), int(bounds[stop])
         if _UNSPACED.search(text, start, end):
             unspaced.append(text[start:end])
             continue

@@ -218,6 +218,22 @@ def test_words_are_those_whose_tokens_are_all_scored(stories):
     assert texts(within)[0] == " It"  # the end of " butterfly." is no word
 
 
+def test_behind_white_space_that_is_context_any_token_begins_a_word():
+    language_model = model_of(byte_level())
+    ids = language_model.tokenizer("ab cd e", add_special_tokens=False)["input_ids"]
+    [whole] = score(language_model, ["ab cd e"], words=True)
+    [drawn] = score(language_model, [TokenDocument(ids[3:], [0, *ids[:3]])], words=True)
+    assert texts(drawn) == ["cd", " e"]
+    first, second = drawn.per_word()
+    *_, after, _, _ = rows(language_model, ids)
+    ends = WordBorders(language_model.tokenizer, [0], 300).ids
+    assert first["surprisal_nats"] == pytest.approx(whole.surprisal_nats[3:5].sum(), abs=NATS)
+    moved = first["corrected_surprisal_nats"] - first["surprisal_nats"]
+    assert moved == pytest.approx(-math.log(np.exp(after[ends]).sum()), abs=NATS)
+    want = whole.per_word()[2]["corrected_surprisal_nats"]
+    assert second["corrected_surprisal_nats"] == pytest.approx(want, abs=NATS)
+
+
 def test_stretches_of_scripts_without_spaces_are_left_out_and_told(stories):
     text = "Lily saw 日本語です。 It was ไทย dog."
     [scores] = score(stories, [text], words=True)
