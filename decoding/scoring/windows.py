@@ -41,7 +41,7 @@ class Windows:
     tokens of the text fewer; `never` adds nothing. With nothing in front, a document's first token
     is context only."""
     batch_size: int = 8
-    """Windows that run together, >= 1."""
+    """Windows that run together, >= 1; on a CPU fewer where they are long."""
 
     def __post_init__(self) -> None:
         if self.bos not in ("auto", "always", "never", "every"):

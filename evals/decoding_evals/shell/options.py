@@ -308,7 +308,11 @@ scoring_options = stacked(
         f"{BOS_HELP}; every: in front of every window.",
         default="auto",
     ),
-    option("--batch-size N", "Windows that run together.", default=8),
+    option(
+        "--batch-size N",
+        "Windows that run together, on a CPU fewer where they are long.",
+        default=8,
+    ),
 )
 
 
