@@ -49,6 +49,12 @@ class Recorded(NamedTuple):
         return TokenDocument(self.ids, context)
 
 
+def is_record(row: dict[str, Any] | str) -> bool:
+    """Whether a row is a record of `decoding generate`; other data may have `tokens` too."""
+    known = not isinstance(row, str) and "tokens" in row
+    return known and ("prompt" in row or "prompt_ids" in row)
+
+
 def recorded(name: str, row: dict[str, Any]) -> Recorded | str:
     """The sequence of a record of `decoding generate`, or what is wrong with it."""
     tokens, prompt, prompt_ids = row["tokens"], row.get("prompt"), row.get("prompt_ids")
