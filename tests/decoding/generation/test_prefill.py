@@ -110,6 +110,16 @@ def test_callers_of_generate_share_it_too(stories):
         np.testing.assert_allclose(trace.raw_surprisal_nats, -ones, atol=1e-4, rtol=1e-4)
 
 
+def test_hidden_states_of_the_prompt_are_those_of_the_prompt(stories):
+    ids = torch.tensor([encode_prompt(stories.tokenizer, EXAMPLES)])
+    outputs = stories.model.generate(
+        ids, attention_mask=torch.ones_like(ids), num_return_sequences=4, max_new_tokens=2,
+        custom_generate=Sampler(WARM, seed=5), eos_token_id=None, pad_token_id=0,
+        return_dict_in_generate=True, output_hidden_states=True, **WARM.generate_kwargs(),
+    )  # fmt: skip
+    assert outputs.hidden_states[0][-1].shape[:2] == (4, ids.shape[1])
+
+
 @pytest.mark.parametrize("more", ["positions", "cache"])
 def test_a_call_that_reads_more_than_ids_reads_it_itself(stories, more):
     ids = torch.tensor([encode_prompt(stories.tokenizer, EXAMPLES)])
