@@ -218,7 +218,7 @@ def _result(
         | {name: finite(value) for name, value in estimates.items()},
         epistemic={},
         gain=None,
-        judgement=judged(common, references, rule) if references else None,
+        judgement=judged(common, references, rule),
         votes=votes(samples, labels, references, rule),
         extent=extent,
     )
