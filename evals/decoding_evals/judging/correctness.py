@@ -109,7 +109,8 @@ def preferred(
 
 
 def continuing(prompt: Prompt, text: str, *, chat: bool | Chat = False) -> str:
-    """An answer as it follows a prompt: with a space between words, or as a message of its own."""
-    if chat or not isinstance(prompt, str) or not prompt:
+    """An answer as it follows a prompt: with a space between words, or as a message of its own; an
+    empty one stays empty."""
+    if chat or not isinstance(prompt, str) or not prompt or not text:
         return text
     return text if prompt[-1].isspace() or text[:1].isspace() else f" {text}"

@@ -64,7 +64,7 @@ def read_threshold(file: Path, estimator: str | None) -> dict[str, Any]:
         value = found["threshold"]
         name, _ = found["estimator"], found["conditions"].items()
         known = isinstance(name, str) and (value is None or math.isfinite(value))
-    except (TypeError, KeyError, ValueError, AttributeError, RecursionError):
+    except (TypeError, KeyError, ValueError, AttributeError, RecursionError, OverflowError):
         known = False
     if not known:
         raise click.ClickException(
