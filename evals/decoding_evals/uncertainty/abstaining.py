@@ -58,7 +58,7 @@ def read_threshold(file: Path, estimator: str | None) -> dict[str, Any]:
     rows = [row for _, row in islice(file_rows(file).read(None), 2)]
     if len(rows) > 1:
         raise click.ClickException(f"{str(file)!r} has several rows; --evaluation writes one")
-    held = rows[0].get("evaluation") if rows and isinstance(rows[0], dict) else None
+    held: Any = rows[0].get("evaluation") if rows and isinstance(rows[0], dict) else None
     try:
         held = parsed(held) if isinstance(held, str) else held  # a cell of CSV
         found: dict[str, Any] = held["abstention"]
