@@ -19,7 +19,7 @@ from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.teacher_forcing import AnyDocument, Columns, Document, as_document, listed
 from decoding.scoring.windows import Window, Windows
 from decoding.texts.encoding import Segment
-from decoding_evals.perplexity.protocols import PROTOCOLS, Protocol
+from decoding_evals.perplexity.protocols import BOS, PROTOCOLS, Protocol
 from decoding_evals.perplexity.tables import result_tables
 from decoding_evals.reading.interruptible import Interruptible, ReadResult
 from decoding_evals.showing.result import exp_or_none, finite
@@ -221,7 +221,7 @@ def perplexity(
     return PerplexityResult(
         model=language_model.name,
         protocol=protocol,
-        rules=rules.rules,
+        rules=rules.rules.format(bos=BOS[windows.bos]),
         headline=rules.headline,
         nll_nats=nll,
         mean_entropy_nats=float(sums.entropy / sums.blocks.count),

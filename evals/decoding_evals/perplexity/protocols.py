@@ -20,6 +20,14 @@ from decoding.scoring.windows import Ids, Window, Windows, sliding_windows
 from decoding.texts.prompts import bos_or_eos
 from decoding_evals.reading.scanned import whole
 
+BOS = {
+    "auto": "BOS before each document",
+    "always": "BOS before each document",
+    "never": "no BOS",
+    "every": "BOS before each window",
+}
+"""What a choice of `Windows.bos` is in words."""
+
 
 class Protocol(TeacherForcing):
     """Every token once, BOS before each document, every token the same weight.
@@ -28,7 +36,8 @@ class Protocol(TeacherForcing):
     """
 
     name = "default"
-    rules = "every token once, BOS before each document"
+    rules = "every token once, {bos}"
+    """`{bos}` stands for the words of `BOS`, where it may be chosen."""
     fixed: tuple[str, ...] = ()
     """Arguments that the tool decides."""
     headline = "perplexity"

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 @human_options
 @output_options
 @plot_option("Draw entropy and surprisal along the first text.")
-def score(setting: str | None, per: str, tokens: str | None, **options: Any) -> None:
+def score(per: str, tokens: str | None, **options: Any) -> None:
     """Score every token of the texts in FILES (or standard input).
 
     A text file is one document; each row of a .jsonl, .csv or .parquet file is one. With
@@ -59,7 +59,8 @@ def score(setting: str | None, per: str, tokens: str | None, **options: Any) -> 
     something else. With --per word, words are what white space separates, and their corrected
     surprisal gives the probability that a word ends to that word.
     """
-    asked = None if setting is None else of_text(read_setting(setting, {}))
+    spec = options["setting"]
+    asked = None if spec is None else of_text(read_setting(spec, {}))
     _check(options, per, tokens)
     windows = read_windows(options)
     with Destination(options) as destination:
@@ -115,6 +116,8 @@ def _check(options: dict[str, Any], per: str, tokens: str | None) -> None:
         if per != "document" or options["human"] is not None:
             asked = "--human" if per == "document" else f"--per {per}"
             raise click.UsageError(f"{asked} is of texts; it cannot be used with --prompt-column")
+    if per == "word" and options["setting"] is not None:
+        raise click.UsageError("--setting is of tokens; it cannot be used with --per word")
     if per != "document" and (tokens is not None or options["human"] is not None):
         asked = "--human" if tokens is None else "--tokens"
         raise click.UsageError(f"{asked} is of documents; it cannot be used with --per {per}")

@@ -69,7 +69,8 @@ def fit_threshold(
     known = sorted((s for s in given if s is not None and math.isfinite(s)), reverse=above)
     rank = _rank(len(known), false_positive_rate)
     if not rank:
-        least = math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-false_positive_rate))
+        needed = math.log(1 - CONFIDENCE) / math.log1p(-false_positive_rate)
+        least = math.ceil(min(needed, 1e15))  # infinite at the tiniest of rates
         raise ValueError(
             f"a false-positive rate of {false_positive_rate:g} takes at least {least:,} human "
             f"texts, got {len(known):,} with a score"

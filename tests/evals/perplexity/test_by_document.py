@@ -8,6 +8,7 @@ import pytest
 
 from decoding.generation import generate
 from decoding.scoring.teacher_forcing import TokenDocument
+from decoding.scoring.windows import Windows
 from decoding_evals.perplexity.evaluation import perplexity
 
 TEXTS = ["Once upon a time, Lily saw a dog.", "", "Tom ran.", "The 日本 dog was big. " * 9]
@@ -89,6 +90,18 @@ def test_ids_without_a_context_begin_as_texts_do(stories):
         found = perplexity(stories, [TokenDocument(some)])
         assert found.nll_nats == pytest.approx(want.nll_nats, abs=1e-6)
         assert (found.bytes, found.account.tokens_scored) == (want.bytes, len(ids))
+
+
+@pytest.mark.parametrize(
+    ("bos", "said"),
+    [
+        ("auto", "BOS before each document"), ("never", "no BOS"),
+        ("every", "BOS before each window"),
+    ],
+)  # fmt: skip
+def test_the_rules_say_where_bos_stands(stories, bos, said):
+    result = perplexity(stories, TEXTS[:1], windows=Windows(bos=bos))
+    assert result.rules == f"every token once, {said}"
 
 
 def test_records_of_another_model_are_told_or_refused(run, tmp_path):

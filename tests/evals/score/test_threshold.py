@@ -59,6 +59,12 @@ def test_texts_without_a_score_are_counted_and_never_flagged():
     assert json.loads(json.dumps(threshold.record(), allow_nan=False))["value"] == 59
 
 
+@pytest.mark.parametrize("rate", [1e-300, 5e-324])
+def test_the_tiniest_rates_take_more_texts_than_there_are(rate):
+    with pytest.raises(ValueError, match="at least 1,000,000,000,000,000 human texts, got 3 with"):
+        fit_threshold([0.0] * 3, rate)
+
+
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, float("nan")])
 def test_rates_outside_their_range_are_refused(rate):
     with pytest.raises(ValueError, match=r"false_positive_rate must be in \(0, 1\)"):

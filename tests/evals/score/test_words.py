@@ -280,3 +280,8 @@ def test_rows_are_written_in_every_format(run, tmp_path, suffix):
     found = contents(tmp_path / f"words{suffix}")
     assert [row["text"] for row in found][:3] == ["Lily", " saw", " a"]
     assert {*map(len, found)} == {10} and len(found) == 10 + 2
+
+
+def test_a_setting_that_no_row_would_say_is_refused(run):
+    code, out, err = run("score", "--per", "word", "--setting", "top_k=5", stdin=b"Tom ran.")
+    assert (code, out) == (2, "") and "--setting is of tokens; it cannot be used with" in err
