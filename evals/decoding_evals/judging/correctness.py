@@ -15,6 +15,7 @@ from decoding_evals.judging.answers import (
     normalized,
     prefers_correct,
     rouge_l,
+    spoken,
 )
 from decoding_evals.score.evaluation import score_choices
 
@@ -78,7 +79,7 @@ def judged(answer: str, references: Sequence[str], by: str) -> Judgement | None:
         ((float(of_one[by](answer, reference)), reference) for reference in known),
         key=lambda pair: pair[0],
     )
-    compared = str.lower if by == "rouge-l" else normalized
+    compared = {"rouge-l": str.lower, "contains": spoken}.get(by, normalized)
     return Judgement(by, quality, quality >= THRESHOLDS[by], compared(answer), compared(best))
 
 
