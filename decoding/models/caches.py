@@ -77,6 +77,15 @@ class Reader:
         """How many tokens of a text need not be read."""
         return len(self._longest(tuple(ids)))
 
+    def shared(self, ids: Ids) -> int:
+        """How many tokens a text has in common with what is kept, or with the text before it."""
+        with_last = common(self._last, ids)
+        return max(self.known(ids), with_last if with_last and self.in_parts else 0)
+
+    def met(self, ids: Ids) -> None:
+        """Take note of a text that was read elsewhere."""
+        self._last = tuple(ids)
+
     def read(self, ids: Ids) -> DynamicCache:
         """What the model keeps of a text, one row; not to be written into.
 

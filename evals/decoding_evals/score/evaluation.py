@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from decoding.information.statistics import row_statistics
+from decoding.models.caches import Reader
 from decoding.models.loading import LanguageModel
 from decoding.scoring.answers import EncodedDocument, answered
 from decoding.scoring.blocks import LogitBlock
@@ -173,6 +174,7 @@ def score(
     *,
     windows: Windows = Windows(),
     setting: Setting | str | None = None,
+    reader: Reader | None = None,
     on_progress: Callable[[int, float], None] | None = None,
 ) -> Iterator[DocumentScores]:
     """Score every token of every document by teacher forcing.
@@ -184,6 +186,7 @@ def score(
         windows: how the texts are read.
         setting: a decoding setting, or its text form, that is scored beside the model's own
             distribution.
+        reader: keeps what texts begin with from call to call.
         on_progress: is given the number of scored tokens and the mean surprisal so far, nats.
 
     Returns:
@@ -192,7 +195,7 @@ def score(
     Raises:
         ValueError: an argument is outside its range.
     """
-    run = TeacherForcing(language_model, windows)
+    run = TeacherForcing(language_model, windows, reader)
     chosen = None if setting is None else as_setting(setting)
     follower = None if chosen is None else Follower([chosen.for_tokenizer(run.tokenizer)])
 
