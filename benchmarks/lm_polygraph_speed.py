@@ -152,7 +152,7 @@ def main(
     prompts = prompts_of(questions_file, questions)
     given = {"model": model, **GIVEN}
     ours = Tool(
-        [sys.executable, __file__, "--worker"],
+        [sys.executable, __file__, "--worker", "--model", model],
         {**given, "prompts": prompts, "batch_size": batch_size},
     )
     tool = Path(__file__).with_name("lm_polygraph_speed_tool.py")
