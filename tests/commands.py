@@ -55,6 +55,8 @@ def forked(*arguments, closed=(), environment=(), before=None, **options):
 def started(*arguments, environment=(), **options):
     """A process of the command from the start of its interpreter."""
     command = [*COMMAND, *map(str, arguments)]
+    # Whoever runs the tests in the background may have them ignore Ctrl-C.
+    options.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     return subprocess.Popen(command, env=os.environ | dict(environment), **options)
 
 

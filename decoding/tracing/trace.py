@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,6 +81,11 @@ class Trace:
     def __repr__(self) -> str:
         return f"Trace({described(self)})"
 
+    def first(self, tokens: int) -> Trace:
+        """The trace of the first tokens alone."""
+        shortened: Trace = _first(self, tokens)
+        return shortened
+
     def columns(self) -> dict[str, Any]:
         """Columns by record key, in the order of the records; `text` only where it is known."""
         named: dict[str, Any] = {"id": self.ids}
@@ -148,6 +153,14 @@ class Trace:
         console.print(self)
         assert isinstance(console.file, io.StringIO)
         return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+def _first(columns: Any, tokens: int) -> Any:
+    """The first rows of all columns, whatever they are held in."""
+    if is_dataclass(columns) and not isinstance(columns, type):
+        held = {field.name: getattr(columns, field.name) for field in fields(columns)}
+        return replace(columns, **{name: _first(value, tokens) for name, value in held.items()})
+    return None if columns is None else columns[:tokens]
 
 
 def described(trace: Trace, *facts: str) -> str:

@@ -75,11 +75,8 @@ def test_no_color_is_honoured(flag, no_color):
 
 def test_ctrl_c_while_a_token_is_drawn():
     process = started(
-        "generate", "Once upon a time", "--color",
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        # A background job inherits SIGINT ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+        "generate", "Once upon a time", "--color", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     assert process.stdout is not None
     process.stdout.read(1)
     process.send_signal(signal.SIGINT)
@@ -121,7 +118,7 @@ def test_ctrl_c_leaves_the_perplexity_of_what_was_scored(stories):
     [record] = json.loads(Path("o.json").read_text())
     scored = record["tokens_scored"]
     assert shown[-1] == (
-        f"Error: interrupted; the figures are of the {scored} tokens scored until then"
+        f"Error: interrupted; the figures are of the {scored:,} tokens scored until then"
     )
     assert record["complete"] is False and 0 < scored < record["tokens"]
     places = ("tokens_scored", "tokens_context_only", "tokens_skipped")

@@ -33,6 +33,8 @@ class Protocol(TeacherForcing):
     """Arguments that the tool decides."""
     headline = "perplexity"
     """What the tool reports."""
+    keeps_documents = True
+    """Whether it scores each document by itself, as its text stands."""
 
     bytes: int | None = 0
     words: int | None = 0
@@ -94,6 +96,7 @@ class HuggingFace(Protocol):
     name = "huggingface"
     rules = "one joined text, no BOS; window means weighted by new tokens - 1"
     fixed = ("bos",)
+    keeps_documents = False
     bytes = words = None
 
     def __init__(self, language_model: LanguageModel, windows: Windows = Windows()) -> None:
@@ -160,6 +163,7 @@ class LlamaCpp(Protocol):
     name = "llama.cpp"
     rules = "second half of each chunk of 512 tokens; the last incomplete chunk dropped"
     fixed = ("stride", "bos")
+    keeps_documents = False
     bytes = words = None
 
     def __init__(self, language_model: LanguageModel, windows: Windows = Windows()) -> None:
@@ -211,6 +215,7 @@ class Gpt2Paper(Protocol):
     name = "gpt2-paper"
     rules = "de-tokenised text, stride 32, no BOS; nats per word of the original text"
     fixed = ("bos",)
+    keeps_documents = False
     headline = "word_perplexity"
 
     def __init__(self, language_model: LanguageModel, windows: Windows = Windows()) -> None:

@@ -47,6 +47,9 @@ USUAL = {
 """Columns by what they hold, where none is named: the first that a row has. The others are those of
 Natural Questions and TruthfulQA."""
 
+SEPARATORS = {"Correct Answers": ";", "Incorrect Answers": ";"}
+"""What separates the answers of a cell where nothing else is said: TruthfulQA's file."""
+
 SPELLED = re.compile(r"(\\[nrt])+")
 
 # How prompts are continued.
@@ -128,7 +131,8 @@ def read_prompt_rows(
     Args:
         columns: further columns by what they hold: `context` a text, any other a list of texts or
             one. None takes the first of `USUAL` that a row has.
-        separator: where a text is cut into several, and what is around the pieces goes.
+        separator: where a text is cut into several, and what is around the pieces goes; default
+            that of `SEPARATORS`, for TruthfulQA's columns alone.
 
     Returns:
         One row per prompt: `prompt`, `context` (None where there is none), and for the other
@@ -146,7 +150,8 @@ def read_prompt_rows(
             raise click.UsageError(
                 f"{named[0]} needs a --prompts-file with rows ({', '.join(FORMATS)})"
             )
-        return [_row(prompt, {}, columns) for prompt in read_prompts(arguments, file, column)]
+        nothing = known_in({}, columns)
+        return [{"prompt": one, **nothing} for one in read_prompts(arguments, file, column)]
     if arguments:
         raise click.UsageError("give prompts as arguments or with --prompts-file, not both")
     check_source(file)
@@ -169,10 +174,8 @@ def read_prompt_rows(
             prompt = _prompt(place_of, prompt, spelled=as_json)
             if not is_utf8(json.dumps(values, ensure_ascii=False)):
                 raise TypeError("a text is not valid UTF-8")
-            found = {
-                name: values.get(given or _usual(name, values)) for name, given in columns.items()
-            }
-            rows.append(_row(prompt, found, columns, separator, lists_as_json=as_json))
+            known = known_in(values, columns, separator, lists_as_json=as_json)
+            rows.append({"prompt": prompt, **known})
         except TypeError as error:
             raise click.ClickException(f"{place}: {error}") from None
     if not rows:
@@ -202,24 +205,38 @@ def _prompt(column: str, value: object, *, spelled: bool) -> Prompt:
     return value
 
 
-def _row(
-    prompt: Prompt,
+def known_in(
     values: Row,
     columns: Mapping[str, str | None],
     separator: str | None = None,
     *,
     lists_as_json: bool = False,
 ) -> Row:
-    """What a row holds; only a file that has no lists of its own writes them as JSON."""
-    row: Row = {"prompt": prompt}
-    for name in columns:
-        value = values.get(name)
+    """What a row knows besides its prompt, as of `read_prompt_rows`; only a file that has no lists
+    of its own writes them as JSON. A TypeError says which value is of another kind."""
+    row: Row = {}
+    for name, given in columns.items():
+        column = given or _usual(name, values)
+        value = values.get(column)
         if lists_as_json and name != "context" and isinstance(value, str) and value[:1] == "[":
             with suppress(ValueError, RecursionError):
                 value = reading.parsed(value)
-        texts = _texts(name, value, None if name == "context" else separator)
+        between = SEPARATORS.get(column) if separator is None else separator
+        texts = _texts(name, value, None if name == "context" else between)
         row[name] = texts if name != "context" else "\n".join(texts) or None
     return row
+
+
+def asked_in(values: Row) -> Prompt | None:
+    """The prompt of a row that may have none: its `messages`, or else the usual column's text.
+
+    Raises:
+        TypeError: it is of another kind.
+    """
+    for name in ("messages", _usual("prompt", values)):
+        if values.get(name) is not None:
+            return _prompt(name, values[name], spelled=False)
+    return None
 
 
 def _texts(name: str, value: object, separator: str | None) -> tuple[str, ...]:

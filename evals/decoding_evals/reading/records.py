@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from decoding_evals.reading.drawn import Drawn, DrawnAnswer, ids_in, list_in, text_in
 from decoding_evals.reading.rows import parsed, string_problem
 
 if TYPE_CHECKING:
@@ -47,6 +49,12 @@ class Recorded(NamedTuple):
         return TokenDocument(self.ids, context)
 
 
+def is_record(row: dict[str, Any] | str) -> bool:
+    """Whether a row is a record of `decoding generate`; other data may have `tokens` too."""
+    known = not isinstance(row, str) and "tokens" in row
+    return known and ("prompt" in row or "prompt_ids" in row)
+
+
 def recorded(name: str, row: dict[str, Any]) -> Recorded | str:
     """The sequence of a record of `decoding generate`, or what is wrong with it."""
     tokens, prompt, prompt_ids = row["tokens"], row.get("prompt"), row.get("prompt_ids")
@@ -80,3 +88,39 @@ def _token_id(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
         raise TypeError
     return value
+
+
+def drawn(row: dict[str, Any]) -> Drawn:
+    """The answer of a record of `decoding generate`, and how it was drawn.
+
+    Raises:
+        TypeError: it is no such record, or of beams or a greedy setting, which draw nothing.
+    """
+    what = "a record of generate"
+    tokens, settings, chat = list_in(row, "tokens", what), row.get("settings"), row.get("chat")
+    if row.get("num_beams", 1) != 1 or str(settings).startswith(("greedy", "temperature=0,")):
+        raise TypeError("beam search and greedy settings draw no answers")
+    columns: dict[str, tuple[Any, ...]] = {
+        name: tuple(token.get(name) if isinstance(token, dict) else None for token in tokens)
+        for name in ("text", "id", "surprisal_nats", "entropy_nats")
+    }
+    for name in ("surprisal_nats", "entropy_nats"):
+        if not all(isinstance(x, int | float) and 0 <= x < math.inf for x in columns[name]):
+            raise TypeError(f"{what} has a token without {name!r}")
+    seed, known = row.get("seed"), row.get("prompt_ids") is not None
+    answer = DrawnAnswer(
+        text_in(row, "text", what),
+        text_in(row, "finish_reason", what),
+        texts=tuple(map(str, columns["text"])),
+        ids=ids_in({"id": list(columns["id"])}, "id", what),
+        surprisal_nats=columns["surprisal_nats"],
+        entropy_nats=columns["entropy_nats"],
+    )
+    return Drawn(
+        (answer,),
+        prompt_ids=ids_in(row, "prompt_ids", what) if known else None,
+        model=text_in(row, "model", what),
+        settings=text_in(row, "settings", what),
+        seed=seed if isinstance(seed, int) else None,
+        chat=chat if isinstance(chat, dict) else None,
+    )

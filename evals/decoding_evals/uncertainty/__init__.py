@@ -3,5 +3,8 @@
 from decoding.exports import exported
 
 __getattr__, __dir__ = exported(
-    __name__, result="PromptRow PromptUncertainty", evaluation="uncertainty"
+    __name__,
+    result="PromptRow PromptUncertainty",
+    evaluation="uncertainty",
+    stored="rescored stored_uncertainty",
 )

@@ -4,33 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 from click.core import ParameterSource
 
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.reading import prompts as reading
-from decoding_evals.reading.chats import read_chat
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
     MOST_TOKENS,
+    Between,
     Command,
     model_options,
     option,
     output_options,
     read_model,
-    read_setting,
     setting_options,
     stacked,
 )
 from decoding_evals.shell.output import RecordFile, Unfinished
-from decoding_evals.shell.plots import check_plot, plot_option, write_plot
+from decoding_evals.shell.plots import plot_option, write_plot
 from decoding_evals.showing.lines import note, say
+from decoding_evals.uncertainty.usage import can_be_judged, read_usage
 
 if TYPE_CHECKING:
     from decoding.models.loading import LanguageModel
+    from decoding_evals.reading.stored import StoredPrompt
     from decoding_evals.uncertainty.result import PromptUncertainty
+    from decoding_evals.uncertainty.summary import EstimatorEvaluation
 
 COLUMNS = {
     "references": "correct answers",
@@ -51,8 +53,36 @@ column_options = stacked(
 )
 
 
+# Answers kept are wrong at most so often.
+abstention_options = stacked(
+    option(
+        "--risk R",
+        "Find the --estimator's threshold below which answers are wrong at most this often.",
+        type=Between(0, 1, min_open=True, max_open=True),
+    ),
+    option(
+        "--confidence C",
+        "How probable it is that the threshold of --risk keeps its promise.",
+        type=Between(0, 1, min_open=True, max_open=True),
+        default=0.9,
+    ),
+    option("--estimator NAME", "The estimator that decides; choose it before you see results."),
+    option(
+        "--abstain-by FILE",
+        "Say of each answer whether to abstain, by the threshold that --evaluation FILE wrote "
+        "under --risk.",
+    ),
+)
+
+
 @click.command(cls=Command)
 @reading.prompt_options
+@option(
+    "--answers FILE",
+    "Measure answers that were drawn elsewhere, instead of drawing: records of generate, of vLLM, "
+    "or OpenAI-style responses (.jsonl, .json, .parquet, or - for lines of standard input); "
+    "--model then scores them anew.",
+)
 @column_options
 @model_options
 @setting_options
@@ -61,6 +91,11 @@ column_options = stacked(
 )
 @option("--max-new-tokens N", type=click.IntRange(1, MOST_TOKENS), default=50)
 @reading.answer_options
+@option(
+    "--answer [whole|line|sentence]",
+    "What counts of an answer: all of it, its first line, or its first sentence.",
+    default="whole",
+)
 @option("--batch-size N", "Sequences that run together.", default=32)
 @option(
     "--members NAME|FOLDER",
@@ -90,6 +125,7 @@ column_options = stacked(
     "--evaluation FILE",
     "Write how well each estimator tells correct answers to FILE (.json, .jsonl, …).",
 )
+@abstention_options
 @plot_option("Draw risk against coverage, where prompts have references.")
 def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
     """Answer each PROMPT, greedily and by sampling, and say how sure the model is.
@@ -99,100 +135,181 @@ def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
     With paraphrases, --members or --mc-dropout also how much of the entropy is disagreement; with a
     context, what it adds; with references, which estimator tells correct answers from wrong ones.
     """
-    settings = _setting(options)
+    settings = read_usage(options)
     columns = {name: options[f"{name}_column"] for name in COLUMNS}
-    rows = reading.read_prompt_rows(
-        prompts, options["prompts_file"], options["column"], columns, options["separator"]
-    )
-    judged = _can_be_judged(rows, options)
+    rows, stored = _inputs(prompts, columns, options)
+    judged = can_be_judged(rows, options)
+    threshold = None
+    if options["abstain_by"] is not None:
+        from decoding_evals.uncertainty.abstaining import read_threshold
+
+        threshold = read_threshold(options["abstain_by"], options["estimator"])
     plot, evaluation = options.pop("plot"), options.pop("evaluation")
     # Records are whole whatever becomes of the evaluation.
     with ExitStack() as after, Destination(options) as destination:
         file = None
         if evaluation is not None:
             file = after.enter_context(RecordFile(evaluation, "--evaluation"))
-        language_model, loaded = _models(options)
-        from decoding.generation.seeds import chosen_seed
-        from decoding_evals.judging.correctness import usual_rule
-        from decoding_evals.showing.terminal import counted, print_table
-        from decoding_evals.uncertainty.evaluation import uncertainty as measure
-        from decoding_evals.uncertainty.result import PromptRow
-        from decoding_evals.uncertainty.summary import EstimatorEvaluation, evaluate
+        from decoding_evals.uncertainty.abstaining import checked
 
-        seed = chosen_seed(options["seed"])
-        rule = options["correct_by"] or usual_rule(t for row in rows for t in row["references"])
-        results = measure(
-            language_model,
-            [PromptRow(**row) for row in rows],
-            settings,
-            seed=seed,
-            correctness=rule,
-            **{name: options[name] for name in _PASSED},
-            **_others(options, language_model, loaded, seed),
+        run = (
+            _drawn(rows, settings, options)
+            if stored is None
+            else _stored(stored, rows, settings, options)
         )
+        results = checked(run.results, options["estimator"], threshold, options)
         done: list[dict[str, Any]] = []
         finished = _finished(results, done, len(rows), shown=destination.shows_progress)
         destination.deliver(finished, unit="prompt", done=f"of {len(rows):,} finished")
-        empty = sum(record.pop("empty") for record in done)
-        if empty:
-            answers = counted(empty, "empty greedy answer")
-            note(f"{answers} to {counted(len(rows), 'prompt')}")
+        _tell(done, threshold, destination.on_screen)
         if destination.on_screen:
-            samples = counted(options["num_samples"], "sample")
-            say(f"{settings}, {samples} each, seed {seed}")
+            say(run.said)
         if not judged:
             return
-        summary = EstimatorEvaluation(language_model.name, str(settings), rule, evaluate(done))
+        summary = _evaluated(run, done, options)
         if file is not None:
             file.write(summary.record())
         if plot is not None and (figure := summary.plot()) is not None:
             write_plot(figure, plot)
+        from decoding_evals.showing.terminal import print_table
+
         print_table(*summary.tables(), stderr=not destination.on_screen)
 
 
-JUDGED = ("estimators", "correct", "quality")
-_PASSED = ("num_samples", "max_new_tokens", "stop", "chat", "batch_size")
+# Of a record, for what is said of all prompts.
+_NEEDED = (
+    "estimators", "correct", "quality", "votes", "greedy", "samples", "samples_cut_off",
+    "abstained", "model", "settings", "chat", "answer", "clustering", "similarity",
+)  # fmt: skip
+_PASSED = ("num_samples", "max_new_tokens", "stop", "answer", "chat", "batch_size")
 
 
-def _setting(options: dict[str, Any]) -> DecodingSettings:
-    """The setting that samples are drawn under; checks that the options go together."""
-    settings = read_setting(options["setting"], options)
-    if not isinstance(settings, DecodingSettings):
-        raise click.UsageError("uncertainty draws whole answers under one setting, not a policy")
-    if settings.greedy:
-        raise click.UsageError("samples of a greedy setting are all the same")
-    if len(options["members"]) == 1:
-        raise click.UsageError("--members needs at least two models: give it again")
-    if options["separator"] == "":
-        raise click.UsageError("--separator needs a text, not empty")
-    options["stop"] = reading.read_stop(options["stop"])
-    options["chat"] = read_chat(options)
-    check_plot(options["plot"])
-    paths = (options[name] for name in ("output", "evaluation", "plot"))
-    files = [path.resolve() for path in paths if path is not None]
-    if len(set(files)) < len(files):
-        raise click.UsageError("--output, --evaluation and --plot must be different files")
-    return settings
+class _Run(NamedTuple):
+    """Results to come, and what they are of."""
+
+    results: Iterator[PromptUncertainty]
+    model: str | None
+    settings: str | None
+    rule: str
+    said: str
+    """In a line."""
 
 
-def _can_be_judged(rows: list[dict[str, Any]], options: dict[str, Any]) -> bool:
-    """Whether any answer can be judged; what asks for judgement needs one. Where only some can, the
-    number of the others is said."""
-    likelihood = options["correct_by"] == "likelihood"
-    needed = ("references", "incorrect") if likelihood else ("references",)
-    of = "references and incorrect answers" if likelihood else "references"
-    judged = sum(all(row[name] for name in needed) for row in rows)
-    source = click.get_current_context().get_parameter_source
-    for name in ("correct_by", "plot", "evaluation"):
-        if source(name) is ParameterSource.COMMANDLINE and not judged:
-            flag = "--" + name.replace("_", "-")
-            raise click.UsageError(f"{flag} needs prompts with {of}")
-    if 0 < judged < len(rows):
-        from decoding_evals.showing.terminal import counted
+def _inputs(
+    prompts: tuple[str, ...], columns: dict[str, str | None], options: dict[str, Any]
+) -> tuple[list[dict[str, Any]], list[StoredPrompt] | None]:
+    """The rows, and of stored answers the prompts that they are to."""
+    file, separator = options["prompts_file"], options["separator"]
+    if options["answers"] is None:
+        read = reading.read_prompt_rows
+        return read(prompts, file, options["column"], columns, separator), None
+    if prompts:
+        raise click.UsageError("give prompts or --answers, not both")
+    from decoding_evals.reading.stored import matched, read_stored
 
-        left_out = len(rows) - judged
-        click.echo(f"{counted(left_out, 'prompt')} of {len(rows):,} not judged: no {of}", err=True)
-    return judged > 0
+    known = None
+    if file is not None:
+        known = reading.read_prompt_rows((), file, options["column"], columns, separator)
+    elif options["column"] is not None:
+        raise click.UsageError("--column needs a --prompts-file")
+    stored = read_stored(options["answers"], columns, separator)
+    if known is not None:
+        stored = matched(stored, known)
+    return [{"prompt": one.prompt, **one.known} for one in stored], stored
+
+
+def _drawn(rows: list[dict[str, Any]], settings: DecodingSettings, options: dict[str, Any]) -> _Run:
+    """Answers that are to be drawn."""
+    language_model, loaded = _models(options)
+    from decoding.generation.seeds import chosen_seed
+    from decoding_evals.judging.correctness import usual_rule
+    from decoding_evals.showing.terminal import counted
+    from decoding_evals.uncertainty.evaluation import uncertainty as measure
+    from decoding_evals.uncertainty.result import PromptRow
+
+    seed = chosen_seed(options["seed"])
+    rule = options["correct_by"] or usual_rule(t for row in rows for t in row["references"])
+    results = measure(
+        language_model,
+        [PromptRow(**row) for row in rows],
+        settings,
+        seed=seed,
+        correctness=rule,
+        **{name: options[name] for name in _PASSED},
+        **_others(options, language_model, loaded, seed),
+    )
+    samples = counted(options["num_samples"], "sample")
+    said = f"{settings}, {samples} each, seed {seed}"
+    return _Run(results, language_model.name, str(settings), rule, said)
+
+
+def _stored(
+    stored: list[StoredPrompt],
+    rows: list[dict[str, Any]],
+    settings: DecodingSettings,
+    options: dict[str, Any],
+) -> _Run:
+    """Answers that were drawn elsewhere."""
+    from decoding_evals.judging.correctness import usual_rule
+    from decoding_evals.judging.entailment import EntailmentModel
+    from decoding_evals.shell.progress import status
+    from decoding_evals.showing.terminal import counted
+    from decoding_evals.uncertainty.stored import check_known, rescored, stored_uncertainty
+
+    given = click.get_current_context().get_parameter_source
+    if given("model") is ParameterSource.COMMANDLINE:
+        language_model = read_model(options)
+        how = {name: options[name] for name in ("chat", "batch_size")}
+        with status("scoring stored answers"):
+            stored = rescored(language_model, stored, settings, **how)
+    for line in check_known(stored):
+        note(line)
+    entailment = None
+    if (name := options["nli_model"]) is not None:
+        with status(f"loading {name}"):
+            entailment = EntailmentModel(name, trust_remote_code=options["trust_remote_code"])
+    rule = options["correct_by"] or usual_rule(t for row in rows for t in row["references"])
+    results = stored_uncertainty(
+        stored, answer=options["answer"], entailment=entailment, correctness=rule
+    )
+    made = {(one.drawn.model, one.drawn.settings) for one in stored}
+    model, drawn_by = made.pop() if len(made) == 1 else (None, None)
+    answers = counted(sum(len(one.drawn.answers) for one in stored), "stored answer")
+    known = ", ".join(filter(None, (model, drawn_by))) or "a model and setting that no row says"
+    return _Run(results, model, drawn_by, rule, f"{answers} of {known}")
+
+
+def _tell(done: list[dict[str, Any]], threshold: dict[str, Any] | None, on_screen: bool) -> None:
+    """What all prompts together say, beside what is asked for."""
+    from decoding_evals.showing.terminal import counted
+
+    empty = sum(record["greedy"] == "" for record in done)
+    if empty:
+        note(f"{counted(empty, 'empty greedy answer')} to {counted(len(done), 'prompt')}")
+    if threshold is not None:
+        abstained = sum(record["abstained"] for record in done)
+        least = threshold["threshold"]
+        why = "it found no threshold" if least is None else f"{threshold['estimator']} >= {least:g}"
+        told = f"abstained from {abstained:,} of {counted(len(done), 'answer')}: {why}"
+        say(told, stderr=not on_screen)
+
+
+def _evaluated(
+    run: _Run, done: list[dict[str, Any]], options: dict[str, Any]
+) -> EstimatorEvaluation:
+    """How well the estimators did, and the threshold that was asked for."""
+    from decoding_evals.uncertainty.abstaining import abstention, conditions
+    from decoding_evals.uncertainty.summary import EstimatorEvaluation, evaluate
+
+    evaluation = evaluate(done)
+    if options["risk"] is not None:
+        how = {name: options[name] for name in ("estimator", "risk", "confidence")}
+        try:
+            found = abstention(done, **how) | {"correct_by": run.rule}
+        except ValueError as error:  # the records stay
+            raise Unfinished(str(error)) from error
+        evaluation["abstention"] = found | {"conditions": conditions(done[0], options)}
+    return EstimatorEvaluation(run.model, run.settings, run.rule, evaluation)
 
 
 def _models(options: dict[str, Any]) -> tuple[LanguageModel, list[LanguageModel]]:
@@ -236,14 +353,13 @@ def _finished(
     """The results, with a bar; `done` gets what the evaluation needs of each that was delivered."""
     from decoding_evals.shell.progress import progress_bar
     from decoding_evals.showing.terminal import counted
-    from decoding_evals.uncertainty.estimators import answer
 
     with progress_bar(total, "prompts", shown=shown and total > 1) as advance:
         try:
             for result in results:
                 yield result
-                known = {name: getattr(result, name) for name in JUDGED}
-                done.append(known | {"empty": not answer(result.greedy)})
+                record = result.record()
+                done.append({name: record[name] for name in _NEEDED})
                 advance()
         except ValueError as error:
             if not done:

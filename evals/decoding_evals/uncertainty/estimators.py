@@ -116,8 +116,9 @@ def cluster_estimates(labels: Sequence[int], surprisals: Sequence[float]) -> Est
     Returns:
         `SemanticEntropy`: entropy of the clusters' shares of the samples' probability,
         P(C) = Σ_{s in C} q(s) / Σ_s q(s) over all n samples, equal ones each time they come, in
-        [0, ln n] nats; `SemanticEntropyEmpirical`: entropy of the clusters' frequencies, in
-        [0, ln n] nats; `LabelProb`: 1 - the largest frequency; `NumberOfDistinctAnswers`: clusters.
+        [0, ln n] nats, None where a surprisal is not known; `SemanticEntropyEmpirical`: entropy of
+        the clusters' frequencies, in [0, ln n] nats; `LabelProb`: 1 - the largest frequency;
+        `NumberOfDistinctAnswers`: clusters.
 
     Source: Farquhar et al. 2024, *Nature* 630, 625, both; of whole sequences, where they take the
         mean log-probability of a token. LM-Polygraph's `SemanticEntropy`, after Kuhn et al. 2023,
@@ -127,8 +128,9 @@ def cluster_estimates(labels: Sequence[int], surprisals: Sequence[float]) -> Est
     log_q = -np.asarray(surprisals, dtype=np.float64)
     frequencies = np.bincount(of_sample) / len(of_sample)
     weights = np.bincount(of_sample, np.exp(log_q - log_q.max()))
+    known = bool(np.isfinite(log_q).all())
     return {
-        "SemanticEntropy": _entropy(weights / weights.sum()),
+        "SemanticEntropy": _entropy(weights / weights.sum()) if known else None,
         "SemanticEntropyEmpirical": _entropy(frequencies),
         "LabelProb": 1 - float(frequencies.max()),
         "NumberOfDistinctAnswers": float(len(frequencies)),

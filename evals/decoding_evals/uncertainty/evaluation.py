@@ -29,6 +29,7 @@ from decoding_evals.judging.correctness import (
     usual_rule,
 )
 from decoding_evals.judging.entailment import EntailmentModel
+from decoding_evals.judging.extent import EXTENTS, cut
 from decoding_evals.judging.similarity import SimilarityModel, likeness
 from decoding_evals.uncertainty import estimators as estimating
 from decoding_evals.uncertainty.context_gain import ContextGain, ContextRow, context_gain
@@ -41,6 +42,7 @@ from decoding_evals.uncertainty.epistemic import (
 from decoding_evals.uncertainty.p_true import p_true
 from decoding_evals.uncertainty.result import PromptRow, PromptUncertainty
 from decoding_evals.uncertainty.similarities import likeness_estimates
+from decoding_evals.uncertainty.votes import votes
 
 CANDIDATES = 5
 
@@ -54,6 +56,7 @@ def uncertainty(
     max_new_tokens: int = 50,
     seed: int | None = None,
     stop: Sequence[str] = (),
+    answer: str = "whole",
     chat: bool | Chat = False,
     batch_size: int = 32,
     members: Sequence[Member] = (),
@@ -75,6 +78,9 @@ def uncertainty(
         max_new_tokens: of each answer, >= 1.
         seed: as for `generate`.
         stop: strings that end an answer.
+        answer: how far an answer goes: `whole`, or the first `line` or `sentence` of what is
+            written (see `judging.extent.extent_end`). What is compared and judged is the answer,
+            and of the tokens only its own count.
         chat: put each text into the tokenizer's chat template; as for `generate`.
         batch_size: sequences that run together; results come a batch at a time.
         members: of an ensemble, at least two if any; see `checkpoint_members`.
@@ -104,6 +110,8 @@ def uncertainty(
         raise ValueError("samples of a greedy setting are all the same: use temperature > 0")
     if correctness is not None and correctness not in CORRECTNESS:
         raise ValueError(f"correctness must be one of {', '.join(CORRECTNESS)}, got {correctness}")
+    if answer not in EXTENTS:
+        raise ValueError(f"answer must be one of {', '.join(EXTENTS)}, got {answer}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
     rows = [
@@ -132,6 +140,7 @@ def uncertainty(
         entailment=entailment,
         similarity=similarity,
         correctness=rule,
+        extent=answer,
     )
     numbered = iter(enumerate(rows))
     together = min(max(1, batch_size // (num_samples + 1)), MOST_TOGETHER)
@@ -153,6 +162,7 @@ class _Run:
     entailment: EntailmentModel | None
     similarity: SimilarityModel | None
     correctness: str
+    extent: str
 
     @cached_property
     def answering(self) -> Run:
@@ -180,7 +190,8 @@ class _Run:
         """Results for a few prompts."""
         # Equal prompts once: their samples would be counted on.
         texts = list(dict.fromkeys(row.asked() for _, row in rows))
-        written = [*self.answering.sequences(texts, self.options["batch_size"])]
+        sequences = self.answering.sequences(texts, self.options["batch_size"])
+        written = [cut(one, self.extent) for one in sequences]
         answers = {}
         for place, text in enumerate(texts):
             greedy, *drawn = written[(self.num_samples + 1) * place :][: self.num_samples + 1]
@@ -237,6 +248,8 @@ class _Run:
             epistemic=epistemic,
             gain=self.gain(row, estimating.answer(greedy)),
             judgement=self.judged(row, estimating.answer(greedy)),
+            votes=votes(samples, alike.labels, row.references, self.correctness),
+            extent=self.extent,
         )
 
     def epistemic(self, row: PromptRow, greedy: Generation) -> dict[str, EpistemicUncertainty]:

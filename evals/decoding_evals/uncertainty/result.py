@@ -8,19 +8,22 @@ from typing import Any, NamedTuple
 
 from decoding.generation.result import Generation
 from decoding.inference.sequences import SequenceEntropy
-from decoding.texts.chats import Prompt, last_of, worded
+from decoding.texts.chats import Conversation, Prompt, last_of, worded
 from decoding_evals.judging.correctness import Judgement
-from decoding_evals.showing.result import TextResult, quoted
+from decoding_evals.showing.result import TextResult, finite, quoted
+from decoding_evals.showing.terminal import counted
 from decoding_evals.uncertainty import estimators as estimating
 from decoding_evals.uncertainty.context_gain import ContextGain
 from decoding_evals.uncertainty.epistemic import EpistemicUncertainty
 from decoding_evals.uncertainty.tables import prompt_lines
+from decoding_evals.uncertainty.votes import Vote
 
 
 class PromptRow(NamedTuple):
     """A prompt and what is known about it."""
 
-    prompt: Prompt
+    prompt: Prompt | Any
+    """None, of stored answers alone, where nothing says it."""
     references: tuple[str, ...] = ()
     """Correct answers."""
     incorrect: tuple[str, ...] = ()
@@ -49,7 +52,8 @@ class PromptUncertainty(TextResult):
     _tables = staticmethod(prompt_lines)
 
     row: PromptRow
-    greedy: Generation
+    greedy: Generation | None
+    """None where samples were drawn elsewhere."""
     samples: tuple[Generation, ...]
     entropy: SequenceEntropy
     """Of the whole answer, estimated from the samples."""
@@ -65,78 +69,105 @@ class PromptUncertainty(TextResult):
     """Along the greedy answer, by what differs: `phrasing`, `members`, `dropout`."""
     gain: ContextGain | None
     judgement: Judgement | None
-    """Of the greedy answer; None without references."""
+    """Of the greedy answer, or where there is none the most common one; None without references."""
+    votes: dict[str, Vote]
+    """The answer that samples elect, by the confidence that their votes weigh."""
+    extent: str
+    """How far an answer goes: `whole`, `line` or `sentence`."""
+    abstained: bool | None = None
+    """Whether a threshold says not to answer; None where none was given."""
 
     @property
     def quality(self) -> float | None:
-        """Of the greedy answer, in [0, 1]; None without references."""
+        """Of the judged answer, in [0, 1]; None without references."""
         return None if self.judgement is None else self.judgement.quality
 
     @property
     def correct(self) -> bool | None:
-        """Whether the greedy answer counts as correct; None without references."""
+        """Whether the judged answer counts as correct; None without references."""
         return None if self.judgement is None else self.judgement.correct
 
     def gist(self) -> tuple[str, ...]:
         """Of its `repr`."""
-        answer = quoted(estimating.answer(self.greedy))
+        asked = "" if self.row.prompt is None else quoted(last_of(self.row.prompt))
+        if self.greedy is None:
+            return asked, counted(len(self.samples), "stored answer")
         surprisal = math.fsum(self.greedy.trace.raw_surprisal_nats)
-        return f"{quoted(last_of(self.row.prompt))} → {answer}", f"-log p {surprisal:.4f} nats"
+        answer = quoted(estimating.answer(self.greedy))
+        return f"{asked} → {answer}", f"-log p {surprisal:.4f} nats"
 
     def record(self) -> dict[str, Any]:
-        """Plain values for JSON; what is undefined is None."""
-        trace = self.greedy.trace
-        first = self.greedy.record()["tokens"][0]
-        first["raw_probability"] = math.exp(-first["raw_surprisal_nats"])
-        names = {"id": "id", "text": "text", "probability": "raw_probability"}
-        entropies = {
-            "MonteCarloSequenceEntropy": self.entropy.monte_carlo,
-            "RaoBlackwellSequenceEntropy": self.entropy.rao_blackwellised,
-        }
+        """Plain values for JSON; what is undefined or not known is None."""
         text, share = estimating.most_common(self.samples, self.labels)
-        asked, how = self.row.prompt, self.greedy.chat
-        messages = {} if isinstance(asked, str) else {"messages": [*map(dict, asked.messages)]}
-        chat = None if how is None else dict(how)
+        surprisals = estimating.surprisals(self.samples)
+        cut_off = sum(sample.finish_reason == "length" for sample in self.samples)
+        asked, any_one = self.row.prompt, self.samples[0]
+        messages = {}
+        if isinstance(asked, Conversation):
+            messages["messages"] = [*map(dict, asked.messages)]
         return {
             **self.heading(),
-            "prompt": last_of(self.row.prompt),
+            "prompt": None if asked is None else last_of(asked),
             **messages,
             "context": self.row.context,
-            "model": self.greedy.model,
-            "settings": str(self.samples[0].settings),
-            "seed": self.greedy.seed,
-            "chat": chat,
-            "greedy": estimating.answer(self.greedy),
+            "model": any_one.model,
+            "settings": None if any_one.settings is None else str(any_one.settings),
+            "seed": any_one.seed,
+            "chat": None if any_one.chat is None else dict(any_one.chat),
+            "greedy": None if self.greedy is None else estimating.answer(self.greedy),
             "samples": [estimating.answer(sample) for sample in self.samples],
-            "next_token_entropy_nats": float(trace.raw_entropy_nats[0]),
-            "next_token_candidates": [
-                {name: token[key] for name, key in names.items()}
-                for token in (first, *first["alternatives"])
-            ],
+            **self._next_token(),
             "estimators": self.estimators,
-            "standard_errors": {
-                name: float(entropy.standard_error) for name, entropy in entropies.items()
-            },
-            "better_sequence_entropy": next(
-                name for name, entropy in entropies.items() if entropy is self.entropy.better
-            ),
-            "samples_cut_off": sum(sample.finish_reason == "length" for sample in self.samples),
-            "sample_tokens": [len(sample.trace) for sample in self.samples],
-            "sample_surprisal_nats": estimating.surprisals(self.samples),
-            "sample_entropy_nats": [
-                math.fsum(sample.trace.entropy_nats) for sample in self.samples
+            **self._errors(),
+            "answer": self.extent,
+            "samples_cut_off": cut_off,
+            "of_beginnings": 2 * cut_off > len(self.samples),
+            "sample_tokens": [
+                None if math.isnan(surprisal) else len(sample.trace)
+                for sample, surprisal in zip(self.samples, surprisals, strict=True)
             ],
+            "sample_surprisal_nats": finite(surprisals),
+            "sample_entropy_nats": finite(
+                [sample.trace.entropy_nats.sum() for sample in self.samples]
+            ),
             "clusters": self.labels,
             "clustering": self.clustering,
             "similarity": self.similarity,
             "most_common_answer": {"text": text, "share": share},
+            "votes": {name: vote._asdict() for name, vote in self.votes.items()},
             "epistemic": {name: value.record() for name, value in self.epistemic.items()},
             "context_gain": None if self.gain is None else self.gain.record(),
             "references": list(self.row.references),
             "quality": self.quality,
             "correct": self.correct,
             "compared": None if self.judgement is None else self.judgement.record(),
+            "abstained": self.abstained,
         }
+
+    def _next_token(self) -> dict[str, Any]:
+        """What the model says of the token that begins the answer."""
+        names = ("next_token_entropy_nats", "next_token_candidates")
+        if self.greedy is None:
+            return dict.fromkeys(names)
+        first = self.greedy.record()["tokens"][0]
+        first["raw_probability"] = math.exp(-first["raw_surprisal_nats"])
+        keys = {"id": "id", "text": "text", "probability": "raw_probability"}
+        candidates = [
+            {name: token[key] for name, key in keys.items()}
+            for token in (first, *first["alternatives"])
+        ]
+        return dict(zip(names, (first["raw_entropy_nats"], candidates), strict=True))
+
+    def _errors(self) -> dict[str, Any]:
+        """Of the two entropies of the whole answer, and which has the smaller one."""
+        errors = {
+            "MonteCarloSequenceEntropy": finite(self.entropy.monte_carlo.standard_error),
+            "RaoBlackwellSequenceEntropy": finite(self.entropy.rao_blackwellised.standard_error),
+        }
+        known = {name: error for name, error in errors.items() if error is not None}
+        # Of equal ones the Rao–Blackwellised.
+        better = min(reversed(known), key=known.__getitem__, default=None)
+        return {"standard_errors": errors, "better_sequence_entropy": better}
 
     def rows(self) -> list[dict[str, Any]]:
         """One row: the prompt, its greedy answer, and each estimator."""

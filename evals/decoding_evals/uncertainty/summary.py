@@ -11,16 +11,34 @@ from decoding_evals.showing.result import Result
 from decoding_evals.showing.terminal import counted, number
 from decoding_evals.uncertainty.figure import plot_risk_coverage
 from decoding_evals.uncertainty.tables import evaluation_tables
+from decoding_evals.uncertainty.votes import GREEDY, evaluate_votes
 
 
 def evaluate(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What `evaluate_estimators` makes of records of `PromptUncertainty`."""
+    """What `evaluate_estimators` makes of records of `PromptUncertainty`, and `evaluate_votes`.
+
+    Returns:
+        The keys of `evaluate_estimators`; `judged`, which answers were: `greedy` or, of stored
+        answers, `most common`; `votes`; `samples`, and how many of them hit the token limit,
+        `samples_cut_off`.
+    """
     names = dict.fromkeys(name for record in records for name in record["estimators"])
-    return evaluate_estimators(
-        {name: [record["estimators"].get(name) for record in records] for name in names},
-        [record["correct"] for record in records],
-        [record["quality"] for record in records],
-    )
+    correct = [record["correct"] for record in records]
+    stored = any(record["greedy"] is None for record in records)
+    chosen: dict[str, Sequence[bool | None]] = {} if stored else {GREEDY: correct}
+    for name in dict.fromkeys(name for record in records for name in record["votes"]):
+        chosen[name] = [record["votes"].get(name, {}).get("correct") for record in records]
+    return {
+        **evaluate_estimators(
+            {name: [record["estimators"].get(name) for record in records] for name in names},
+            correct,
+            [record["quality"] for record in records],
+        ),
+        "judged": "most common" if stored else "greedy",
+        "votes": evaluate_votes(chosen),
+        "samples": sum(len(record["samples"]) for record in records),
+        "samples_cut_off": sum(record["samples_cut_off"] for record in records),
+    }
 
 
 @dataclass(frozen=True)
@@ -30,11 +48,11 @@ class EstimatorEvaluation(Result):
     _tables = staticmethod(evaluation_tables)
     _picture = staticmethod(plot_risk_coverage)
 
-    model: str
-    settings: str
+    model: str | None
+    settings: str | None
     correct_by: str
     evaluation: dict[str, Any]
-    """As `evaluate` returns it."""
+    """As `evaluate` returns it; where a risk was asked for, with `abstention`."""
 
     def gist(self) -> tuple[str, ...]:
         """Of its `repr`."""

@@ -43,7 +43,7 @@ def results(stories):
     rows = [PromptRow(text, ("a cat",)) for text in TEXTS[:2]]
     answers = list(uncertainty(stories, rows, num_samples=2, max_new_tokens=5, seed=1))
     judged = [
-        {"estimators": one.estimators, "correct": correct, "quality": float(correct)}
+        one.record() | {"correct": correct, "quality": float(correct)}
         for one, correct in zip(answers, (True, False), strict=True)
     ]
     summary = EstimatorEvaluation("m", "raw", "exact", evaluate(judged))

@@ -72,6 +72,21 @@ def test_columns_of_usual_data_sets_are_found(tmp_path, row):
     assert found["incorrect"] == tuple(row.get("incorrect_answers", ()))
 
 
+def test_answers_of_truthfulqas_file_are_told_apart(tmp_path):
+    """By `; `, as it has them; other columns hold what they hold."""
+    file = tmp_path / "qa.csv"
+    file.write_text(
+        "Question,Correct Answers,Incorrect Answers,other\n"
+        '"Tom, who?",A dog; A big cat,"An ox; Nobody, really",a; b\n'
+    )
+    columns = {"references": None, "incorrect": None}
+    [found] = read_prompt_rows((), file, None, columns, None)
+    assert found["references"] == ("A dog", "A big cat")
+    assert found["incorrect"] == ("An ox", "Nobody, really")
+    [found] = read_prompt_rows((), file, None, columns | {"references": "other"}, None)
+    assert found["references"] == ("a; b",)
+
+
 def test_likelihood_prefers_what_the_model_finds_likelier(stories):
     rows = [
         PromptRow("Once upon a", ("time",), ("banana", "zebra")),
