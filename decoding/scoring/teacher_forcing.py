@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from decoding.models.batching import rotary_limit
+from decoding.models.caches import Reader
 from decoding.models.head import LogitHead
 from decoding.models.limits import check_ids, positions
 from decoding.models.loading import LanguageModel, check_language_model
@@ -116,6 +117,7 @@ class TeacherForcing:
     Args:
         language_model: the model and its tokenizer.
         windows: how the texts are read.
+        reader: keeps what texts begin with from run to run.
         end: an id that is scored behind each document as if it were its last token, in a window
             that `closes`; not behind a conversation, whose turns have ends of their own.
 
@@ -128,9 +130,11 @@ class TeacherForcing:
         language_model: LanguageModel,
         windows: Windows = Windows(),
         *,
+        reader: Reader | None = None,
         end: int | None = None,
     ) -> None:
         check_language_model(language_model)
+        self.reader = reader
         self.model = language_model.model
         self.tokenizer = language_model.tokenizer
         self.context, self.stride = windows.within(positions(self.model))
@@ -223,8 +227,9 @@ class TeacherForcing:
             self.full_logits = head.full_logits
 
         for block in logit_blocks(
-            self.model, windows, batch_size=self.batch_size, beside=beside, on_head=on_head
-        ):
+            self.model, windows, batch_size=self.batch_size, beside=beside, reader=self.reader,
+            on_head=on_head,
+        ):  # fmt: skip
             self.account.tokens_scored += len(block.targets)
             yield block
             del block  # before the next one is made

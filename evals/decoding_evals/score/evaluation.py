@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from decoding.information.statistics import log_mass, log_probs_of, row_statistics
+from decoding.models.caches import Reader
 from decoding.models.loading import LanguageModel, check_language_model
 from decoding.scoring.answers import EncodedDocument, answered
 from decoding.scoring.blocks import LogitBlock
@@ -38,6 +39,7 @@ def score(
     setting: Setting | str | None = None,
     words: bool = False,
     tokens: Sequence[str] = (),
+    reader: Reader | None = None,
     on_progress: Callable[[int, float], None] | None = None,
 ) -> Iterator[DocumentScores]:
     """Score every token of every document by teacher forcing.
@@ -51,6 +53,7 @@ def score(
             distribution.
         words: score words too, see `decoding_evals.score.words`.
         tokens: texts of single tokens, whose probabilities behind each document are wanted.
+        reader: keeps what texts begin with from call to call.
         on_progress: is given the number of scored tokens and the mean surprisal so far, nats.
 
     Returns:
@@ -62,7 +65,7 @@ def score(
     check_language_model(language_model)
     vocab = language_model.model.config.get_text_config().vocab_size
     ends = [end for end in language_model.ends() if end < vocab]  # a configuration's may be default
-    run = TeacherForcing(language_model, windows, end=ends[0] if ends else 0)
+    run = TeacherForcing(language_model, windows, reader=reader, end=ends[0] if ends else 0)
     chosen = None if setting is None else as_setting(setting)
     asked = _Asked(
         ends,

@@ -178,6 +178,11 @@ class _Run:
             chat=as_chat(self.options["chat"]),
         )
 
+    @cached_property
+    def asking(self) -> Reader:
+        """What reads the questions whether answers are true."""
+        return Reader(self.language_model.model)
+
     def batch(self, rows: list[tuple[int, PromptRow]]) -> Iterator[PromptUncertainty]:
         """Results for a few prompts."""
         # Equal prompts once: their samples would be counted on.
@@ -189,7 +194,7 @@ class _Run:
             greedy, *drawn = written[(self.num_samples + 1) * place :][: self.num_samples + 1]
             answers[text] = greedy, tuple(drawn)
         asked = [(text, estimating.answer(best)) for text, (best, _) in answers.items()]
-        said = p_true(self.language_model, asked, chat=self.options["chat"])
+        said = p_true(self.language_model, asked, chat=self.options["chat"], reader=self.asking)
         truths = dict(zip(texts, said, strict=True))
         for index, row in rows:
             text = row.asked()
