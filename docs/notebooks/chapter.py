@@ -2,8 +2,8 @@
 # # Probability and information, on a real row
 #
 # Courses explain entropy with coins and dice. Here each idea meets one row of numbers that a
-# language model really gave, the small one inside this package. Every number in the text is checked
-# by an `assert` in the cell beside it.
+# language model really gave, the small one inside this package. What the text says of it, an
+# `assert` in a cell beside it checks.
 #
 # To run this notebook yourself: `pip install -e '.[plot]' jupyterlab` in a checkout of the toolkit.
 
