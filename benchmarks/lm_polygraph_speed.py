@@ -194,9 +194,10 @@ def main(
 Median and range over {len(mine)} turns; the first one of ours holds its probes of the model.
 LM-Polygraph ran with {fastest} prompts together, the fastest on the first {CHUNK} questions (CPU s
 a question by prompts together: {sizes_tried}); ours with {batch_size} sequences, its default being
-32. -log p of the greedy answer is the same to {SAME} nats in {same} of {len(prompts)}; the others
-are answers that begin with EOS or the end of a line, which it masks, or of rows that end before
-others of their batch, to which it adds the padding behind.
+32. -log p of the greedy answer is the same to {SAME} nats in {same} of {len(prompts)}. What sets
+the others apart was not taken apart: by its code it masks EOS at the first steps, and with several
+prompts together it counts what stands behind an answer that has ended. Equal tokens give equal
+estimates (see "LM-Polygraph").
 """
     command = "python benchmarks/lm_polygraph_speed.py --model FOLDER"
     if sizes != SIZES:
