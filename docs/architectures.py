@@ -56,6 +56,8 @@ difference hides, float32, on a CPU. `make architectures` writes this page.
 
 - **rows together**: what `generate` may put into one batch: rows of any lengths, rows of one
   length, or one row at a time. A short probe finds this out, once for each model.
+- **prompt**: samples of one prompt read it once, or each reads it anew; and whether texts that
+  begin alike are read in parts. Another probe finds this out.
 - **generate**: sequences from a batch of prompts of different lengths are those of each prompt
   alone.
 - **trace**: what `generate` recorded is what teacher forcing of the finished sequence gives.

@@ -48,6 +48,8 @@ def filled(
     at_once = width * len(rows) * (WIDE_COST if width * len(rows) > WIDE_PASS else 1.0)
     if () in prompts or unread + PASS_TOKENS * len(prompts) >= at_once:
         return None
+    if max(lengths) > reader.limit:
+        return None
     if not _plain(input_ids, lengths, inputs) or read_once(reader.model, pad) is not None:
         return None
     caches = dict(zip(prompts, reader.read_each(prompts), strict=True))

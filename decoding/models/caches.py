@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, cache_utils
 
+from decoding.models.batching import rotary_limit
 from decoding.models.devices import input_device
 from decoding.models.faults import first_line
 from decoding.models.probing import distance, own_logits, probe_ids, rounding
@@ -74,6 +76,11 @@ class Reader:
     def in_parts(self) -> bool:
         """Whether it may read a text in parts; else each is read whole, once."""
         return read_in_parts(self.model) is None
+
+    @cached_property
+    def limit(self) -> float:
+        """A longer text is read whole: all its rotary factors are others."""
+        return rotary_limit(self.model) or math.inf
 
     def known(self, ids: Ids) -> int:
         """How many tokens of a text need not be read."""
@@ -143,7 +150,7 @@ class Reader:
 
     def last_logits(self, ids: Ids, rows: int) -> Tensor:
         """Logits at the last tokens of a text, `(rows, vocab)`, in the model's dtype."""
-        if not self.in_parts:
+        if not self.in_parts or len(ids) > self.limit:
             whole = torch.tensor([list(ids)], device=input_device(self.model))
             return own_logits(self.model, whole)[0, -rows:]
         cache = self.read(ids[:-rows]) if len(ids) > rows else empty_cache(self.model)

@@ -80,7 +80,9 @@ def logit_blocks(
             head = LogitHead(model)
             if on_head is not None:
                 on_head(head)
-        for shared, alike in families(group) if beside is None else [(0, group)]:
+        for shared, alike in (
+            families(group, limit=reader.limit) if beside is None else [(0, group)]
+        ):
             before = shared if shared and reader.in_parts else 0
             known = reader.known(alike[0].inputs[:before].tolist())
             if known and max(1, len(alike) - 1) * (before - known) < PASS_TOKENS:
@@ -95,12 +97,13 @@ def logit_blocks(
 
 
 def _families(
-    windows: Iterable[Window], reader: Reader | None
+    windows: Iterable[Window], reader: Reader | None, limit: float = math.inf
 ) -> Iterator[tuple[int, list[Window]]]:
     """Windows that begin alike, with how many tokens they share; with 0, those that share none.
 
     A window joins those before it where that spares tokens, more than a pass of its own costs. One
     that begins as those of earlier calls did is a family by itself, where a reader knows of them.
+    One of more tokens than the limit is read whole.
     """
     begun: dict[bytes, list[Window]] = {}
     for window in windows:
@@ -111,7 +114,7 @@ def _families(
         shared = 0
         for window in alike:
             # The row of its first target is the last one that is needed.
-            most = len(window.inputs) - len(window.targets)
+            most = _most(window, limit)
             joint = min(shared, most, _common(family[0], window)) if family else 0
             if joint - (len(family) - 1) * (shared - joint) >= PASS_TOKENS:
                 family.append(window)
@@ -130,7 +133,7 @@ def _families(
         unlike = []
         for window in others:
             ids = window.inputs.tolist()
-            shared = min(reader.shared(ids), len(ids) - len(window.targets))
+            shared = min(reader.shared(ids), _most(window, limit))
             if shared >= PASS_TOKENS:
                 yield shared, [window]
             else:
@@ -139,6 +142,11 @@ def _families(
         others = unlike
     if others:
         yield 0, others
+
+
+def _most(window: Window, limit: float) -> int:
+    """How many tokens of a window may be read before the others."""
+    return 0 if len(window.inputs) > limit else len(window.inputs) - len(window.targets)
 
 
 def _common(first: Window, second: Window) -> int:

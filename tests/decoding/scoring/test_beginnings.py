@@ -150,3 +150,10 @@ def test_a_reader_changes_nothing_where_calls_share_nothing(model):
         log_probs(model, [window], reader=reader)
     count.stop()
     assert count.passes == [(1, len(text) - 1) for text in texts]
+
+
+def test_a_text_whose_rotary_factors_are_others_is_read_whole(monkeypatch):
+    model = model_of(LAYERS["attention"])
+    windows = windows_of([np.append(ids_of(60, 0), ids_of(n, n)) for n in (2, 3, 8, 9)], 2)
+    monkeypatch.setattr(caches, "rotary_limit", lambda model: 64)
+    assert counted(model, windows).passes == [(1, 59), (2, 3), (2, 68)]
