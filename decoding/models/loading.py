@@ -307,5 +307,5 @@ def _explain(source: Source, error: Exception) -> str:
         return f"model {name!r} could not be loaded: {first_line(error)}"
     return (
         f"model {name!r} is no local folder and could not be fetched from the hub "
-        f"({first_line(error)}); use a local folder, or {BUILTIN!r}"
+        f"({first_line(error)}); use a local folder"
     )

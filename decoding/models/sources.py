@@ -155,7 +155,7 @@ def _cached(name: str, revision: str | None, subfolder: str) -> Source:
             return Source(name, str(folder), subfolder=subfolder)
     raise ModelLoadError(
         f"model {name!r} is no local folder and not in the cache, and could not be fetched from "
-        f"the hub, which does not answer; use a local folder, or {BUILTIN!r}"
+        f"the hub, which does not answer; use a local folder"
     )
 
 

@@ -166,7 +166,7 @@ def wrong(*arguments, code=1, says, files=None, stdin=b""):
         wrong("x", "--device", "tpu9", says="unknown device 'tpu9'"),
         wrong("x", "--model", "./nowhere", says="'./nowhere' does not exist"),
         wrong("x", "--model", "builtin:poems", says="builtin:stories"),
-        wrong("x", "--model", "no/such-model", says="use a local folder, or 'builtin:stories'"),
+        wrong("x", "--model", "no/such-model", says="use a local folder"),
         wrong("x", "--model", "./bare", files={"bare/config.json": b'{"model_type": "gpt2"}'},
               says="model './bare'"),
         wrong("x", "--output", "nowhere/o.jsonl", says="of 'nowhere/o.jsonl' does not exist"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -27,6 +28,7 @@ from decoding_evals.shell.plots import plot_option
 
 if TYPE_CHECKING:
     from decoding_evals.score.document import DocumentScores
+    from decoding_evals.score.words import Words
 
 
 @click.command(cls=Command)
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 @option("--per [document|token|word]", "What a record is of.", default="document")
 @option(
     "--tokens TEXT/TEXT/…",
-    'Also the probability of these tokens behind each text, as in " Yes/ No".',
+    'Also the probability of these tokens behind each text, as in " Yes/ No"; \\/ is a slash.',
 )
 @human_options
 @output_options
@@ -81,23 +83,23 @@ def score(per: str, tokens: str | None, **options: Any) -> None:
                 threshold = fit_threshold(
                     (text.curvature() for text in scored), options["false_positives"]
                 )
-        how |= {"setting": asked, "tokens": () if tokens is None else tokens.split("/")}
+        how |= {"setting": asked, "tokens": () if tokens is None else _texts(tokens)}
         how |= {"words": per == "word"}
         evaluate: Any = evaluation.score
         texts: Any = inputs.documents(language_model)
         if inputs.prompt_column is not None:
             evaluate = partial(evaluation.score_choices, chat=talk.chat, names=inputs.names)
             texts = ((row.prompt, row.choices) for row in inputs if isinstance(row, Prompted))
-        unspaced: list[str] = []
+        found: list[Words] = []
         with destination.scoring(lazily=True) as progress:
             results = evaluate(language_model, texts, on_progress=progress, **how)
             if threshold is not None:
                 results = (replace(result, human=threshold) for result in results)
             if per == "word":
-                results = _words_left_out(results, unspaced)
+                results = _with_words(results, found)
             destination.deliver(
                 results, inputs=inputs, models=[language_model.name], rows=_ROWS[per],
-                notes=_notes(unspaced),
+                notes=_left_out(found),
             )  # fmt: skip
 
 
@@ -123,19 +125,27 @@ def _check(options: dict[str, Any], per: str, tokens: str | None) -> None:
         raise click.UsageError(f"{asked} is of documents; it cannot be used with --per {per}")
 
 
-def _words_left_out(
-    results: Iterator[DocumentScores], unspaced: list[str]
-) -> Iterator[DocumentScores]:
-    """The results, of which stretches without words are remembered."""
+def _texts(tokens: str) -> list[str]:
+    """The texts that slashes part."""
+    return [text.replace("\\/", "/") for text in re.split(r"(?<!\\)/", tokens)]
+
+
+def _with_words(results: Iterator[DocumentScores], found: list[Words]) -> Iterator[DocumentScores]:
+    """The results, whose words are remembered."""
     for result in results:
-        unspaced += [] if result.words is None else result.words.unspaced
+        found += [] if result.words is None else [result.words]
         yield result
 
 
-def _notes(unspaced: list[str]) -> Iterator[str]:
-    """What to say of stretches that were left out, once all are known."""
+def _left_out(found: list[Words]) -> Iterator[str]:
+    """What to say of what has no row, once all words are known."""
     from decoding_evals.showing.lines import quoted
+    from decoding_evals.showing.terminal import counted
 
+    in_part = sum(words.in_part for words in found)
+    if in_part:
+        yield f"left out, because a part of them is not scored: {counted(in_part, 'word')}"
+    unspaced = [stretch for words in found for stretch in words.unspaced]
     if unspaced:
         yield (
             f"left out, in scripts without spaces between words: {len(unspaced):,}, the first "

@@ -106,6 +106,8 @@ class Words:
     words: tuple[Word, ...]
     unspaced: tuple[str, ...]
     """What was left out: stretches in scripts that have no spaces between words."""
+    in_part: int = 0
+    """Words that were left out because only some of their tokens are scored."""
 
 
 def words_of(
@@ -133,7 +135,7 @@ def words_of(
     border = np.append(columns["log_border"], np.nan if after is None else after)
     _check(borders, text, ids, bounds)
     words, unspaced = [], []
-    index = -1
+    index, in_part = -1, 0
     for first, stop, known, parted in borders.groups(ids.tolist()):
         scored = ~np.isnan(surprisal[first:stop])
         if not scored.any():
@@ -142,6 +144,7 @@ def words_of(
         lead = int(scored.argmax())
         context = "".join(map(borders.said, ids[first : first + lead].tolist()))
         if not scored[lead:].all() or context.strip(WHITE):
+            in_part += 1
             continue
         if lead:  # white space is context alone, behind which any token begins the word
             first, known = first + lead, True
@@ -159,7 +162,7 @@ def words_of(
                 None if np.isnan(corrected) else corrected, float(entropy[first]),
             )
         )  # fmt: skip
-    return Words(tuple(words), tuple(unspaced))
+    return Words(tuple(words), tuple(unspaced), in_part)
 
 
 def _check(borders: WordBorders, text: str, ids: Integers, bounds: Integers) -> None:

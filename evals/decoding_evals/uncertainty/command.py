@@ -286,8 +286,12 @@ def _tell(done: list[dict[str, Any]], threshold: dict[str, Any] | None, on_scree
     if threshold is not None:
         abstained = sum(record["abstained"] for record in done)
         least = threshold["threshold"]
-        why = "it found no threshold" if least is None else f"{threshold['estimator']} >= {least:g}"
-        told = f"abstained from {abstained:,} of {counted(len(done), 'answer')}: {why}"
+        where = (
+            f"where {threshold['estimator']} >= {least:g}"
+            if least is not None
+            else ("always, because no threshold was found")
+        )
+        told = f"abstains {where}: from {abstained:,} of {counted(len(done), 'answer')}"
         say(told, stderr=not on_screen)
 
 

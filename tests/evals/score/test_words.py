@@ -242,6 +242,21 @@ def test_stretches_of_scripts_without_spaces_are_left_out_and_told(stories):
     assert scores.words.unspaced == (" 日本語です。", " ไทย")
 
 
+def test_words_of_which_a_part_is_context_are_left_out_and_told(run, stories, tmp_path):
+    ids = stories.tokenizer(LILY)["input_ids"]
+    inside = stories.tokenizer.convert_ids_to_tokens(ids).index(".")  # of " butterfly."
+    [scores] = score(stories, [TokenDocument(ids[inside:], ids[:inside])], words=True)
+    assert texts(scores) == [" It", " was", " on", " the", " flower."]
+    assert scores.words.in_part == 1
+    record = {
+        "prompt": "", "prompt_ids": ids[:inside], "tokens": [{"id": id_} for id_ in ids[inside:]]
+    }  # fmt: skip
+    (tmp_path / "drawn.jsonl").write_text(json.dumps(record))
+    code, out, err = run("score", "drawn.jsonl", "--per", "word", "--json")
+    assert code == 0 and len(out.splitlines()) == 5
+    assert "left out, because a part of them is not scored: 1 word" in err
+
+
 def word_piece():
     vocabulary = {w: i for i, w in enumerate(["[UNK]", "a", "b", "c", ".", "##b", "##c"])}
     raw = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
