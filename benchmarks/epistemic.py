@@ -23,8 +23,8 @@ from results import write_section
 
 from decoding import LanguageModel, load_model
 from decoding.inference.intervals import ratio_of_sums
-from decoding_evals.uncertainty.context_gain import ContextRow, context_gain
-from decoding_evals.uncertainty.epistemic import (
+from decoding_evals.uncertainty.estimators.context_gain import ContextRow, context_gain
+from decoding_evals.uncertainty.estimators.epistemic import (
     NAMES,
     Member,
     checkpoint_members,

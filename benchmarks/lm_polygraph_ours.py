@@ -14,9 +14,9 @@ from decoding.inference.sequences import sequence_entropy
 from decoding_evals.judging.entailment import entailment_clusters
 from decoding_evals.judging.similarity import SimilarityModel, likeness
 from decoding_evals.score.evaluation import score_choices
-from decoding_evals.uncertainty import estimators
-from decoding_evals.uncertainty.p_true import QUESTION, TRUE, p_true
-from decoding_evals.uncertainty.similarities import likeness_estimates
+from decoding_evals.uncertainty.estimators import probabilities as estimators
+from decoding_evals.uncertainty.estimators.p_true import QUESTION, TRUE, p_true
+from decoding_evals.uncertainty.estimators.similarities import likeness_estimates
 
 SAMPLES = 10
 SEED = 1

@@ -71,7 +71,7 @@ class BothEntropies:
 def our_step(batch: int, tokens: int, monitor: Any) -> Callable[[Tensor, Tensor], Tensor]:
     """What a `Sampler` does at each step, and the greedy choice that follows it."""
     from decoding import DecodingSettings, Sampler
-    from decoding.generation.sampler import _Step
+    from decoding.sampling.sampler import _Step
 
     points = torch.rand(batch, tokens, dtype=torch.float64)
     settings = DecodingSettings.parse(SETTING)

@@ -4,14 +4,16 @@ Folders, each of which imports only from those above it:
 
     rows         what a row of logits is: arrays, distributions, the draw
     rules        what a setting is made of: penalties, temperatures, cuts
-    models       loading, what a model can bear, head, attention
+    models       loading, devices, limits
+    passes       head, attention, which rows may run together, what was read and is kept
     texts        prompts, chats, encoding, detokenizing
     settings     DecodingSettings, EntropyPolicy, grids, the processor for model.generate
     scoring      teacher forcing: every token of a text scored exactly once
     tracing      EntropyMonitor, Trace: what is written down of each step
     information  entropy, KL and their kin; settings compared; training losses
     inference    temperature by likelihood, posterior, intervals, sequence entropy
-    generation   generate, Sampler: prompts in, text and traces out
+    sampling     Sampler: one call of model.generate, what each row reads, each token drawn
+    generation   generate: prompts in, text and traces out
     stories      the embedded model
 """
 
@@ -22,11 +24,12 @@ from decoding.exports import exported
 __version__ = "0.1.0"
 
 _NAMES = {
-    "generation": "Generation Sampler generate",
+    "generation": "Generation generate",
     "inference": "fit_temperature",
     "information": "entropy_regularized_loss row_statistics",
     "models": "LanguageModel ModelLoadError load_model",
     "rows": "NonFiniteLogitsError",
+    "sampling": "Sampler",
     "scoring": "Document TeacherForcing TokenDocument Windows",
     "settings": "DecodingSettings EntropyPolicy",
     "tracing": "EntropyMonitor Trace",
@@ -37,13 +40,13 @@ __all__ = [*sorted(" ".join(_NAMES.values()).split()), "__version__"]
 if TYPE_CHECKING:
     from decoding.generation.result import Generation
     from decoding.generation.run import generate
-    from decoding.generation.sampler import Sampler
     from decoding.inference.temperature import fit_temperature
     from decoding.information.regularization import entropy_regularized_loss
     from decoding.information.statistics import row_statistics
     from decoding.models.faults import ModelLoadError
     from decoding.models.loading import LanguageModel, load_model
     from decoding.rows.faults import NonFiniteLogitsError
+    from decoding.sampling.sampler import Sampler
     from decoding.scoring.teacher_forcing import Document, TeacherForcing, TokenDocument
     from decoding.scoring.windows import Windows
     from decoding.settings.policy import EntropyPolicy

@@ -21,10 +21,10 @@ from families import FAMILIES, built
 from transformers import PreTrainedModel
 
 from decoding import LanguageModel, TeacherForcing, Windows, generate, load_model
-from decoding.generation.prefill import read_once
-from decoding.generation.stepping import generated_together
-from decoding.models.attention import head_entropies
-from decoding.models.caches import read_in_parts
+from decoding.passes.attention import head_entropies
+from decoding.passes.caches import read_in_parts
+from decoding.sampling.prefill import read_once
+from decoding.sampling.stepping import generated_together
 from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.teacher_forcing import TokenDocument
 from decoding_evals.doctor import texts

@@ -12,7 +12,7 @@ from transformers import WatermarkingConfig
 
 from cuts_oracle import ORACLES, by_logit, log_softmax
 from decoding import DecodingSettings, EntropyMonitor, generate
-from decoding.models import batching, probing
+from decoding.passes import batching, probing
 from decoding.settings.settings import RULES_IN_ORDER
 
 STEERING = [

@@ -183,8 +183,8 @@ def write_texts(
         file = stack.enter_context(record_file(output))
         language_model = read_model(options)
         from decoding.generation.run import Run
-        from decoding.generation.seeds import chosen_seed
-        from decoding.models.caches import Reader
+        from decoding.passes.caches import Reader
+        from decoding.sampling.seeds import chosen_seed
         from decoding_cli.screen import Progress, Screen
         from decoding_evals.shell.progress import progress_bar
         from decoding_evals.showing.terminal import counted

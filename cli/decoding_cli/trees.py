@@ -38,7 +38,7 @@ def grow_trees(
         file = stack.enter_context(record_file(output))
         language_model = read_model(options)
         from decoding.generation.branching import branch
-        from decoding.generation.seeds import chosen_seed
+        from decoding.sampling.seeds import chosen_seed
         from decoding_evals.shell.progress import progress_bar
         from decoding_evals.showing.terminal import console, counted, legend
 

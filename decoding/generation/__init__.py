@@ -7,5 +7,4 @@ __getattr__, __dir__ = exported(
     branching="Branch Tree branch",
     result="Generation StreamedToken",
     run="generate",
-    sampler="Sampler",
 )

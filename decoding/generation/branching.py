@@ -16,13 +16,13 @@ import torch
 
 from decoding.generation.jobs import Job
 from decoding.generation.run import Run
-from decoding.generation.seeds import chosen_seed
-from decoding.generation.stepping import evaluating
-from decoding.models.caches import Reader
 from decoding.models.devices import input_device
 from decoding.models.loading import LanguageModel, check_language_model
+from decoding.passes.caches import Reader
 from decoding.rows.arrays import as_tensor
 from decoding.rows.distribution import Distribution
+from decoding.sampling.seeds import chosen_seed
+from decoding.sampling.stepping import evaluating
 from decoding.settings.applying import History
 from decoding.settings.policy import RAW, EntropyPolicy
 from decoding.settings.settings import DecodingSettings

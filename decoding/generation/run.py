@@ -16,24 +16,24 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
 from decoding.generation.jobs import Job, chunks, jobs_of
-from decoding.generation.prefill import read_once
 from decoding.generation.prompts import prompt_ids
 from decoding.generation.result import Generation, StreamedToken
-from decoding.generation.sampler import Sampler
-from decoding.generation.seeds import check_seed, chosen_seed, uniforms
-from decoding.generation.stepping import (
+from decoding.generation.stopping import Finished, StopStrings
+from decoding.models.devices import input_device
+from decoding.models.limits import vocabulary
+from decoding.models.loading import LanguageModel, check_language_model
+from decoding.passes.batching import batches
+from decoding.passes.caches import Reader
+from decoding.sampling.prefill import read_once
+from decoding.sampling.sampler import Sampler
+from decoding.sampling.seeds import check_seed, chosen_seed, uniforms
+from decoding.sampling.stepping import (
     check_configuration,
     check_generation,
     check_together,
     evaluating,
     generated_together,
 )
-from decoding.generation.stopping import Finished, StopStrings
-from decoding.models.batching import batches
-from decoding.models.caches import Reader
-from decoding.models.devices import input_device
-from decoding.models.limits import vocabulary
-from decoding.models.loading import LanguageModel, check_language_model
 from decoding.scoring.windows import check_whole
 from decoding.settings.policy import GREEDY, RAW, Setting, as_setting
 from decoding.settings.settings import DecodingSettings

@@ -1,4 +1,4 @@
-"""Models with their tokenizers: loading, what they can bear, the head, attention."""
+"""Models with their tokenizers: where they lie, loading, devices, limits."""
 
 from decoding.exports import exported
 

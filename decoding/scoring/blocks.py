@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from decoding.models.batching import Together, batches, scored_together
-from decoding.models.caches import PASS_TOKENS, Reader, stacked
 from decoding.models.devices import input_device
-from decoding.models.head import LogitHead
+from decoding.passes.batching import Together, batches, scored_together
+from decoding.passes.caches import PASS_TOKENS, Reader, stacked
+from decoding.passes.head import LogitHead
 from decoding.scoring.windows import Window
 
 # A product with fewer rows at a time is slower: the head's weights are read for each block anew.

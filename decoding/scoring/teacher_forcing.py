@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from decoding.models.batching import rotary_limit
-from decoding.models.caches import Reader
-from decoding.models.head import LogitHead
 from decoding.models.limits import check_ids, positions
 from decoding.models.loading import LanguageModel, check_language_model
+from decoding.passes.batching import rotary_limit
+from decoding.passes.caches import Reader
+from decoding.passes.head import LogitHead
 from decoding.rows.faults import NonFiniteLogitsError
 from decoding.scoring.answers import EncodedDocument, answered
 from decoding.scoring.blocks import LogitBlock, logit_blocks

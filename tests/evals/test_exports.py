@@ -11,7 +11,7 @@ from decoding import DecodingSettings, TeacherForcing, generate
 from decoding_cli.app import COMMANDS, OWN
 from decoding_evals.compare import compare_models
 from decoding_evals.score import score_choices
-from decoding_evals.uncertainty.context_gain import ContextRow, context_gain
+from decoding_evals.uncertainty.estimators.context_gain import ContextRow, context_gain
 
 EVALUATIONS = [name for name in COMMANDS if name not in OWN]
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from decoding.models.attention import LayerAttention, attention_implementation, head_entropies
 from decoding.models.devices import input_device
 from decoding.models.limits import check_ids
 from decoding.models.loading import LanguageModel
+from decoding.passes.attention import LayerAttention, attention_implementation, head_entropies
 from decoding.scoring.teacher_forcing import Document, TeacherForcing, as_document, listed
 from decoding.scoring.windows import Windows
 from decoding.texts.encoding import encode
@@ -129,7 +129,7 @@ def attention(
     windows: Windows = Windows(),
     on_progress: Callable[[int, float], None] | None = None,
 ) -> Iterator[DocumentAttention]:
-    """Entropy of every head's attention over every document; see `decoding.models.attention`.
+    """Entropy of every head's attention over every document; see `decoding.passes.attention`.
 
     A long document is read in consecutive windows of `context` tokens, and a token sees only its
     own window. One window runs at a time, and only one layer's attention map is in memory.

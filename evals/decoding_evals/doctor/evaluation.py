@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from decoding.generation.prefill import read_once
 from decoding.models.loading import LanguageModel, check_language_model
 from decoding.rows.faults import NonFiniteLogitsError
+from decoding.sampling.prefill import read_once
 from decoding.settings.processor import applied_besides
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.doctor import passes, texts

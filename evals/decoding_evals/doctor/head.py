@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from decoding.models.devices import input_device
-from decoding.models.head import configured_shapes
-from decoding.models.probing import distance
+from decoding.passes.head import configured_shapes
+from decoding.passes.probing import distance
 from decoding_evals.doctor.patient import NOT_NUMBERS, Finding, Patient, is_number, skipped
 
 

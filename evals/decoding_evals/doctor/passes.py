@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from decoding.generation.stepping import stepped
 from decoding.models.devices import input_device
-from decoding.models.head import LogitHead
-from decoding.models.probing import distance
+from decoding.passes.head import LogitHead
+from decoding.passes.probing import distance
+from decoding.sampling.stepping import stepped
 from decoding_evals.doctor.patient import (
     NOT_NUMBERS,
     Finding,

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from decoding.models.devices import input_device
 from decoding.models.limits import check_ids, positions
 from decoding.models.loading import LanguageModel
-from decoding.models.probing import distance, rounding
+from decoding.passes.probing import distance, rounding
 from decoding.texts.prompts import document_front
 
 TOKENS = 128  # of the reference text

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from decoding.information.statistics import log_mass, log_probs_of, row_statistics
-from decoding.models.caches import Reader
 from decoding.models.loading import LanguageModel, check_language_model
+from decoding.passes.caches import Reader
 from decoding.scoring.answers import EncodedDocument, answered
 from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.following import Follower

@@ -30,7 +30,7 @@ from decoding_evals.uncertainty.usage import can_be_judged, chosen_rule, read_us
 
 if TYPE_CHECKING:
     from decoding.models.loading import LanguageModel
-    from decoding_evals.reading.stored import StoredPrompt
+    from decoding_evals.engines.stored import StoredPrompt
     from decoding_evals.uncertainty.result import PromptUncertainty
     from decoding_evals.uncertainty.summary import EstimatorEvaluation
 
@@ -205,7 +205,7 @@ def _inputs(
         return read(prompts, file, options["column"], columns, separator), None
     if prompts:
         raise click.UsageError("give prompts or --answers, not both")
-    from decoding_evals.reading.stored import matched, read_stored
+    from decoding_evals.engines.stored import matched, read_stored
 
     known = None
     if file is not None:
@@ -221,7 +221,7 @@ def _inputs(
 def _drawn(rows: list[dict[str, Any]], settings: DecodingSettings, options: dict[str, Any]) -> _Run:
     """Answers that are to be drawn."""
     language_model, loaded = _models(options)
-    from decoding.generation.seeds import chosen_seed
+    from decoding.sampling.seeds import chosen_seed
     from decoding_evals.showing.terminal import counted
     from decoding_evals.uncertainty.evaluation import uncertainty as measure
     from decoding_evals.uncertainty.result import PromptRow
@@ -329,7 +329,7 @@ def _others(
     from decoding_evals.judging.entailment import EntailmentModel
     from decoding_evals.judging.similarity import SimilarityModel
     from decoding_evals.shell.progress import status
-    from decoding_evals.uncertainty.epistemic import checkpoint_members, dropout_members
+    from decoding_evals.uncertainty.estimators.epistemic import checkpoint_members, dropout_members
 
     if loaded:
         # The one that answers has to share the members' vocabulary.

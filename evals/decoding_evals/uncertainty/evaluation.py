@@ -12,10 +12,10 @@ from decoding.generation.jobs import MOST_TOGETHER
 from decoding.generation.prompts import prompt_ids
 from decoding.generation.result import Generation
 from decoding.generation.run import Run
-from decoding.generation.seeds import chosen_seed
 from decoding.inference.sequences import sequence_entropy
-from decoding.models.caches import Reader
 from decoding.models.loading import LanguageModel
+from decoding.passes.caches import Reader
+from decoding.sampling.seeds import chosen_seed
 from decoding.scoring.teacher_forcing import listed
 from decoding.settings.settings import DecodingSettings
 from decoding.texts.chats import Chat, Conversation, Prompt, as_chat, last_of
@@ -30,17 +30,17 @@ from decoding_evals.judging.correctness import (
 from decoding_evals.judging.entailment import EntailmentModel
 from decoding_evals.judging.extent import EXTENTS, cut
 from decoding_evals.judging.similarity import SimilarityModel, likeness
-from decoding_evals.uncertainty import estimators as estimating
-from decoding_evals.uncertainty.context_gain import ContextGain, ContextRow, context_gain
-from decoding_evals.uncertainty.epistemic import (
+from decoding_evals.uncertainty.estimators import probabilities as estimating
+from decoding_evals.uncertainty.estimators.context_gain import ContextGain, ContextRow, context_gain
+from decoding_evals.uncertainty.estimators.epistemic import (
     EpistemicUncertainty,
     Member,
     ensemble_uncertainty,
     paraphrase_uncertainty,
 )
-from decoding_evals.uncertainty.p_true import p_true
+from decoding_evals.uncertainty.estimators.p_true import p_true
+from decoding_evals.uncertainty.estimators.similarities import likeness_estimates
 from decoding_evals.uncertainty.result import PromptRow, PromptUncertainty
-from decoding_evals.uncertainty.similarities import likeness_estimates
 from decoding_evals.uncertainty.votes import votes
 
 CANDIDATES = 5

@@ -12,9 +12,9 @@ from decoding.texts.chats import Conversation, Prompt, last_of, worded
 from decoding_evals.judging.correctness import Judgement
 from decoding_evals.showing.result import TextResult, finite, quoted
 from decoding_evals.showing.terminal import counted
-from decoding_evals.uncertainty import estimators as estimating
-from decoding_evals.uncertainty.context_gain import ContextGain
-from decoding_evals.uncertainty.epistemic import EpistemicUncertainty
+from decoding_evals.uncertainty.estimators import probabilities as estimating
+from decoding_evals.uncertainty.estimators.context_gain import ContextGain
+from decoding_evals.uncertainty.estimators.epistemic import EpistemicUncertainty
 from decoding_evals.uncertainty.tables import prompt_lines
 from decoding_evals.uncertainty.votes import Vote
 

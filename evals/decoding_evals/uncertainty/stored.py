@@ -20,19 +20,19 @@ from decoding.scoring.windows import Windows
 from decoding.settings.policy import Setting
 from decoding.texts.chats import Chat, Conversation, last_of
 from decoding.tracing.trace import Trace
+from decoding_evals.engines.drawn import Drawn, DrawnAnswer
+from decoding_evals.engines.stored import StoredPrompt
 from decoding_evals.judging.correctness import THRESHOLDS, continuing, judged, usual_rule
 from decoding_evals.judging.entailment import EntailmentModel
 from decoding_evals.judging.extent import cut, extent_end
 from decoding_evals.judging.similarity import likeness
-from decoding_evals.reading.drawn import Drawn, DrawnAnswer
 from decoding_evals.reading.records import Recorded
-from decoding_evals.reading.stored import StoredPrompt
 from decoding_evals.score.evaluation import score
 from decoding_evals.showing.result import finite
 from decoding_evals.showing.terminal import counted
-from decoding_evals.uncertainty import estimators as estimating
+from decoding_evals.uncertainty.estimators import probabilities as estimating
+from decoding_evals.uncertainty.estimators.similarities import graph_estimates
 from decoding_evals.uncertainty.result import PromptRow, PromptUncertainty
-from decoding_evals.uncertainty.similarities import graph_estimates
 from decoding_evals.uncertainty.votes import votes
 
 
@@ -51,7 +51,7 @@ def stored_uncertainty(
     the most common answer is judged.
 
     Args:
-        prompts: from `decoding_evals.reading.stored.read_stored`.
+        prompts: from `decoding_evals.engines.stored.read_stored`.
         answer: as for `uncertainty`.
         entailment: as for `uncertainty`.
         correctness: as for `uncertainty`, but for `likelihood`.

@@ -8,7 +8,7 @@ from typing import Any
 
 from decoding_evals.showing.lines import quoted
 from decoding_evals.showing.terminal import Shown, counted, number, titled
-from decoding_evals.uncertainty.estimators import OF_BOTH, OF_MODEL
+from decoding_evals.uncertainty.estimators.probabilities import OF_BOTH, OF_MODEL
 
 PARTS = {
     "phrasing": "phrasings",

@@ -12,7 +12,7 @@ from decoding.generation.result import Generation
 from decoding_evals.judging.bootstrap import bootstrap
 from decoding_evals.judging.correctness import THRESHOLDS, judged
 from decoding_evals.showing.result import Floats, Integers
-from decoding_evals.uncertainty.estimators import answer, certainty_estimates
+from decoding_evals.uncertainty.estimators.probabilities import answer, certainty_estimates
 
 GREEDY, MOST_COMMON = "Greedy", "MostCommon"
 

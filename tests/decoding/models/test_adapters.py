@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from decoding import ModelLoadError, generate, load_model
-from decoding.models.head import LogitHead
 from decoding.models.loading import load_generation_config
 from decoding.models.sources import BUILTIN
+from decoding.passes.head import LogitHead
 from toys import words
 
 IDS = torch.tensor([[1, 2, 3, 4, 5, 0, 7]])

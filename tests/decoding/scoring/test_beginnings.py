@@ -8,7 +8,7 @@ import torch
 from kept import LAYERS, VOCABULARY, Counted, model_of
 
 from decoding.information.statistics import row_statistics
-from decoding.models import caches
+from decoding.passes import caches
 from decoding.scoring.blocks import CPU_TOKENS, logit_blocks
 from decoding.scoring.windows import Window
 

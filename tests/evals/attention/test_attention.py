@@ -21,8 +21,8 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from decoding.models.attention import attention_entropy, attention_implementation, head_entropies
 from decoding.models.loading import LanguageModel
+from decoding.passes.attention import attention_entropy, attention_implementation, head_entropies
 from decoding.scoring.windows import Windows
 from decoding_evals.attention import evaluation as module
 from decoding_evals.attention.evaluation import attention

@@ -9,7 +9,7 @@ from decoding import DecodingSettings, generate
 from decoding_evals.judging.answers import normalized, rouge_l
 from decoding_evals.judging.correctness import comparable, judged
 from decoding_evals.reading.prompts import read_prompt_rows
-from decoding_evals.uncertainty.estimators import answer
+from decoding_evals.uncertainty.estimators.probabilities import answer
 from decoding_evals.uncertainty.evaluation import uncertainty
 from decoding_evals.uncertainty.result import PromptRow
 from decoding_evals.uncertainty.summary import evaluate

@@ -13,8 +13,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from decoding.models.loading import LanguageModel
-from decoding_evals.uncertainty.context_gain import ContextRow, context_gain
-from decoding_evals.uncertainty.epistemic import (
+from decoding_evals.uncertainty.estimators.context_gain import ContextRow, context_gain
+from decoding_evals.uncertainty.estimators.epistemic import (
     checkpoint_members,
     continuation_logits,
     dropout_members,

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from decoding import DecodingSettings, generate
 from decoding.inference.sequences import sequence_entropy
 from decoding.tracing.trace import Certainty
-from decoding_evals.uncertainty.estimators import (
+from decoding_evals.uncertainty.estimators.probabilities import (
     answer,
     certainty_estimates,
     cluster_estimates,

@@ -4,7 +4,7 @@ import pytest
 
 from decoding.models.loading import LanguageModel
 from decoding.texts.chats import Conversation
-from decoding_evals.uncertainty.p_true import p_true
+from decoding_evals.uncertainty.estimators.p_true import p_true
 from oracle import log_softmax, teacher_forced
 
 ASKED = (

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pair_models import NLI, classifier
 
 from decoding import DecodingSettings, generate
-from decoding_evals.uncertainty.similarities import (
+from decoding_evals.uncertainty.estimators.similarities import (
     cocoa_estimates,
     graph_estimates,
     sar_estimates,

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from decoding import DecodingSettings, generate
-from decoding_evals.reading.stored import read_stored
+from decoding_evals.engines.stored import read_stored
 from decoding_evals.uncertainty.evaluation import uncertainty
 from decoding_evals.uncertainty.stored import rescored, stored_uncertainty
 

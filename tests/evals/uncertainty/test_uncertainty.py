@@ -11,8 +11,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from decoding import DecodingSettings, generate
 from decoding_evals.reading.prompts import read_prompt_rows
 from decoding_evals.showing.terminal import WIDEST, to_text
-from decoding_evals.uncertainty.epistemic import checkpoint_members, dropout_members
-from decoding_evals.uncertainty.estimators import answer
+from decoding_evals.uncertainty.estimators.epistemic import checkpoint_members, dropout_members
+from decoding_evals.uncertainty.estimators.probabilities import answer
 from decoding_evals.uncertainty.evaluation import uncertainty
 from decoding_evals.uncertainty.result import PromptRow
 from decoding_evals.uncertainty.tables import prompt_lines

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from decoding.models.faults import first_line
-from decoding.models.probing import WRONG, distance, probe_ids, rounding
+from decoding.passes.probing import WRONG, distance, probe_ids, rounding
 
 WIDTH, SPARED = 12, 4  # tokens of the probe, and positions left for steps behind them
 

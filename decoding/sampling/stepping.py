@@ -16,8 +16,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from decoding.models.batching import Together, compared_once
-from decoding.models.probing import check_causal, own_logits, probe_ids
+from decoding.passes.batching import Together, compared_once
+from decoding.passes.probing import check_causal, own_logits, probe_ids
 from decoding.settings.settings import DecodingSettings
 
 SOURCE, STEPS = 8, 3  # tokens that an encoder reads in a probe, and steps of it

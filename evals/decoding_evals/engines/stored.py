@@ -12,13 +12,14 @@ from typing import Any
 import click
 
 from decoding.texts.chats import Prompt
-from decoding_evals.reading import openai, records, rows, vllm
-from decoding_evals.reading.drawn import Drawn
+from decoding_evals.engines import openai, own, vllm
+from decoding_evals.engines.drawn import Drawn
+from decoding_evals.reading import rows
 from decoding_evals.reading.prompts import STANDARD_INPUT, Row, asked_in, known_in
 from decoding_evals.shell.output import check_source
 from decoding_evals.showing.lines import note
 
-READERS = {"outputs": vllm.request_output, "tokens": records.drawn, "choices": openai.response}
+READERS = {"outputs": vllm.request_output, "tokens": own.record, "choices": openai.response}
 """By the key that tells a row of theirs."""
 
 

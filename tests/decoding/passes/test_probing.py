@@ -9,14 +9,14 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from decoding import LanguageModel, generate
-from decoding.models.attention import head_entropies
-from decoding.models.head import LogitHead
+from decoding.passes.attention import head_entropies
+from decoding.passes.head import LogitHead
 from decoding.scoring.teacher_forcing import TeacherForcing
 from decoding_evals.compare.models import compare_models
 from decoding_evals.doctor.evaluation import CHECKS, REFERENCE
 from decoding_evals.doctor.patient import Patient
 from decoding_evals.score.evaluation import score
-from decoding_evals.uncertainty.epistemic import checkpoint_members, ensemble_uncertainty
+from decoding_evals.uncertainty.estimators.epistemic import checkpoint_members, ensemble_uncertainty
 from oracle import log_softmax
 from toys import words
 

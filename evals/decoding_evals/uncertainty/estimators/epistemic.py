@@ -18,11 +18,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from decoding.information.ensembles import Mixture
-from decoding.models.caches import Reader
 from decoding.models.devices import input_device
 from decoding.models.limits import positions
 from decoding.models.loading import LanguageModel, check_vocabularies
-from decoding.models.probing import check_causal
+from decoding.passes.caches import Reader
+from decoding.passes.probing import check_causal
 from decoding_evals.showing.result import Floats, by_key
 
 Ids = Sequence[int]

@@ -7,10 +7,10 @@ from kept import LAYERS, Counted, model_of
 
 from decoding import DecodingSettings, EntropyMonitor, LanguageModel, Sampler, generate
 from decoding.generation.branching import branch
-from decoding.generation.prefill import read_once
 from decoding.generation.run import Run
-from decoding.models import caches
-from decoding.models.caches import Reader
+from decoding.passes import caches
+from decoding.passes.caches import Reader
+from decoding.sampling.prefill import read_once
 from decoding.settings.policy import GREEDY, EntropyPolicy
 from decoding.texts.prompts import encode_prompt
 

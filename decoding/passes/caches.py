@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, cache_utils
 
-from decoding.models.batching import rotary_limit
 from decoding.models.devices import input_device
 from decoding.models.faults import first_line
-from decoding.models.probing import distance, own_logits, probe_ids, rounding
+from decoding.passes.batching import rotary_limit
+from decoding.passes.probing import distance, own_logits, probe_ids, rounding
 
 # A pass over few tokens takes about as long as one over so many more: it reads all weights.
 PASS_TOKENS = 32

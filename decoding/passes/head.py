@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, PretrainedConfig, PreTrainedModel
 
-from decoding.models.probing import probed
+from decoding.passes.probing import probed
 
 
 class Shape(NamedTuple):

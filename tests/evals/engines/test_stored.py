@@ -7,7 +7,7 @@ import click
 import pytest
 
 from decoding import generate
-from decoding_evals.reading.stored import matched, read_stored
+from decoding_evals.engines.stored import matched, read_stored
 
 COLUMNS = {"references": None}
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import LogitsProcessorList
 
-import decoding.generation.sampler
+import decoding.sampling.sampler
 from cuts_oracle import applied
 from decoding import DecodingSettings, EntropyMonitor, NonFiniteLogitsError, Sampler
-from decoding.generation.replay import Replay
 from decoding.rows.distribution import Distribution
 from decoding.rows.draw import draw
+from decoding.sampling.replay import Replay
 from drawing import ALIKE, RAW, SETTINGS, Ban, chained, counted, points_for, sample
 from oracle import TOY_PROMPTS, editing, left_padded
 
@@ -94,10 +94,10 @@ def test_steps_that_are_launched_again_draw_and_trace_the_same(
 ):
     settings, points, kept, told = DecodingSettings.parse(setting), points_for(3, 12), [], []
     monkeypatch.setattr("decoding.rows.arrays.numpy_sees", lambda _: False)
-    monkeypatch.setattr("decoding.generation.sampler.Replay", Rerun)
+    monkeypatch.setattr("decoding.sampling.sampler.Replay", Rerun)
     for replays in (False, True):
         monkeypatch.setattr(
-            "decoding.generation.sampler._replays", lambda *_, replays=replays: replays
+            "decoding.sampling.sampler._replays", lambda *_, replays=replays: replays
         )
         monitor = EntropyMonitor(alternatives=2, certainty=True)
         sampler = Sampler(settings, points=points, monitor=monitor, listener=told.append)
@@ -150,7 +150,7 @@ def test_no_step_waits_for_the_accelerator(toy_gpt2, unwaiting, setting, process
     model, inputs = moved(toy_gpt2, left_padded(TOY_PROMPTS, 0))
     monitor = EntropyMonitor(alternatives=2, certainty=True)
     sampler = Sampler(DecodingSettings.parse(setting), seed=0, monitor=monitor)
-    steps = unwaiting(decoding.generation.sampler._Step)
+    steps = unwaiting(decoding.sampling.sampler._Step)
     outputs = sample(model, inputs, sampler, logits_processor=processors)
     assert len(steps) == 12
     assert len(monitor.traces(outputs, eos_token_id=None)) == 3

@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-import decoding.generation.sampler
+import decoding.sampling.sampler
 from decoding import DecodingSettings, EntropyMonitor, EntropyPolicy, Sampler
 from drawing import (
     GREEDY,
@@ -199,7 +199,7 @@ def test_scores_of_each_step_hold_the_drawn_token_alone(toy_gpt2, setting, kept)
 
 
 def test_what_stands_for_scores_answers_greedy_search_alone():
-    drawn = decoding.generation.sampler.Drawn(torch.tensor([3, 1]))
+    drawn = decoding.sampling.sampler.Drawn(torch.tensor([3, 1]))
     assert torch.argmax(drawn, dim=-1).tolist() == [3, 1]
     with pytest.raises(TypeError, match="wants scores"):
         torch.softmax(drawn, dim=-1)

@@ -121,7 +121,7 @@ def test_a_processor_that_leaves_no_token_is_named_by_step_and_row(toy_gpt2):
 
 
 def test_a_fault_in_a_later_portion_has_its_own_row_number(toy_llama, monkeypatch):
-    monkeypatch.setattr("decoding.generation.outcome.PORTION", 17)
+    monkeypatch.setattr("decoding.sampling.outcome.PORTION", 17)
 
     class Spoil(LogitsProcessor):
         def __call__(self, input_ids, scores):

@@ -8,8 +8,8 @@ import torch
 from scipy.stats import chisquare
 
 from decoding import DecodingSettings, generate
-from decoding.generation.seeds import uniforms
 from decoding.rows.draw import draw
+from decoding.sampling.seeds import uniforms
 from drawing import DrawProcessor, assert_follows
 from oracle import (
     TEXTS,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from decoding.models.probing import check_causal
+from decoding.passes.probing import check_causal
 from decoding.rows.arrays import as_float
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from decoding.generation.prompts import prompt_ids
-from decoding.models.caches import Reader
 from decoding.models.loading import LanguageModel
+from decoding.passes.caches import Reader
 from decoding.scoring.windows import Windows
 from decoding.texts.chats import Chat, Conversation, Prompt, last_of, worded
 from decoding_evals.judging.correctness import continuing

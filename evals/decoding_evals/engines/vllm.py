@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from decoding_evals.reading.drawn import (
+from decoding_evals.engines.drawn import (
     Drawn,
     DrawnAnswer,
     ids_in,

@@ -25,17 +25,17 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from decoding.generation.outcome import Drawn, Outcome, Rows
-from decoding.generation.prefill import filled
-from decoding.generation.replay import Replay
-from decoding.generation.rows import Prompts, prompts_of
-from decoding.generation.seeds import check_seed, uniforms
-from decoding.generation.stepping import check_together
-from decoding.models.caches import Reader
+from decoding.passes.caches import Reader
 from decoding.rows.arrays import Array, as_array, joined
 from decoding.rows.distribution import Distribution
 from decoding.rows.draw import draw
 from decoding.rows.faults import refuse_faults, without_faults
+from decoding.sampling.outcome import Drawn, Outcome, Rows
+from decoding.sampling.prefill import filled
+from decoding.sampling.replay import Replay
+from decoding.sampling.rows import Prompts, prompts_of
+from decoding.sampling.seeds import check_seed, uniforms
+from decoding.sampling.stepping import check_together
 from decoding.settings.applying import History, remembered
 from decoding.settings.policy import GREEDY, EntropyPolicy, Setting, as_setting
 from decoding.settings.processor import not_neutral

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from decoding.models.head import LogitHead
+from decoding.passes.head import LogitHead
 from oracle import editing
 
 SMALL = {

@@ -5,7 +5,7 @@ import torch
 from kept import LAYERS, VOCABULARY, Counted, model_of
 from transformers import OpenAIGPTConfig
 
-from decoding.models.caches import Reader, common, read_in_parts, read_on, stacked
+from decoding.passes.caches import Reader, common, read_in_parts, read_on, stacked
 
 
 def ids_of(length, seed=0):

@@ -14,7 +14,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from decoding import DecodingSettings, Sampler
-from decoding.generation.rows import prompts_of
+from decoding.sampling.rows import prompts_of
 from drawing import points_for
 
 WARM = DecodingSettings(temperature=1.5)

@@ -13,7 +13,11 @@ from transformers import PreTrainedTokenizerBase
 
 from decoding.generation.result import Generation
 from decoding_evals.judging.similarity import Likeness, SimilarityModel
-from decoding_evals.uncertainty.estimators import Estimates, greedy_estimates, surprisals
+from decoding_evals.uncertainty.estimators.probabilities import (
+    Estimates,
+    greedy_estimates,
+    surprisals,
+)
 
 Floats = NDArray[np.float64]
 

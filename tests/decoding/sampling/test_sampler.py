@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from decoding import DecodingSettings, EntropyMonitor, Sampler
-from decoding.generation.seeds import uniforms
 from decoding.rows.draw import draw
+from decoding.sampling.seeds import uniforms
 from decoding.settings.policy import parse_setting
 from decoding.settings.settings import FIELDS
 from drawing import (
@@ -236,7 +236,7 @@ def test_a_row_alone_is_the_row_in_a_batch(stories):
 def test_a_few_rows_at_a_time_are_all_rows(toy_llama, monkeypatch, setting, processors):
     settings, points, kept = parse_setting(setting), points_for(3, 12), []
     for portion in (17 * 3, 17 * 2, 5):
-        monkeypatch.setattr("decoding.generation.outcome.PORTION", portion)
+        monkeypatch.setattr("decoding.sampling.outcome.PORTION", portion)
         monitor = EntropyMonitor(alternatives=2)
         outputs = sample(
             toy_llama, left_padded(TOY_PROMPTS, 0),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from decoding_evals.reading.drawn import Drawn, DrawnAnswer, list_in, surprisal_of, text_in
+from decoding_evals.engines.drawn import Drawn, DrawnAnswer, list_in, surprisal_of, text_in
 from decoding_evals.reading.rows import kind_name
 
 UNKNOWN = -9999.0

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from decoding.generation.stepping import generated_together, stepped
-from decoding.models.caches import PASS_TOKENS, WIDE_PASS, Reader, common, stacked
 from decoding.models.faults import first_line
-from decoding.models.probing import distance, own_logits, probe_ids, rounding
+from decoding.passes.caches import PASS_TOKENS, WIDE_PASS, Reader, common, stacked
+from decoding.passes.probing import distance, own_logits, probe_ids, rounding
+from decoding.sampling.stepping import generated_together, stepped
 
 WIDE_COST = 1.1  # of a token in a pass of more than `WIDE_PASS`
 SHARED, SHORT, LONG, STEPS = 5, 9, 12, 3  # tokens of the rows of a probe, and of its steps

@@ -9,8 +9,8 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from decoding import DecodingSettings, LanguageModel, Sampler, Windows, generate
-from decoding.generation.stepping import generated_together
-from decoding.models.batching import Together, batches
+from decoding.passes.batching import Together, batches
+from decoding.sampling.stepping import generated_together
 from decoding.scoring.teacher_forcing import TeacherForcing, TokenDocument
 from decoding_evals.compare.models import compare_models
 from decoding_evals.perplexity.evaluation import perplexity
