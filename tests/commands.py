@@ -12,6 +12,7 @@ import sys
 import termios
 import traceback
 
+import torch
 from pyarrow import parquet
 
 from decoding_cli.app import main
@@ -47,6 +48,8 @@ def forked(*arguments, closed=(), environment=(), before=None, **options):
         gc.freeze()  # a look through what this process has would copy it
         os.environ.update(environment)
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        # A fork builds torch's pool of threads anew, which two threads must not begin at once.
+        torch.set_num_threads(torch.get_num_threads())
         os._exit(_in_this_process(arguments))
 
     return subprocess.Popen([sys.executable], preexec_fn=begin, **options)
