@@ -14,7 +14,8 @@ from decoding_evals.shell.options import (
     Command,
     of_text,
     option,
-    output_options,
+    page_options,
+    read_detail,
     read_model,
     read_setting,
     read_windows,
@@ -32,9 +33,9 @@ from decoding_evals.shell.plots import plot_option
 @reading_options
 @talk_options
 @option("--setting SPEC", 'Score also under this setting, as in "temperature=0.7,top_p=0.9".')
-@output_options
+@page_options
 @plot_option("Draw entropy and surprisal along the first text.")
-def score(setting: str | None, **options: Any) -> None:
+def score(setting: str | None, detail: int | None, **options: Any) -> None:
     """Score every token of the texts in FILES (or standard input).
 
     A text file is one document; each row of a .jsonl, .csv or .parquet file is one. With
@@ -49,7 +50,8 @@ def score(setting: str | None, **options: Any) -> None:
     if options["plot"] is not None and options["prompt_column"] is not None:
         raise click.UsageError("--plot draws a text; it cannot be used with --prompt-column")
     windows = read_windows(options)
-    with Destination(options) as destination:
+    page = read_detail(options["output"], detail)
+    with Destination({**options, "detail": page}) as destination:
         talk = read_talk(options)
         inputs = Inputs.from_options(options, talk=talk)
         language_model = read_model(options)
@@ -62,6 +64,7 @@ def score(setting: str | None, **options: Any) -> None:
             texts = ((row.prompt, row.choices) for row in inputs if isinstance(row, Prompted))
         with destination.scoring(lazily=True) as progress:
             results = evaluate(
-                language_model, texts, windows=windows, setting=asked, on_progress=progress
-            )
+                language_model, texts, windows=windows, setting=asked, page=page,
+                on_progress=progress,
+            )  # fmt: skip
             destination.deliver(results, inputs=inputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -23,6 +23,7 @@ from decoding.texts.chats import Chat, Prompt, last_of
 from decoding_evals.reading.scanned import Scanned, scanned
 from decoding_evals.score.figure import plot_scores
 from decoding_evals.score.tables import choice_tables, token_tables
+from decoding_evals.showing.pages import PageRows
 from decoding_evals.showing.result import (
     Floats,
     Integers,
@@ -75,6 +76,8 @@ class DocumentScores(TextResult):
     rank: Integers
     """Number of tokens that the model prefers; 0 is its favourite."""
     under_setting: UnderSetting | None = None
+    page: dict[str, Any] | None = None
+    """What its page needs, where that was asked for."""
 
     def gist(self) -> tuple[str, ...]:
         """Of its `repr`."""
@@ -160,7 +163,12 @@ class DocumentScores(TextResult):
 
     def record(self) -> dict[str, Any]:
         """Totals, and one object per token under `tokens`, ready for JSON."""
-        return {**self.heading(), **self.totals(), "tokens": self.rows()}
+        return {**self.heading(), **self.scored()}
+
+    def scored(self) -> dict[str, Any]:
+        """The record without its heading."""
+        page = {} if self.page is None else {"page": self.page}
+        return {**self.totals(), "tokens": self.rows(), **page}
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per token."""
@@ -173,6 +181,7 @@ def score(
     *,
     windows: Windows = Windows(),
     setting: Setting | str | None = None,
+    page: int | None = None,
     on_progress: Callable[[int, float], None] | None = None,
 ) -> Iterator[DocumentScores]:
     """Score every token of every document by teacher forcing.
@@ -184,6 +193,7 @@ def score(
         windows: how the texts are read.
         setting: a decoding setting, or its text form, that is scored beside the model's own
             distribution.
+        page: put what a page needs into the records, in this detail; see `PackedRows`.
         on_progress: is given the number of scored tokens and the mean surprisal so far, nats.
 
     Returns:
@@ -196,12 +206,23 @@ def score(
     chosen = None if setting is None else as_setting(setting)
     follower = None if chosen is None else Follower([chosen.for_tokenizer(run.tokenizer)])
 
+    rows = None if page is None else PageRows(page)
+
     def measure(block: LogitBlock) -> dict[str, Tensor]:
-        return _measured(block, follower)
+        columns = _measured(block, follower)
+        if rows is not None:
+            columns["page_row"] = rows.add(block.logits, block.targets)
+        return columns
 
     measured = scanned(run, documents, measure, on_progress, "surprisal_nats")
     for index, document in enumerate(measured):
-        yield _scores(index, document, run, chosen)
+        scores = _scores(index, document, run, chosen)
+        if rows is not None:
+            first = int(scores.starts[0]) if len(scores) else 0
+            numbers = document.column("page_row").astype(np.int64)
+            own = rows.take(numbers.tolist(), run.tokenizer, scores.text[:first])
+            scores = replace(scores, page=own)
+        yield scores
 
 
 @dataclass(frozen=True)
@@ -237,8 +258,7 @@ class ChoiceScores(TextResult):
                 "text": choice.text,
                 "log_prob_nats": finite(log_probs[index]),
                 "log_prob_nats_per_byte": finite(per_byte[index]),
-                **choice.totals(),
-                "tokens": choice.rows(),
+                **choice.scored(),
             }
             for index, choice in enumerate(self.choices)
         ]
