@@ -148,6 +148,7 @@ def _text(record: dict[str, Any]) -> dict[str, Any]:
         about += f", seed {record['seed']}; it ended by {record['finish_reason']}."
     else:
         title = str(record.get("name", f"text {record.get('index', 0) + 1}"))
+        title = "standard input" if title == "-" else title
         about = f"{title}: {len(record['tokens'])} tokens scored"
         about += "." if setting is None else f" under {setting}."
         if record["tokens_not_scored"]:
