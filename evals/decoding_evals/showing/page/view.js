@@ -376,6 +376,7 @@ function show(index) {
     const token = element("span", "t", one);
     token.setAttribute("role", "option");
     token.setAttribute("aria-selected", "false");
+    if (one.trim() === "") token.setAttribute("aria-label", spelled(one));
     token.dataset.i = String(i);
     piece.append(token);
     // A piece is a block of its own, so it ends where a line does.
