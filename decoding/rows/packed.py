@@ -226,8 +226,9 @@ def log_mean_exp(t: Floats) -> Floats:
     """ln ∫₀¹ e^{ty} dy."""
     size = np.maximum(abs(t), 1e-3)
     far = np.log(-np.expm1(-size) / size)
-    rest: Floats = np.where(abs(t) < 1e-3, t * t / 24 - abs(t) / 2, far)
-    return rest + t.clip(0)
+    near = t * t / 24 - abs(t) / 2
+    value: Floats = np.where(abs(t) < 1e-3, near, far) + t.clip(0)
+    return value
 
 
 def mean_of(t: Floats) -> Floats:
@@ -239,7 +240,7 @@ def mean_of(t: Floats) -> Floats:
     return mean
 
 
-def _leans() -> Floats:
+def _leans() -> NDArray[np.float64]:
     """The t at which `mean_of` is each number of 254ths; beyond 1e6 all tokens are at one end."""
     goal = np.arange(_STEPS + 1) / _STEPS
     low, high = np.full(len(goal), -1e6), np.full(len(goal), 1e6)
@@ -247,7 +248,8 @@ def _leans() -> Floats:
         middle = (low + high) / 2
         below = mean_of(middle) < goal
         low, high = np.where(below, middle, low), np.where(below, high, middle)
-    return (low + high) / 2
+    leans: NDArray[np.float64] = (low + high) / 2
+    return leans
 
 
 _LEANS = _leans()

@@ -58,7 +58,13 @@ def opened(browser, scored):
     page.close()
 
 
-SETTINGS = ("temperature=0.5", "temperature=1.7", "top_k=9", "top_p=0.9", "temperature=1.3,min_p=0.02")
+SETTINGS = (
+    "temperature=0.5",
+    "temperature=1.7",
+    "top_k=9",
+    "top_p=0.9",
+    "temperature=1.3,min_p=0.02",
+)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
