@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 
-.PHONY: demo test check test-gpu test-browser real test-oldest wheel-test docs picture architectures bench bench-gpu mutation validate peers lm-polygraph clean
+.PHONY: demo test check test-gpu test-browser real test-oldest wheel-test docs picture architectures bench bench-gpu bench-real mutation validate peers lm-polygraph lm-polygraph-speed clean
 
 demo: .venv/.installed
 	$(BIN)/decoding generate "Once upon a time" --temperature 0.8 --top-p 0.95 --color
@@ -75,6 +75,13 @@ bench: .venv/.installed-dev
 bench-gpu: .venv/.installed-dev
 	$(BIN)/python benchmarks/gpu.py
 
+# A real model: what a prompt costs that is read once, what estimators know of its answers (into
+# docs/questions.md), and whether thresholds found on them keep their promise.
+bench-real: .venv/.installed-dev build/real/.fetched
+	$(BIN)/python benchmarks/prompts.py
+	$(BIN)/python benchmarks/questions.py
+	$(BIN)/python benchmarks/abstention.py --answers build/questions/nq.jsonl --answers build/questions/truthfulqa.jsonl
+
 # Whether the tests see operators changed at random in product code, into benchmarks/RESULTS.md.
 mutation: .venv/.installed-dev
 	$(BIN)/python benchmarks/mutation.py
@@ -99,6 +106,10 @@ peers: .venv/.installed-dev .venv-peers/.installed
 # Our estimators of uncertainty beside LM-Polygraph's, from an environment of its own.
 lm-polygraph: .venv/.installed-dev .venv-lm-polygraph/.installed
 	$(BIN)/python benchmarks/lm_polygraph.py
+
+# A whole run beside LM-Polygraph's, on MODEL, a folder with safetensors; ten minutes of one core.
+lm-polygraph-speed: .venv/.installed-dev .venv-lm-polygraph/.installed
+	$(BIN)/python benchmarks/lm_polygraph_speed.py --model $(MODEL)
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -25,10 +25,11 @@ INTRODUCTION = """\
 # Questions: which estimator knows a wrong answer?
 
 SmolLM2-135M-Instruct, a model of 135 million parameters, was asked {count} questions of each of two
-sets in its chat template, and answered each once greedily and {samples} times by sampling, with at
-most {new} tokens an answer. The greedy answer is right or wrong by its references; an estimator is
-good where wrong answers have larger values. `python benchmarks/questions.py` asks them, in about
-forty minutes of two cores, and writes this page.
+sets in its chat template, and answered each once greedily and {samples} times by sampling. It
+writes on and on, so an answer is the first sentence of at most {new} tokens. The greedy answer is
+right or wrong by its references; an estimator is good where wrong answers have larger values.
+`python benchmarks/questions.py` asks them, in about twenty minutes of two cores, and writes this
+page.
 
 **AUROC** is the probability that a wrong answer has a larger value than a right one: 0.5 is chance.
 **PRR** is how much of what a perfect order would gain the estimator's order gains: 0 is chance,
@@ -38,6 +39,24 @@ stands in [Records](records.md).
 A small model knows few answers, so few are right, and intervals are wide: two estimators whose
 intervals overlap have not been told apart. All are of one model, one template and one rule of
 judgement; none is the best of all.
+"""
+
+READ = """\
+## Fifty verdicts, read
+
+Fifty verdicts of `contains` on Natural Questions were read by eye: the seven that say right, and 43
+drawn of those that say wrong (read on 30 November 2026). Five are not what a person would say:
+
+- Four of the seven that say right. The reference stands in a sentence that answers something else:
+  "member states" in what the United Nations are, "invoices" in what an account tracks, "7" as the
+  episodes of an episode, "the New York Yankees" as one of two teams of a year.
+- One that says wrong: "It's marley and me." for "Marley & Me". `&` is read as `and` since.
+
+So where few answers are right, `contains` is wrong about many of those that it calls right: a
+model that talks around a question says much that some reference may be. TruthfulQA's references
+are sentences, for which ROUGE-L of at least 0.3 counts as right: a sentence of nearly the same
+words may say the opposite. Such verdicts are for comparing estimators on many questions, not for a
+single one.
 """
 
 
@@ -71,8 +90,8 @@ def asked(work: Path, name: str, model: str, count: int) -> subprocess.Popen[byt
     command = [
         sys.executable, "-m", "decoding_cli", "uncertainty", "--prompts-file", prompts, "--chat",
         "--model", model, "--num-samples", SAMPLES, "--max-new-tokens", NEW, "--seed", SEED,
-        "--batch-size", 3 * (SAMPLES + 1), "--output", work / f"{short}.jsonl",
-        "--evaluation", work / f"{short}.evaluation.json",
+        "--answer", "sentence", "--batch-size", 3 * (SAMPLES + 1),
+        "--output", work / f"{short}.jsonl", "--evaluation", work / f"{short}.evaluation.json",
     ]  # fmt: skip
     with (work / f"{short}.log").open("wb") as log:
         return subprocess.Popen(
@@ -91,11 +110,9 @@ def share(value: float | None, interval: list[float] | None) -> str:
 def section(name: str, work: Path) -> str:
     """The table of a set."""
     short, _ = SETS[name]
-    summary = json.loads((work / f"{short}.evaluation.json").read_text(encoding="utf-8"))
-    lines = (work / f"{short}.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
+    [summary] = json.loads((work / f"{short}.evaluation.json").read_text(encoding="utf-8"))
     evaluation = summary["evaluation"]
-    cut = sum(record["samples_cut_off"] for record in records)
+    cut = evaluation["samples_cut_off"] / evaluation["samples"]
     rows = [
         f"| `{estimator}` | {share(entry['auroc'], entry['auroc_interval'])} "
         f"| {share(entry['prr'], entry['prr_interval'])} | {entry['prompts_undefined'] or ''} |"
@@ -103,11 +120,19 @@ def section(name: str, work: Path) -> str:
             evaluation["estimators"].items(), key=lambda item: -(item[1]["auroc"] or 0)
         )
     ]
+    votes = [
+        f"| `{chosen}` | {share(entry['accuracy'], entry['accuracy_interval'])} "
+        f"| {share(entry['difference'], entry['difference_interval'])} |"
+        for chosen, entry in evaluation["votes"].items()
+    ]
     return (
         f"## {name}\n\n{evaluation['prompts']} questions judged by `{summary['correct_by']}`; "
         f"{evaluation['accuracy']:.1%} of the greedy answers are right. "
-        f"{cut / SAMPLES / len(records):.0%} of the samples were cut off at {NEW} tokens.\n\n"
-        "| estimator | AUROC | PRR | undefined |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+        f"{cut:.0%} of the samples were cut off at {NEW} tokens.\n\n"
+        "| estimator | AUROC | PRR | undefined |\n|---|---|---|---|\n" + "\n".join(rows) + "\n\n"
+        "Which answer to give: the greedy one, the most common one, or the one whose samples weigh "
+        "most, by several weights (differences from greedy are paired):\n\n"
+        "| chosen by | right | difference from greedy |\n|---|---|---|\n" + "\n".join(votes) + "\n"
     )
 
 
@@ -123,7 +148,7 @@ def main(model: str, count: int, work: Path) -> None:
         raise click.ClickException(f"a run failed; its log is in {work}")
     sections = [section(name, work) for name in SETS]
     introduction = INTRODUCTION.format(count=count, samples=SAMPLES, new=NEW)
-    PAGE.write_text("\n".join([introduction, *sections]), encoding="utf-8")
+    PAGE.write_text("\n".join([introduction, *sections, READ]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -55,7 +56,7 @@ class Outcome(NamedTuple):
     """Where there is a monitor."""
 
     def after(self, greedy: Outcome) -> Outcome:
-        """This behind the rows that are greedy, with zeros where those have no numbers."""
+        """This behind the rows that are greedy, with NaN where one of them has no numbers."""
         measures = None
         if self.measures is not None and greedy.measures is not None:
             pairs = zip(greedy.measures, self.measures, strict=True)
@@ -72,9 +73,9 @@ class Outcome(NamedTuple):
 def _filled(first: Any, second: Any, rows: tuple[int, int]) -> Any:
     """Rows of two parts, of which one may have no numbers; None where neither has."""
     if first is None and second is not None:
-        first = second.new_zeros((rows[0], *second.shape[1:]))
+        first = second.new_full((rows[0], *second.shape[1:]), math.nan)
     elif second is None and first is not None:
-        second = first.new_zeros((rows[1], *first.shape[1:]))
+        second = first.new_full((rows[1], *first.shape[1:]), math.nan)
     return joined([first, second])
 
 

@@ -10,12 +10,11 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from decoding.generation.stepping import generated_together, stepped
-from decoding.models.caches import PASS_TOKENS, Reader, common, stacked
+from decoding.models.caches import PASS_TOKENS, WIDE_PASS, Reader, common, stacked
 from decoding.models.faults import first_line
 from decoding.models.probing import distance, own_logits, probe_ids, rounding
 
-# Behind so many tokens a pass takes longer for each of them: they leave a CPU's cache.
-WIDE_PASS, WIDE_COST = 1024, 1.1
+WIDE_COST = 1.1  # of a token in a pass of more than `WIDE_PASS`
 SHARED, SHORT, LONG, STEPS = 5, 9, 12, 3  # tokens of the rows of a probe, and of its steps
 _KNOWN = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
 
@@ -51,7 +50,7 @@ def filled(
         return None
     if not _plain(input_ids, lengths, inputs) or read_once(reader.model, pad) is not None:
         return None
-    caches = {ids: reader.read(ids) for ids in prompts}
+    caches = dict(zip(prompts, reader.read_each(prompts), strict=True))
     return stacked([caches[ids] for ids in rows])
 
 

@@ -339,8 +339,6 @@ class Run:
         else:
             reason = "entropy" if ending == "stop" else ending
         runners_up = None
-        if self.greedy_too and not job.greedy:
-            trace = replace(trace, alternatives=None)
         if trace.alternatives is not None:
             steps = enumerate(trace.alternatives.ids.tolist())
             runners_up = tuple(

@@ -166,7 +166,7 @@ class Sampler:
             kwargs.get("past_key_values"), DynamicCache | None
         )
         with torch.inference_mode() if inside else nullcontext():
-            if not model.training and _reads_ids(model, inputs_tensor):
+            if _may_share(model, inputs_tensor, generation_config):
                 reader = self.reader or Reader(model)
                 pad = generation_config.pad_token_id or 0
                 cache = filled(reader, pad, input_ids, prompts.lengths, kwargs)
@@ -213,10 +213,15 @@ class Sampler:
         return points
 
 
-def _reads_ids(model: PreTrainedModel, given: Tensor | None) -> bool:
-    """Whether the prompts of a call are ids, and all that the model reads."""
+def _may_share(
+    model: PreTrainedModel, given: Tensor | None, generation_config: GenerationConfig
+) -> bool:
+    """Whether rows may begin with what was read before: prompts are ids, the model draws nothing
+    itself, and the caller asks for nothing that is made while a prompt is read."""
     embedded = given is not None and given.is_floating_point()
-    return not (embedded or model.config.is_encoder_decoder)
+    names = ("output_attentions", "output_hidden_states", "prefill_chunk_size")
+    asked = any(getattr(generation_config, name, None) for name in names)
+    return not (embedded or asked or model.training or model.config.is_encoder_decoder)
 
 
 def _check_points(points: object) -> None:

@@ -119,6 +119,23 @@ def cross_entropy(log_p: Tensor, log_q: Tensor) -> Tensor:
     return _expectation(as_float(log_p), -as_float(log_q))
 
 
+def cross_varentropy(log_p: Tensor, log_q: Tensor, mean: Tensor | None = None) -> Tensor:
+    """Variance of the surprisal under q of tokens drawn from p: `Σ p (-log q - H(p, q))²`.
+
+    Args:
+        log_p: `(…, vocab)`.
+        log_q: `(…, vocab)`.
+        mean: `(…)`, H(p, q), where it is known.
+
+    Returns:
+        `(…)`, nats², >= 0; `varentropy(log_p)` where q is p, infinite where H(p, q) is.
+    """
+    log_p, log_q = as_float(log_p), as_float(log_q)
+    mean = cross_entropy(log_p, log_q) if mean is None else mean
+    squares = _expectation(log_p, (log_q + mean.unsqueeze(-1)).square())
+    return squares.masked_fill(mean == math.inf, math.inf)
+
+
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Kullback–Leibler divergence `KL(p‖q) = Σ p (log p - log q)`; not symmetric.
 

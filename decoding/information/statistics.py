@@ -6,6 +6,7 @@ there are. Within a row the maximum is subtracted first, so logits of any size a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -71,6 +72,42 @@ def row_statistics(logits: Tensor, targets: Tensor | None = None) -> RowStatisti
         for column in zip(*parts, strict=True)
     ]
     return RowStatistics(*columns)  # type: ignore[arg-type]
+
+
+def log_probs_of(logits: Tensor, ids: Tensor) -> Tensor:
+    """Log-probabilities of some tokens, per row.
+
+    Args:
+        logits: `(rows, vocab)`, as for `row_statistics`.
+        ids: `(members,)`, int64, on the same device.
+
+    Returns:
+        `(rows, members)`, nats, <= 0; -∞ for an excluded token.
+    """
+    return torch.cat([*_log_probs_of(logits, ids)])
+
+
+def log_mass(logits: Tensor, ids: Tensor) -> Tensor:
+    """The logarithm of the probability of a set of tokens, `log Σ p_i` over its ids, per row.
+
+    Args:
+        logits: `(rows, vocab)`, as for `row_statistics`.
+        ids: `(members,)`, int64, each once, on the same device.
+
+    Returns:
+        `(rows,)`, nats, <= 0; -∞ for a set without probability.
+    """
+    masses = [log_probs.logsumexp(-1) for log_probs in _log_probs_of(logits, ids)]
+    return torch.cat(masses).clamp_(max=0)
+
+
+@torch.no_grad()
+def _log_probs_of(logits: Tensor, ids: Tensor) -> Iterator[Tensor]:
+    """A few rows at a time."""
+    for block in row_blocks(logits.shape, BLOCK_BYTES // 4):
+        z = as_float(logits[block])
+        z = z - z.amax(-1, keepdim=True)  # the sum's logarithm is small then, and exact
+        yield z[:, ids] - z.logsumexp(-1, keepdim=True)
 
 
 @torch.no_grad()

@@ -27,6 +27,8 @@ from decoding.models.probing import distance, own_logits, probe_ids, rounding
 
 # A pass over few tokens takes about as long as one over so many more: it reads all weights.
 PASS_TOKENS = 32
+# Behind so many tokens a pass takes longer for each of them: they leave a CPU's cache.
+WIDE_PASS = 1024
 MOST_KEPT = 4
 PROBE = (5, 9, 12)  # what two rows of a probe share, and their lengths
 
@@ -77,6 +79,15 @@ class Reader:
         """How many tokens of a text need not be read."""
         return len(self._longest(tuple(ids)))
 
+    def shared(self, ids: Ids) -> int:
+        """How many tokens a text has in common with what is kept, or with the text before it."""
+        with_last = common(self._last, ids)
+        return max(self.known(ids), with_last if with_last and self.in_parts else 0)
+
+    def met(self, ids: Ids) -> None:
+        """Take note of a text that was read elsewhere."""
+        self._last = tuple(ids)
+
     def read(self, ids: Ids) -> DynamicCache:
         """What the model keeps of a text, one row; not to be written into.
 
@@ -90,6 +101,45 @@ class Reader:
             begin = self._read_on(begin, ids[:shared])
         self._last = ids
         return self._kept[self._read_on(begin, ids)]
+
+    def read_each(self, texts: Sequence[Ids]) -> list[DynamicCache]:
+        """What the model keeps of each of several different texts, as `read` gives it.
+
+        Behind a common beginning they are read in one pass where that is faster, padded on the
+        right. Attention cannot see what stands there; what else a layer may keep of a text could.
+        """
+        rows = [tuple(ids) for ids in texts]
+        shared = min((common(rows[0], ids) for ids in rows), default=0)
+        shared = min(shared, *(len(ids) - 1 for ids in rows))
+        known = self._longest(rows[0][:shared])
+        if (len(rows) - 1) * (shared - len(known)) < PASS_TOKENS:
+            shared = len(known)
+        width = max(map(len, rows)) - shared
+        apart = sum(len(ids) - self.known(ids) + PASS_TOKENS for ids in rows)
+        at_once = shared - len(known) + PASS_TOKENS * (shared > len(known))
+        at_once += len(rows) * width + PASS_TOKENS
+        if at_once >= apart or len(rows) * width > WIDE_PASS or not self._attends:
+            return [self.read(ids) for ids in rows]
+        begin = self._read_on(known, rows[0][:shared]) if shared else ()
+        start = [self._kept[begin]] * len(rows) if begin else []
+        cache = stacked(start) if start else empty_cache(self.model)
+        ids, mask = torch.zeros(2, len(rows), width, dtype=torch.long)
+        for row, text in enumerate(rows):
+            ids[row, : len(text) - shared] = torch.tensor(text[shared:])
+            mask[row, : len(text) - shared] = 1
+        _pass(self.model, cache, ids, mask, 1)
+        found = [_row(cache, row, len(text)) for row, text in enumerate(rows)]
+        self._last = rows[-1]
+        self._kept |= zip(rows, found, strict=True)
+        self._forget(begin)
+        return found
+
+    @cached_property
+    def _attends(self) -> bool:
+        """Whether it may read in parts, and all that its layers keep is attention's."""
+        layers = empty_cache(self.model).layers
+        kinds = {type(layer).__name__ for layer in layers}
+        return kinds == {"DynamicLayer"} and self.in_parts
 
     def last_logits(self, ids: Ids, rows: int) -> Tensor:
         """Logits at the last tokens of a text, `(rows, vocab)`, in the model's dtype."""
@@ -113,11 +163,15 @@ class Reader:
         cache = stacked([self._kept[begin]]) if begin else empty_cache(self.model)
         read_on(self.model, cache, ids[len(begin) :], 1)
         self._kept[ids] = cache
+        self._forget(begin)
+        return ids
+
+    def _forget(self, begin: tuple[int, ...]) -> None:
+        """Keep no more than the last few texts, and the beginning that was used."""
         if begin:
             self._kept.move_to_end(begin)
         while len(self._kept) > MOST_KEPT:
             self._kept.popitem(last=False)
-        return ids
 
 
 def empty_cache(model: PreTrainedModel) -> DynamicCache:
@@ -127,19 +181,45 @@ def empty_cache(model: PreTrainedModel) -> DynamicCache:
 
 def read_on(model: PreTrainedModel, cache: DynamicCache, ids: Ids, rows: int) -> Tensor:
     """Read on from a cache of one row, which is written into; logits at the last tokens."""
-    inputs = torch.tensor([list(ids)], device=input_device(model))
-    before = cache.get_seq_length()
-    arguments: dict[str, Any] = {
-        "attention_mask": torch.ones((1, before + len(ids)), dtype=torch.long, device=inputs.device)
-    }
+    inputs = torch.tensor([list(ids)])
+    return _pass(model, cache, inputs, torch.ones_like(inputs), rows)[0, -rows:]
+
+
+def _pass(
+    model: PreTrainedModel, cache: DynamicCache, ids: Tensor, mask: Tensor, keep: int
+) -> Tensor:
+    """Read on from a cache, which is written into; logits at the last `keep` tokens or more.
+
+    Args:
+        model: what reads.
+        cache: of as many rows, without padding.
+        ids: `(rows, seq)`, padded on the right.
+        mask: `(rows, seq)`, 0 for padding.
+        keep: how many logits of each row are wanted.
+    """
+    device, before = input_device(model), cache.get_seq_length()
+    mask = torch.cat([mask.new_ones(len(mask), before), mask], dim=-1)
+    arguments: dict[str, Any] = {"attention_mask": mask.to(device)}
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        arguments["logits_to_keep"] = rows
+        arguments["logits_to_keep"] = keep
     with torch.inference_mode():
-        outputs = model(input_ids=inputs, past_key_values=cache, use_cache=True, **arguments)
-    if outputs.past_key_values is not cache or cache.get_seq_length() != before + len(ids):
+        outputs = model(
+            input_ids=ids.to(device), past_key_values=cache, use_cache=True, **arguments
+        )
+    if outputs.past_key_values is not cache or cache.get_seq_length() != mask.shape[1]:
         raise ValueError(f"{type(model).__name__} keeps what it has read in a way of its own")
     logits: Tensor = outputs.logits
-    return logits[0, -rows:]
+    return logits
+
+
+def _row(cache: DynamicCache, row: int, length: int) -> DynamicCache:
+    """The first tokens of a row of a cache of attention, alone."""
+    new = copy.copy(cache)
+    new.layers = [copy.copy(layer) for layer in cache.layers]
+    for layer in new.layers:
+        layer.keys = layer.keys[row : row + 1, ..., :length, :].clone()
+        layer.values = layer.values[row : row + 1, ..., :length, :].clone()
+    return new
 
 
 def stacked(caches: Sequence[DynamicCache]) -> DynamicCache:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 import numpy as np
@@ -27,6 +27,8 @@ class EncodedDocument:
     """Index in the whole text where the document itself begins."""
     scored: NDArray[np.bool_]
     """`(tokens,)`, which tokens of the text are scored; the others are context."""
+    over: bool = False
+    """Whether the end of a turn ends it, so that nothing may follow."""
 
     @property
     def text(self) -> str:
@@ -91,18 +93,21 @@ def said_by(
     roles: Collection[str] = ("assistant",),
     *,
     chat: bool | Chat = True,
+    opened: bool = False,
 ) -> EncodedDocument:
     """A conversation of which the messages in some roles are scored, the rest being context.
 
     A message's tokens are those that hold a part of its content, and the control token behind it
-    that ends its turn.
+    that ends its turn. With `opened`, the template begins the answer to a conversation that ends
+    without one, as for `generate`.
 
     Raises:
         ValueError: the chat template refuses the messages, or changes one so that it cannot be
             found in the text.
     """
     how = as_chat(chat) or Chat()
-    text, contents = rendered(tokenizer, conversation.messages, how, answering=False)
+    opened = opened and conversation.messages[-1]["role"] != "assistant"
+    text, contents = rendered(tokenizer, conversation.messages, how, answering=opened)
     if contents is None:
         raise ValueError("the chat template changes a message: its tokens cannot be told apart")
     segment = encode_whole(tokenizer, text, () if how.control_tokens else contents)
@@ -116,7 +121,7 @@ def said_by(
         behind = end + len(text[end:]) - len(text[end:].lstrip())
         if controls is not None and (control := controls.match(text, behind)):
             scored |= (segment.reaches == control.end()) & (starts < control.end())
-    return _document(tokenizer, [], segment, scored, 0)
+    return replace(_document(tokenizer, [], segment, scored, 0), over=not opened)
 
 
 def _document(

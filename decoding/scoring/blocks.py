@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -44,6 +45,7 @@ def logit_blocks(
     *,
     batch_size: int = 8,
     beside: PreTrainedModel | None = None,
+    reader: Reader | None = None,
     on_head: Callable[[LogitHead], None] | None = None,
 ) -> Iterator[LogitBlock]:
     """The model's logits at every target of every window, a bounded block at a time.
@@ -60,6 +62,7 @@ def logit_blocks(
             that is faster there.
         beside: another model that reads the same windows: the batches are fit for both, and nothing
             is shared.
+        reader: keeps what windows begin with from call to call.
         on_head: told once which head is used, before the first block.
 
     Returns:
@@ -67,7 +70,8 @@ def logit_blocks(
         for the next keeps memory at one block.
     """
     head: LogitHead | None = None
-    reader = Reader(model)
+    families = partial(_families, reader=reader)
+    reader = reader or Reader(model)
     waiting = iter(windows)
     models = [model] if beside is None else [model, beside]
     tokens = CPU_TOKENS if input_device(model).type == "cpu" else math.inf
@@ -76,8 +80,11 @@ def logit_blocks(
             head = LogitHead(model)
             if on_head is not None:
                 on_head(head)
-        for shared, alike in _families(group) if beside is None else [(0, group)]:
+        for shared, alike in families(group) if beside is None else [(0, group)]:
             before = shared if shared and reader.in_parts else 0
+            known = reader.known(alike[0].inputs[:before].tolist())
+            if known and max(1, len(alike) - 1) * (before - known) < PASS_TOKENS:
+                before = known
             alike.sort(key=lambda window: -len(window.inputs))
             for together in batches(
                 alike, batch_size, lambda window: len(window.inputs), lambda: _key(models),
@@ -87,10 +94,13 @@ def logit_blocks(
                 yield from _batch(model, head, together, cache, before)
 
 
-def _families(windows: Iterable[Window]) -> Iterator[tuple[int, list[Window]]]:
+def _families(
+    windows: Iterable[Window], reader: Reader | None
+) -> Iterator[tuple[int, list[Window]]]:
     """Windows that begin alike, with how many tokens they share; with 0, those that share none.
 
-    A window joins those before it where that spares tokens, more than a pass of its own costs.
+    A window joins those before it where that spares tokens, more than a pass of its own costs. One
+    that begins as those of earlier calls did is a family by itself, where a reader knows of them.
     """
     begun: dict[bytes, list[Window]] = {}
     for window in windows:
@@ -116,6 +126,17 @@ def _families(windows: Iterable[Window]) -> Iterator[tuple[int, list[Window]]]:
             yield shared, family
         else:
             others += family
+    if reader is not None:
+        unlike = []
+        for window in others:
+            ids = window.inputs.tolist()
+            shared = min(reader.shared(ids), len(ids) - len(window.targets))
+            if shared >= PASS_TOKENS:
+                yield shared, [window]
+            else:
+                unlike.append(window)
+                reader.met(ids)
+        others = unlike
     if others:
         yield 0, others
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from decoding.models.batching import rotary_limit
+from decoding.models.caches import Reader
 from decoding.models.head import LogitHead
 from decoding.models.limits import check_ids, positions
 from decoding.models.loading import LanguageModel, check_language_model
@@ -29,10 +30,13 @@ from decoding.scoring.windows import (
     Ids,
     Window,
     Windows,
+    each_begun,
+    last_closing,
     of_scored,
     sliding_windows,
     split_at,
 )
+from decoding.texts.detokenizing import token_texts
 from decoding.texts.encoding import Segment, encode
 from decoding.texts.prompts import document_front
 
@@ -54,7 +58,8 @@ class TokenDocument(NamedTuple):
 
     ids: Sequence[int]
     context: Sequence[int] = ()
-    """What the model read before them. Nothing is put in front of it, but BOS under `always`."""
+    """What the model read before them. Nothing is put in front of it, but BOS under `always` and
+    `every`."""
 
 
 AnyDocument = Document | TokenDocument | EncodedDocument
@@ -112,13 +117,24 @@ class TeacherForcing:
     Args:
         language_model: the model and its tokenizer.
         windows: how the texts are read.
+        reader: keeps what texts begin with from run to run.
+        end: an id that is scored behind each document as if it were its last token, in a window
+            that `closes`; not behind a conversation, whose turns have ends of their own.
 
     Raises:
         ValueError: a value of `windows` is out of the model's range; the message names the limit.
     """
 
-    def __init__(self, language_model: LanguageModel, windows: Windows = Windows()) -> None:
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        windows: Windows = Windows(),
+        *,
+        reader: Reader | None = None,
+        end: int | None = None,
+    ) -> None:
         check_language_model(language_model)
+        self.reader = reader
         self.model = language_model.model
         self.tokenizer = language_model.tokenizer
         self.context, self.stride = windows.within(positions(self.model))
@@ -126,8 +142,11 @@ class TeacherForcing:
         self.bos = windows.bos
         self.front = [] if windows.bos == "never" else document_front(self.tokenizer)
         """The ids in front of each document that has no prompt."""
-        if windows.bos == "always" and not self.front:
+        if windows.bos in ("always", "every") and not self.front:
             raise ValueError("bos must be auto or never: the tokenizer has neither BOS nor EOS")
+        self.end = end
+        if windows.bos == "every":
+            self.stride = self._stride_of_begun(windows.stride)
         self.account = Account()
         self.full_logits: str | None = None
         """Why the model's logits were computed in full, or None."""
@@ -139,7 +158,8 @@ class TeacherForcing:
 
     def begins_with_front(self, ids: Ids) -> bool:
         """Whether a document has in front what would be put there, so that nothing is."""
-        return self.bos == "auto" and ids[: len(self.front)].tolist() == self.front
+        known = self.bos in ("auto", "every")
+        return known and ids[: len(self.front)].tolist() == self.front
 
     def scan(
         self,
@@ -153,7 +173,8 @@ class TeacherForcing:
             documents: taken lazily.
             measure: takes a block, returns named `(rows,)` values.
             on_segment: called with the index of a document and each stretch of its encoded text,
-                without BOS, before any window of that stretch; not for token documents.
+                without BOS, before any window of that stretch; of ids once, with the text that they
+                add to their context.
 
         Raises:
             NonFiniteLogitsError: a measurement is NaN.
@@ -206,8 +227,9 @@ class TeacherForcing:
             self.full_logits = head.full_logits
 
         for block in logit_blocks(
-            self.model, windows, batch_size=self.batch_size, beside=beside, on_head=on_head
-        ):
+            self.model, windows, batch_size=self.batch_size, beside=beside, reader=self.reader,
+            on_head=on_head,
+        ):  # fmt: skip
             self.account.tokens_scored += len(block.targets)
             yield block
             del block  # before the next one is made
@@ -225,18 +247,20 @@ class TeacherForcing:
             end = 0  # behind the last token that a window has read or scored
             scored = False
             if isinstance(document, TokenDocument):
-                cut = self._tokens(index, document)
+                cut = self._tokens(index, document, on_segment)
             elif isinstance(document, EncodedDocument):
                 cut = self._encoded(index, document, on_segment)
             else:
                 cut = self._text(index, as_document(document), on_segment)
-            for window in cut:
+            over = isinstance(document, EncodedDocument) and document.over
+            for window in cut if self.end is None or over else last_closing(cut):
                 if window.start < end:
                     raise RuntimeError(f"document {index} would score token {window.start} twice")
                 seen = max(end, window.begin, 0)
                 account.tokens_skipped += seen - end
                 account.tokens_context_only += window.start - seen
                 account.windows += 1
+                account.bos_tokens += window.front
                 end = window.end
                 scored = True
                 yield window
@@ -253,19 +277,45 @@ class TeacherForcing:
         self, document: int, sequence: Iterable[Ids], *, front: int, first_target: int
     ) -> Iterator[Window]:
         """How a document's sequence becomes windows; a subclass may follow another rule."""
+        every = self.bos == "every"
         windows = sliding_windows(
-            document, sequence, self.context, self.stride, front=front, first_target=first_target
-        )
+            document, sequence, self.context - every * (len(self.front) - 1), self.stride,
+            front=front, first_target=first_target,
+        )  # fmt: skip
+        windows = each_begun(windows, self.front) if every else windows
         return split_at(windows, rotary_limit(self.model))
 
-    def _tokens(self, index: int, document: TokenDocument) -> Iterator[Window]:
+    def _stride_of_begun(self, stride: int | None) -> int:
+        """Between windows that each begin with BOS; none skips what would predict a token."""
+        room = self.context - len(self.front)
+        if room < 1:
+            raise ValueError(
+                f"context must be at least {len(self.front) + 1} where every window begins with "
+                f"BOS, got {self.context}"
+            )
+        if stride is not None and stride > room:
+            raise ValueError(
+                f"stride must be from 1 to {room}, the context without its BOS, got {stride}"
+            )
+        return min(self.stride, room)
+
+    def _tokens(
+        self, index: int, document: TokenDocument, on_segment: OnSegment | None
+    ) -> Iterator[Window]:
         ids = np.array([*document.context, *document.ids], dtype=np.int64)
         if not len(ids):
             return
-        front = self.front if self.bos == "always" or not document.context else []
+        asked = self.bos in ("always", "every")
+        front = self.front if asked or not document.context else []
+        first = len(document.context)
         if front and self.begins_with_front(ids):
-            ids = ids[len(front) :]
-        yield from self._cut(index, [ids], front, len(document.context))
+            ids, first = ids[len(front) :], max(0, first - len(front))
+        if on_segment is not None:
+            pieces = token_texts(self.tokenizer, document.ids, document.context)
+            stops = np.cumsum([0] * len(document.context) + [*map(len, pieces)], dtype=np.int64)
+            stops = stops[len(stops) - len(ids) :]
+            on_segment(index, Segment(ids, stops, 0, "".join(pieces), stops))
+        yield from self._cut(index, [ids], front, first)
 
     def _encoded(
         self, index: int, document: EncodedDocument, on_segment: OnSegment | None
@@ -275,8 +325,10 @@ class TeacherForcing:
         places = np.flatnonzero(document.scored)
         first = int(places[0]) if len(places) else len(document.scored)
         front = [*(self.front if self.bos == "always" else []), *document.front]
-        windows = self._cut(index, [document.segment.ids], front, first)
-        yield from of_scored(windows, document.scored)
+        front = self.front if self.bos == "every" else front
+        ends = not (self.end is None or document.over)
+        windows = self._cut(index, [document.segment.ids], front, first, ends)
+        yield from of_scored(windows, np.append(document.scored, True) if ends else document.scored)
 
     def _text(
         self, index: int, document: Document, on_segment: OnSegment | None
@@ -303,18 +355,27 @@ class TeacherForcing:
         yield from self._cut(index, pieces_of_ids(), self.front, 0)
 
     def _cut(
-        self, document: int, pieces: Iterable[Ids], front: Sequence[int], first_target: int
+        self,
+        document: int,
+        pieces: Iterable[Ids],
+        front: Sequence[int],
+        first_target: int,
+        ends: bool = True,
     ) -> Iterator[Window]:
         """The windows of a document, whose tokens are counted as they pass."""
+        last = [] if self.end is None or not ends else [np.array([self.end], dtype=np.int64)]
+        if self.bos == "every":
+            front = front[-1:]  # windows are given the whole of it, and count it
+        else:
+            self.account.bos_tokens += len(front)
 
         def sequence() -> Iterator[Ids]:
             if front:
                 yield self._known(np.array(front, dtype=np.int64), document)
-            for ids in pieces:
+            for ids in chain(pieces, last):
                 self.account.tokens += len(ids)
                 yield self._known(ids, document)
 
-        self.account.bos_tokens += len(front)
         yield from self.cut(document, sequence(), front=len(front), first_target=first_target)
 
     def _known(self, ids: Ids, document: int) -> Ids:

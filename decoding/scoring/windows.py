@@ -8,7 +8,7 @@ a document of any length passes through.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Literal
@@ -34,17 +34,18 @@ class Windows:
     """Tokens that a window reads, >= 1; None: the model's positions, at most 2,048."""
     stride: int | None = None
     """Tokens between the starts of windows, in [1, context]; None: half of `context`."""
-    bos: Literal["auto", "always", "never"] = "auto"
+    bos: Literal["auto", "always", "never", "every"] = "auto"
     """What stands in front of each document without a prompt: under `auto` what the tokenizer
     itself puts there, else BOS, else EOS, unless it is there already; `always` puts it there in any
-    case, and before prompts too; `never` adds nothing. With nothing in front, a document's first
-    token is context only."""
+    case, and before prompts too; `every` puts it in front of every window, which reads that many
+    tokens of the text fewer; `never` adds nothing. With nothing in front, a document's first token
+    is context only."""
     batch_size: int = 8
     """Windows that run together, >= 1; on a CPU fewer where they are long."""
 
     def __post_init__(self) -> None:
-        if self.bos not in ("auto", "always", "never"):
-            raise ValueError(f"bos must be auto, always or never, got {self.bos!r}")
+        if self.bos not in ("auto", "always", "never", "every"):
+            raise ValueError(f"bos must be auto, always, never or every, got {self.bos!r}")
         for name in ("context", "stride", "batch_size"):
             if getattr(self, name) is not None or name == "batch_size":
                 check_whole(name, getattr(self, name))
@@ -87,11 +88,16 @@ class Window:
     """What the model reads, `(length,)`."""
     targets: Ids
     """The successors of the last `len(targets)` inputs, `(scored,)`, at least one."""
+    front: int = 0
+    """How many of the inputs stand in front of this window as they do of every one."""
+    closes: bool = False
+    """Whether the last target is not the document's, but what was asked for behind it."""
 
     @property
     def begin(self) -> int:
-        """Index of the first input among the document's tokens; what stands in front ends at -1."""
-        return self.start - 1 - (len(self.inputs) - len(self.targets))
+        """Index of the first input among the document's tokens; what stands in front of the
+        document ends at -1, and what stands in front of every window does not count."""
+        return self.start - 1 - (len(self.inputs) - len(self.targets)) + self.front
 
     @property
     def end(self) -> int:
@@ -169,10 +175,33 @@ def of_scored(windows: Iterable[Window], scored: NDArray[np.bool_]) -> Iterator[
         edges = np.flatnonzero(np.diff(wanted, prepend=False, append=False))
         for begin, end in edges.reshape(-1, 2).tolist():
             read = len(window.inputs) - len(window.targets) + end
-            yield Window(
-                window.document, window.start + begin, window.inputs[:read],
-                window.targets[begin:end],
+            yield replace(
+                window, start=window.start + begin, inputs=window.inputs[:read],
+                targets=window.targets[begin:end],
             )  # fmt: skip
+
+
+def each_begun(windows: Iterable[Window], front: Sequence[int]) -> Iterator[Window]:
+    """Windows that all begin with the same ids.
+
+    They take the place of the first input, which is the last of them in a document's first window
+    and in a later one must score nothing.
+    """
+    begun = np.array(front, dtype=np.int64)
+    for window in windows:
+        inputs = np.concatenate([begun, window.inputs[1:]])
+        yield replace(window, inputs=inputs, front=len(begun))
+
+
+def last_closing(windows: Iterable[Window]) -> Iterator[Window]:
+    """Windows of a document, of which the last one `closes`."""
+    held = None
+    for window in windows:
+        if held is not None:
+            yield held
+        held = window
+    if held is not None:
+        yield replace(held, closes=True)
 
 
 def split_at(windows: Iterable[Window], limit: int | None) -> Iterator[Window]:

@@ -272,10 +272,20 @@ class EntropyMonitor:
             kept_mass=row[:, measures.KEPT_MASS],
             rank=rank.astype(np.int64),
             kl_nats=row[:, measures.KL],
-            temperature=held["temperature"][at] if "temperature" in held else None,
-            alternatives=_runners_up(held["best"][at], ids) if "best" in held else None,
+            temperature=_measured(held, "temperature", at),
+            alternatives=None
+            if (best := _measured(held, "best", at)) is None
+            else _runners_up(best, ids),
             certainty=Certainty(*held["certainty"][at].T) if "certainty" in held else None,
         )
+
+
+def _measured(held: dict[str, np.ndarray], name: str, at: Any) -> np.ndarray | None:
+    """Numbers of one sequence, or None where it has none; NaN stands for what a row lacks."""
+    if name not in held:
+        return None
+    values: np.ndarray = held[name][at]
+    return None if len(values) and np.isnan(values).all() else values
 
 
 def _with_room(buffer: Tensor | None, size: int, like: Tensor) -> Tensor:

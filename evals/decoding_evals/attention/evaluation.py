@@ -149,6 +149,8 @@ def attention(
     """
     if windows.stride is not None:
         raise ValueError("stride cannot be chosen: windows of attention follow each other")
+    if windows.bos == "every":
+        raise ValueError("bos must be auto, always or never for attention, got 'every'")
     forcing = TeacherForcing(language_model, windows)
     model, length = language_model.model, forcing.context
     implementation = attention_implementation(model)

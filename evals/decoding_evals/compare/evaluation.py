@@ -16,7 +16,7 @@ from decoding.information.comparison import sum_rows
 from decoding.models.loading import LanguageModel
 from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.following import Follower
-from decoding.scoring.teacher_forcing import Document, TeacherForcing, as_document, listed
+from decoding.scoring.teacher_forcing import AnyDocument, TeacherForcing, as_document, listed
 from decoding.scoring.windows import Windows
 from decoding.settings.applying import Applied
 from decoding.settings.grids import MOST_SETTINGS
@@ -122,7 +122,7 @@ class SettingsComparison(ReadResult):
 
 def compare(
     language_model: LanguageModel,
-    documents: Iterable[str | Document],
+    documents: Iterable[str | AnyDocument],
     settings: Sequence[Setting | str],
     *,
     windows: Windows = Windows(),
@@ -134,7 +134,7 @@ def compare(
 
     Args:
         language_model: from `load_model`.
-        documents: texts, or `Document`s; taken lazily.
+        documents: texts, or `Document`s, or ids; taken lazily.
         settings: 1 to 1,000 settings or their text forms, no two equal.
         windows: how the texts are read.
         on_progress: is given the number of scored tokens and the mean entropy of the first
@@ -184,7 +184,7 @@ def compare(
 
 
 def _scan(
-    reading: Interruptible, documents: Iterable[str | Document], settings: Sequence[Setting]
+    reading: Interruptible, documents: Iterable[str | AnyDocument], settings: Sequence[Setting]
 ) -> None:
     run, blocks = reading.run, reading.blocks
     follower = Follower([setting.for_tokenizer(run.tokenizer) for setting in settings])

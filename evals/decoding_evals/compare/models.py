@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import tee
 from typing import Any
@@ -14,21 +15,36 @@ import torch
 from torch import Tensor
 
 from decoding.inference.intervals import BlockSums, MeanError, ratio_of_sums
-from decoding.information.measures import kl_divergence, surprisal
+from decoding.information.measures import cross_varentropy, kl_divergence, surprisal
+from decoding.information.statistics import row_statistics
 from decoding.models.limits import positions
 from decoding.models.loading import LanguageModel, check_vocabularies
 from decoding.rows.arrays import as_float
+from decoding.rows.blocks import row_blocks
 from decoding.rows.faults import NonFiniteLogitsError
 from decoding.scoring.blocks import logit_blocks
-from decoding.scoring.teacher_forcing import Document, TeacherForcing, as_document, listed
+from decoding.scoring.teacher_forcing import AnyDocument, TeacherForcing, as_document, listed
 from decoding.scoring.windows import Windows
 from decoding_evals.compare.tables import model_tables
 from decoding_evals.reading.interruptible import Interruptible, ReadResult
-from decoding_evals.showing.result import Floats, by_key, exp_or_none, finite, with_errors
+from decoding_evals.score.threshold import Threshold, fit_threshold
+from decoding_evals.showing.result import (
+    Floats,
+    Integers,
+    by_key,
+    exp_or_none,
+    finite,
+    with_errors,
+)
 from decoding_evals.showing.terminal import counted, number
 
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
-_COLUMNS = ("nll_a", "nll_b", "kl_ab", "kl_ba", "delta_p", "delta_p_squared", "same_top")
+CACHED = 1 << 19
+"""Logits of each model that are looked at together on a CPU."""
+_COLUMNS = (
+    "nll_a", "nll_b", "kl_ab", "kl_ba", "delta_p", "delta_p_squared", "same_top", "entropy_a",
+    "entropy_b", "cross_entropy_ab", "cross_entropy_ba", "cross_varentropy_ab",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +75,21 @@ class ModelsComparison(ReadResult):
     delta_p_percentiles: dict[str, float]
     same_top: MeanError
     """Share of tokens where both prefer the same one."""
+    entropy_a: MeanError
+    """Mean H(A), nats."""
+    entropy_b: MeanError
+    cross_entropy_ab: MeanError
+    """Mean H(A, B) = H(A) + KL(A‖B), the surprisal that B expects of what A would write, nats."""
+    cross_entropy_ba: MeanError
+    binoculars: MeanError
+    """Mean surprisal under B over mean H(A, B): low for texts that such models wrote. A observes, B
+    performs (Hans et al. 2024, arXiv:2401.12070)."""
     block_length: int
+    by_document: dict[int, Floats]
+    """Of each document that has scored tokens, how many and their sums in the order of `_COLUMNS`,
+    `(1 + columns,)`."""
+    human: Threshold | None = None
+    """Of Binoculars, fitted on texts that people wrote."""
 
     def gist(self) -> tuple[str, ...]:
         """Of its `repr`."""
@@ -86,11 +116,60 @@ class ModelsComparison(ReadResult):
             "delta_p_percentiles": self.delta_p_percentiles,
             "same_top_share": float(self.same_top.mean),
             "same_top_standard_error": finite(self.same_top.standard_error),
+            "entropy_nats": finite((self.entropy_a.mean, self.entropy_b.mean)),
+            "entropy_standard_error": finite(
+                (self.entropy_a.standard_error, self.entropy_b.standard_error)
+            ),
+            "cross_entropy_nats": finite((self.cross_entropy_ab.mean, self.cross_entropy_ba.mean)),
+            "cross_entropy_standard_error": finite(
+                (self.cross_entropy_ab.standard_error, self.cross_entropy_ba.standard_error)
+            ),
+            **with_errors({"binoculars": self.binoculars}),
             "error_unit": "blocks",
             "units": self.nll_a.units,
             "block_length": self.block_length,
             **self.how(),
         }
+
+    def per_document(self, names: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """One row per document: the same figures of its tokens alone, and Fast-DetectGPT's
+        curvature of B's surprisal, with A as the reference: (Σ H(A, B) - Σ surprisal) /
+        √Σ Var_A(surprisal).
+
+        Args:
+            names: of the documents, in their order.
+        """
+        rows = []
+        nothing = np.zeros(1 + len(_COLUMNS))
+        for index in range(self.account.documents):
+            count, *sums = self.by_document.get(index, nothing).tolist()
+            of = {name: total / count if count else math.nan
+                  for name, total in zip(_COLUMNS, sums, strict=True)}  # fmt: skip
+            spread = math.sqrt(count * of["cross_varentropy_ab"]) if count else 0.0
+            excess = count * (of["cross_entropy_ab"] - of["nll_b"])
+            binoculars = of["nll_b"] / of["cross_entropy_ab"] if of["cross_entropy_ab"] else None
+            row = {
+                **({"name": names[index]} if index < len(names) else {}),
+                "index": index,
+                "tokens_scored": int(count),
+                "nll_nats": finite((of["nll_a"], of["nll_b"])),
+                "kl_nats": finite((of["kl_ab"], of["kl_ba"])),
+                "entropy_nats": finite((of["entropy_a"], of["entropy_b"])),
+                "cross_entropy_nats": finite((of["cross_entropy_ab"], of["cross_entropy_ba"])),
+                "binoculars": finite(binoculars),
+                "curvature": finite(excess / spread) if spread else None,
+            }
+            if self.human is not None:
+                row["flagged"] = self.human.flags(row["binoculars"])
+                row["threshold"] = self.human.record()
+            rows.append(row)
+        return rows
+
+    def fit_threshold(self, false_positive_rate: float = 0.05) -> Threshold:
+        """A threshold of Binoculars, where these documents are what people wrote; see
+        `decoding_evals.score.fit_threshold`."""
+        scores = (row["binoculars"] for row in self.per_document())
+        return fit_threshold(scores, false_positive_rate, above=False)
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per model; the KL is that of the model from the other one."""
@@ -102,7 +181,7 @@ class ModelsComparison(ReadResult):
 def compare_models(
     model_a: LanguageModel,
     model_b: LanguageModel,
-    documents: Iterable[str | Document],
+    documents: Iterable[str | AnyDocument],
     *,
     windows: Windows = Windows(),
     on_progress: Callable[[int, float], None] | None = None,
@@ -114,7 +193,7 @@ def compare_models(
     Args:
         model_a: the reference.
         model_b: the other one, with the same vocabulary.
-        documents: texts, or `Document`s; taken lazily.
+        documents: texts, or `Document`s, or ids; taken lazily.
         windows: how the texts are read; the default `context` is the fewer positions of the two,
             at most 2,048.
         on_progress: is given the number of scored tokens and A's mean surprisal so far, nats.
@@ -136,9 +215,13 @@ def compare_models(
     run = TeacherForcing(model_a, replace(windows, context=context))
     blocks = BlockSums()
     kls, deltas = array("f"), array("f")
+    by_document: dict[int, Floats] = defaultdict(lambda: np.zeros(1 + len(_COLUMNS)))
     with Interruptible(run, blocks, on_progress) as reading:
-        for columns in _both(run, model_b, documents):
+        for columns, owners in _both(run, model_b, documents):
             blocks.add(columns)
+            for owner in np.unique(owners).tolist():
+                own = columns[owners == owner]
+                by_document[owner] += [len(own), *own.sum(0)]
             kls.extend(columns[:, _COLUMNS.index("kl_ab")].tolist())
             deltas.extend(columns[:, _COLUMNS.index("delta_p")].tolist())
             reading.counted(columns[:, 0].sum())
@@ -147,8 +230,11 @@ def compare_models(
     sums, counts = blocks.sums()
     with np.errstate(invalid="ignore"):  # both may be infinite
         difference = ratio_of_sums(sums[:, 1] - sums[:, 0], counts)
+        binoculars = ratio_of_sums(sums[:, 1], sums[:, _COLUMNS.index("cross_entropy_ab")])
     means: dict[str, Any] = {
-        name: ratio_of_sums(sums[:, place], counts) for place, name in enumerate(_COLUMNS)
+        name: ratio_of_sums(sums[:, place], counts)
+        for place, name in enumerate(_COLUMNS)
+        if name != "cross_varentropy_ab"
     }
     return ModelsComparison(
         model_a=model_a.name,
@@ -157,28 +243,38 @@ def compare_models(
         kl_percentiles=_percentiles(kls),
         delta_p_rms=math.sqrt(float(means.pop("delta_p_squared").mean)),
         delta_p_percentiles=_percentiles(deltas),
+        binoculars=binoculars,
         block_length=blocks.length,
+        by_document=dict(by_document),
         **means,
         **how,
     )
 
 
 def _both(
-    run: TeacherForcing, model_b: LanguageModel, documents: Iterable[str | Document]
-) -> Iterator[Floats]:
-    """What both models say of the same windows, `_columns` of some rows at a time."""
+    run: TeacherForcing, model_b: LanguageModel, documents: Iterable[str | AnyDocument]
+) -> Iterator[tuple[Floats, Integers]]:
+    """What both models say of the same windows, `_columns` of some rows at a time, and the document
+    of each row."""
     windows_a, windows_b = tee(run.windows(map(as_document, listed(documents))))
     for a, b in zip(
         run.blocks(windows_a, beside=model_b.model),
         logit_blocks(model_b.model, windows_b, batch_size=run.batch_size, beside=run.model),
         strict=True,
     ):
-        columns = _columns(a.logits, b.logits.to(a.logits.device), a.targets)
+        logits_a, logits_b = a.logits, b.logits.to(a.logits.device)
+        # On a CPU as many rows as its caches hold: in half the time of a whole block.
+        together = CACHED if logits_a.is_cpu else logits_a.numel()
+        some = row_blocks(logits_a.shape, together)
+        parts = [_columns(logits_a[rows], logits_b[rows], a.targets[rows]) for rows in some]
+        columns = np.concatenate(parts)
         if np.isnan(columns).any():
             row = a.first + int(np.isnan(columns).any(-1).argmax())
             raise NonFiniteLogitsError(f"target {row} of a batch of windows")
-        del a, b  # before the next ones are made
-        yield columns
+        owners = np.repeat([w.document for w in a.windows], [len(w.targets) for w in a.windows])
+        owners = owners[a.first : a.first + len(columns)]
+        del a, b, logits_a, logits_b  # before the next ones are made
+        yield columns, owners
 
 
 def _columns(a: Tensor, b: Tensor, targets: Tensor) -> Floats:
@@ -189,7 +285,12 @@ def _columns(a: Tensor, b: Tensor, targets: Tensor) -> Floats:
         delta = (-nll_b).exp() - (-nll_a).exp()
         same = a.argmax(-1) == b.argmax(-1)
         kl_ab, kl_ba = kl_divergence(log_a, log_b), kl_divergence(log_b, log_a)
-        columns = [nll_a, nll_b, kl_ab, kl_ba, delta, delta.square(), same]
+        entropy_a, entropy_b = row_statistics(a).entropy, row_statistics(b).entropy
+        cross_ab, cross_ba = entropy_a + kl_ab, entropy_b + kl_ba
+        columns = [
+            nll_a, nll_b, kl_ab, kl_ba, delta, delta.square(), same, entropy_a, entropy_b,
+            cross_ab, cross_ba, cross_varentropy(log_a, log_b, cross_ab),
+        ]  # fmt: skip
         stacked: Floats = torch.stack([c.double() for c in columns], -1).cpu().numpy()
     return stacked
 

@@ -89,6 +89,11 @@ def model_tables(record: dict[str, Any]) -> Iterator[Table]:
     table.add_row("mean Δp, B - A", figure("delta_p", "delta_p_standard_error"))
     table.add_row("root mean square Δp", number(record["delta_p_rms"]))
     table.add_row("same favourite token", figure("same_top_share", "same_top_standard_error"))
+    for place, name in enumerate(("entropy A, nats", "entropy B, nats")):
+        table.add_row(name, figure("entropy_nats", "entropy_standard_error", place))
+    for place, name in enumerate(("H(A, B), nats", "H(B, A), nats")):
+        table.add_row(name, figure("cross_entropy_nats", "cross_entropy_standard_error", place))
+    table.add_row("Binoculars", figure("binoculars", "binoculars_standard_error"))
     yield table
 
 

@@ -170,7 +170,7 @@ def _likelihoods(
 ) -> Likelihoods:
     scored = document.ids()
     n = len(scored)
-    text, ids, bounds = document.cut(run)
+    text, ids, bounds = document.cut()
     unscored = len(ids) - n
     own = bounds[unscored:]
     texts = tuple(text[begin:end] for begin, end in pairwise(own))

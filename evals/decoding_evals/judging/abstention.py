@@ -168,8 +168,10 @@ def tried_ranks(answers: int, risk: float, confidence: float) -> list[int]:
 
 
 def fewest(risk: float, confidence: float) -> int:
-    """The n from which on answers pass if none is wrong: (1 - risk)^n <= 1 - confidence."""
-    return math.ceil(math.log(1 - confidence) / math.log1p(-risk) - 1e-9)
+    """The n from which on answers pass if none is wrong: (1 - risk)^n <= 1 - confidence; 10^15 for
+    risks that take more."""
+    needed = math.log(1 - confidence) / math.log1p(-risk)
+    return math.ceil(min(needed - 1e-9, 1e15))
 
 
 def at_most(wrong: int, answers: int, risk: float) -> float:

@@ -32,8 +32,13 @@ def exact_match(answer: str, references: str | Sequence[str]) -> bool:
     return normalized(answer) in map(normalized, _at_least_one(references))
 
 
+def spoken(text: str) -> str:
+    """A text as `contains` compares it: normalised, with `&` read as `and`."""
+    return normalized(text.replace("&", " and "))
+
+
 def contains(answer: str, references: str | Sequence[str]) -> bool:
-    """Whether one of the references stands in an answer, both normalised, on word borders.
+    """Whether one of the references stands in an answer, both `spoken`, on word borders.
 
     "The capital of France is Paris." holds "Paris". It is fooled by a negation ("not Paris") and by
     a list of everything that could be meant.
@@ -41,10 +46,10 @@ def contains(answer: str, references: str | Sequence[str]) -> bool:
     Raises:
         ValueError: there is no reference, or one has no word once it is normalised.
     """
-    words = f" {normalized(answer)} "
+    words = f" {spoken(answer)} "
     found = False
     for reference in _at_least_one(references):
-        wanted = normalized(reference)
+        wanted = spoken(reference)
         if not wanted:
             raise ValueError(f"a reference must have a word that counts, got {reference!r}")
         found = found or f" {wanted} " in words

@@ -15,6 +15,7 @@ from decoding_evals.judging.answers import (
     normalized,
     prefers_correct,
     rouge_l,
+    spoken,
 )
 from decoding_evals.score.evaluation import score_choices
 
@@ -45,29 +46,40 @@ class Judgement(NamedTuple):
 def usual_rule(references: Iterable[str]) -> str:
     """The rule where none is chosen: `contains` where every reference is short, else `rouge-l`.
 
-    Short are references of 1 to `SHORT` words once they are normalised: names, numbers, terms.
+    Short are references of up to `SHORT` words once they are normalised: names, numbers, terms.
     """
     lengths = [len(normalized(reference).split()) for reference in references]
-    return "contains" if all(1 <= length <= SHORT for length in lengths) else "rouge-l"
+    return "contains" if all(length <= SHORT for length in lengths) else "rouge-l"
 
 
-def judged(answer: str, references: Sequence[str], by: str) -> Judgement:
-    """An answer by the best of its references.
+def comparable(references: Iterable[str], by: str) -> list[str]:
+    """The references in which a rule finds a word: "The" has none once it is normalised, "巴黎" has
+    none for ROUGE-L. `likelihood` takes all."""
+    if by == "likelihood":
+        return [*references]
+    found = (lambda text: rouge_l(text, text) > 0) if by == "rouge-l" else normalized
+    return [reference for reference in references if found(reference)]
+
+
+def judged(answer: str, references: Sequence[str], by: str) -> Judgement | None:
+    """An answer by the best of its references; None where the rule finds a word in none of them.
 
     `by` says how: `contains`: whether one stands in it, on word borders; `exact`: whether it equals
     one; `f1`, correct from 0.5 on; all three of normalised texts. `rouge-l`, correct from 0.3 on.
 
-    Raises:
-        ValueError: there is no reference, or under `contains` one without a word that counts.
+    See `comparable` for references that are left out.
     """
     of_one: dict[str, Callable[[str, str], float]] = {
         "contains": contains, "exact": exact_match, "f1": f1, "rouge-l": rouge_l
     }  # fmt: skip
+    known = comparable(references, by)
+    if not known:
+        return None
     quality, best = max(
-        ((float(of_one[by](answer, reference)), reference) for reference in references),
+        ((float(of_one[by](answer, reference)), reference) for reference in known),
         key=lambda pair: pair[0],
     )
-    compared = str.lower if by == "rouge-l" else normalized
+    compared = {"rouge-l": str.lower, "contains": spoken}.get(by, normalized)
     return Judgement(by, quality, quality >= THRESHOLDS[by], compared(answer), compared(best))
 
 
@@ -98,7 +110,8 @@ def preferred(
 
 
 def continuing(prompt: Prompt, text: str, *, chat: bool | Chat = False) -> str:
-    """An answer as it follows a prompt: with a space between words, or as a message of its own."""
-    if chat or not isinstance(prompt, str) or not prompt:
+    """An answer as it follows a prompt: with a space between words, or as a message of its own; an
+    empty one stays empty."""
+    if chat or not isinstance(prompt, str) or not prompt or not text:
         return text
     return text if prompt[-1].isspace() or text[:1].isspace() else f" {text}"

@@ -42,20 +42,23 @@ PROTOCOLS = ("default", "huggingface", "lm-eval", "llama.cpp", "gpt2-paper")
     "What the error is computed over; auto: documents if there are at least 20.",
     default="auto",
 )
+@option("--per [document]", "A record for each document instead of one for all.")
 @output_options
-def perplexity(protocol: str, errors: str, **options: Any) -> None:
+def perplexity(protocol: str, errors: str, per: str | None, **options: Any) -> None:
     """Perplexity of the texts in FILES (or standard input) under a model.
 
     A text file is one document; each row of a .jsonl, .csv or .parquet file is one. Of a column of
-    messages, what the assistant says is scored. The error bars
-    allow for dependence between neighbouring tokens: they are computed over documents, or over
-    blocks of tokens.
+    messages, what the assistant says is scored; of records of "decoding generate --json", the
+    tokens that were drawn, after their prompts. The error bars allow for dependence between
+    neighbouring tokens: they are computed over documents, or over blocks of tokens.
     """
     windows = read_windows(options)
+    if per is not None and protocol == "all":
+        raise click.UsageError("--per document is of one protocol, not of all")
     if protocol not in ("default", "all"):
-        _check(protocol, windows)
+        _check(protocol, windows, per)
     with Destination(options) as destination:
-        inputs = Inputs.from_options(options, talk=read_talk(options))
+        inputs = Inputs.from_options(options, records=True, talk=read_talk(options))
         language_model = read_model(options)
         from decoding_evals.perplexity.evaluation import perplexity as evaluate
         from decoding_evals.perplexity.tables import protocol_tables
@@ -71,21 +74,24 @@ def perplexity(protocol: str, errors: str, **options: Any) -> None:
         if protocol == "all":
             # Each protocol reads them anew, and standard input can be read only once.
             texts = [*inputs.texts()]
-            results = _all_protocols(lambda name: measured(name, texts))
-            destination.deliver(results, inputs=inputs, together=protocol_tables)
+            all_results = _all_protocols(lambda name: measured(name, texts))
+            destination.deliver(all_results, inputs=inputs, together=protocol_tables)
         else:
-            destination.deliver(
-                [measured(protocol, inputs.documents(language_model))], inputs=inputs
-            )
+            results = [measured(protocol, inputs.documents(language_model))]
+            rows = None if per is None else lambda result: result.per_document(inputs.names)
+            names = [language_model.name]
+            destination.deliver(results, inputs=inputs, models=names, rows=rows)
 
 
-def _check(protocol: str, windows: Windows) -> None:
+def _check(protocol: str, windows: Windows, per: str | None) -> None:
     """Refuse what a protocol fixes with a ValueError."""
     from decoding_evals.shell.progress import status
 
     with status(f"loading protocol {protocol}"), uncollected():
         from decoding_evals.perplexity.protocols import PROTOCOLS as RULES
     RULES[protocol].check(windows)
+    if per is not None and not RULES[protocol].keeps_documents:
+        raise click.UsageError(f"--per document: protocol {protocol} joins or changes documents")
 
 
 def _all_protocols(measured: Callable[[str], PerplexityResult]) -> Iterator[PerplexityResult]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,12 +15,11 @@ from torch import Tensor
 from decoding.inference.intervals import BlockSums, MeanError, ratio_of_sums
 from decoding.information.statistics import row_statistics
 from decoding.models.loading import LanguageModel, check_language_model
-from decoding.scoring.answers import EncodedDocument
 from decoding.scoring.blocks import LogitBlock
-from decoding.scoring.teacher_forcing import Columns, Document, as_document, listed
+from decoding.scoring.teacher_forcing import AnyDocument, Columns, Document, as_document, listed
 from decoding.scoring.windows import Window, Windows
 from decoding.texts.encoding import Segment
-from decoding_evals.perplexity.protocols import PROTOCOLS, Protocol
+from decoding_evals.perplexity.protocols import BOS, PROTOCOLS, Protocol
 from decoding_evals.perplexity.tables import result_tables
 from decoding_evals.reading.interruptible import Interruptible, ReadResult
 from decoding_evals.showing.result import exp_or_none, finite
@@ -58,6 +57,12 @@ class PerplexityResult(ReadResult):
     confidence_interval: tuple[float | None, float | None] | None
     """Of the perplexity, 95 %; None for a bound beyond the largest double."""
     full_logits: str | None
+    document_nll: MeanError | None
+    """Mean over the documents of each one's mean surprisal, nats; None where the protocol joins or
+    changes them."""
+    by_document: tuple[tuple[int, float, int, int], ...]
+    """Of each document that has scored tokens: its number, the sum of their surprisals in nats,
+    how many they are, and the bytes of their text."""
 
     @property
     def perplexity(self) -> float | None:
@@ -90,7 +95,8 @@ class PerplexityResult(ReadResult):
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what has no finite value is None."""
         own = dict(vars(self))
-        del own["account"]
+        for name in ("account", "by_document", "document_nll"):
+            del own[name]
         if self.confidence_interval is not None:
             own["confidence_interval"] = list(self.confidence_interval)
         ratio = None
@@ -104,14 +110,63 @@ class PerplexityResult(ReadResult):
             "byte_perplexity": self.byte_perplexity,
             **own,
             "nll_nats": finite(self.nll_nats),
+            **self._over_documents(),
             "standard_error_ratio": ratio,
             **asdict(self.account),
         }
 
+    def _over_documents(self) -> dict[str, Any]:
+        """Means over the documents, each counting the same."""
+        nll = self.document_nll
+        mean = None if nll is None else sum(map(_perplexity_of, self.by_document))
+        return {
+            "mean_document_nll_nats": None if nll is None else finite(nll.mean),
+            "mean_document_nll_standard_error": None if nll is None else finite(nll.standard_error),
+            "mean_document_perplexity": finite(mean and mean / len(self.by_document)),
+        }
+
+    def per_document(self, names: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """One row per document; figures are None where nothing of it was scored.
+
+        Args:
+            names: of the documents, in their order.
+
+        Raises:
+            ValueError: the protocol joins or changes them.
+        """
+        if self.document_nll is None:
+            raise ValueError(f"protocol {self.protocol} joins or changes documents")
+        rows = [
+            {
+                **({"name": names[index]} if index < len(names) else {}),
+                "index": index,
+                "tokens_scored": 0,
+                **dict.fromkeys(("surprisal_nats", "nll_nats", "perplexity", "bits_per_byte")),
+            }
+            for index in range(self.account.documents)
+        ]
+        for document in self.by_document:
+            index, total, count, size = document
+            rows[index] |= {
+                "tokens_scored": count,
+                "surprisal_nats": finite(total),
+                "nll_nats": finite(total / count),
+                "perplexity": exp_or_none(total / count),
+                "bits_per_byte": finite(total / size / math.log(2)) if size else None,
+            }
+        return rows
+
+
+def _perplexity_of(document: tuple[int, float, int, int]) -> float:
+    """Infinite where it is beyond the largest double."""
+    _, total, count, _ = document
+    found = exp_or_none(total / count)
+    return math.inf if found is None else found
+
 
 def perplexity(
     language_model: LanguageModel,
-    documents: Iterable[str | Document | EncodedDocument],
+    documents: Iterable[str | AnyDocument],
     *,
     protocol: str = "default",
     windows: Windows = Windows(),
@@ -122,7 +177,7 @@ def perplexity(
 
     Args:
         language_model: from `load_model`.
-        documents: texts, `Document`s, whose prompts are context only, or what
+        documents: texts, `Document`s, whose prompts are context only, ids, or what
             `decoding.scoring.answers` makes of conversations; taken lazily.
         protocol: `default`, or the rules of a tool: `huggingface`, `lm-eval`, `llama.cpp`,
             `gpt2-paper`; see `decoding_evals.perplexity.protocols`.
@@ -166,7 +221,7 @@ def perplexity(
     return PerplexityResult(
         model=language_model.name,
         protocol=protocol,
-        rules=rules.rules,
+        rules=rules.rules.format(bos=BOS[windows.bos]),
         headline=rules.headline,
         nll_nats=nll,
         mean_entropy_nats=float(sums.entropy / sums.blocks.count),
@@ -182,6 +237,8 @@ def perplexity(
             None if math.isnan(low) else (exp_or_none(max(0.0, low)), exp_or_none(high))
         ),
         full_logits=run.full_logits,
+        document_nll=sums.over_documents() if rules.keeps_documents else None,
+        by_document=sums.documents() if rules.keeps_documents else (),
         **how,
     )
 
@@ -194,17 +251,22 @@ class _Sums:
         self._document = self._end = -1
         self.texts = _Texts()
         self.by_document, self.counts = array("d"), array("q")
+        self.numbers, self.bytes = array("q"), array("q")
         self.blocks = BlockSums()
         self.weighted = self.weights = self.squares = self.entropy = 0.0
 
     def add(self, window: Window, columns: Columns) -> None:
         """Take in a window."""
         surprisal = columns["surprisal"]
-        self._run.count_text(window.document, self.texts.of(window))
+        text = self.texts.of(window)
+        self._run.count_text(window.document, text)
         if window.document != self._document:
             self._document, self._end = window.document, 0
             self.by_document.append(0.0)
             self.counts.append(0)
+            self.numbers.append(window.document)
+            self.bytes.append(0)
+        self.bytes[-1] += len(text.encode())
         self.by_document[-1] += surprisal.sum()
         self.counts[-1] += len(surprisal)
         self.blocks.add(surprisal)
@@ -221,6 +283,16 @@ class _Sums:
             return ratio_of_sums(self.by_document, self.counts)
         return ratio_of_sums(*self.blocks.sums())
 
+    def documents(self) -> tuple[tuple[int, float, int, int], ...]:
+        """See `PerplexityResult.by_document`."""
+        columns = (self.numbers, self.by_document, self.counts, self.bytes)
+        return tuple(zip(*columns, strict=True))
+
+    def over_documents(self) -> MeanError:
+        """Of the documents' mean surprisals, each document counting the same."""
+        means = np.array(self.by_document) / np.array(self.counts)
+        return ratio_of_sums(means, np.ones(len(means)))
+
     def naive_error(self, total: float) -> float | None:
         """The same as if tokens were independent, from their total; None where it is unknown."""
         tokens = self.blocks.count
@@ -230,7 +302,7 @@ class _Sums:
         return math.sqrt(variance / (tokens - 1))
 
 
-def _checked(documents: Iterable[str | Document | EncodedDocument], protocol: str) -> Iterator[Any]:
+def _checked(documents: Iterable[str | AnyDocument], protocol: str) -> Iterator[Any]:
     for item in listed(documents):
         document = as_document(item) if isinstance(item, str) else item
         whole = isinstance(document, Document) and document.prompt is None

@@ -20,6 +20,14 @@ from decoding.scoring.windows import Ids, Window, Windows, sliding_windows
 from decoding.texts.prompts import bos_or_eos
 from decoding_evals.reading.scanned import whole
 
+BOS = {
+    "auto": "BOS before each document",
+    "always": "BOS before each document",
+    "never": "no BOS",
+    "every": "BOS before each window",
+}
+"""What a choice of `Windows.bos` is in words."""
+
 
 class Protocol(TeacherForcing):
     """Every token once, BOS before each document, every token the same weight.
@@ -28,11 +36,14 @@ class Protocol(TeacherForcing):
     """
 
     name = "default"
-    rules = "every token once, BOS before each document"
+    rules = "every token once, {bos}"
+    """`{bos}` stands for the words of `BOS`, where it may be chosen."""
     fixed: tuple[str, ...] = ()
     """Arguments that the tool decides."""
     headline = "perplexity"
     """What the tool reports."""
+    keeps_documents = True
+    """Whether it scores each document by itself, as its text stands."""
 
     bytes: int | None = 0
     words: int | None = 0
@@ -94,6 +105,7 @@ class HuggingFace(Protocol):
     name = "huggingface"
     rules = "one joined text, no BOS; window means weighted by new tokens - 1"
     fixed = ("bos",)
+    keeps_documents = False
     bytes = words = None
 
     def __init__(self, language_model: LanguageModel, windows: Windows = Windows()) -> None:
@@ -160,6 +172,7 @@ class LlamaCpp(Protocol):
     name = "llama.cpp"
     rules = "second half of each chunk of 512 tokens; the last incomplete chunk dropped"
     fixed = ("stride", "bos")
+    keeps_documents = False
     bytes = words = None
 
     def __init__(self, language_model: LanguageModel, windows: Windows = Windows()) -> None:
@@ -211,6 +224,7 @@ class Gpt2Paper(Protocol):
     name = "gpt2-paper"
     rules = "de-tokenised text, stride 32, no BOS; nats per word of the original text"
     fixed = ("bos",)
+    keeps_documents = False
     headline = "word_perplexity"
 
     def __init__(self, language_model: LanguageModel, windows: Windows = Windows()) -> None:

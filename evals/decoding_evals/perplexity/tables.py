@@ -32,6 +32,12 @@ def result_tables(record: dict[str, Any]) -> Iterator[Table]:
             f"{number(record['standard_error_ratio'])}"
         )
     table.add_row("nats per token", f"{nll:.4f}", of)
+    mean, error = record["mean_document_nll_nats"], record["mean_document_nll_standard_error"]
+    if mean is not None and record["documents"] - record["documents_skipped"] > 1:
+        each = number(record["mean_document_perplexity"])
+        of = "" if error is None else f"± {error:.4f}; "
+        of += f"each document counts the same; mean of their perplexities {each}"
+        table.add_row("mean of documents", f"{mean:.4f}", of)
     table.add_row("bits per token", f"{nll / math.log(2):.4f}")
     units = {"bits_per_byte": "byte", "byte_perplexity": "byte", "word_perplexity": "word"}
     for name, unit in units.items():
@@ -43,7 +49,9 @@ def result_tables(record: dict[str, Any]) -> Iterator[Table]:
     documents = counted(record["documents"], "document")
     of = f"and {context_only} context only, {skipped} skipped, of {documents} ({lost} skipped)"
     table.add_row("tokens scored", scored, of)
-    bos = "no BOS" if record["bos"] is None else f"{record['bos']} in front"
+    bos = "no BOS"
+    if record["bos"] is not None:
+        bos = f"{record['bos']} in front ({counted(record['bos_tokens'], 'token')})"
     of = f"of up to {counted(record['context'], 'token')}, {record['stride']:,} apart, {bos}"
     table.add_row("windows", f"{record['windows']:,}", of)
     yield table

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from decoding_evals.reading.rows import is_utf8, kind_name
 
 SLACK_NATS = 1e-3
 """By how much rounding may lift a log-probability above 0."""
+MOST_NATS = 1e30
+"""No surprisal or entropy reaches this; sums of more might overflow."""
 
 
 class DrawnAnswer(NamedTuple):
@@ -40,8 +42,10 @@ class Drawn(NamedTuple):
 def text_in(values: Any, key: str, what: str) -> str:
     """A text of an object; a TypeError where there is none."""
     text = values.get(key) if isinstance(values, dict) else None
-    if not isinstance(text, str) or not is_utf8(text):
+    if not isinstance(text, str):
         raise TypeError(f"{what} has {kind_name(text)} as {key!r}, not a text")
+    if not is_utf8(text):
+        raise TypeError(f"{what} has a text as {key!r} that is not valid UTF-8")
     return text
 
 
@@ -63,7 +67,24 @@ def ids_in(values: Any, key: str, what: str) -> tuple[int, ...]:
 
 def surprisal_of(log_prob: object, what: str) -> float:
     """The surprisal, nats, of a log-probability; a TypeError where it is none."""
-    number = isinstance(log_prob, int | float) and not isinstance(log_prob, bool)
-    if not (number and -1e30 < log_prob <= SLACK_NATS):  # type: ignore[operator]
-        raise TypeError(f"{what} has {log_prob!r} as its log-probability")
-    return max(0.0, -float(log_prob))  # type: ignore[arg-type]
+    if not (_is_number(log_prob) and -MOST_NATS < log_prob <= SLACK_NATS):
+        raise TypeError(f"{what} has {_shown(log_prob)} as its log-probability")
+    return max(0.0, -float(log_prob))
+
+
+def nats_in(values: Any, key: str, what: str) -> float:
+    """A surprisal or an entropy of an object, nats; a TypeError where there is none."""
+    found = values.get(key) if isinstance(values, dict) else None
+    if not (_is_number(found) and 0 <= found < MOST_NATS):
+        raise TypeError(f"{what} has {_shown(found)} as {key!r}")
+    return float(found)
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shown(value: object) -> str:
+    """A value of a file in an error message: a number as it is, if it is no longer than usual."""
+    said = repr(value) if value is not None else kind_name(value)
+    return said if len(said) <= 40 else f"{said[:39]}…"

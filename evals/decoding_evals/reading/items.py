@@ -50,6 +50,8 @@ class Talk(NamedTuple):
     """Whose messages are scored; the assistant's where nothing is said."""
     chat: bool | Chat = False
     """How the chat template is used; False where nothing asks for it."""
+    opened: bool = False
+    """Whether the template begins the answer to conversations that end without one."""
 
 
 Item = Text | Spoken | Prompted | Recorded

@@ -11,6 +11,9 @@ from typing import Any
 from decoding_evals.reading.drawn import Drawn, DrawnAnswer, list_in, surprisal_of, text_in
 from decoding_evals.reading.rows import kind_name
 
+UNKNOWN = -9999.0
+"""What such servers write where they do not know a log-probability."""
+
 
 def unpacked(values: dict[str, Any]) -> dict[str, Any]:
     """A row with the response that stands inside it, as in the output of a batch."""
@@ -26,7 +29,8 @@ def response(values: dict[str, Any]) -> Drawn:
 
     A choice has a `message` with its `content`, or a `text`; and `logprobs`: an object whose
     `content` lists tokens, each with `token` and `logprob`, or one with `tokens` and
-    `token_logprobs`; null where none were asked for. The token that ended the answer is not there.
+    `token_logprobs`; null where none were asked for. The token that ended the answer is not
+    there. An answer with a token of log-probability `UNKNOWN` counts as one without any.
 
     Raises:
         TypeError: something of it is of another kind.
@@ -61,6 +65,8 @@ def _answer(choice: Any, what: str) -> DrawnAnswer:
         values = [token.get("logprob") for token in tokens]
     if len(texts) != len(values):
         raise TypeError(f"{what} has {len(texts)} tokens and {len(values)} log-probabilities")
+    if UNKNOWN in values:
+        return DrawnAnswer(text, reason)
     surprisals = [
         surprisal_of(value, f"{what}, token {number},") for number, value in enumerate(values, 1)
     ]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from decoding_evals.reading.drawn import Drawn, DrawnAnswer, ids_in, list_in, text_in
+from decoding_evals.reading.drawn import Drawn, DrawnAnswer, ids_in, list_in, nats_in, text_in
 from decoding_evals.reading.rows import parsed, string_problem
 
 if TYPE_CHECKING:
@@ -47,6 +46,12 @@ class Recorded(NamedTuple):
                 "tokens: another model wrote it"
             )
         return TokenDocument(self.ids, context)
+
+
+def is_record(row: dict[str, Any] | str) -> bool:
+    """Whether a row is a record of `decoding generate`; other data may have `tokens` too."""
+    known = not isinstance(row, str) and "tokens" in row
+    return known and ("prompt" in row or "prompt_ids" in row)
 
 
 def recorded(name: str, row: dict[str, Any]) -> Recorded | str:
@@ -94,21 +99,19 @@ def drawn(row: dict[str, Any]) -> Drawn:
     tokens, settings, chat = list_in(row, "tokens", what), row.get("settings"), row.get("chat")
     if row.get("num_beams", 1) != 1 or str(settings).startswith(("greedy", "temperature=0,")):
         raise TypeError("beam search and greedy settings draw no answers")
-    columns: dict[str, tuple[Any, ...]] = {
-        name: tuple(token.get(name) if isinstance(token, dict) else None for token in tokens)
-        for name in ("text", "id", "surprisal_nats", "entropy_nats")
-    }
-    for name in ("surprisal_nats", "entropy_nats"):
-        if not all(isinstance(x, int | float) and 0 <= x < math.inf for x in columns[name]):
-            raise TypeError(f"{what} has a token without {name!r}")
+    named = [(token, f"{what}, token {number},") for number, token in enumerate(tokens, 1)]
+    surprisals, entropies = (
+        tuple(nats_in(token, name, at) for token, at in named)
+        for name in ("surprisal_nats", "entropy_nats")
+    )
     seed, known = row.get("seed"), row.get("prompt_ids") is not None
     answer = DrawnAnswer(
         text_in(row, "text", what),
         text_in(row, "finish_reason", what),
-        texts=tuple(map(str, columns["text"])),
-        ids=ids_in({"id": list(columns["id"])}, "id", what),
-        surprisal_nats=columns["surprisal_nats"],
-        entropy_nats=columns["entropy_nats"],
+        texts=tuple(str(token.get("text")) for token in tokens),
+        ids=ids_in({"id": [token.get("id") for token in tokens]}, "id", what),
+        surprisal_nats=surprisals,
+        entropy_nats=entropies,
     )
     return Drawn(
         (answer,),

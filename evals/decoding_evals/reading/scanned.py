@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,6 @@ from decoding.scoring.teacher_forcing import (
     listed,
 )
 from decoding.scoring.windows import Window
-from decoding.texts.detokenizing import token_texts
 from decoding.texts.encoding import Segment
 from decoding_evals.showing.result import Floats, Integers
 
@@ -50,11 +50,21 @@ class Scanned:
     def ids(self) -> Integers:
         """`(n,)`, the tokens that are scored."""
         empty = np.empty(0, dtype=np.int64)
-        return np.concatenate([empty, *(window.targets for window, _ in self.windows)])
+        targets = (window.targets[: _own(window)] for window, _ in self.windows)
+        return np.concatenate([empty, *targets])
 
     def column(self, name: str) -> Floats:
         """`(n,)`, a measurement of each of them."""
-        return np.concatenate([np.empty(0), *(columns[name] for _, columns in self.windows)])
+        values = (columns[name][: _own(window)] for window, columns in self.windows)
+        return np.concatenate([np.empty(0), *values])
+
+    def closing(self, name: str) -> Any:
+        """A measurement behind the last token; None where nothing was asked for there, or the
+        measurement was not made."""
+        window, columns = self.windows[-1] if self.windows else (None, {})
+        return (
+            columns[name][-1] if window is not None and window.closes and name in columns else None
+        )
 
     def scored(self) -> Integers:
         """`(n,)`, which of the tokens of `cut` they are."""
@@ -63,10 +73,10 @@ class Scanned:
             last = len(self.document.ids)
             return np.arange(last - len(self.ids()), last)
         empty = np.empty(0, dtype=np.int64)
-        ranges = (np.arange(window.start, window.end) for window, _ in self.windows)
+        ranges = (np.arange(w.start, w.start + _own(w)) for w, _ in self.windows)
         return np.concatenate([empty, *ranges])
 
-    def cut(self, run: TeacherForcing) -> tuple[str, Integers, Integers]:
+    def cut(self) -> tuple[str, Integers, Integers]:
         """The text, all of its m tokens, and where they stand.
 
         Returns:
@@ -75,9 +85,13 @@ class Scanned:
         """
         document = self.document
         if isinstance(document, TokenDocument):
-            pieces = token_texts(run.tokenizer, document.ids, document.context)
-            bounds = np.cumsum([0, *map(len, pieces)], dtype=np.int64)
-            return "".join(pieces), np.array(document.ids, dtype=np.int64), bounds
+            # What stands in front of a text without a context may be among its ids.
+            _, ends, _ = joined(self.segments)
+            bounds = np.zeros(len(document.ids) + 1, dtype=np.int64)
+            known = min(len(document.ids), len(ends))
+            bounds[len(bounds) - known :] = ends[len(ends) - known :]
+            text = "".join(segment.text for segment in self.segments)
+            return text, np.array(document.ids, dtype=np.int64), bounds
         ids, ends, _ = joined(self.segments)
         start = self.segments[0].start if self.segments else 0
         own = document.own if isinstance(document, EncodedDocument) else 0
@@ -119,8 +133,13 @@ def scanned(
             yield pending.pop(index)
         following = window.document
         pending[following].windows.append((window, columns))
-        tokens += len(window.targets)
-        total += float(columns[shown].sum())
+        tokens += _own(window)
+        total += float(columns[shown][: _own(window)].sum())
         if on_progress is not None:
-            on_progress(tokens, total / tokens)
+            on_progress(tokens, total / max(1, tokens))
     yield from [*pending.values()]
+
+
+def _own(window: Window) -> int:
+    """How many of a window's targets are the document's."""
+    return len(window.targets) - window.closes

@@ -17,7 +17,7 @@ from decoding_evals.reading import rows
 from decoding_evals.reading.chats import chat_options, conversation, read_chat
 from decoding_evals.reading.datasets import dataset_rows
 from decoding_evals.reading.items import Item, Prompted, Spoken, Talk, Text
-from decoding_evals.reading.records import Recorded, recorded
+from decoding_evals.reading.records import Recorded, is_record, recorded
 from decoding_evals.reading.rows import FORMATS, Rows, listed
 from decoding_evals.shell.options import option, stacked
 from decoding_evals.shell.output import check_source
@@ -53,8 +53,9 @@ class Inputs:
         usual: the column where none is named.
         talk: how conversations are read; None where they are not.
         dataset: instead of paths, `NAME[:CONFIG][:SPLIT]`; see `dataset_rows`.
-        records: take the rows that `decoding generate` recorded, those with a list of `tokens`, as
-            `Recorded`, unless a column is named. Standard input may then be its JSON Lines too.
+        records: take the rows that `decoding generate` recorded, those with `tokens` behind a
+            prompt, as `Recorded`, unless a column is named. Standard input may then be its JSON
+            Lines too.
         skip_bad_rows: count broken rows in `skipped_rows` instead of stopping at the first: bad
             JSON, CSV or UTF-8, no such column, no string. A source without any good row is an
             error all the same.
@@ -174,17 +175,19 @@ class Inputs:
         tokenizer = language_model.tokenizer
         roles = self.talk.roles or ("assistant",)
         self.silent += not any(message["role"] in roles for message in conversation.messages)
-        return said_by(tokenizer, conversation, roles, chat=self.talk.chat or True)
+        chat, opened = self.talk.chat or True, self.talk.opened
+        return said_by(tokenizer, conversation, roles, chat=chat, opened=opened)
 
     def texts(self) -> Iterator[str]:
         """The texts where there are neither prompts nor records.
 
         Raises:
-            click.ClickException: a conversation, of which a part is scored alone.
+            click.ClickException: a conversation, or a record, of which a part is scored alone.
         """
         for item in self:
-            if isinstance(item, Spoken):
-                raise click.ClickException(f"{item.name!r} is a conversation, not a text")
+            if isinstance(item, Spoken | Recorded):
+                kind = "conversation" if isinstance(item, Spoken) else "record of generate"
+                raise click.ClickException(f"{item.name!r} is a {kind}, not a text")
             if isinstance(item, Text):
                 yield "".join(item.pieces)
 
@@ -208,20 +211,23 @@ class Inputs:
         if source != STANDARD_INPUT and (source.is_file() or not source.exists()):
             next(_pieces(source))
 
-    def _column(self, source: Rows) -> str:
-        """The column of the texts of a source, by its first row where none was named."""
-        if not self._named and self.talk is not None:
-            _, row = next(source.read(None), (0, ""))
-            if isinstance(row, dict) and self.column not in row and "messages" in row:
-                return "messages"
-        return self.column
+    def _columns(self, source: Rows) -> tuple[str, list[str] | None]:
+        """The column of the texts of a source, by its first row where none was named, and all
+        columns that are read of it, None for those that it has."""
+        own, talks = self.column, self.talk is not None and not self._named
+        columns = [own, *([] if self.prompt_column is None else [self.prompt_column])]
+        if source.name == str(STANDARD_INPUT):  # can be read once, and holds records
+            return own, None
+        row: Any = next(source.read(None), (0, ""))[1] if talks or self.records else ""
+        if talks and isinstance(row, dict) and own not in row and "messages" in row:
+            own = columns[0] = "messages"
+        return own, None if self.records and is_record(row) else columns
 
     def _rows(self, source: Rows) -> Iterator[Item]:
-        own = self._column(source)
-        columns = [own, *([] if self.prompt_column is None else [self.prompt_column])]
+        own, columns = self._columns(source)
         found = False
         first_problem = None
-        for number, row in source.read(None if self.records else columns):
+        for number, row in source.read(columns):
             item = row if isinstance(row, str) else self._item(f"{source.name}:{number}", row, own)
             if not isinstance(item, str):
                 found = True
@@ -244,7 +250,7 @@ class Inputs:
 
     def _item(self, name: str, row: dict[str, Any], own: str) -> Item | str:
         """What a row holds, or what is wrong with it."""
-        if self.records and "tokens" in row:
+        if self.records and is_record(row):
             return recorded(name, row)
         if own not in row and not self._named and self.talk is not None:
             own = "messages" if "messages" in row else self.column
@@ -377,7 +383,7 @@ def _standard_input() -> Rows | Text:
     line = first.lstrip().partition("\n")[0]
     row = rows.json_row(line)
     pieces = chain([first], pieces)
-    if isinstance(row, str) or "tokens" not in row:
+    if not is_record(row):
         if line[:1] in ("{", "["):
             note(
                 "standard input looks like JSON, but does not begin with a record of generate: "

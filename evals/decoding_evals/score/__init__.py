@@ -4,5 +4,7 @@ from decoding.exports import exported
 
 __getattr__, __dir__ = exported(
     __name__,
-    evaluation="ChoiceScores DocumentScores score score_choices",
+    document="DocumentScores",
+    evaluation="ChoiceScores score score_choices",
+    threshold="Threshold fit_threshold",
 )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from decoding_evals.reading.items import Prompted
 from decoding_evals.reading.texts import Inputs, input_options, read_talk, talk_options
+from decoding_evals.score.human import human_options, read_human
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
     Command,
@@ -23,6 +26,9 @@ from decoding_evals.shell.options import (
 )
 from decoding_evals.shell.plots import plot_option
 
+if TYPE_CHECKING:
+    from decoding_evals.score.document import DocumentScores
+
 
 @click.command(cls=Command)
 @input_options
@@ -33,38 +39,109 @@ from decoding_evals.shell.plots import plot_option
 @reading_options
 @talk_options
 @option("--setting SPEC", 'Score also under this setting, as in "temperature=0.7,top_p=0.9".')
+@option("--per [document|token|word]", "What a record is of.", default="document")
+@option(
+    "--tokens TEXT/TEXT/…",
+    'Also the probability of these tokens behind each text, as in " Yes/ No".',
+)
+@human_options
 @page_options
 @plot_option("Draw entropy and surprisal along the first text.")
-def score(setting: str | None, detail: int | None, **options: Any) -> None:
+def score(per: str, tokens: str | None, detail: int | None, **options: Any) -> None:
     """Score every token of the texts in FILES (or standard input).
 
     A text file is one document; each row of a .jsonl, .csv or .parquet file is one. With
     --prompt-column, texts are scored as continuations of their prompts, as generate reads them, and
     the choices of a row are ranked by probability. Of a column of messages, what the assistant says
-    is scored.
+    is scored. Records of "decoding generate --json" are scored by the tokens that were drawn, after
+    their prompts.
 
     The residual is (surprisal - entropy) / √varentropy: large where the model confidently expected
-    something else.
+    something else. With --per word, words are what white space separates, and their corrected
+    surprisal gives the probability that a word ends to that word.
     """
-    asked = None if setting is None else of_text(read_setting(setting, {}))
-    if options["plot"] is not None and options["prompt_column"] is not None:
-        raise click.UsageError("--plot draws a text; it cannot be used with --prompt-column")
-    windows = read_windows(options)
+    spec = options["setting"]
+    asked = None if spec is None else of_text(read_setting(spec, {}))
     page = read_detail(options["output"], detail)
+    _check(options, per, tokens, page)
+    windows = read_windows(options)
     with Destination({**options, "detail": page}) as destination:
-        talk = read_talk(options)
-        inputs = Inputs.from_options(options, talk=talk)
+        talk = read_talk(options)._replace(opened=tokens is not None)
+        inputs = Inputs.from_options(options, records=True, talk=talk)
+        human = read_human(options)
         language_model = read_model(options)
         from decoding_evals.score import evaluation
+        from decoding_evals.score.threshold import fit_threshold
 
+        how: dict[str, Any] = {"windows": windows}
+        threshold = None
+        if human is not None:
+            with destination.scoring() as progress:
+                scored = evaluation.score(
+                    language_model, human.documents(language_model), on_progress=progress, **how
+                )
+                threshold = fit_threshold(
+                    (text.curvature() for text in scored), options["false_positives"]
+                )
+        how |= {"setting": asked, "tokens": () if tokens is None else tokens.split("/")}
+        how |= {"words": per == "word", "page": page}
         evaluate: Any = evaluation.score
         texts: Any = inputs.documents(language_model)
         if inputs.prompt_column is not None:
             evaluate = partial(evaluation.score_choices, chat=talk.chat, names=inputs.names)
             texts = ((row.prompt, row.choices) for row in inputs if isinstance(row, Prompted))
+        unspaced: list[str] = []
         with destination.scoring(lazily=True) as progress:
-            results = evaluate(
-                language_model, texts, windows=windows, setting=asked, page=page,
-                on_progress=progress,
+            results = evaluate(language_model, texts, on_progress=progress, **how)
+            if threshold is not None:
+                results = (replace(result, human=threshold) for result in results)
+            if per == "word":
+                results = _words_left_out(results, unspaced)
+            destination.deliver(
+                results, inputs=inputs, models=[language_model.name], rows=_ROWS[per],
+                notes=_notes(unspaced),
             )  # fmt: skip
-            destination.deliver(results, inputs=inputs)
+
+
+_ROWS: dict[str, Callable[[DocumentScores], list[dict[str, Any]]] | None] = {
+    "document": None,
+    "token": lambda scores: scores.per_token(),
+    "word": lambda scores: scores.per_word(),
+}
+
+
+def _check(options: dict[str, Any], per: str, tokens: str | None, page: int | None) -> None:
+    """Refuse options that do not go together."""
+    if options["prompt_column"] is not None:
+        if options["plot"] is not None:
+            raise click.UsageError("--plot draws a text; it cannot be used with --prompt-column")
+        if per != "document" or options["human"] is not None:
+            asked = "--human" if per == "document" else f"--per {per}"
+            raise click.UsageError(f"{asked} is of texts; it cannot be used with --prompt-column")
+    if per != "document" and page is not None:
+        raise click.UsageError(f"a page is of documents; it cannot be used with --per {per}")
+    if per == "word" and options["setting"] is not None:
+        raise click.UsageError("--setting is of tokens; it cannot be used with --per word")
+    if per != "document" and (tokens is not None or options["human"] is not None):
+        asked = "--human" if tokens is None else "--tokens"
+        raise click.UsageError(f"{asked} is of documents; it cannot be used with --per {per}")
+
+
+def _words_left_out(
+    results: Iterator[DocumentScores], unspaced: list[str]
+) -> Iterator[DocumentScores]:
+    """The results, of which stretches without words are remembered."""
+    for result in results:
+        unspaced += [] if result.words is None else result.words.unspaced
+        yield result
+
+
+def _notes(unspaced: list[str]) -> Iterator[str]:
+    """What to say of stretches that were left out, once all are known."""
+    from decoding_evals.showing.lines import quoted
+
+    if unspaced:
+        yield (
+            f"left out, in scripts without spaces between words: {len(unspaced):,}, the first "
+            f"{quoted(unspaced[0], 20)}"
+        )

@@ -4,175 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from decoding.information.statistics import row_statistics
-from decoding.models.loading import LanguageModel
+from decoding.information.statistics import log_mass, log_probs_of, row_statistics
+from decoding.models.caches import Reader
+from decoding.models.loading import LanguageModel, check_language_model
 from decoding.scoring.answers import EncodedDocument, answered
 from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.following import Follower
-from decoding.scoring.teacher_forcing import AnyDocument, TeacherForcing
+from decoding.scoring.teacher_forcing import AnyDocument, TeacherForcing, TokenDocument
 from decoding.scoring.windows import Windows
 from decoding.settings.policy import Setting, as_setting
 from decoding.texts.chats import Chat, Prompt, last_of
 from decoding_evals.reading.scanned import Scanned, scanned
-from decoding_evals.score.figure import plot_scores
-from decoding_evals.score.tables import choice_tables, token_tables
+from decoding_evals.score.document import DocumentScores, UnderSetting
+from decoding_evals.score.following import named_tokens, next_tokens
+from decoding_evals.score.tables import choice_tables
+from decoding_evals.score.words import WordBorders, Words, words_of
 from decoding_evals.showing.pages import PageRows
-from decoding_evals.showing.result import (
-    Floats,
-    Integers,
-    TextResult,
-    by_key,
-    exp_or_none,
-    finite,
-    quoted,
-)
+from decoding_evals.showing.result import Integers, TextResult, finite, quoted
 from decoding_evals.showing.terminal import counted
-
-
-@dataclass(frozen=True)
-class UnderSetting:
-    """What a decoding setting's distribution q says of each scored token."""
-
-    setting: Setting
-    surprisal_nats: Floats
-    """-log q(token); infinite where the setting cuts the token off."""
-    entropy_nats: Floats
-    """H(q), in [0, ln kept]."""
-    varentropy_nats2: Floats
-    """Variance of -log q under q, nats²."""
-    kept: Integers
-    """Number of tokens in the support of q."""
-
-
-@dataclass(frozen=True)
-class DocumentScores(TextResult):
-    """Every scored token of one document; columns have one row a token."""
-
-    _tables = staticmethod(token_tables)
-    _picture = staticmethod(plot_scores)
-
-    text: str
-    """The document, without its prompt."""
-    tokens: int
-    """Tokens of the document and its prompt, scored or not, without BOS."""
-    ids: Integers
-    starts: Integers
-    """Index in `text` of each token's first character."""
-    ends: Integers
-    """Index behind its last one; of neighbours, each token starts where the one before ends."""
-    surprisal_nats: Floats
-    """-log p(token) under the model's own distribution, >= 0."""
-    entropy_nats: Floats
-    """H(p), in [0, ln vocab]."""
-    varentropy_nats2: Floats
-    """Variance of -log p under p, nats²."""
-    rank: Integers
-    """Number of tokens that the model prefers; 0 is its favourite."""
-    under_setting: UnderSetting | None = None
-    page: dict[str, Any] | None = None
-    """What its page needs, where that was asked for."""
-
-    def gist(self) -> tuple[str, ...]:
-        """Of its `repr`."""
-        mean = [f"mean surprisal {self.surprisal_nats.mean():.2f} nats"] if len(self) else []
-        return quoted(self.text), counted(len(self), "token"), *mean
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def residual(self) -> Floats:
-        """(surprisal - entropy) / √varentropy: how far a token is from what the model expected.
-
-        NaN where the varentropy is 0: the model had no expectation but one.
-        """
-        known = self.varentropy_nats2 > 0
-        spread = np.sqrt(np.where(known, self.varentropy_nats2, math.nan))
-        return (self.surprisal_nats - self.entropy_nats) / spread
-
-    def z(self) -> float | None:
-        """Σ(surprisal - entropy) / √Σvarentropy: N(0, 1) for a text that the model wrote."""
-        total = math.fsum(self.varentropy_nats2)
-        excess = math.fsum(self.surprisal_nats) - math.fsum(self.entropy_nats)
-        return finite(excess / math.sqrt(total)) if total > 0 else None
-
-    def texts(self) -> list[str]:
-        """The text of each token."""
-        return [self.text[start:end] for start, end in zip(self.starts, self.ends, strict=True)]
-
-    @property
-    def nll_nats(self) -> float | None:
-        """Mean surprisal; infinite where a token is impossible, None without tokens."""
-        return math.fsum(self.surprisal_nats) / len(self) if len(self) else None
-
-    @property
-    def perplexity(self) -> float | None:
-        """e^nll_nats; None where that is beyond the largest double."""
-        return exp_or_none(self.nll_nats)
-
-    def totals(self) -> dict[str, Any]:
-        """Sums and means over the tokens; what is infinite or undefined is None."""
-        tokens = len(self)
-        surprisal = math.fsum(self.surprisal_nats)
-        size = len("".join(self.texts()).encode())
-        totals = {
-            "tokens_scored": tokens,
-            "tokens_not_scored": self.tokens - tokens,
-            "surprisal_nats": finite(surprisal),
-            "nll_nats": finite(self.nll_nats),
-            "perplexity": self.perplexity,
-            "bits_per_byte": finite(surprisal / size / math.log(2)) if size else None,
-            "mean_entropy_nats": math.fsum(self.entropy_nats) / tokens if tokens else None,
-            "z": self.z(),
-        }
-        q = self.under_setting
-        if q is None:
-            return totals
-        inside = q.surprisal_nats[q.surprisal_nats < math.inf]
-        covered_nll = math.fsum(inside) / len(inside) if len(inside) else None
-        return totals | {
-            "setting": str(q.setting),
-            "coverage": len(inside) / tokens if tokens else None,
-            "q_nll_nats": covered_nll if len(inside) == tokens else None,
-            "covered_q_nll_nats": covered_nll,
-            "mean_q_entropy_nats": math.fsum(q.entropy_nats) / tokens if tokens else None,
-        }
-
-    def columns(self) -> dict[str, list[Any]]:
-        """Columns by record key; what is infinite or undefined is None."""
-        own = ("surprisal_nats", "entropy_nats", "varentropy_nats2", "rank", "residual")
-        columns: dict[str, list[Any]] = {
-            "id": self.ids.tolist(),
-            "text": self.texts(),
-            "start": self.starts.tolist(),
-            "end": self.ends.tolist(),
-            **{name: finite(getattr(self, name)) for name in own},
-        }
-        q = self.under_setting
-        if q is None:
-            return columns
-        columns |= {f"q_{name}": finite(getattr(q, name)) for name in own[:3]}
-        return columns | {"kept": q.kept.tolist(), "covered": finite(q.surprisal_nats < math.inf)}
-
-    def record(self) -> dict[str, Any]:
-        """Totals, and one object per token under `tokens`, ready for JSON."""
-        return {**self.heading(), **self.scored()}
-
-    def scored(self) -> dict[str, Any]:
-        """The record without its heading."""
-        page = {} if self.page is None else {"page": self.page}
-        return {**self.totals(), "tokens": self.rows(), **page}
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One row per token."""
-        return by_key(self.columns())
 
 
 def score(
@@ -181,7 +38,10 @@ def score(
     *,
     windows: Windows = Windows(),
     setting: Setting | str | None = None,
+    words: bool = False,
+    tokens: Sequence[str] = (),
     page: int | None = None,
+    reader: Reader | None = None,
     on_progress: Callable[[int, float], None] | None = None,
 ) -> Iterator[DocumentScores]:
     """Score every token of every document by teacher forcing.
@@ -193,7 +53,10 @@ def score(
         windows: how the texts are read.
         setting: a decoding setting, or its text form, that is scored beside the model's own
             distribution.
+        words: score words too, see `decoding_evals.score.words`.
+        tokens: texts of single tokens, whose probabilities behind each document are wanted.
         page: put what a page needs into the records, in this detail; see `PackedRows`.
+        reader: keeps what texts begin with from call to call.
         on_progress: is given the number of scored tokens and the mean surprisal so far, nats.
 
     Returns:
@@ -202,27 +65,22 @@ def score(
     Raises:
         ValueError: an argument is outside its range.
     """
-    run = TeacherForcing(language_model, windows)
+    check_language_model(language_model)
+    vocab = language_model.model.config.get_text_config().vocab_size
+    ends = [end for end in language_model.ends() if end < vocab]  # a configuration's may be default
+    run = TeacherForcing(language_model, windows, reader=reader, end=ends[0] if ends else 0)
     chosen = None if setting is None else as_setting(setting)
-    follower = None if chosen is None else Follower([chosen.for_tokenizer(run.tokenizer)])
-
-    rows = None if page is None else PageRows(page)
-
-    def measure(block: LogitBlock) -> dict[str, Tensor]:
-        columns = _measured(block, follower)
-        if rows is not None:
-            columns["page_row"] = rows.add(block.logits, block.targets)
-        return columns
-
-    measured = scanned(run, documents, measure, on_progress, "surprisal_nats")
+    asked = _Asked(
+        ends,
+        named_tokens(run.tokenizer, tokens, vocab),
+        tuple(tokens),
+        WordBorders(run.tokenizer, ends, vocab) if words else None,
+        None if chosen is None else Follower([chosen.for_tokenizer(run.tokenizer)]),
+        None if page is None else PageRows(page, run.tokenizer),
+    )
+    measured = scanned(run, documents, asked.measured, on_progress, "surprisal_nats")
     for index, document in enumerate(measured):
-        scores = _scores(index, document, run, chosen)
-        if rows is not None:
-            first = int(scores.starts[0]) if len(scores) else 0
-            numbers = document.column("page_row").astype(np.int64)
-            own = rows.take(numbers.tolist(), run.tokenizer, scores.text[:first])
-            scores = replace(scores, page=own)
-        yield scores
+        yield _scores(index, document, chosen, asked)
 
 
 @dataclass(frozen=True)
@@ -327,32 +185,72 @@ def score_choices(
             del open_rows[0], scored[:]
 
 
-def _measured(block: LogitBlock, follower: Follower | None) -> dict[str, Tensor]:
-    p = row_statistics(block.logits, block.targets)
-    assert p.target_log_prob is not None and p.rank is not None
-    columns = {
-        "surprisal_nats": -p.target_log_prob,
-        "entropy_nats": p.entropy,
-        "varentropy_nats2": p.variance,
-        "rank": p.rank,
-    }
-    if follower is None:
+class _Asked(NamedTuple):
+    """What is measured besides the tokens themselves."""
+
+    ends: Sequence[int]
+    """Ids that end a text."""
+    ids: Sequence[int]
+    """Those of the named tokens."""
+    texts: tuple[str, ...]
+    borders: WordBorders | None
+    follower: Follower | None
+    rows: PageRows | None
+
+    def measured(self, block: LogitBlock) -> dict[str, Tensor]:
+        """Of each row of a block."""
+        p = row_statistics(block.logits, block.targets)
+        assert p.target_log_prob is not None and p.rank is not None
+        columns = {
+            "surprisal_nats": -p.target_log_prob,
+            "entropy_nats": p.entropy,
+            "varentropy_nats2": p.variance,
+            "rank": p.rank,
+        }
+        device = block.logits.device
+        columns |= self._behind(block)
+        if self.borders is not None:
+            borders = torch.from_numpy(self.borders.ids).to(device)
+            columns["log_border"] = log_mass(block.logits, borders)
+        if self.rows is not None:
+            columns["page_row"] = self.rows.add(block.logits, block.targets)
+        if self.follower is None:
+            return columns
+        cut = self.follower.logits(block)
+        q = row_statistics(cut, block.targets)
+        assert q.target_log_prob is not None
+        return columns | {
+            "q_surprisal_nats": -q.target_log_prob,
+            "q_entropy_nats": q.entropy,
+            "q_varentropy_nats2": q.variance,
+            "kept": (cut > -math.inf).sum(-1),
+        }
+
+    def _behind(self, block: LogitBlock) -> dict[str, Tensor]:
+        """Of the rows behind a document's last token; 0 in the others."""
+        stops = np.cumsum([len(window.targets) for window in block.windows]) - block.first
+        places = stops[[window.closes for window in block.windows]] - 1
+        size = len(block.targets)
+        rows = torch.from_numpy(places[(places >= 0) & (places < size)]).to(block.logits.device)
+        logits = block.logits[rows]
+
+        def filled(values: Tensor) -> Tensor:
+            return values.new_zeros((size, *values.shape[1:])).index_copy_(0, rows, values)
+
+        columns = {}
+        if self.ends:
+            ends = torch.tensor(self.ends, device=logits.device)
+            columns["log_end"] = filled(log_mass(logits, ends))
+        if self.ids:
+            named = torch.tensor(self.ids, device=logits.device)
+            columns["log_named"] = filled(log_probs_of(logits, named))
         return columns
-    cut = follower.logits(block)
-    q = row_statistics(cut, block.targets)
-    assert q.target_log_prob is not None
-    return columns | {
-        "q_surprisal_nats": -q.target_log_prob,
-        "q_entropy_nats": q.entropy,
-        "q_varentropy_nats2": q.variance,
-        "kept": (cut > -math.inf).sum(-1),
-    }
 
 
 def _scores(
-    index: int, document: Scanned, run: TeacherForcing, setting: Setting | None
+    index: int, document: Scanned, setting: Setting | None, asked: _Asked
 ) -> DocumentScores:
-    text, ids, bounds = document.cut(run)
+    text, ids, bounds = document.cut()
     scored = document.scored()
     names = ("surprisal_nats", "entropy_nats", "varentropy_nats2")
     columns: dict[str, Any] = {name: document.column(name) for name in names}
@@ -360,14 +258,46 @@ def _scores(
     if setting is not None:
         of_q: dict[str, Any] = {name: document.column(f"q_{name}") for name in names}
         q = UnderSetting(setting=setting, kept=document.column("kept").astype(np.int64), **of_q)
+    end = document.closing("log_end")
+    if end is not None and (not len(ids) or ids[-1] not in asked.ends):
+        columns["end_surprisal_nats"] = -float(end)
+    if asked.ids:
+        named = document.closing("log_named")
+        known = () if named is None else next_tokens(asked.ids, asked.texts, named.tolist())
+        columns["next_tokens"] = known
+    if asked.borders is not None:
+        columns["words"] = _words(asked.borders, document, text, ids, bounds)
+    starts = bounds[scored]
+    if asked.rows is not None:
+        asked.rows.let_go(document.closing("page_row"))
+        before = text[: starts[0]] if len(starts) else text
+        columns["page"] = asked.rows.take(document.column("page_row"), before)
     return DocumentScores(
         index=index,
         text=text,
         tokens=len(ids),
         ids=ids[scored],
-        starts=bounds[scored],
+        starts=starts,
         ends=bounds[scored + 1],
         **columns,
         rank=document.column("rank").astype(np.int64),
         under_setting=q,
     )
+
+
+def _words(
+    borders: WordBorders, document: Scanned, text: str, ids: Integers, bounds: Integers
+) -> Words:
+    """The words of a document; of ids, what stands before them is part of what they continue."""
+    before: Sequence[int] = ()
+    if isinstance(document.document, TokenDocument):
+        before = document.document.context
+    scored = document.scored() + len(before)
+    ids = np.concatenate([np.array(before, dtype=np.int64), ids])
+    bounds = np.concatenate([np.zeros(len(before), dtype=np.int64), bounds])
+    columns = {}
+    for name in ("surprisal_nats", "entropy_nats", "log_border"):
+        columns[name] = np.full(len(ids), math.nan)
+        columns[name][scored] = document.column(name)
+    after = document.closing("log_border")
+    return words_of(borders, text, ids, bounds, columns, None if after is None else float(after))

@@ -28,7 +28,7 @@ def with_page(language_model: LanguageModel, generation: Generation, detail: int
         generation: the sequence.
         detail: see `PackedRows`.
     """
-    rows = PageRows(detail)
+    rows = PageRows(detail, language_model.tokenizer)
     ids = generation.trace.ids.tolist()
     length = len(generation.prompt_ids) + len(ids)
     limit = positions(language_model.model)
@@ -41,9 +41,9 @@ def with_page(language_model: LanguageModel, generation: Generation, detail: int
     run = TeacherForcing(language_model, windows)
     document = TokenDocument(ids, generation.prompt_ids)
     numbers = [
-        int(number)
+        number
         for _, columns in run.scan([document] if ids else [], measure)
         for number in columns["row"]
     ]
-    page = rows.take(numbers, language_model.tokenizer, generation.prompt)
+    page = rows.take(numbers, generation.prompt)
     return {**generation.record(), "page": page}

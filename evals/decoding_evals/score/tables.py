@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.table import Table
 
-from decoding_evals.showing.lines import in_a_line
+from decoding_evals.showing.lines import in_a_line, quoted
 from decoding_evals.showing.result import title_of
-from decoding_evals.showing.terminal import counted, number, shaded, titled
+from decoding_evals.showing.terminal import Shown, counted, number, shaded, titled
 
 
-def token_tables(record: dict[str, Any]) -> Iterator[Table]:
+def token_tables(record: dict[str, Any]) -> Iterator[Shown]:
     """One line per token."""
     title = f"{title_of(record)}: {counted(record['tokens_scored'], 'token')} scored"
     if record["tokens_not_scored"]:
@@ -42,6 +42,23 @@ def token_tables(record: dict[str, Any]) -> Iterator[Table]:
         shade = math.inf if surprisal is None else surprisal
         table.add_row(shaded(in_a_line(token["text"]), shade), *cells)
     yield table
+    if record.get("next_tokens"):
+        yield _next_table("\nbehind the text", record["next_tokens"])
+    if "threshold" in record:
+        said = {True: "flagged", False: "not flagged", None: "undefined"}[record["flagged"]]
+        figure = f"curvature {number(record['curvature'])}, {said}"
+        yield f"\n{figure}; {threshold_line(record['threshold'])}"
+
+
+def threshold_line(fitted: dict[str, Any]) -> str:
+    """What was fitted, and how far it can be trusted."""
+    texts = counted(fitted["human_texts"], "human text")
+    rate, confidence = (100 * fitted[name] for name in ("false_positive_rate", "confidence"))
+    return (
+        f"{'above' if fitted['above'] else 'below'} the threshold of {number(fitted['value'])} lie "
+        f"{fitted['human_texts_beyond']:,} of {texts}, and with {confidence:g} % confidence at "
+        f"most {rate:g} % of all texts like these"
+    )
 
 
 def choice_tables(record: dict[str, Any]) -> Iterator[Table]:
@@ -55,3 +72,17 @@ def choice_tables(record: dict[str, Any]) -> Iterator[Table]:
         scored, text = str(choice["tokens_scored"]), choice["text"]
         table.add_row(*places, *figures, scored, text)
     yield table
+    for choice in record["choices"]:
+        if choice.get("next_tokens"):
+            title = f"\nbehind {quoted(choice['text'], 40)}"
+            yield _next_table(title, choice["next_tokens"])
+
+
+def _next_table(title: str, tokens: Sequence[dict[str, Any]]) -> Table:
+    """The named tokens that may follow."""
+    table = titled(title, "token", ">log p (nats)", ">p among these")
+    for token in tokens:
+        among = token["normalized_log_prob_nats"]
+        share = number(None if among is None else math.exp(among))
+        table.add_row(in_a_line(token["text"]), number(token["log_prob_nats"]), share)
+    return table

@@ -61,6 +61,7 @@ class Destination(ExitStack):
         done: str = "scored",
         notes: Iterable[str] = (),
         together: Callable[[list[dict[str, Any]]], Iterable[Shown]] | None = None,
+        rows: Callable[[Any], list[dict[str, Any]]] | None = None,
     ) -> None:
         """Write each result as it comes, and a picture of the first.
 
@@ -72,11 +73,14 @@ class Destination(ExitStack):
             done: what happened to those that are finished, said after their number.
             notes: lines for standard error, after those of the inputs.
             together: makes tables of all records at the end, in place of each one's own.
+            rows: the records that are written of a result in place of its own, and are the lines
+                of its table.
 
         Raises:
             Interrupted: on Ctrl-C; what is finished stays.
         """
-        from decoding_evals.showing.terminal import counted, print_table
+        from decoding_evals.showing.result import subject_of
+        from decoding_evals.showing.terminal import counted, print_table, table_of_rows
 
         count = 0
         kept: list[dict[str, Any]] = []
@@ -85,8 +89,10 @@ class Destination(ExitStack):
         try:
             for result in results:
                 with uninterrupted():
-                    record, result = self._written(result, inputs)
-                    if self.on_screen and together is None:
+                    record, result = self._written(result, inputs, rows)
+                    if self.on_screen and rows is not None:
+                        print_table(table_of_rows(subject_of(record), rows(result)))
+                    elif self.on_screen and together is None:
                         print_table(*result.tables())
                     elif self.on_screen:
                         kept.append(record)
@@ -110,8 +116,11 @@ class Destination(ExitStack):
         if ended is not None:
             raise ended
 
-    def _written(self, result: Any, inputs: Any) -> tuple[dict[str, Any], Any]:
-        """Write the record unless tables are shown; return it and the result under its name."""
+    def _written(
+        self, result: Any, inputs: Any, rows: Callable[[Any], list[dict[str, Any]]] | None
+    ) -> tuple[dict[str, Any], Any]:
+        """Write the record, or its rows, unless tables are shown; return it and the result under
+        its name."""
         from decoding_evals.showing.result import TextResult
 
         if isinstance(result, TextResult) and inputs is not None:
@@ -119,8 +128,10 @@ class Destination(ExitStack):
         record = result.record()
         if not isinstance(result, TextResult) and inputs is not None:
             record |= {"skipped_rows": inputs.skipped_rows}
+        written = [] if self.on_screen else [record] if rows is None else rows(result)
         if self.file is not None:
-            self.file.write(record)
-        elif self.as_json:
-            write_line(to_json(record))
+            for row in written:
+                self.file.write(row)
+        elif written:
+            write_line("\n".join(map(to_json, written)))
         return record, result

@@ -289,12 +289,12 @@ context_option = option(
     "Tokens that the model reads at a time.  [default: all its positions, at most 2,048]",
 )
 
-bos_option = option(
-    "--bos [auto|always|never]",
+BOS_HELP = (
     "What stands in front of each document: what the tokenizer puts there, else BOS or EOS; auto: "
-    "unless it is there already.",
-    default="auto",
+    "unless it is there already"
 )
+
+bos_option = option("--bos [auto|always|never]", f"{BOS_HELP}.", default="auto")
 
 # What `read_windows` takes.
 scoring_options = stacked(
@@ -304,7 +304,11 @@ scoring_options = stacked(
         "Tokens between the starts of windows; fewer give longer contexts and take longer.  "
         "[default: half the context]",
     ),
-    bos_option,
+    option(
+        "--bos [auto|always|never|every]",
+        f"{BOS_HELP}; every: in front of every window.",
+        default="auto",
+    ),
     option(
         "--batch-size N",
         "Windows that run together, on a CPU fewer where they are long.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#999999"
 
 
 def blank_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches, with constrained layout.
+    """An empty figure, in inches, with constrained layout, which a notebook shows.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -26,7 +27,16 @@ def blank_figure(width: float, height: float) -> Figure:
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError("plot needs matplotlib: pip install 'decoding-toolkit[plot]'") from None
-    return Figure(figsize=(width, height), layout="constrained")
+
+    class Shown(Figure):
+        """A plain figure shows only where pyplot has made itself at home in a notebook."""
+
+        def _repr_png_(self) -> bytes:
+            stream = io.BytesIO()
+            self.savefig(stream, format="png")
+            return stream.getvalue()
+
+    return Shown(figsize=(width, height), layout="constrained")
 
 
 def new_figure(width: float, height: float = 4.2) -> tuple[Figure, Axes]:

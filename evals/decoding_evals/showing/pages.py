@@ -41,10 +41,11 @@ class PageRows:
 
     Args:
         detail: see `PackedRows`.
+        tokenizer: names the tokens.
     """
 
-    def __init__(self, detail: int) -> None:
-        self.detail = detail
+    def __init__(self, detail: int, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.detail, self.tokenizer = detail, tokenizer
         self._format: PackedRows | None = None
         self._held: dict[int, NDArray[np.void]] = {}
         self._count = 0
@@ -59,14 +60,16 @@ class PageRows:
         self._count = numbers.stop
         return tokens.new_tensor(numbers)
 
-    def take(
-        self, numbers: Iterable[int], tokenizer: PreTrainedTokenizerBase, before: str = ""
-    ) -> dict[str, Any]:
+    def let_go(self, number: float | None) -> None:
+        """Forget a row that is of no token."""
+        if number is not None:
+            del self._held[int(number)]
+
+    def take(self, numbers: Iterable[float], before: str = "") -> dict[str, Any]:
         """What a record needs for its page; the rows are let go.
 
         Args:
             numbers: of the rows, in the order of the tokens.
-            tokenizer: names the tokens.
             before: what stands before the first of them.
         """
         rows = [self._held.pop(int(number)) for number in numbers]
@@ -74,7 +77,7 @@ class PageRows:
         return {
             "format": None if self._format is None else format_of(self._format),
             "rows": base64.b64encode(b"".join(row.tobytes() for row in rows)).decode(),
-            "names": {str(id_): _name(tokenizer, id_) for id_ in ids},
+            "names": {str(id_): _name(self.tokenizer, id_) for id_ in ids},
             "before": before,
         }
 
@@ -142,7 +145,7 @@ def _texts(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _text(record: dict[str, Any]) -> dict[str, Any]:
     """A text as the page's script reads it."""
     setting = record.get("settings", record.get("setting"))
-    if "prompt" in record:
+    if "sample" in record:
         title = f"{record['index'] + 1}.{record['sample'] + 1}: {record['prompt'][:60]}"
         about = f"{record['model']} drew {len(record['tokens'])} tokens under {setting}"
         about += f", seed {record['seed']}; it ended by {record['finish_reason']}."

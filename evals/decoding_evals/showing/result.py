@@ -115,6 +115,12 @@ def title_of(record: dict[str, Any]) -> str:
     return str(record["name"]) if "name" in record else f"text {record['index'] + 1}"
 
 
+def subject_of(record: dict[str, Any]) -> str:
+    """The text or the models that a record is of."""
+    models = record.get("models") or [record["model"]] if "index" not in record else []
+    return " · ".join(models) or title_of(record)
+
+
 def finite(values: Any) -> Any:
     """Plain numbers for JSON: arrays as nested lists, None for what is not finite or unknown."""
     plain = values.tolist() if hasattr(values, "tolist") else values

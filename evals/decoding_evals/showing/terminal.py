@@ -6,7 +6,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import copy
 from typing import Any, TextIO
 
@@ -16,7 +16,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from decoding_evals.showing.lines import harmless
+from decoding_evals.showing.lines import harmless, in_a_line
 
 # Upper bounds in nats and backgrounds, from certain to hesitant: a sequential scale (ColorBrewer
 # YlOrBr) that stays ordered for colour-blind readers and in greyscale.
@@ -107,6 +107,24 @@ def titled(title: str | None = None, *columns: str, show_header: bool = True) ->
     for head in columns:
         table.add_column(head.removeprefix(">"), justify="right" if head[:1] == ">" else "left")
     return table
+
+
+def table_of_rows(title: str, rows: Sequence[dict[str, Any]]) -> Table:
+    """A table of rows that have the same keys, those with objects left out."""
+    first = {key: value for key, value in (rows or [{}])[0].items() if not isinstance(value, dict)}
+    heads = (f"{'>' * (not isinstance(value, str))}{key}" for key, value in first.items())
+    table = titled(title, *heads)
+    for row in rows:
+        table.add_row(*(_cell(row[key]) for key in first))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_cell, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return in_a_line(value) if isinstance(value, str) else number(value)
 
 
 def print_table(*parts: Shown, stderr: bool = False) -> None:

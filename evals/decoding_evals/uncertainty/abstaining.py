@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,17 +55,17 @@ def read_threshold(file: Path, estimator: str | None) -> dict[str, Any]:
     if file.suffix.lower() not in FORMATS:
         raise click.UsageError(f"--abstain-by takes {', '.join(FORMATS)}, got {str(file)!r}")
     check_source(file)
-    held: Any = None
-    for _, row in file_rows(file).read(None):
-        held = row.get("evaluation") if isinstance(row, dict) else None
-        break
+    rows = [row for _, row in islice(file_rows(file).read(None), 2)]
+    if len(rows) > 1:
+        raise click.ClickException(f"{str(file)!r} has several rows; --evaluation writes one")
+    held: Any = rows[0].get("evaluation") if rows and isinstance(rows[0], dict) else None
     try:
         held = parsed(held) if isinstance(held, str) else held  # a cell of CSV
         found: dict[str, Any] = held["abstention"]
         value = found["threshold"]
         name, _ = found["estimator"], found["conditions"].items()
         known = isinstance(name, str) and (value is None or math.isfinite(value))
-    except (TypeError, KeyError, ValueError, AttributeError, RecursionError):
+    except (TypeError, KeyError, ValueError, AttributeError, RecursionError, OverflowError):
         known = False
     if not known:
         raise click.ClickException(
@@ -88,18 +89,19 @@ def checked(
         click.ClickException: the threshold is of another run.
     """
     needed = estimator if threshold is None else threshold["estimator"]
+    asked_by = "--estimator" if threshold is None else "--abstain-by"
     for place, result in enumerate(results):
         # Later rows may lack what only some have, such as paraphrases: it is undefined there.
         if place == 0 and needed is not None and needed not in result.estimators:
             raise click.UsageError(
-                f"--estimator: there is no {needed!r}; there are {', '.join(result.estimators)}"
+                f"{asked_by}: there is no {needed!r}; there are {', '.join(result.estimators)}"
             )
         if threshold is None:
             yield result
             continue
         own = conditions(result.record(), options)
-        for name, wanted in threshold["conditions"].items():
-            if own.get(name) != wanted:
+        for name in own | threshold["conditions"]:
+            if own.get(name) != (wanted := threshold["conditions"].get(name)):
                 raise click.ClickException(
                     f"--abstain-by: its threshold is of {name} {_said(wanted)}, "
                     f"and this run is of {_said(own.get(name))}"

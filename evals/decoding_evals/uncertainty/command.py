@@ -26,7 +26,7 @@ from decoding_evals.shell.options import (
 from decoding_evals.shell.output import RecordFile, Unfinished
 from decoding_evals.shell.plots import plot_option, write_plot
 from decoding_evals.showing.lines import note, say
-from decoding_evals.uncertainty.usage import can_be_judged, read_usage
+from decoding_evals.uncertainty.usage import can_be_judged, chosen_rule, read_usage
 
 if TYPE_CHECKING:
     from decoding.models.loading import LanguageModel
@@ -222,13 +222,11 @@ def _drawn(rows: list[dict[str, Any]], settings: DecodingSettings, options: dict
     """Answers that are to be drawn."""
     language_model, loaded = _models(options)
     from decoding.generation.seeds import chosen_seed
-    from decoding_evals.judging.correctness import usual_rule
     from decoding_evals.showing.terminal import counted
     from decoding_evals.uncertainty.evaluation import uncertainty as measure
     from decoding_evals.uncertainty.result import PromptRow
 
-    seed = chosen_seed(options["seed"])
-    rule = options["correct_by"] or usual_rule(t for row in rows for t in row["references"])
+    seed, rule = chosen_seed(options["seed"]), chosen_rule(rows, options)
     results = measure(
         language_model,
         [PromptRow(**row) for row in rows],
@@ -250,7 +248,6 @@ def _stored(
     options: dict[str, Any],
 ) -> _Run:
     """Answers that were drawn elsewhere."""
-    from decoding_evals.judging.correctness import usual_rule
     from decoding_evals.judging.entailment import EntailmentModel
     from decoding_evals.shell.progress import status
     from decoding_evals.showing.terminal import counted
@@ -268,7 +265,7 @@ def _stored(
     if (name := options["nli_model"]) is not None:
         with status(f"loading {name}"):
             entailment = EntailmentModel(name, trust_remote_code=options["trust_remote_code"])
-    rule = options["correct_by"] or usual_rule(t for row in rows for t in row["references"])
+    rule = chosen_rule(rows, options)
     results = stored_uncertainty(
         stored, answer=options["answer"], entailment=entailment, correctness=rule
     )

@@ -21,7 +21,6 @@ from decoding.settings.settings import DecodingSettings
 from decoding.texts.chats import Chat, Conversation, Prompt, as_chat, last_of
 from decoding_evals.judging.correctness import (
     CORRECTNESS,
-    THRESHOLDS,
     Judgement,
     continuing,
     judged,
@@ -119,8 +118,6 @@ def uncertainty(
     ]
     rule = correctness or usual_rule(text for row in rows for text in row.references)
     for index, row in enumerate(rows):
-        if row.references and rule in THRESHOLDS:  # a bad reference is refused before any work
-            _named(index, partial(judged, "", row.references, rule))
         for number, phrasing in enumerate(row.phrasings()):
             name = f"prompt {index + 1}" + (f", paraphrase {number}" if number else "")
             prompt_ids(language_model, phrasing, max_new_tokens, chat=chat, name=name)
@@ -181,6 +178,11 @@ class _Run:
             chat=as_chat(self.options["chat"]),
         )
 
+    @cached_property
+    def asking(self) -> Reader:
+        """What reads the questions whether answers are true."""
+        return Reader(self.language_model.model)
+
     def batch(self, rows: list[tuple[int, PromptRow]]) -> Iterator[PromptUncertainty]:
         """Results for a few prompts."""
         # Equal prompts once: their samples would be counted on.
@@ -192,7 +194,7 @@ class _Run:
             greedy, *drawn = written[(self.num_samples + 1) * place :][: self.num_samples + 1]
             answers[text] = greedy, tuple(drawn)
         asked = [(text, estimating.answer(best)) for text, (best, _) in answers.items()]
-        said = p_true(self.language_model, asked, chat=self.options["chat"])
+        said = p_true(self.language_model, asked, chat=self.options["chat"], reader=self.asking)
         truths = dict(zip(texts, said, strict=True))
         for index, row in rows:
             text = row.asked()
@@ -276,10 +278,10 @@ class _Run:
         return found
 
     def judged(self, row: PromptRow, text: str) -> Judgement | None:
-        """The greedy answer by the row's references, or None without any."""
-        if not row.references or (self.correctness == "likelihood" and not row.incorrect):
-            return None
+        """The greedy answer by the row's references, or None without any to compare it with."""
         if self.correctness == "likelihood":
+            if not (row.references and row.incorrect):
+                return None
             return preferred(
                 self.language_model, row.asked(), row.references, row.incorrect,
                 chat=self.options["chat"],

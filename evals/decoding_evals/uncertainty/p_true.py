@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from decoding.generation.prompts import prompt_ids
+from decoding.models.caches import Reader
 from decoding.models.loading import LanguageModel
 from decoding.scoring.windows import Windows
 from decoding.texts.chats import Chat, Conversation, Prompt, last_of, worded
@@ -23,6 +24,7 @@ def p_true(
     answered: Iterable[tuple[Prompt, str]],
     *,
     chat: bool | Chat = False,
+    reader: Reader | None = None,
 ) -> list[float | None]:
     """-log p("True" | is this answer to this prompt true?), nats, of each answer; 0 is sure of it.
 
@@ -33,6 +35,7 @@ def p_true(
         language_model: from `load_model`.
         answered: prompts with an answer to each.
         chat: put text prompts into the chat template.
+        reader: keeps what questions begin with from call to call.
 
     Returns:
         One number for each, >= 0; None where the question does not fit the model's context.
@@ -46,7 +49,7 @@ def p_true(
         return [None] * len(questions)
     rows = [(asked, [continuing(asked, TRUE, chat=chat)]) for asked in fitting]
     windows = Windows(context=max(fitting.values()))
-    scores = score_choices(language_model, rows, chat=chat, windows=windows)
+    scores = score_choices(language_model, rows, chat=chat, windows=windows, reader=reader)
     found = {
         asked: 0.0 - of_one.log_probs_nats()[0]
         for asked, of_one in zip(fitting, scores, strict=True)

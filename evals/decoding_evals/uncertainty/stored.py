@@ -113,6 +113,7 @@ def rescored(
 
     By their token ids behind those of the prompt where both were written down, and else as texts
     that follow the prompt, all answers to it over the same event; see `decoding.scoring.answers`.
+    Nothing is known then of a text that is empty.
 
     Args:
         language_model: from `load_model`.
@@ -134,7 +135,11 @@ def rescored(
     found = []
     for one in prompts:
         answers = []
-        for answer, scored in zip(one.drawn.answers, scores, strict=False):
+        for answer in one.drawn.answers:
+            if not (answer.text or _has_ids(one)):
+                answers.append(answer._replace(surprisal_nats=None, entropy_nats=None))
+                continue
+            scored = next(scores)
             q = scored.under_setting
             assert q is not None
             texts = answer.texts if answer.ids is not None else scored.texts()
@@ -154,20 +159,25 @@ def rescored(
     return found
 
 
+def _has_ids(stored: StoredPrompt) -> bool:
+    """Whether the ids of a prompt and of all answers to it were written down."""
+    return stored.drawn.prompt_ids is not None and all(one.ids for one in stored.drawn.answers)
+
+
 def _documents(
     language_model: LanguageModel, stored: StoredPrompt, chat: bool | Chat, limit: int | None
 ) -> Iterator[AnyDocument]:
-    """What to score of each answer to a prompt."""
+    """What to score of each answer to a prompt, but of empty texts."""
     answers, before, name = stored.drawn.answers, stored.drawn.prompt_ids, stored.place
-    if before is not None and all(answer.ids for answer in answers):
+    if _has_ids(stored):
         for answer in answers:
-            assert answer.ids is not None
+            assert answer.ids is not None and before is not None
             yield Recorded(name, answer.ids, "", before).document(language_model)
             _check_fit(len(before) + len(answer.ids), limit, name)
         return
     if stored.prompt is None:
         raise ValueError(f"{name}: the model needs the prompt, and no row says it")
-    texts = [answer.text for answer in answers]
+    texts = [answer.text for answer in answers if answer.text]
     if not isinstance(stored.prompt, Conversation):
         texts = [continuing(stored.prompt, text, chat=chat) for text in texts]
     for document in answered(
@@ -218,7 +228,7 @@ def _result(
         | {name: finite(value) for name, value in estimates.items()},
         epistemic={},
         gain=None,
-        judgement=judged(common, references, rule) if references else None,
+        judgement=judged(common, references, rule),
         votes=votes(samples, labels, references, rule),
         extent=extent,
     )

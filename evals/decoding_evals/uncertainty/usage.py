@@ -79,13 +79,28 @@ def _check_stored(options: dict[str, Any]) -> None:
         raise click.UsageError("--correct-by likelihood judges given answers, not --answers")
 
 
+def chosen_rule(rows: list[dict[str, Any]], options: dict[str, Any]) -> str:
+    """What makes an answer correct: as chosen, or by the shape of the references."""
+    from decoding_evals.judging.correctness import usual_rule
+
+    return options["correct_by"] or usual_rule(text for row in rows for text in row["references"])
+
+
 def can_be_judged(rows: list[dict[str, Any]], options: dict[str, Any]) -> bool:
     """Whether any answer can be judged; what asks for judgement needs one. Where only some can, the
     number of the others is said."""
     likelihood = options["correct_by"] == "likelihood"
     needed = ("references", "incorrect") if likelihood else ("references",)
     of = "references and incorrect answers" if likelihood else "references"
-    judged = sum(all(row[name] for name in needed) for row in rows)
+    given = [row for row in rows if all(row[name] for name in needed)]
+    judged = len(given)
+    if given:
+        from decoding_evals.judging.correctness import comparable
+
+        rule = chosen_rule(rows, options)
+        judged = sum(bool(comparable(row["references"], rule)) for row in given)
+        if judged < len(given):
+            of += f" with a word that {rule} compares"
     source = click.get_current_context().get_parameter_source
     for name in ("correct_by", "plot", "evaluation", "risk"):
         if source(name) is ParameterSource.COMMANDLINE and not judged:

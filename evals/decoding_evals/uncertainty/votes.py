@@ -85,9 +85,12 @@ def votes(
     texts = {
         name: answer(samples[at]) for name, at in elected(labels, sample_weights(samples)).items()
     }
-    known = by in THRESHOLDS and len(references) > 0
+    verdicts = {
+        text: judged(text, references, by) if by in THRESHOLDS else None
+        for text in {*texts.values()}
+    }
     return {
-        name: Vote(text, judged(text, references, by).correct if known else None)
+        name: Vote(text, None if (verdict := verdicts[text]) is None else verdict.correct)
         for name, text in texts.items()
     }
 

@@ -110,6 +110,16 @@ def test_callers_of_generate_share_it_too(stories):
         np.testing.assert_allclose(trace.raw_surprisal_nats, -ones, atol=1e-4, rtol=1e-4)
 
 
+def test_hidden_states_of_the_prompt_are_those_of_the_prompt(stories):
+    ids = torch.tensor([encode_prompt(stories.tokenizer, EXAMPLES)])
+    outputs = stories.model.generate(
+        ids, attention_mask=torch.ones_like(ids), num_return_sequences=4, max_new_tokens=2,
+        custom_generate=Sampler(WARM, seed=5), eos_token_id=None, pad_token_id=0,
+        return_dict_in_generate=True, output_hidden_states=True, **WARM.generate_kwargs(),
+    )  # fmt: skip
+    assert outputs.hidden_states[0][-1].shape[:2] == (4, ids.shape[1])
+
+
 @pytest.mark.parametrize("more", ["positions", "cache"])
 def test_a_call_that_reads_more_than_ids_reads_it_itself(stories, more):
     ids = torch.tensor([encode_prompt(stories.tokenizer, EXAMPLES)])
@@ -191,3 +201,20 @@ def test_greedy_rows_are_not_for_policies():
     policy = EntropyPolicy(settings=WARM, entropy_above=1.0, then="stop")
     with pytest.raises(ValueError, match="not with a policy"):
         Sampler(policy, seed=1, greedy_rows=1)
+
+
+def test_samples_beside_a_greedy_row_may_draw_any_token():
+    """The first token of the vocabulary, too: what a row has not is no number of it."""
+    model = model_of(LAYERS["attention"])
+    ids = torch.full((6, 4), 5)
+    monitor = EntropyMonitor(alternatives=3)
+    settings = DecodingSettings(temperature=100)
+    outputs = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=60, eos_token_id=None,
+        custom_generate=Sampler(settings, seed=1, monitor=monitor, greedy_rows=1),
+        pad_token_id=0, **settings.generate_kwargs(),
+    )  # fmt: skip
+    greedy, *drawn = monitor.traces(outputs, eos_token_id=None)
+    assert any((trace.ids == 0).any() for trace in drawn)
+    assert all(trace.alternatives is None for trace in drawn)
+    assert greedy.alternatives is not None and greedy.alternatives.ids.shape == (60, 3)

@@ -99,3 +99,37 @@ def test_a_model_that_reads_parts_otherwise_is_found_out():
 )
 def test_common_beginnings(first, second, shared):
     assert common(first, second) == shared
+
+
+@pytest.mark.parametrize("begin", [40, 0])
+def test_texts_are_read_at_once_behind_what_they_begin_with(model, begin):
+    """What is kept of each is what it is alone, and what follows may be read from there."""
+    texts = [ids_of(begin) + ids_of(length, length) for length in (5, 9, 3, 8, 6)]
+    assert read_in_parts(model) is None  # a probe
+    reader = Reader(model)
+    counted = Counted(model)
+    caches = reader.read_each(texts)
+    counted.stop()
+    for text, cache in zip(texts, caches, strict=True):
+        assert cache.get_seq_length() == len(text)
+        got = read_on(model, stacked([cache]), ids_of(4), 4)
+        torch.testing.assert_close(got, whole(model, text + ids_of(4))[-4:], atol=2e-5, rtol=1e-4)
+    if model.config.model_type in ("llama", "gpt2"):
+        assert counted.passes == [*[(1, begin)] * bool(begin), (5, 9)]
+    again = Counted(model)
+    reader.read(texts[-1])
+    reader.read(ids_of(begin) + ids_of(7, 7))
+    again.stop()
+    if begin and model.config.model_type in ("llama", "gpt2"):
+        assert again.passes == [(1, 7)]
+
+
+def test_long_texts_are_read_one_by_one():
+    """Together they would leave a CPU's cache; and one alone is as `read` has it."""
+    model = model_of(LAYERS["attention"])
+    texts = [ids_of(250, seed) for seed in range(5)]
+    assert read_in_parts(model) is None
+    counted = Counted(model)
+    Reader(model).read_each(texts)
+    Reader(model).read_each(texts[:1])
+    assert counted.passes == [(1, 250)] * 6

@@ -120,3 +120,33 @@ def test_a_model_that_cannot_read_in_parts_reads_texts_whole(monkeypatch):
     windows = windows_of([np.append(ids_of(60, 0), ids_of(6, n)) for n in range(4)], 2)
     agree(model, windows)
     assert counted(model, windows).passes == [(4, 65)]
+
+
+@pytest.mark.parametrize("questions", [1, 3])
+def test_a_reader_keeps_what_calls_have_in_common(model, questions):
+    """One window a call reads the beginning twice, as nobody knows it the first time; three once
+    or, where a later call has less of it in common, again."""
+    examples = ids_of(80, 0)
+    texts = [np.append(examples, ids_of(12, question)) for question in range(1, 13)]
+    windows = windows_of(texts, 2)
+    log_probs(model, windows)  # probes
+    reader = caches.Reader(model)
+    want, got = of_oracle(model, windows), {}
+    count = Counted(getattr(model, model.base_model_prefix))
+    for begin in range(0, 12, questions):
+        got |= log_probs(model, windows[begin : begin + questions], reader=reader)
+    count.stop()
+    np.testing.assert_allclose([got[key] for key in want], [*want.values()], atol=2e-5, rtol=1e-5)
+    assert count.tokens <= (2 if questions == 1 else 1) * 82 + 12 * 13
+
+
+def test_a_reader_changes_nothing_where_calls_share_nothing(model):
+    texts = [ids_of(60 + n, n) for n in range(4)]
+    windows = windows_of(texts, 2)
+    log_probs(model, windows)
+    reader = caches.Reader(model)
+    count = Counted(getattr(model, model.base_model_prefix))
+    for window in windows:
+        log_probs(model, [window], reader=reader)
+    count.stop()
+    assert count.passes == [(1, len(text) - 1) for text in texts]

@@ -220,7 +220,7 @@ def test_pieces_score_as_the_whole(stories260k, wiki, monkeypatch):
         ({"stride": 0}, "from 1 to the context of 64, got 0"),
         ({"stride": -1}, "from 1 to the context of 64, got -1"),
         ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
-        ({"bos": "sometimes"}, "auto, always or never, got 'sometimes'"),
+        ({"bos": "sometimes"}, "auto, always, never or every, got 'sometimes'"),
     ],
 )
 def test_refusals_name_the_limit(toy_words, options, message):

@@ -96,10 +96,11 @@ KEYS = {
     "models", "perplexity", "nll_nats", "nll_standard_error", "nll_difference_nats",
     "nll_difference_standard_error", "perplexity_ratio", "perplexity_ratio_confidence_interval",
     "kl_nats", "kl_standard_error", "kl_percentiles_nats", "delta_p", "delta_p_standard_error",
-    "delta_p_rms", "delta_p_percentiles", "same_top_share", "same_top_standard_error",
-    "error_unit", "units", "block_length", "context", "stride", "bos", "complete", "documents",
-    "documents_skipped", "windows", "bos_tokens", "tokens", "tokens_scored",
-    "tokens_context_only", "tokens_skipped",
+    "cross_entropy_standard_error", "binoculars", "binoculars_standard_error", "delta_p_rms",
+    "delta_p_percentiles", "same_top_share", "same_top_standard_error", "error_unit", "units",
+    "block_length", "context", "stride", "bos", "complete", "documents", "documents_skipped",
+    "windows", "bos_tokens", "tokens", "tokens_scored", "tokens_context_only", "tokens_skipped",
+    "entropy_nats", "entropy_standard_error", "cross_entropy_nats",
 }  # fmt: skip
 
 
@@ -142,12 +143,8 @@ def assert_plain(record, columns):
 
 @pytest.mark.parametrize(("context", "stride", "batch_size"), [(512, 256, 8), (24, 10, 3)])
 def test_every_figure_equals_a_plain_loop(stories, other, context, stride, batch_size):
-    record = compare_models(
-        stories,
-        other,
-        [TEXT],
-        windows=Windows(context=context, stride=stride, batch_size=batch_size),
-    ).record()
+    windows = Windows(context=context, stride=stride, batch_size=batch_size)
+    record = compare_models(stories, other, [TEXT], windows=windows).record()
     columns = plain(stories, other, [TEXT], context, stride)
     assert columns["kl_ab"].mean() > 0.01 and 0 < columns["same_top"].mean() < 1
     assert_plain(record, columns)

@@ -125,6 +125,7 @@ def test_the_risk_of_what_is_kept_is_rarely_above(population):
         ({"risk": 0}, r"risk must be in \(0, 1\), got 0"),
         ({"risk": math.nan}, "risk must be in"),
         ({"confidence": 1}, "confidence must be in"),
+        ({"risk": 5e-324}, "takes at least 1,000,000,000,000,001 .* got 20"),
         ({"risk": 0.1}, "risk=0.1 with confidence=0.9 takes at least 23 .* got 20"),
         ({"correct": [2] * 20}, "correct must hold booleans, got 2"),
         ({"correct": [True]}, "uncertainty must have a value for each of correct"),

@@ -178,13 +178,16 @@ def test_refusals(call, message):
         ("", ["Paris"], False),
         ("London or Paris", ["Rome", "paris"], True),
         ("Não é Lisboa.", ["lisboa"], True),
+        ("It's marley and me.", ["Marley & Me"], True),
+        ("Marks&Spencer", ["marks and spencer"], True),
+        ("Marley, me", ["Marley & Me"], False),
         ("It is not Paris.", ["Paris"], True),  # known to fool it
     ],
 )
 def test_a_reference_stands_in_an_answer_on_word_borders(answer, references, right):
     assert contains(answer, references) is right
-    words = normalized(answer).split()
-    wanted = [normalized(reference).split() for reference in references]
+    words = normalized(re.sub("&", " and ", answer)).split()
+    wanted = [normalized(re.sub("&", " and ", one)).split() for one in references]
     windows = {tuple(words[i : i + n]) for n in map(len, wanted) for i in range(len(words))}
     assert right == any(tuple(one) in windows for one in wanted)
 

@@ -89,6 +89,13 @@ def test_chat_completions_and_completions(tmp_path):
     )  # fmt: skip
 
 
+def test_a_log_probability_that_stands_for_none_is_not_known(tmp_path):
+    """Servers write -9999.0 of tokens that are not among the favourites that they list."""
+    completion = logged(tokens=[" 2", "!"], token_logprobs=[-1.0, -9999.0])
+    [stored] = read(tmp_path, completion)
+    assert stored.drawn.answers[0].text == " 2" and stored.drawn.answers[0].surprisal_nats is None
+
+
 def test_the_lines_of_a_batch_have_the_response_inside(tmp_path):
     batch = {"custom_id": "a", "error": None, "response": {"status_code": 200, "body": CHAT}}
     [found] = read(tmp_path, batch)
@@ -151,6 +158,10 @@ RECORD = {
 }  # fmt: skip
 
 
+def recorded(**change):
+    return RECORD | {"tokens": [TOKEN | change]}
+
+
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
@@ -161,20 +172,26 @@ RECORD = {
         (VLLM | {"outputs": [3]}, "output 1 has NoneType|output 1 has null as 'text'"),
         (vllm(token_ids=["a", 2]), "something else than token ids in 'token_ids'"),
         (vllm(token_ids=[11]), "output 1 has 1 token ids and 2 log-probabilities"),
-        (vllm(token_ids=[9, 2]), "output 1, token 1, has None as its log-probability"),
+        (vllm(token_ids=[9, 2]), "output 1, token 1, has null as its log-probability"),
         (CHAT | {"choices": []}, "a response has no choices"),
         (CHAT | {"choices": [{"message": {"content": None}}]}, "choice 1 has null as 'content'"),
         (choice(text=None), "choice 1 has null as 'text'"),
         (choice(logprobs=[1]), "choice 1 has list as 'logprobs', not an object"),
-        (logged(token_logprobs=[None]), "token 1, has None as its log-probability"),
+        (logged(token_logprobs=[None]), "token 1, has null as its log-probability"),
         (logged(token_logprobs=[0.5]), "token 1, has 0.5 as its log-probability"),
         (logged(token_logprobs=[math.nan]), "has nan as its log-probability"),
         (logged(token_logprobs=[-math.inf]), "has -inf as its log-probability"),
         (logged(token_logprobs=[True]), "has True as its log-probability"),
         (logged(token_logprobs=[]), "choice 1 has 1 tokens and 0 log-probabilities"),
         (RECORD | {"tokens": 3}, "a record of generate has int as 'tokens'"),
-        (RECORD | {"tokens": [{"id": 1}]}, "a token without 'surprisal_nats'"),
-        (RECORD | {"tokens": [3]}, "a token without 'surprisal_nats'"),
+        (logged(token_logprobs=[-(10**400)]), r"has -1000\S+… as its log-probability"),
+        (choice(text="\ud800"), "choice 1 has a text as 'text' that is not valid UTF-8"),
+        (RECORD | {"tokens": [{"id": 1}]}, "generate, token 1, has null as 'surprisal_nats'"),
+        (RECORD | {"tokens": [TOKEN, 3]}, "generate, token 2, has null as 'surprisal_nats'"),
+        (recorded(surprisal_nats=True), "token 1, has True as 'surprisal_nats'"),
+        (recorded(surprisal_nats=1e308), "token 1, has 1e\\+308 as 'surprisal_nats'"),
+        (recorded(entropy_nats=10**400), r"token 1, has 1000\S+… as 'entropy_nats'"),
+        (recorded(entropy_nats=-1), "token 1, has -1 as 'entropy_nats'"),
         (RECORD | {"num_beams": 2}, "beam search and greedy settings draw no answers"),
         (RECORD | {"settings": "greedy"}, "beam search and greedy settings draw no answers"),
         (TEXT | {"index": -1}, "'index' is -1, not a whole number from 0"),

@@ -17,7 +17,7 @@ from decoding.settings.settings import DecodingSettings
 from decoding_evals.score.evaluation import score, score_choices
 from oracle import CUT, LOGIT_NOISE, log_softmax, plogp, reference_log_q
 
-NATS = 1e-5
+NATS = 2e-5  # between float32 passes over other batches
 TEXT = "Once upon a time, Lily didn't see the 日本 cat 🙂.\n She was  sad!"
 SETTINGS = [
     "temperature=0.7",
@@ -269,7 +269,7 @@ def test_a_text_that_the_model_expects_exactly_has_no_residual(stories260k):
 def test_arguments_are_checked_before_anything_is_scored(stories260k):
     with pytest.raises(ValueError, match="512 positions, got 513"):
         list(score(stories260k, ["a"], windows=Windows(context=513)))
-    with pytest.raises(ValueError, match="bos must be auto, always or never"):
+    with pytest.raises(ValueError, match="bos must be auto, always, never or every"):
         list(score(stories260k, ["a"], windows=Windows(bos="no")))
 
 

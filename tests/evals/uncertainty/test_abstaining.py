@@ -146,6 +146,9 @@ def test_drawn_answers_are_abstained_from_too(run, tmp_path):
         (["--abstain-by", "empty.jsonl"], 1, "holds no threshold"),
         (["--abstain-by", "odd.json"], 1, "holds no threshold"),
         (["--abstain-by", "of.json", "--estimator", "Perplexity"], 2, "is of LabelProb, not of"),
+        (["--abstain-by", "of.json"], 1, "of answer none, and this run is of 'whole'"),
+        (["--abstain-by", "of.jsonl"], 1, "'of.jsonl' has several rows"),
+        (["--abstain-by", "none.jsonl"], 2, "--abstain-by: there is no 'X'; there are Max"),
         (["--abstain-by", "of.json", "--evaluation", "of.json"], 2, "files that are read"),
     ],
 )
@@ -157,6 +160,8 @@ def test_bad_input_is_one_line(run, tmp_path, arguments, code, message):
     write(tmp_path / "odd.json", [{"evaluation": {"abstention": abstention}}])
     known = abstention | {"threshold": 5}
     write(tmp_path / "of.json", [{"evaluation": {"abstention": known}}])
+    write(tmp_path / "of.jsonl", *[{"evaluation": {"abstention": known}}] * 2)
+    write(tmp_path / "none.jsonl", {"evaluation": {"abstention": known | {"estimator": "X"}}})
     found, out, err = run("uncertainty", "--answers", file, *arguments)
     assert (found, out) == (code, "")
     assert message in err.splitlines()[-1] and "Traceback" not in err

@@ -7,6 +7,7 @@ import pytest
 
 from decoding import DecodingSettings, generate
 from decoding_evals.judging.answers import normalized, rouge_l
+from decoding_evals.judging.correctness import comparable, judged
 from decoding_evals.reading.prompts import read_prompt_rows
 from decoding_evals.uncertainty.estimators import answer
 from decoding_evals.uncertainty.evaluation import uncertainty
@@ -51,9 +52,47 @@ def test_the_rule_goes_by_the_shape_of_the_references(stories):
     assert [r["compared"] and r["compared"]["by"] for r in found] == [
         "rouge-l", "rouge-l", None, "rouge-l",
     ]  # fmt: skip
-    rows = [PromptRow("Tom", ("dog",)), PromptRow("Tom", ("The",))]
-    with pytest.raises(ValueError, match=r"prompt 2: a reference must have a word .* got 'The'"):
-        next(uncertainty(stories, rows, correctness="contains", **SHORT))
+
+
+@pytest.mark.parametrize(
+    ("references", "by", "left"),
+    [
+        (["The", "A.", "Lily"], "contains", ["Lily"]),
+        (["The", "!"], "exact", []),
+        (["The", "!"], "f1", []),
+        (["The", "!", "巴黎", "Paris 巴黎"], "rouge-l", ["The", "Paris 巴黎"]),
+        (["The", "巴黎"], "contains", ["巴黎"]),
+        (["The", "!"], "likelihood", ["The", "!"]),
+    ],
+)
+def test_references_without_a_word_are_left_out(references, by, left):
+    assert comparable(references, by) == left
+    if by != "likelihood":
+        found = judged((*left, "")[0], references, by)
+        assert found is None if not left else found.correct and found.quality == 1
+
+
+def test_a_reference_of_stop_words_alone_costs_its_prompt_alone(run, tmp_path):
+    """Its answer is neither right nor wrong, the rule stays that of the others, and it is said."""
+    file = tmp_path / "rows.jsonl"
+    rows = [("the",), ("dog",), ("the", "cat"), ()]
+    lines = [json.dumps({"prompt": "Tom", "references": references}) for references in rows]
+    file.write_text("\n".join(lines))
+    asked = "uncertainty", "--prompts-file", file, "--num-samples", 2, "--max-new-tokens", 2
+    code, out, err = run(*asked, "--json", "--evaluation", "e.json")
+    assert code == 0
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [record["correct"] is None for record in found] == [True, False, False, True]
+    assert found[0]["votes"]["MostCommon"]["correct"] is None
+    assert [found[place]["compared"]["reference"] for place in (1, 2)] == ["dog", "cat"]
+    assert "2 prompts of 4 not judged: no references with a word that contains compares" in err
+    [evaluation] = json.loads((tmp_path / "e.json").read_text())
+    assert evaluation["evaluation"]["prompts"] == 2
+    assert evaluation["evaluation"]["prompts_left_out"] == 2
+    file.write_text(lines[0])
+    code, out, err = run(*asked, "--correct-by", "contains")
+    assert (code, out) == (2, "")
+    assert "--correct-by needs prompts with references with a word that contains compares" in err
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,11 @@ def test_texts_are_scored_behind_their_prompts(stories, file, tmp_path):
     first, second = result.record()["sample_surprisal_nats"]
     assert first == pytest.approx(scored.trace.raw_surprisal_nats[0], abs=1e-4)
     assert second > first + 5
+    empty = rows[0] | {"choices": [rows[0]["choices"][0], {"text": ""}, rows[0]["choices"][1]]}
+    stored = read_stored(write(tmp_path / "c.jsonl", empty, empty), COLUMNS, None)
+    [result] = stored_uncertainty(rescored(stories, stored, "raw"))
+    want = [first, None, second]  # nothing says what ended an empty answer
+    assert result.record()["sample_surprisal_nats"] == pytest.approx(want * 2, abs=1e-4)
     silent = read_stored(write(tmp_path / "b.jsonl", rows[1]), COLUMNS, None)
     with pytest.raises(ValueError, match="line 1: the model needs the prompt, and no row says it"):
         rescored(stories, silent, "raw")
