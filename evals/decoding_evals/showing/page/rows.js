@@ -151,6 +151,8 @@ class Rows {
     this.size = new Float64Array(this.segments);
     this.lean = new Uint8Array(this.segments);
     this.beta = NaN;
+    this.total = this.totalMoment = this.residual = 0; // of the whole row, mended, and what is left
+    this.mends = false;
     // Sums over all that stands before an item: of weights, of x times them, of the first over
     // what rounding may change of a weight, and of the same times x.
     this.mass = new Float64Array(items + 1);
@@ -495,8 +497,8 @@ function boundOf(rows, cuts, end, mass, mean, entropy) {
 function keptOwn(rows, setting, cuts) {
   const { place, ownDepth, known } = rows;
   if (ownDepth === Infinity || (setting.top_k > 0 && place >= setting.top_k)) return [false, false];
-  /** @type {boolean[]} */
-  const likely = [], certain = [], possible = [];
+  /** @type {boolean[][]} */
+  const [likely, certain, possible] = [[], [], []];
   /** @param {boolean} most @param {boolean} surely @param {boolean} perhaps */
   const add = (most, surely, perhaps) => { likely.push(most); certain.push(surely); possible.push(perhaps); };
   if (setting.min_p > 0 && place > 0) {
