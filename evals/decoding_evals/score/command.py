@@ -18,7 +18,8 @@ from decoding_evals.shell.options import (
     Command,
     of_text,
     option,
-    output_options,
+    page_options,
+    read_detail,
     read_model,
     read_setting,
     read_windows,
@@ -46,9 +47,9 @@ if TYPE_CHECKING:
     'Also the probability of these tokens behind each text, as in " Yes/ No"; \\/ is a slash.',
 )
 @human_options
-@output_options
+@page_options
 @plot_option("Draw entropy and surprisal along the first text.")
-def score(per: str, tokens: str | None, **options: Any) -> None:
+def score(per: str, tokens: str | None, detail: int | None, **options: Any) -> None:
     """Score every token of the texts in FILES (or standard input).
 
     A text file is one document; each row of a .jsonl, .csv or .parquet file is one. With
@@ -63,9 +64,10 @@ def score(per: str, tokens: str | None, **options: Any) -> None:
     """
     spec = options["setting"]
     asked = None if spec is None else of_text(read_setting(spec, {}))
-    _check(options, per, tokens)
+    page = read_detail(options["output"], detail)
+    _check(options, per, tokens, page)
     windows = read_windows(options)
-    with Destination(options) as destination:
+    with Destination({**options, "detail": page}) as destination:
         talk = read_talk(options)._replace(opened=tokens is not None)
         inputs = Inputs.from_options(options, records=True, talk=talk)
         human = read_human(options)
@@ -84,7 +86,7 @@ def score(per: str, tokens: str | None, **options: Any) -> None:
                     (text.curvature() for text in scored), options["false_positives"]
                 )
         how |= {"setting": asked, "tokens": () if tokens is None else _texts(tokens)}
-        how |= {"words": per == "word"}
+        how |= {"words": per == "word", "page": page}
         evaluate: Any = evaluation.score
         texts: Any = inputs.documents(language_model)
         if inputs.prompt_column is not None:
@@ -110,7 +112,7 @@ _ROWS: dict[str, Callable[[DocumentScores], list[dict[str, Any]]] | None] = {
 }
 
 
-def _check(options: dict[str, Any], per: str, tokens: str | None) -> None:
+def _check(options: dict[str, Any], per: str, tokens: str | None, page: int | None) -> None:
     """Refuse options that do not go together."""
     if options["prompt_column"] is not None:
         if options["plot"] is not None:
@@ -118,6 +120,8 @@ def _check(options: dict[str, Any], per: str, tokens: str | None) -> None:
         if per != "document" or options["human"] is not None:
             asked = "--human" if per == "document" else f"--per {per}"
             raise click.UsageError(f"{asked} is of texts; it cannot be used with --prompt-column")
+    if per != "document" and page is not None:
+        raise click.UsageError(f"a page is of documents; it cannot be used with --per {per}")
     if per == "word" and options["setting"] is not None:
         raise click.UsageError("--setting is of tokens; it cannot be used with --per word")
     if per != "document" and (tokens is not None or options["human"] is not None):

@@ -76,6 +76,8 @@ class DocumentScores(TextResult):
     """None where they were not asked for."""
     human: Threshold | None = None
     """Of the curvature, fitted on texts that people wrote."""
+    page: dict[str, Any] | None = None
+    """What its page needs, where that was asked for."""
 
     def gist(self) -> tuple[str, ...]:
         """Of its `repr`."""
@@ -178,7 +180,12 @@ class DocumentScores(TextResult):
 
     def record(self) -> dict[str, Any]:
         """Totals, and one object per token under `tokens`, ready for JSON."""
-        return {**self.heading(), **self.totals(), "tokens": self.rows()}
+        return {**self.heading(), **self.scored()}
+
+    def scored(self) -> dict[str, Any]:
+        """The record without its heading."""
+        page = {} if self.page is None else {"page": self.page}
+        return {**self.totals(), "tokens": self.rows(), **page}
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per token."""

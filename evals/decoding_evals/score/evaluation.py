@@ -27,6 +27,7 @@ from decoding_evals.score.document import DocumentScores, UnderSetting
 from decoding_evals.score.following import named_tokens, next_tokens
 from decoding_evals.score.tables import choice_tables
 from decoding_evals.score.words import WordBorders, Words, words_of
+from decoding_evals.showing.pages import PageRows
 from decoding_evals.showing.result import Integers, TextResult, finite, quoted
 from decoding_evals.showing.terminal import counted
 
@@ -39,6 +40,7 @@ def score(
     setting: Setting | str | None = None,
     words: bool = False,
     tokens: Sequence[str] = (),
+    page: int | None = None,
     reader: Reader | None = None,
     on_progress: Callable[[int, float], None] | None = None,
 ) -> Iterator[DocumentScores]:
@@ -53,6 +55,7 @@ def score(
             distribution.
         words: score words too, see `decoding_evals.score.words`.
         tokens: texts of single tokens, whose probabilities behind each document are wanted.
+        page: put what a page needs into the records, in this detail; see `PackedRows`.
         reader: keeps what texts begin with from call to call.
         on_progress: is given the number of scored tokens and the mean surprisal so far, nats.
 
@@ -73,6 +76,7 @@ def score(
         tuple(tokens),
         WordBorders(run.tokenizer, ends, vocab) if words else None,
         None if chosen is None else Follower([chosen.for_tokenizer(run.tokenizer)]),
+        None if page is None else PageRows(page, run.tokenizer),
     )
     measured = scanned(run, documents, asked.measured, on_progress, "surprisal_nats")
     for index, document in enumerate(measured):
@@ -112,8 +116,7 @@ class ChoiceScores(TextResult):
                 "text": choice.text,
                 "log_prob_nats": finite(log_probs[index]),
                 "log_prob_nats_per_byte": finite(per_byte[index]),
-                **choice.totals(),
-                "tokens": choice.rows(),
+                **choice.scored(),
             }
             for index, choice in enumerate(self.choices)
         ]
@@ -192,6 +195,7 @@ class _Asked(NamedTuple):
     texts: tuple[str, ...]
     borders: WordBorders | None
     follower: Follower | None
+    rows: PageRows | None
 
     def measured(self, block: LogitBlock) -> dict[str, Tensor]:
         """Of each row of a block."""
@@ -208,6 +212,8 @@ class _Asked(NamedTuple):
         if self.borders is not None:
             borders = torch.from_numpy(self.borders.ids).to(device)
             columns["log_border"] = log_mass(block.logits, borders)
+        if self.rows is not None:
+            columns["page_row"] = self.rows.add(block.logits, block.targets)
         if self.follower is None:
             return columns
         cut = self.follower.logits(block)
@@ -261,12 +267,17 @@ def _scores(
         columns["next_tokens"] = known
     if asked.borders is not None:
         columns["words"] = _words(asked.borders, document, text, ids, bounds)
+    starts = bounds[scored]
+    if asked.rows is not None:
+        asked.rows.let_go(document.closing("page_row"))
+        before = text[: starts[0]] if len(starts) else text
+        columns["page"] = asked.rows.take(document.column("page_row"), before)
     return DocumentScores(
         index=index,
         text=text,
         tokens=len(ids),
         ids=ids[scored],
-        starts=bounds[scored],
+        starts=starts,
         ends=bounds[scored + 1],
         **columns,
         rank=document.column("rank").astype(np.int64),

@@ -21,7 +21,8 @@ class Destination(ExitStack):
     """Where results go: into a file, to standard output as JSON, or onto the terminal as tables.
 
     Args:
-        options: of the command: `output`, `as_json` and `plot`, each where the command has it.
+        options: of the command: `output`, `as_json` and `plot`, each where the command has it;
+            with `detail`, the file may be a page.
 
     Raises:
         click.ClickException: the file, the picture or standard output could not be written.
@@ -31,7 +32,7 @@ class Destination(ExitStack):
         super().__init__()
         self.plot = options.get("plot")
         check_plot(self.plot)
-        self.file = self.enter_context(record_file(options.get("output")))
+        self.file = self.enter_context(record_file(options.get("output"), page="detail" in options))
         self.as_json = options["as_json"]
 
     @property

@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from decoding.settings.grids import MOST_SETTINGS, parse_grid
 from decoding.settings.policy import EntropyPolicy, Setting, parse_setting
 from decoding.settings.settings import RULES_IN_ORDER
+from decoding_evals.shell.output import PAGE
 from decoding_evals.shell.running import keep_freed_memory, uncollected
 from decoding_evals.showing.lines import note
 
@@ -334,7 +335,40 @@ def read_windows(options: dict[str, Any]) -> Windows:
     return windows
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON, one object a line.")
 output_options = stacked(
-    click.option("--json", "as_json", is_flag=True, help="JSON, one object a line."),
+    json_option,
     option("--output FILE", "Write the records to FILE (.jsonl, .json, .csv, .parquet) instead."),
 )
+# What `read_detail` takes, beside those of a command whose output may be a page.
+page_options = stacked(
+    json_option,
+    option(
+        "--output FILE",
+        "Write the records to FILE (.jsonl, .json, .csv, .parquet), or a page that recomputes "
+        "(.html), instead.",
+    ),
+    option(
+        "--detail N",
+        "Tokens of each position that a page keeps one by one: more make it more exact, and "
+        "larger.  [default: 192]",
+    ),
+)
+
+
+def read_detail(output: Path | None, detail: int | None) -> int | None:
+    """How detailed a page is to be; None where no page is asked for.
+
+    Raises:
+        click.UsageError: there is no page to be detailed, or it cannot be so detailed.
+    """
+    if output is None or output.suffix.lower() != PAGE:
+        if detail is not None:
+            raise click.UsageError(f"--detail is of a page: give --output FILE{PAGE} too")
+        return None
+    from decoding.rows.packed import DETAIL, PackedRows
+
+    try:
+        return PackedRows(1, DETAIL if detail is None else detail).detail
+    except ValueError as error:
+        raise click.UsageError(f"--{error}") from error

@@ -96,21 +96,24 @@ class RecordFile:
             per record and a column for each key that occurs, in order of occurrence; a record
             without it has a null there, in CSV an empty cell. In CSV, what is not a string is JSON
             text; so it is in those columns of parquet whose values have no type in common.
-            Both are UTF-8: a lone surrogate, which is none, becomes "?". A pipe or device without
-            a suffix gets JSON Lines. Links are followed, and the name that is given has the suffix.
+            Both are UTF-8: a lone surrogate, which is none, becomes "?". `.html` is a page of
+            records that carry what it needs. A pipe or device without a suffix gets JSON Lines.
+            Links are followed, and the name that is given has the suffix.
+        option: that names it, for errors.
+        page: whether `.html` is among them.
 
     Raises:
         click.UsageError: another suffix.
         click.ClickException: the folder does not exist or cannot be written.
     """
 
-    def __init__(self, path: Path, option: str = "--output") -> None:
+    def __init__(self, path: Path, option: str = "--output", *, page: bool = False) -> None:
         self.path = path
         self.suffix = path.suffix.lower()
         if not self.suffix and is_stream(path):
             self.suffix = ".jsonl"
         else:
-            check_target(option, path, FORMATS)
+            check_target(option, path, [*FORMATS, PAGE] if page else FORMATS)
         self.count = 0
         with writing(path):
             self.target = Target(path)
@@ -121,7 +124,7 @@ class RecordFile:
 
     def write(self, record: dict[str, Any]) -> None:
         """Add a record."""
-        ascii_only = self.suffix in (".jsonl", ".json")
+        ascii_only = self.suffix in (".jsonl", ".json", PAGE)
         with writing(self.path):
             self.file.write(json.dumps(record, allow_nan=False, ensure_ascii=ascii_only) + "\n")
             self.file.flush()
@@ -142,7 +145,7 @@ class RecordFile:
 
     def _finish(self) -> None:
         self.file.close()
-        convert = FORMATS[self.suffix]
+        convert = _write_page if self.suffix == PAGE else FORMATS[self.suffix]
         finished = self.spool
         if convert is not None:
             finished = self.target.temporary()
@@ -150,14 +153,16 @@ class RecordFile:
         self.target.publish(finished)
 
 
-def record_file(path: Path | None) -> AbstractContextManager[RecordFile | None]:
+def record_file(
+    path: Path | None, *, page: bool = False
+) -> AbstractContextManager[RecordFile | None]:
     """The file of `--output`; None where results go to standard output, which has to be open.
 
     Raises:
         click.ClickException: neither can be written.
     """
     if path is not None:
-        return RecordFile(path)
+        return RecordFile(path, page=page)
     if not sys.stdout.writable():
         raise click.ClickException("standard output is closed")
     return nullcontext()
@@ -218,6 +223,13 @@ def _write_parquet(spool: Path, target: Path) -> None:
                 if kind is None:
                     columns[name] = [*map(_cell, columns[name])]
             writer.write_batch(pyarrow.record_batch(columns, schema))
+
+
+def _write_page(spool: Path, target: Path) -> None:
+    from decoding_evals.showing.pages import write_page
+
+    with spool.open(encoding="ascii") as lines, target.open("w", encoding="utf-8") as file:
+        write_page(map(json.loads, lines), file)
 
 
 def _batches(spool: Path) -> Iterator[list[dict[str, Any]]]:
@@ -286,6 +298,8 @@ class _Seen:
             return None if None in types.values() else pyarrow.struct(list(types.items()))
         return None
 
+
+PAGE = ".html"
 
 FORMATS: dict[str, Callable[[Path, Path], None] | None] = {
     ".jsonl": None,

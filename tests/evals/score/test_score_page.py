@@ -1,0 +1,72 @@
+"""`--output x.html`: what the page of score and generate holds, and what is refused."""
+
+import base64
+import json
+import re
+
+import numpy as np
+import pytest
+
+from decoding.generation.run import generate
+from decoding.rows.packed import PackedRows
+from decoding_evals.score.evaluation import score
+from decoding_evals.score.replay import with_page
+from decoding_evals.showing.pages import write_page
+
+
+def rows_of(page, vocab, detail):
+    layout = PackedRows(vocab, detail).layout
+    assert page["format"]["bytes"] == layout.itemsize
+    return np.frombuffer(base64.b64decode(page["rows"]), layout)
+
+
+def test_rows_are_those_of_the_scores(stories):
+    [scores] = score(stories, ["Once upon a time there was a dog."], page=64)
+    rows = rows_of(scores.page, stories.model.config.vocab_size, 64)
+    np.testing.assert_array_equal(rows["place"], scores.rank)
+    names = scores.page["names"]
+    for row, text, place in zip(rows, scores.texts(), scores.rank, strict=True):
+        if place < len(row["named_id"]):
+            assert names[str(row["named_id"][place])] == text
+
+
+def test_rows_of_a_sequence_are_those_it_was_drawn_from(stories):
+    [drawn] = generate(stories, ["One day"], max_new_tokens=12, seed=1, settings="temperature=1.3")
+    record = with_page(stories, drawn, 64)
+    rows = rows_of(record["page"], stories.model.config.vocab_size, 64)
+    np.testing.assert_array_equal(rows["place"], drawn.trace.rank)
+    assert record["page"]["before"] == "One day"
+
+
+def test_a_page_holds_its_texts_as_data(stories, tmp_path):
+    text = "A cat </script><script>bad</script> <!-- sat."
+    records = [scores.record() for scores in score(stories, [text, "Two."], page=16)]
+    with (tmp_path / "page.html").open("w") as file:
+        write_page(records, file)
+    html = (tmp_path / "page.html").read_text()
+    assert html.count("</script>") == 2 and "<!--" not in html
+    assert "http:" not in html and "https:" not in html
+    data = json.loads(re.search(r'id="data">(.*?)</script>', html, re.DOTALL)[1])
+    assert ["".join([one["before"], *one["tokens"]]) for one in data["texts"]] == [text, "Two."]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["score", "a.txt", "--detail", "5"], "--detail is of a page: give --output FILE.html too"),
+        (
+            ["score", "a.txt", "--detail", "5", "--output", "o.html"],
+            "--detail must be from 16 to 4096, got 5",
+        ),
+        (
+            ["generate", "a", "--branch-at-entropy", "1", "--output", "o.html"],
+            "--branch-at-entropy cannot be used with a page in --output",
+        ),
+        (["perplexity", "a.txt", "--output", "o.html"], "--output takes"),
+    ],
+)
+def test_what_has_no_page_says_so(run, tmp_path, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("A cat.")
+    code, _, err = run(*arguments)
+    assert code == 2 and says in " ".join(err.split()) and not (tmp_path / "o.html").exists()

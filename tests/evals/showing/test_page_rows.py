@@ -1,0 +1,175 @@
+"""The page's script makes of packed rows what float64 makes of the whole rows."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import decoding_evals.showing
+from decoding.rows.packed import PackedRows
+from decoding_evals.showing.pages import format_of
+
+SCRIPT = Path(decoding_evals.showing.__file__).parent / "page/rows.js"
+CUTS = (
+    {}, {"top_k": 1}, {"top_k": 40}, {"top_k": 1500}, {"top_p": 0.3}, {"top_p": 0.9},
+    {"top_p": 0.99}, {"min_p": 0.2}, {"min_p": 0.003}, {"top_k": 60, "top_p": 0.9, "min_p": 0.05},
+)  # fmt: skip
+TEMPERATURES = (0.3, 0.7, 1.0, 1.5, 2.0)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    engine = pytest.importorskip("py_mini_racer").MiniRacer()
+    engine.eval(SCRIPT.read_text())
+    engine.eval(
+        "function load(bytes, format) {"
+        " globalThis.texts = [new Rows(new Uint8Array(bytes).buffer, format)]; return 1; }"
+        "function evaluate(text) { return JSON.stringify(evaluateTexts(texts, text)); }"
+        "function parse(text) { return settingText(parseSetting(text)); }"
+        "function kl(a, b) { const [x, y] = [a, b].map(parseSetting);"
+        " return String(klBetween(figuresOf(texts[0], 0, x), x, figuresOf(texts[0], 0, y), y)); }"
+        "function varentropy(a) { const x = parseSetting(a);"
+        " return varianceUnder(texts[0], 0, x, figuresOf(texts[0], 0, x)); }"
+    )
+    return engine
+
+
+def load(engine, rows, tokens, detail=192):
+    format_ = PackedRows(rows.shape[1], detail)
+    packed = format_.pack(rows, np.array(tokens)).tobytes()
+    engine.call("load", list(packed), format_of(format_))
+
+
+def evaluated(engine, text):
+    return json.loads(engine.call("evaluate", text))
+
+
+def q_of(row, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
+    """q by id, and what it keeps of the tempered mass: the definitions, in float64."""
+    row = row.astype(np.float64)
+    order = np.lexsort((np.arange(len(row)), -row))
+    p = np.exp((row[order] - row[order[0]]) / temperature)
+    p /= p.sum()
+    keep = len(p) if top_k == 0 else min(top_k, len(p))
+    if top_p < 1:
+        keep = min(keep, int(np.searchsorted(p[:keep].cumsum() / p[:keep].sum(), top_p)) + 1)
+    keep = min(keep, int((p >= min_p * p[0]).sum()))
+    q = np.zeros(len(p))
+    q[order[:keep]] = p[:keep] / p[:keep].sum()
+    return q, p[:keep].sum()
+
+
+def entropy_of(q):
+    return -(q[q > 0] * np.log(q[q > 0])).sum()
+
+
+def kinds():
+    random = np.random.default_rng(3)
+    vocab = 4000
+    peaked = random.normal(size=vocab) * 0.5
+    peaked[7] = 10
+    excluded = random.normal(size=vocab)
+    excluded[random.random(vocab) < 0.4] = -np.inf
+    return {
+        "flat": random.normal(size=vocab) * 0.01,
+        "even": np.zeros(vocab),
+        "plain": random.normal(size=vocab),
+        "wide": random.normal(size=vocab) * 3,
+        "laplace": random.laplace(size=vocab),
+        "peaked": peaked,
+        "ties": np.round(random.normal(size=vocab) * 8) / 4,
+        "excluded": excluded,
+        "few": np.where(np.arange(vocab) % 100, -np.inf, random.normal(size=vocab)),
+    }
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_every_value_is_within_its_bound(engine, kind):
+    row = kinds()[kind].astype(np.float32)
+    order = np.argsort(-row, kind="stable")
+    tokens = [int(order[place]) for place in (0, 3, 30, 300)]
+    load(engine, np.tile(row, (len(tokens), 1)), tokens)
+    errors = []
+    for temperature in TEMPERATURES:
+        for cut in CUTS:
+            setting = {"temperature": temperature} | cut
+            found = evaluated(engine, ",".join(f"{k}={v}" for k, v in setting.items()))
+            q, kept_mass = q_of(row, **setting)
+            for at, token in enumerate(tokens):
+                differences = [
+                    found["entropy_nats"][at] - entropy_of(q), found["kept_mass"][at] - kept_mass
+                ]  # fmt: skip
+                surprisal, bound = found["surprisal_nats"][at], found["bound_nats"][at]
+                if (surprisal is None) == (q[token] == 0):
+                    differences.append(0 if surprisal is None else surprisal + np.log(q[token]))
+                else:  # open, and the bound is as large as the surprisal
+                    assert bound >= (surprisal or -np.log(q[token])) - 0.1
+                assert np.abs(differences).max() <= bound
+                errors += [*np.abs(differences)]
+                if not cut:
+                    assert np.abs(differences).max() < 1e-5
+    assert np.quantile(errors, 0.99) < 0.01
+
+
+def test_a_cut_within_the_known_depths_is_exact(engine):
+    row = (np.random.default_rng(5).normal(size=4000) * 3).astype(np.float32)
+    load(engine, row[None], [0])
+    for setting in ({"top_k": 50}, {"top_p": 0.5}, {"min_p": 0.1}, {"top_k": 30, "top_p": 0.6}):
+        found = evaluated(engine, ",".join(f"{k}={v}" for k, v in setting.items()))
+        assert found["bound_nats"][0] < 1e-3
+        assert found["entropy_nats"][0] == pytest.approx(
+            entropy_of(q_of(row, **setting)[0]), abs=1e-5
+        )
+
+
+def test_greedy_keeps_the_first_of_equals(engine):
+    row = np.array([0, 2, 2, 1], np.float32)
+    load(engine, np.tile(row, (2, 1)), [1, 2])
+    found = evaluated(engine, "greedy")
+    assert found["surprisal_nats"] == [0, None]
+    assert found["entropy_nats"] == [0, 0]
+    assert found["kept_mass"] == pytest.approx([np.exp(2) / np.exp(row).sum()] * 2, abs=1e-6)
+
+
+def test_divergences_and_varentropy(engine):
+    row = np.random.default_rng(6).normal(size=4000).astype(np.float32)
+    load(engine, row[None], [0])
+    a, _ = q_of(row, temperature=0.7, top_k=100)
+    b, _ = q_of(row, temperature=1.3)
+    expected = (a[a > 0] * np.log(a[a > 0] / b[a > 0])).sum()
+    names = "temperature=0.7,top_k=100", "temperature=1.3"
+    assert float(engine.call("kl", *names)) == pytest.approx(expected, abs=1e-4)
+    assert engine.call("kl", *names[::-1]) == "Infinity"
+    assert float(engine.call("kl", "greedy", "raw")) == pytest.approx(
+        -np.log(q_of(row)[0].max()), abs=1e-5
+    )
+    for name, q in zip(names, (a, b), strict=True):
+        surprisal = -np.log(q[q > 0])
+        variance = (q[q > 0] * (surprisal - entropy_of(q)) ** 2).sum()
+        assert engine.call("varentropy", name) == pytest.approx(variance, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("raw", "raw"),
+        ("temperature=1.0", "raw"),
+        ("greedy", "greedy"),
+        ("temperature=0,top_k=5", "greedy,top_k=5"),
+        ("top_p=0.90, temperature=0.7", "temperature=0.7,top_p=0.9"),
+        ("min_p=.05,top_k=50", "top_k=50,min_p=0.05"),
+    ],
+)
+def test_text_forms(engine, text, form):
+    assert engine.call("parse", text) == form
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "top_p", "top_p=0", "top_p=2", "top_p=nan", "top_k=1.5", "temperature=-1", "typical_p=0.5",
+     "min_p=0x1", "top_k=5,top_k=6", "toString=1"],
+)  # fmt: skip
+def test_a_text_that_is_no_setting_is_refused(engine, text):
+    with pytest.raises(Exception, match=r"must be|a setting here has|twice"):
+        engine.call("parse", text)
