@@ -10,7 +10,7 @@ in ln β mends what that leaves, so that a temperature alone comes out exactly.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -28,14 +28,21 @@ _TERMS = 16  # of the polynomial
 _HOTTEST = 4.0  # 1/4 <= β <= 4, on which it is made
 _STEPS = 254  # of the mean's place within a segment
 _DEEPEST = 60000.0  # beyond which depths are no longer told apart
-_ROWS = 16  # worked on together
+_PROBES = 33  # temperatures at which what is left is measured
+_ROWS = 32  # worked on together
+
+_BIN, _DEEPEST_BIN, _POWERS = 1 / 32, 160, 4  # nats; beyond the latter, β = 1/4 leaves e^{-40}
+_NOTHING = 1e-12  # of a token
 
 _NODES = np.cos(np.pi * (np.arange(_TERMS) + 0.5) / _TERMS)
-_BETWEEN = np.cos(np.pi * np.arange(_TERMS + 1) / _TERMS)
+_BETWEEN = np.cos(np.pi * np.arange(_PROBES) / (_PROBES - 1))
+_BETAS = _HOTTEST ** np.concatenate([_NODES, _BETWEEN])
 _TO_TERMS = np.cos(np.arange(_TERMS)[:, None] * np.arccos(_NODES)) * 2 / _TERMS
 _TO_TERMS[0] /= 2
-_BETAS, _BETAS_BETWEEN = _HOTTEST**_NODES, _HOTTEST**_BETWEEN
-_GROUP, _NARROW = 32, 0.02  # tokens, and nats: a third power of β·0.02 is nothing
+_CHEBYSHEV = [np.polynomial.Chebyshev.basis(k) for k in range(_TERMS)]
+_AT = np.concatenate([_NODES, _BETWEEN])
+_POLYNOMIALS = np.array([term(_AT) for term in _CHEBYSHEV])
+_SLOPES = np.array([term.deriv()(_AT) for term in _CHEBYSHEV])
 
 
 @dataclass(frozen=True)
@@ -129,52 +136,59 @@ class PackedRows:
         return packed
 
     def _fill(self, packed: NDArray[np.void], z: Floats, tokens: Integers) -> None:
-        own = np.take_along_axis(z, tokens[:, None], -1)
-        packed["depth"] = z.max(-1) - own[:, 0]
-        before = np.arange(self.vocab) < tokens[:, None]
-        packed["place"] = ((z > own) | ((z == own) & before)).sum(-1)
-        packed["count"] = (z > -np.inf).sum(-1)
-        packed["named_id"] = [_first_ids(row, self.named) for row in z]
-        x = -np.sort(-z, -1)
-        x = np.minimum(x[:, :1] - x, _DEEPEST)
-        packed["named_depth"] = x[:, : self.named]
-        last = packed["named_depth"][:, -1].astype(np.float64)
-        known = [packed["named_depth"].astype(np.float64)]
+        head = np.empty((len(z), self.depths))
+        deepest, total = np.empty((2, len(z), len(self.places) - 1))
+        tails = []
+        for row, (of, token) in enumerate(zip(z, tokens, strict=True)):
+            ascending = np.sort(of)
+            count = self.vocab - np.searchsorted(ascending, -np.inf, "right")
+            larger = self.vocab - np.searchsorted(ascending, of[token], "right")
+            packed["count"][row] = count
+            packed["depth"][row] = ascending[-1] - of[token]
+            packed["place"][row] = larger + np.count_nonzero(of[:token] == of[token])
+            ids = np.flatnonzero(of >= ascending[-self.named])
+            packed["named_id"][row] = ids[np.argsort(-of[ids], kind="stable")[: self.named]]
+            x = np.subtract(ascending[-1], ascending[::-1], dtype=np.float64)
+            if x[-1] > _DEEPEST:
+                np.minimum(x, _DEEPEST, out=x)
+            head[row] = x[: self.depths]
+            x[count:] = 0
+            deepest[row] = x[np.minimum(self.places[1:], count) - 1]
+            total[row] = np.add.reduceat(x, self.places[:-1])
+            tails.append(_binned(x[self.depths : count] - x[self.depths - 1]))
+        packed["named_depth"] = head[:, : self.named]
+        known = packed["named_depth"].astype(np.float64)
+        known = np.concatenate([known, np.empty(packed["gap"].shape)], -1)
         for place in range(self.named, self.depths):
             gap = packed["gap"][:, place - self.named]
-            gap[:] = (x[:, place] - last).clip(0)
-            last = last + gap
-            known.append(last[:, None])
+            gap[:] = np.maximum(head[:, place] - known[:, place - 1], 0)
+            known[:, place] = known[:, place - 1] + gap
         if self.depths < self.vocab:
-            self._fill_tail(packed, x, np.concatenate(known, -1))
+            segments = self._fill_segments(packed, known[:, -1], deepest, total)
+            _mend(packed, segments, tails, known, head[:, -1])
 
-    def _fill_tail(self, packed: NDArray[np.void], x: Floats, known: Floats) -> None:
-        """The segments of rows of sorted depths `(rows, vocab)`, of which the first are known."""
-        starts, count = self.places[:-1], packed["count"].astype(np.int64)[:, None]
-        size = (np.minimum(self.places[1:], count) - starts).clip(0)
-        tail = np.where(np.arange(self.depths, self.vocab) < count, x[:, self.depths :], 0)
-        total = np.add.reduceat(tail, starts - self.depths, axis=-1, dtype=np.float64)
-        low = known[:, -1]
+    def _fill_segments(
+        self, packed: NDArray[np.void], low: Floats, deepest: Floats, total: Floats
+    ) -> Segments:
+        """Width and mean, from the deepest token of each and the sum of its depths."""
+        count = packed["count"].astype(np.int64)[:, None]
+        size = (np.minimum(self.places[1:], count) - self.places[:-1]).clip(0)
+        deepest = np.where(size > 0, deepest, 0)
         lows = np.empty(size.shape)
-        for segment, end in enumerate(self.places[1:]):
+        for segment in range(len(self.places) - 1):
             lows[:, segment] = low
-            deepest = np.take_along_axis(x, (np.minimum(end, count) - 1).clip(0), -1)[:, 0]
             width = packed["width"][:, segment]
-            width[:] = np.where(size[:, segment] > 0, deepest - low, 0).clip(0)
+            width[:] = np.maximum(deepest[:, segment] - low, 0)
             low = low + width
         widths = packed["width"].astype(np.float64)
         mean = (total / size.clip(1) - lows) / np.where(widths > 0, widths, 1)
         packed["mean"] = np.where(widths > 0, mean.clip(0, 1) * _STEPS, 0).round()
-        for row in range(len(packed)):
-            if size[row].any():
-                segments = Segments(size[row], lows[row], widths[row], packed["mean"][row])
-                depths = tail[row, : int(size[row].sum())]
-                _mend(packed[row : row + 1], segments, depths, known[row])
+        return Segments(size, lows, widths, packed["mean"])
 
 
 @dataclass(frozen=True)
 class Segments:
-    """The tail of a row, as it is known; all `(segments,)`."""
+    """The tails of rows, as they are known; all `(rows, segments)`."""
 
     size: Integers
     low: Floats
@@ -182,44 +196,19 @@ class Segments:
     mean: Floats
     """In 254ths of the width."""
 
-    def sums(self, beta: Floats, origin: float) -> tuple[Floats, Floats]:
-        """Σ e^{-β(x - origin)} and Σ x·e^{-β(x - origin)} at each β of `(n,)`."""
-        lean = _LEANS[self.mean.astype(np.int64)]
-        tilted = lean - beta[:, None] * self.width
-        exponent = log_mean_exp(tilted) - log_mean_exp(lean) - beta[:, None] * (self.low - origin)
-        mass = self.size * np.exp(exponent)
-        return mass.sum(-1), (mass * (self.low + self.width * mean_of(tilted))).sum(-1)
-
-
-@dataclass(frozen=True)
-class _Neighbours:
-    """The tail of a row in groups so narrow that sums over it are exact; all `(groups,)`."""
-
-    size: Floats
-    mean: Floats
-    """Of the depths beyond that of the tail's origin."""
-    variance: Floats
-
-    @classmethod
-    def of(cls, beyond: Floats) -> _Neighbours:
-        """Group depths `(n,)` in ascending order; those that lie wide apart stand alone."""
-        starts = np.arange(0, len(beyond), _GROUP)
-        size = np.diff(starts, append=len(beyond))
-        mean = np.add.reduceat(beyond, starts) / size
-        variance = np.add.reduceat((beyond - np.repeat(mean, size)) ** 2, starts) / size
-        narrow = beyond[starts + size - 1] - beyond[starts] < _NARROW
-        alone = beyond[~np.repeat(narrow, size)]
-        groups = (size[narrow], mean[narrow], variance[narrow])
-        single = (np.ones(len(alone)), alone, np.zeros(len(alone)))
-        return cls(*(np.concatenate(pair) for pair in zip(groups, single, strict=True)))
-
-    def sums(self, beta: Floats, origin: float) -> tuple[Floats, Floats]:
-        """As those of `Segments`."""
-        beta = beta[:, None]
-        weights = self.size * np.exp(-beta * self.mean)
-        mass = (weights * (1 + beta**2 * self.variance / 2)).sum(-1)
-        moment = weights * (self.mean * (1 + beta**2 * self.variance / 2) - beta * self.variance)
-        return mass, origin * mass + moment.sum(-1)
+    def sums(self, beta: Floats, origin: Floats) -> tuple[Floats, Floats]:
+        """`(rows, n)`, Σ e^{-βy} and Σ y·e^{-βy} over y = x - origin, at each β of `(n,)`."""
+        lean, beta = _LEANS[self.mean.astype(np.int64)][:, None], beta[:, None]
+        low, width = (self.low - origin[:, None])[:, None], self.width[:, None]
+        tilted = lean - beta * width
+        # ∫₀¹ e^{ty} dy is e^{max(t, 0)}·(1 - e^{-|t|})/|t|; of the same is the mean of y made.
+        apart = np.maximum(abs(tilted), 1e-7)
+        rest = -np.expm1(-apart)
+        further = 1 / rest - 1 / apart
+        np.copyto(further, 1 - further, where=tilted < 0)
+        exponent = np.maximum(tilted, 0) - log_mean_exp(lean) - beta * low
+        mass = self.size[:, None] * (rest / apart) * np.exp(exponent)
+        return mass.sum(-1), np.einsum("rbs,rbs->rb", mass, low + width * further)
 
 
 def log_mean_exp(t: Floats) -> Floats:
@@ -255,36 +244,81 @@ def _leans() -> NDArray[np.float64]:
 _LEANS = _leans()
 
 
-def _first_ids(row: Floats, count: int) -> Integers:
-    """Ids of the largest logits, the lowest first where they are equal."""
-    boundary = np.partition(row, len(row) - count)[len(row) - count]
-    ids = np.flatnonzero(row >= boundary)
-    return ids[np.argsort(-row[ids], kind="stable")[:count]]
+def _binned(y: Floats) -> tuple[Integers, Floats]:
+    """Which bins of equal width depths `(n,)` in ascending order fall into, and Σ dᵏ of each.
+
+    d is a depth less that of its bin's middle, `(bins, 4)`. So narrow are they that these stand for
+    all of e^{-βy}. What lies deeper than 160 nats weighs nothing.
+    """
+    y = y[: np.searchsorted(y, _DEEPEST_BIN)] * (1 / _BIN)
+    bin_ = np.rint(y)
+    starts = np.flatnonzero(np.concatenate([[True], bin_[1:] != bin_[:-1]])[: len(y)])
+    d = (y - bin_).astype(np.float32)
+    powers = np.empty((len(starts), _POWERS))
+    powers[:, 0] = np.diff(starts, append=len(y))
+    powers[:, 1] = np.add.reduceat(d, starts) * _BIN
+    power = d
+    for k in range(2, _POWERS):
+        power = power * d
+        powers[:, k] = np.add.reduceat(power, starts) * _BIN**k
+    return bin_[starts].astype(np.int64), powers
 
 
-def _mend(packed: NDArray[np.void], segments: Segments, depths: Floats, known: Floats) -> None:
-    """Write what the segments of one row lack: with it, the sum of the tail is exact at 16 β."""
-    origin = float(known[-1])
-    exact = _Neighbours.of(depths.astype(np.float64) - origin)
-    ratios = np.log(exact.sums(_BETAS, origin)[0] / segments.sums(_BETAS, origin)[0])
-    terms = _TO_TERMS @ ratios
-    unit = np.float32(max(abs(terms).max() / 32767, 1e-12))
-    packed["ratio_unit"], packed["ratio"] = unit, (terms / unit).round()
-    polynomial = np.polynomial.Chebyshev(packed["ratio"][0] * np.float64(unit))
-    mass, moment = segments.sums(_BETAS_BETWEEN, origin)
+def _sums(tails: list[tuple[Integers, Floats]]) -> tuple[Floats, Floats]:
+    """As those of `Segments`, at all of `_BETAS`, of tails in bins.
+
+    With c a bin's middle, e^{-βy} is e^{-βc}·(1 - βd + β²d²/2 - β³d³/6), to 1e-6 of it at most.
+    """
+    most = max((int(bins[-1]) + 1 for bins, _ in tails if len(bins)), default=1)
+    powers = np.zeros((most, len(tails), _POWERS))
+    for row, (bins, of_row) in enumerate(tails):
+        powers[bins, row] = of_row
+    scale, middle = _scale_of_bins()
+    both = np.stack([powers, powers * middle[:most, None, None]], 1).reshape(most, -1)
+    a, b = (scale[:, :most] @ both).reshape(-1, 2, len(tails), _POWERS).swapaxes(0, 1)
+    factor = np.cumprod([np.ones(len(_BETAS)), *(-_BETAS / k for k in range(1, _POWERS))], 0)
+    mass = np.einsum("brk,kb->rb", a, factor)
+    moment = np.einsum("brk,kb->rb", b, factor)
+    moment += np.einsum("brk,kb->rb", a[..., 1:], factor[:-1])
+    return mass, moment
+
+
+@cache
+def _scale_of_bins() -> tuple[Floats, Floats]:
+    """`(betas, bins)`, e^{-βc}, and the middles c."""
+    middle = np.arange(_DEEPEST_BIN / _BIN + 1) * _BIN
+    return np.exp(-_BETAS[:, None] * middle), middle
+
+
+def _mend(
+    packed: NDArray[np.void],
+    segments: Segments,
+    tails: list[tuple[Integers, Floats]],
+    known: Floats,
+    origin: Floats,
+) -> None:
+    """Write what the segments lack: with it, the sum of a tail is exact at 16 β."""
+    exact, exact_moment = _sums(tails)
+    mass, moment = segments.sums(_BETAS, origin)
+    ratios = np.log((exact[:, :_TERMS] + _NOTHING) / (mass[:, :_TERMS] + _NOTHING))
+    terms = ratios @ _TO_TERMS.T
+    unit = np.maximum(abs(terms).max(-1) / 32767, 1e-12).astype(np.float32)
+    packed["ratio_unit"], packed["ratio"] = unit, (terms / unit[:, None]).round()
+    terms = packed["ratio"] * unit[:, None].astype(np.float64)
+    ratio = np.exp(terms @ _POLYNOMIALS)
     # The moment is -d/dβ of the mass, and a node is ln β / ln 4.
-    slope = polynomial.deriv()(_BETWEEN) / (_BETAS_BETWEEN * np.log(_HOTTEST))
-    ratio = np.exp(polynomial(_BETWEEN))
-    ours = _with_head(known, origin, mass * ratio, (moment - mass * slope) * ratio)
-    theirs = _with_head(known, origin, *exact.sums(_BETAS_BETWEEN, origin))
-    residual = np.float16(abs(ours - theirs).max())
+    slope = terms @ _SLOPES / (_BETAS * np.log(_HOTTEST))
+    ours = np.array([mass, moment - mass * slope]) * ratio
+    with_head = _with_head(known, origin, np.array([ours, [exact, exact_moment]])[..., _TERMS:])
+    residual = abs(with_head[0] - with_head[1]).max((0, 2)).astype(np.float16)
     packed["residual"] = np.nextafter(residual, np.float16(np.inf))
 
 
-def _with_head(known: Floats, origin: float, mass: Floats, moment: Floats) -> Floats:
-    """Log-partition and entropy of a row with known first depths and these sums of its tail."""
-    weights = np.exp(-_BETAS_BETWEEN[:, None] * known)
-    scale = np.exp(-_BETAS_BETWEEN * origin)
-    whole = weights.sum(-1) + mass * scale
-    mean = (weights @ known + moment * scale) / whole
-    return np.array([np.log(whole), np.log(whole) + _BETAS_BETWEEN * mean])
+def _with_head(known: Floats, origin: Floats, sums: Floats) -> Floats:
+    """`(…, 2, rows, probes)`, log-partition and entropy, of such sums over tails."""
+    beta, origin = _BETAS[_TERMS:], origin[:, None]
+    weights = np.exp(-beta * known[..., None])
+    mass, moment = np.moveaxis(sums, -3, 0) * np.exp(-beta * origin)
+    whole = weights.sum(1) + mass
+    mean = (np.einsum("rdb,rd->rb", weights, known) + moment + origin * mass) / whole
+    return np.stack([np.log(whole), np.log(whole) + beta * mean], -3)
