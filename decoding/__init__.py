@@ -9,6 +9,7 @@ Folders, each of which imports only from those above it:
     texts        prompts, chats, encoding, detokenizing
     settings     DecodingSettings, EntropyPolicy, grids, the processor for model.generate
     scoring      teacher forcing: every token of a text scored exactly once
+    showing      pages of records, and the rows behind them
     tracing      EntropyMonitor, Trace: what is written down of each step
     information  entropy, KL and their kin; settings compared; training losses
     inference    temperature by likelihood, posterior, intervals, sequence entropy

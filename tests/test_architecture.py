@@ -38,6 +38,7 @@ FOLDERS = {
         "texts",
         "settings",
         "scoring",
+        "showing",
         "tracing",
         "information",
         "inference",

@@ -89,7 +89,6 @@ def generate(
     as_json: bool,
     output: Path | None,
     color: bool | None,
-    detail: int | None,
     **options: Any,
 ) -> None:
     """Continue each PROMPT, shading every token by how unsure the model was.
@@ -105,8 +104,11 @@ def generate(
     if alternatives and not as_json and output is None:
         raise click.UsageError("--alternatives adds to records: give --json or --output too")
     _check_beams(settings, num_samples, num_beams)
-    page = read_detail(output, detail)
-    _check_branching(settings, branch_at_entropy, num_samples, num_beams, alternatives, page)
+    if branch_at_entropy is not None and (options["page_data"] or options["detail"] is not None):
+        asked = "--page-data" if options["page_data"] else "--detail"
+        raise click.UsageError(f"--branch-at-entropy cannot be used with {asked}")
+    page = read_detail(options | {"output": output, "as_json": as_json})
+    _check_branching(settings, branch_at_entropy, num_samples, num_beams, alternatives)
     texts = read_prompts(prompts, prompts_file, column)
     if color is None:
         from decoding_evals.showing.terminal import wants_color
@@ -144,7 +146,6 @@ def _check_branching(
     samples: int,
     beams: int,
     alternatives: int,
-    page: int | None,
 ) -> None:
     """Refuse what does not go with a tree, and options of trees without one."""
     if bound is None:
@@ -157,7 +158,6 @@ def _check_branching(
         ("--num-samples", samples > 1),
         ("--num-beams", beams > 1),
         ("--alternatives", alternatives > 0),
-        ("a page in --output", page is not None),
         ("a policy in --setting", isinstance(settings, EntropyPolicy)),
     ):
         if given:
@@ -193,9 +193,10 @@ def write_texts(
     streaming = on_screen and arguments["num_beams"] == 1 and arguments["batch_size"] in (None, 1)
     batch_size = arguments.pop("batch_size") or (1 if streaming else 8)
     with ExitStack() as stack:
-        file = stack.enter_context(record_file(output, page=page is not None))
+        file = stack.enter_context(record_file(output))
         language_model = read_model(options)
         from decoding.generation.run import Run
+        from decoding.generation.view import GENERATION
         from decoding.passes.caches import Reader
         from decoding.sampling.seeds import chosen_seed
         from decoding_cli.screen import Progress, Screen
@@ -228,11 +229,12 @@ def write_texts(
                     if screen is not None:
                         screen.finished(generation)
                     elif file is not None:
-                        file.write(_recorded(language_model, generation, page))
+                        file.write(_recorded(language_model, generation, page), GENERATION)
+                    elif as_json:
+                        write_line(to_json(_recorded(language_model, generation, page)))
                     else:
                         abstained = generation.finish_reason == "abstain"
-                        text = "" if abstained else generation.text
-                        write_line(to_json(generation.record()) if as_json else text)
+                        write_line("" if abstained else generation.text)
                     progress.count(generation)
                     advance()
         except KeyboardInterrupt:
@@ -252,9 +254,13 @@ def write_texts(
 def _recorded(
     language_model: LanguageModel, generation: Generation, page: int | None
 ) -> dict[str, Any]:
-    """The record of a sequence; for a page in that detail, with what it needs."""
+    """The record of a sequence; with what a page of that detail needs, where one is asked for."""
+    record = generation.record()
     if page is None:
-        return generation.record()
-    from decoding_evals.score.replay import with_page
+        return record
+    from decoding.showing.packing import pages_of
 
-    return with_page(language_model, generation, page)
+    ids = generation.trace.ids.tolist()
+    said, read = generation.prompt, generation.prompt_ids
+    [record["page"]] = pages_of(language_model, said, read, [ids], page)
+    return record

@@ -38,6 +38,7 @@ def grow_trees(
         file = stack.enter_context(record_file(output))
         language_model = read_model(options)
         from decoding.generation.branching import branch
+        from decoding.generation.view import TREE
         from decoding.sampling.seeds import chosen_seed
         from decoding_evals.shell.progress import progress_bar
         from decoding_evals.showing.terminal import console, counted, legend
@@ -55,7 +56,7 @@ def grow_trees(
                 leaves = sum(1 for _ in tree.root.leaves())
                 with uninterrupted():
                     if file is not None:
-                        file.write(tree.record())
+                        file.write(tree.record(), TREE)
                     elif as_json:
                         write_line(to_json(tree.record()))
                     else:

@@ -19,7 +19,7 @@ from decoding.scoring.teacher_forcing import Document, TeacherForcing, as_docume
 from decoding.scoring.windows import Windows
 from decoding.texts.encoding import encode
 from decoding_evals.attention.figure import plot_attention
-from decoding_evals.attention.tables import tables
+from decoding_evals.attention.view import VIEW
 from decoding_evals.reading.scanned import joined, whole
 from decoding_evals.showing.result import Floats, TextResult, by_key, finite
 from decoding_evals.showing.terminal import counted
@@ -36,7 +36,7 @@ class DocumentAttention(TextResult):
     sink, at least two other keys. They are NaN where no token has one.
     """
 
-    _tables = staticmethod(tables)
+    view = VIEW
     _picture = staticmethod(plot_attention)
 
     model: str

@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
-from decoding_evals.showing.result import title_of
 from decoding_evals.showing.terminal import Shown, counted, number, titled
+from decoding_evals.showing.view import title_of
 
 EXTREME_HEADS = 5
 

@@ -37,7 +37,7 @@ from decoding.settings.applying import apply_settings
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.calibrate.figure import plot_calibration
 from decoding_evals.calibrate.quality import Predictions, Quality, predictions, quality_record
-from decoding_evals.calibrate.tables import tables
+from decoding_evals.calibrate.view import VIEW
 from decoding_evals.reading.scanned import whole
 from decoding_evals.showing.result import Result, finite
 from decoding_evals.showing.terminal import counted, number
@@ -52,7 +52,7 @@ _Documents = list[Document | TokenDocument]
 class CalibrationResult(Result):
     """A temperature fitted to some documents, and its effect on others."""
 
-    _tables = staticmethod(tables)
+    view = VIEW
     _picture = staticmethod(plot_calibration)
 
     model: str

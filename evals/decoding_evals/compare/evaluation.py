@@ -22,7 +22,7 @@ from decoding.settings.applying import Applied
 from decoding.settings.grids import MOST_SETTINGS
 from decoding.settings.policy import Setting, as_setting
 from decoding_evals.compare.figure import plot_comparison
-from decoding_evals.compare.tables import setting_tables
+from decoding_evals.compare.view import SETTINGS
 from decoding_evals.reading.interruptible import Interruptible, ReadResult
 from decoding_evals.showing.result import Floats, by_key, finite, with_errors
 from decoding_evals.showing.terminal import counted, number
@@ -41,7 +41,7 @@ class SettingsComparison(ReadResult):
     settings are paired, since both see the same tokens.
     """
 
-    _tables = staticmethod(setting_tables)
+    view = SETTINGS
     _picture = staticmethod(plot_comparison)
 
     model: str

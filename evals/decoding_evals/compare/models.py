@@ -25,7 +25,7 @@ from decoding.rows.faults import NonFiniteLogitsError
 from decoding.scoring.blocks import logit_blocks
 from decoding.scoring.teacher_forcing import AnyDocument, TeacherForcing, as_document, listed
 from decoding.scoring.windows import Windows
-from decoding_evals.compare.tables import model_tables
+from decoding_evals.compare.view import MODELS
 from decoding_evals.reading.interruptible import Interruptible, ReadResult
 from decoding_evals.score.threshold import Threshold, fit_threshold
 from decoding_evals.showing.result import (
@@ -55,7 +55,7 @@ class ModelsComparison(ReadResult):
     where a figure depends on both models.
     """
 
-    _tables = staticmethod(model_tables)
+    view = MODELS
 
     model_a: str
     model_b: str

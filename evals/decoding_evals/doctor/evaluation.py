@@ -22,7 +22,7 @@ from decoding.settings.settings import DecodingSettings
 from decoding_evals.doctor import passes, texts
 from decoding_evals.doctor.head import head
 from decoding_evals.doctor.patient import NOT_NUMBERS, Finding, Patient, skipped
-from decoding_evals.doctor.tables import tables
+from decoding_evals.doctor.view import VIEW
 from decoding_evals.showing.result import Result, finite
 from decoding_evals.showing.terminal import counted
 
@@ -71,7 +71,7 @@ class Check:
 class DoctorResult(Result):
     """All checks of one model, and what is surprising about its configuration."""
 
-    _tables = staticmethod(tables)
+    view = VIEW
 
     model: str
     checks: tuple[Check, ...]

@@ -19,7 +19,7 @@ from decoding.settings.grids import MOST_SETTINGS
 from decoding.settings.policy import Setting, as_setting
 from decoding_evals.identify.figure import plot_identification
 from decoding_evals.identify.likelihoods import Likelihoods, RuledOut, likelihoods
-from decoding_evals.identify.tables import tables
+from decoding_evals.identify.view import VIEW
 from decoding_evals.reading.scanned import whole
 from decoding_evals.showing.result import Floats, TextResult, by_key, finite
 from decoding_evals.showing.terminal import counted
@@ -60,7 +60,7 @@ class Candidate:
 class Identification(TextResult):
     """The posterior over K candidates after a text."""
 
-    _tables = staticmethod(tables)
+    view = VIEW
 
     candidates: tuple[Candidate, ...]
     tokens: tuple[str, ...]

@@ -9,8 +9,8 @@ from typing import Any
 from rich.table import Table
 
 from decoding_evals.showing.lines import quoted
-from decoding_evals.showing.result import title_of
 from decoding_evals.showing.terminal import counted, number, titled
+from decoding_evals.showing.view import title_of
 
 
 def tables(record: dict[str, Any]) -> Iterator[Table]:

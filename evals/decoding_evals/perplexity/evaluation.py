@@ -20,7 +20,7 @@ from decoding.scoring.teacher_forcing import AnyDocument, Columns, Document, as_
 from decoding.scoring.windows import Window, Windows
 from decoding.texts.encoding import Segment
 from decoding_evals.perplexity.protocols import BOS, PROTOCOLS, Protocol
-from decoding_evals.perplexity.tables import result_tables
+from decoding_evals.perplexity.view import VIEW
 from decoding_evals.reading.interruptible import Interruptible, ReadResult
 from decoding_evals.showing.result import exp_or_none, finite
 from decoding_evals.showing.terminal import counted, number
@@ -32,7 +32,7 @@ FEW_DOCUMENTS = 20
 class PerplexityResult(ReadResult):
     """Perplexity of a model on a corpus, and how it was computed."""
 
-    _tables = staticmethod(result_tables)
+    view = VIEW
 
     model: str
     protocol: str

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 @human_options
 @page_options
 @plot_option("Draw entropy and surprisal along the first text.")
-def score(per: str, tokens: str | None, detail: int | None, **options: Any) -> None:
+def score(per: str, tokens: str | None, **options: Any) -> None:
     """Score every token of the texts in FILES (or standard input).
 
     A text file is one document; each row of a .jsonl, .csv or .parquet file is one. With
@@ -64,10 +64,10 @@ def score(per: str, tokens: str | None, detail: int | None, **options: Any) -> N
     """
     spec = options["setting"]
     asked = None if spec is None else of_text(read_setting(spec, {}))
-    page = read_detail(options["output"], detail)
-    _check(options, per, tokens, page)
+    _check(options, per, tokens)
+    page = read_detail(options)
     windows = read_windows(options)
-    with Destination({**options, "detail": page}) as destination:
+    with Destination(options) as destination:
         talk = read_talk(options)._replace(opened=tokens is not None)
         inputs = Inputs.from_options(options, records=True, talk=talk)
         human = read_human(options)
@@ -86,7 +86,7 @@ def score(per: str, tokens: str | None, detail: int | None, **options: Any) -> N
                     (text.curvature() for text in scored), options["false_positives"]
                 )
         how |= {"setting": asked, "tokens": () if tokens is None else _texts(tokens)}
-        how |= {"words": per == "word", "page": page}
+        how |= {"words": per == "word", "page": page if per == "document" else None}
         evaluate: Any = evaluation.score
         texts: Any = inputs.documents(language_model)
         if inputs.prompt_column is not None:
@@ -112,7 +112,7 @@ _ROWS: dict[str, Callable[[DocumentScores], list[dict[str, Any]]] | None] = {
 }
 
 
-def _check(options: dict[str, Any], per: str, tokens: str | None, page: int | None) -> None:
+def _check(options: dict[str, Any], per: str, tokens: str | None) -> None:
     """Refuse options that do not go together."""
     if options["prompt_column"] is not None:
         if options["plot"] is not None:
@@ -120,8 +120,8 @@ def _check(options: dict[str, Any], per: str, tokens: str | None, page: int | No
         if per != "document" or options["human"] is not None:
             asked = "--human" if per == "document" else f"--per {per}"
             raise click.UsageError(f"{asked} is of texts; it cannot be used with --prompt-column")
-    if per != "document" and page is not None:
-        raise click.UsageError(f"a page is of documents; it cannot be used with --per {per}")
+    if per != "document" and options["page_data"]:
+        raise click.UsageError(f"--page-data is of documents; it cannot be used with --per {per}")
     if per == "word" and options["setting"] is not None:
         raise click.UsageError("--setting is of tokens; it cannot be used with --per word")
     if per != "document" and (tokens is not None or options["human"] is not None):

@@ -11,8 +11,8 @@ import numpy as np
 from decoding.settings.policy import Setting
 from decoding_evals.score.figure import plot_scores
 from decoding_evals.score.following import NextToken
-from decoding_evals.score.tables import token_tables
 from decoding_evals.score.threshold import Threshold
+from decoding_evals.score.view import DOCUMENT
 from decoding_evals.score.words import Words
 from decoding_evals.showing.result import (
     Floats,
@@ -45,7 +45,7 @@ class UnderSetting:
 class DocumentScores(TextResult):
     """Every scored token of one document; columns have one row a token."""
 
-    _tables = staticmethod(token_tables)
+    view = DOCUMENT
     _picture = staticmethod(plot_scores)
 
     text: str

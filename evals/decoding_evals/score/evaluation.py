@@ -21,13 +21,13 @@ from decoding.scoring.following import Follower
 from decoding.scoring.teacher_forcing import AnyDocument, TeacherForcing, TokenDocument
 from decoding.scoring.windows import Windows
 from decoding.settings.policy import Setting, as_setting
+from decoding.showing.packing import PageRows
 from decoding.texts.chats import Chat, Prompt, last_of
 from decoding_evals.reading.scanned import Scanned, scanned
 from decoding_evals.score.document import DocumentScores, UnderSetting
 from decoding_evals.score.following import named_tokens, next_tokens
-from decoding_evals.score.tables import choice_tables
+from decoding_evals.score.view import CHOICES
 from decoding_evals.score.words import WordBorders, Words, words_of
-from decoding_evals.showing.pages import PageRows
 from decoding_evals.showing.result import Integers, TextResult, finite, quoted
 from decoding_evals.showing.terminal import counted
 
@@ -87,7 +87,7 @@ def score(
 class ChoiceScores(TextResult):
     """The texts that may follow a prompt, scored as its continuations."""
 
-    _tables = staticmethod(choice_tables)
+    view = CHOICES
 
     prompt: str
     choices: tuple[DocumentScores, ...]

@@ -9,8 +9,8 @@ from typing import Any
 from rich.table import Table
 
 from decoding_evals.showing.lines import in_a_line, quoted
-from decoding_evals.showing.result import title_of
 from decoding_evals.showing.terminal import Shown, counted, number, shaded, titled
+from decoding_evals.showing.view import title_of
 
 
 def token_tables(record: dict[str, Any]) -> Iterator[Shown]:

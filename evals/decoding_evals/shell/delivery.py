@@ -21,8 +21,7 @@ class Destination(ExitStack):
     """Where results go: into a file, to standard output as JSON, or onto the terminal as tables.
 
     Args:
-        options: of the command: `output`, `as_json` and `plot`, each where the command has it;
-            with `detail`, the file may be a page.
+        options: of the command: `output`, `as_json` and `plot`, each where the command has it.
 
     Raises:
         click.ClickException: the file, the picture or standard output could not be written.
@@ -32,7 +31,7 @@ class Destination(ExitStack):
         super().__init__()
         self.plot = options.get("plot")
         check_plot(self.plot)
-        self.file = self.enter_context(record_file(options.get("output"), page="detail" in options))
+        self.file = self.enter_context(record_file(options.get("output")))
         self.as_json = options["as_json"]
 
     @property
@@ -79,8 +78,8 @@ class Destination(ExitStack):
         Raises:
             Interrupted: on Ctrl-C; what is finished stays.
         """
-        from decoding_evals.showing.result import subject_of
         from decoding_evals.showing.terminal import counted, print_table, table_of_rows
+        from decoding_evals.showing.view import subject_of
 
         count = 0
         kept: list[dict[str, Any]] = []
@@ -122,6 +121,7 @@ class Destination(ExitStack):
         """Write the record, or its rows, unless tables are shown; return it and the result under
         its name."""
         from decoding_evals.showing.result import TextResult
+        from decoding_evals.showing.view import ROWS, subject_of
 
         if isinstance(result, TextResult) and inputs is not None:
             result = replace(result, name=inputs.names[result.index])
@@ -129,9 +129,11 @@ class Destination(ExitStack):
         if not isinstance(result, TextResult) and inputs is not None:
             record |= {"skipped_rows": inputs.skipped_rows}
         written = [] if self.on_screen else [record] if rows is None else rows(result)
-        if self.file is not None:
+        if self.file is not None and rows is not None and self.file.is_page:
+            self.file.write({"subject": subject_of(record), "rows": written}, ROWS)
+        elif self.file is not None:
             for row in written:
-                self.file.write(row)
+                self.file.write(row, result.view)
         elif written:
             write_line("\n".join(map(to_json, written)))
         return record, result

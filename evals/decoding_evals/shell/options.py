@@ -338,15 +338,19 @@ def read_windows(options: dict[str, Any]) -> Windows:
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON, one object a line.")
 output_options = stacked(
     json_option,
-    option("--output FILE", "Write the records to FILE (.jsonl, .json, .csv, .parquet) instead."),
-)
-# What `read_detail` takes, beside those of a command whose output may be a page.
-page_options = stacked(
-    json_option,
     option(
         "--output FILE",
-        "Write the records to FILE (.jsonl, .json, .csv, .parquet), or a page that recomputes "
+        "Write the records to FILE (.jsonl, .json, .csv, .parquet), or a page for a browser "
         "(.html), instead.",
+    ),
+)
+# What `read_detail` takes, beside those of a command whose pages recompute.
+page_options = stacked(
+    output_options,
+    click.option(
+        "--page-data",
+        is_flag=True,
+        help='Add to the records what "decoding show" needs for a page that recomputes.',
     ),
     option(
         "--detail N",
@@ -356,15 +360,27 @@ page_options = stacked(
 )
 
 
-def read_detail(output: Path | None, detail: int | None) -> int | None:
+def read_detail(options: dict[str, Any]) -> int | None:
     """How detailed a page is to be; None where no page is asked for.
+
+    Args:
+        options: those of `page_options`.
 
     Raises:
         click.UsageError: there is no page to be detailed, or it cannot be so detailed.
     """
-    if output is None or output.suffix.lower() != PAGE:
+    page_data, detail = options["page_data"], options["detail"]
+    output = options["output"]
+    is_page = output is not None and output.suffix.lower() == PAGE
+    if page_data and is_page:
+        raise click.UsageError("--page-data is for records; a page has it")
+    if page_data and output is None and not options["as_json"]:
+        raise click.UsageError("--page-data adds to records: give --json or --output too")
+    if not is_page and not page_data:
         if detail is not None:
-            raise click.UsageError(f"--detail is of a page: give --output FILE{PAGE} too")
+            raise click.UsageError(
+                f"--detail is of a page: give --output FILE{PAGE} or --page-data too"
+            )
         return None
     from decoding.rows.packed import DETAIL, PackedRows
 

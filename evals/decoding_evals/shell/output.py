@@ -12,11 +12,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from itertools import chain
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from decoding_evals.shell.files import Target, check_target, is_stream, writing
+
+if TYPE_CHECKING:
+    from decoding.showing.page import View
 
 BATCH_CHARACTERS = 1 << 22
 
@@ -96,11 +99,12 @@ class RecordFile:
             per record and a column for each key that occurs, in order of occurrence; a record
             without it has a null there, in CSV an empty cell. In CSV, what is not a string is JSON
             text; so it is in those columns of parquet whose values have no type in common.
-            Both are UTF-8: a lone surrogate, which is none, becomes "?". `.html` is a page of
-            records that carry what it needs. A pipe or device without a suffix gets JSON Lines.
+            Both are UTF-8: a lone surrogate, which is none, becomes "?". `.html` is a page, for
+            which each record is written with its view. A pipe or device without a suffix gets JSON
+            Lines.
             Links are followed, and the name that is given has the suffix.
         option: that names it, for errors.
-        page: whether `.html` is among them.
+        page: whether a page is possible.
 
     Raises:
         click.UsageError: another suffix.
@@ -115,6 +119,7 @@ class RecordFile:
         else:
             check_target(option, path, [*FORMATS, PAGE] if page else FORMATS)
         self.count = 0
+        self.views: dict[str, View] = {}
         with writing(path):
             self.target = Target(path)
             self.spool = self.target.temporary()
@@ -122,8 +127,16 @@ class RecordFile:
                 self.spool.open("w", encoding="utf-8", errors="replace", newline="\n")
             )
 
-    def write(self, record: dict[str, Any]) -> None:
-        """Add a record."""
+    @property
+    def is_page(self) -> bool:
+        """Whether it becomes a page."""
+        return self.suffix == PAGE
+
+    def write(self, record: dict[str, Any], view: View | None = None) -> None:
+        """Add a record; to a page, as its view shows it."""
+        if self.is_page and view is not None:
+            self.views[view.name] = view
+            record = view.shown(record)
         ascii_only = self.suffix in (".jsonl", ".json", PAGE)
         with writing(self.path):
             self.file.write(json.dumps(record, allow_nan=False, ensure_ascii=ascii_only) + "\n")
@@ -145,24 +158,28 @@ class RecordFile:
 
     def _finish(self) -> None:
         self.file.close()
-        convert = _write_page if self.suffix == PAGE else FORMATS[self.suffix]
+        convert = self._write_page if self.is_page else FORMATS[self.suffix]
         finished = self.spool
         if convert is not None:
             finished = self.target.temporary()
             convert(self.spool, finished)
         self.target.publish(finished)
 
+    def _write_page(self, spool: Path, target: Path) -> None:
+        from decoding.showing.page import write_page
 
-def record_file(
-    path: Path | None, *, page: bool = False
-) -> AbstractContextManager[RecordFile | None]:
+        with spool.open(encoding="ascii") as lines, target.open("w", encoding="utf-8") as file:
+            write_page(self.views.values(), map(json.loads, lines), file)
+
+
+def record_file(path: Path | None) -> AbstractContextManager[RecordFile | None]:
     """The file of `--output`; None where results go to standard output, which has to be open.
 
     Raises:
         click.ClickException: neither can be written.
     """
     if path is not None:
-        return RecordFile(path, page=page)
+        return RecordFile(path, page=True)
     if not sys.stdout.writable():
         raise click.ClickException("standard output is closed")
     return nullcontext()
@@ -223,13 +240,6 @@ def _write_parquet(spool: Path, target: Path) -> None:
                 if kind is None:
                     columns[name] = [*map(_cell, columns[name])]
             writer.write_batch(pyarrow.record_batch(columns, schema))
-
-
-def _write_page(spool: Path, target: Path) -> None:
-    from decoding_evals.showing.pages import write_page
-
-    with spool.open(encoding="ascii") as lines, target.open("w", encoding="utf-8") as file:
-        write_page(map(json.loads, lines), file)
 
 
 def _batches(spool: Path) -> Iterator[list[dict[str, Any]]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decoding_evals.showing.lines import harmless, in_a_line
-from decoding_evals.showing.result import title_of
+from decoding_evals.showing.view import title_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -25,6 +25,27 @@ def to_html(parts: Iterable[Shown]) -> str:
     )
 
 
+def plain(parts: Iterable[Shown]) -> list[Any]:
+    """Tables and lines as plain values, for a page: every text harmless, without its colours."""
+    return [_plain(part) if isinstance(part, str) else _plain_table(part) for part in parts]
+
+
+def _plain(text: Any) -> str:
+    return text.plain if isinstance(text, Text) else harmless(str(text)).strip("\n")
+
+
+def _plain_table(table: Table) -> dict[str, Any]:
+    columns = table.columns
+    cells = zip(*(column.cells for column in columns), strict=True)
+    return {
+        "title": _plain(table.title or ""),
+        "caption": _plain(table.caption or ""),
+        "head": [_plain(column.header) for column in columns] if table.show_header else None,
+        "numeric": [column.justify == "right" for column in columns],
+        "rows": [[*map(_plain, row)] for row in cells],
+    }
+
+
 def _table(table: Table) -> str:
     lines = ['<table style="white-space: pre-wrap">']
     if table.title:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from decoding.showing.page import inline
 from decoding_evals.showing.html import to_html
 from decoding_evals.showing.terminal import Shown, counted, to_text
+from decoding_evals.showing.view import RecordView
 
 if TYPE_CHECKING:
     import pandas
@@ -27,8 +29,8 @@ Integers = NDArray[np.int64]
 class Result(ABC):
     """What an evaluation found; `print` and a notebook show its tables."""
 
-    _tables: ClassVar[staticmethod[[dict[str, Any]], Iterable[Shown]]]
-    """Makes tables of a record."""
+    view: ClassVar[RecordView]
+    """How a record is shown."""
     _picture: ClassVar[staticmethod[[dict[str, Any]], Figure | None]]
     """Makes a picture of a record, where there is one."""
 
@@ -50,7 +52,7 @@ class Result(ABC):
 
     def tables(self) -> Iterable[Shown]:
         """Tables and lines, as a command prints them."""
-        return self._tables(self.record())
+        return self.view.tables(self.record())
 
     def plot(self) -> Figure | None:
         """Its picture, as a command draws it; None where there is none.
@@ -87,7 +89,7 @@ class Result(ABC):
         return to_text(self.tables())
 
     def _repr_html_(self) -> str:
-        return to_html(self.tables())
+        return inline(self.view, [self.record()], to_html(self.tables()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,17 +110,6 @@ class TextResult(Result):
 def quoted(text: str, most: int = 40) -> str:
     """A text on one line, in quotes, its control characters escaped; a long one is cut."""
     return repr(text if len(text) <= most else text[: most - 1] + "…")
-
-
-def title_of(record: dict[str, Any]) -> str:
-    """The name of a record's text, or its number, from 1, where it has none."""
-    return str(record["name"]) if "name" in record else f"text {record['index'] + 1}"
-
-
-def subject_of(record: dict[str, Any]) -> str:
-    """The text or the models that a record is of."""
-    models = record.get("models") or [record["model"]] if "index" not in record else []
-    return " · ".join(models) or title_of(record)
 
 
 def finite(values: Any) -> Any:

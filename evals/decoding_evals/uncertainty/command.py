@@ -168,7 +168,7 @@ def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
             return
         summary = _evaluated(run, done, options)
         if file is not None:
-            file.write(summary.record())
+            file.write(summary.record(), summary.view)
         if plot is not None and (figure := summary.plot()) is not None:
             write_plot(figure, plot)
         from decoding_evals.showing.terminal import print_table

@@ -15,7 +15,7 @@ from decoding_evals.showing.terminal import counted
 from decoding_evals.uncertainty.estimators import probabilities as estimating
 from decoding_evals.uncertainty.estimators.context_gain import ContextGain
 from decoding_evals.uncertainty.estimators.epistemic import EpistemicUncertainty
-from decoding_evals.uncertainty.tables import prompt_lines
+from decoding_evals.uncertainty.view import PROMPT
 from decoding_evals.uncertainty.votes import Vote
 
 
@@ -49,7 +49,7 @@ class PromptRow(NamedTuple):
 class PromptUncertainty(TextResult):
     """What is known about the answer to one prompt."""
 
-    _tables = staticmethod(prompt_lines)
+    view = PROMPT
 
     row: PromptRow
     greedy: Generation | None

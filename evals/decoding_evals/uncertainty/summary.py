@@ -10,7 +10,7 @@ from decoding_evals.judging.selective import evaluate_estimators
 from decoding_evals.showing.result import Result
 from decoding_evals.showing.terminal import counted, number
 from decoding_evals.uncertainty.figure import plot_risk_coverage
-from decoding_evals.uncertainty.tables import evaluation_tables
+from decoding_evals.uncertainty.view import EVALUATION
 from decoding_evals.uncertainty.votes import GREEDY, evaluate_votes
 
 
@@ -45,7 +45,7 @@ def evaluate(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 class EstimatorEvaluation(Result):
     """How well each estimator tells correct answers of a model from wrong ones."""
 
-    _tables = staticmethod(evaluation_tables)
+    view = EVALUATION
     _picture = staticmethod(plot_risk_coverage)
 
     model: str | None

@@ -1,16 +1,15 @@
 """The page's script makes of packed rows what float64 makes of the whole rows."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-import decoding_evals.showing
 from decoding.rows.packed import PackedRows
-from decoding_evals.showing.pages import format_of
+from decoding.showing.packing import format_of
+from decoding.showing.page import PARTS
 
-SCRIPT = Path(decoding_evals.showing.__file__).parent / "page/rows.js"
+SCRIPT = PARTS / "rows.js"
 CUTS = (
     {}, {"top_k": 1}, {"top_k": 40}, {"top_k": 1500}, {"top_p": 0.3}, {"top_p": 0.9},
     {"top_p": 0.99}, {"min_p": 0.2}, {"min_p": 0.003}, {"top_k": 60, "top_p": 0.9, "min_p": 0.05},

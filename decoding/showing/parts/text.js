@@ -1,17 +1,11 @@
-"use strict";
-// The page: its texts, two settings, and what they make of each token. Whatever comes from a model,
-// a prompt or a file is set as text.
+// A text: its tokens, and what is known of each; with the rows behind it, two settings and what they
+// make of it.
 
 /**
- * @typedef {{title: string, about: string, before: string, tokens: string[], setting: string | null,
- *   rows: string}} PageText
- * @typedef {{format: Format, texts: PageText[], names: Record<string, string>}} PageData
  * @typedef {{setting: Setting, box: HTMLElement, input: HTMLInputElement, wrong: HTMLElement,
  *   knobs: Record<string, HTMLInputElement>, columns: Record<string, Float64Array>}} Side
  */
 
-/** @type {PageData} */
-const data = JSON.parse(/** @type {HTMLElement} */ (document.getElementById("data")).textContent || "");
 const SLICE_MS = 12; // of work between two frames
 const COLUMNS = ["entropy", "keptMass", "surprisal", "bound", "kept", "logMass", "meanDepth", "end"];
 const TOP_K = [0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100, 150, 200, 300, 500, 700, 1000, 2000, 5000];
@@ -29,42 +23,6 @@ const SHADES = {
   kl: { unit: "nats", from: [0, 0.01, 0.05, 0.15, 0.4, 1, 2, 4], shades: ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7"] },
 };
 
-/** @param {string} id */
-function byId(id) {
-  return /** @type {HTMLElement} */ (document.getElementById(id));
-}
-
-/**
- * A new element with a text or parts.
- * @param {string} tag @param {string} name its class @param {...(string | Node)} parts
- */
-function element(tag, name = "", ...parts) {
-  const made = document.createElement(tag);
-  if (name) made.className = name;
-  made.append(...parts);
-  return made;
-}
-
-/** A number for people. @param {number} value @param {number} digits */
-function shown(value, digits = 3) {
-  if (Number.isNaN(value)) return "-";
-  if (!Number.isFinite(value)) return "∞";
-  if (value !== 0 && Math.abs(value) < 0.5 * 10 ** -digits) return value.toExponential(1);
-  return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
-}
-
-/** A probability for people. @param {number} value */
-function percent(value) {
-  return value > 0 && value < 0.0005 ? "<0.05%" : `${(100 * value).toFixed(1)}%`;
-}
-
-/** A text in which spaces at its ends and what cannot be seen are spelled out. @param {string} text */
-function spelled(text) {
-  if (text === "") return "(no text of its own)";
-  return text.replace(/\n/g, "\\n").replace(/\t/g, "\\t").replace(/\r/g, "\\r").replace(/^ | $/g, "␣")
-    .replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (one) => `\\u{${/** @type {number} */ (one.codePointAt(0)).toString(16)}}`);
-}
-
 /** @param {string} base64 */
 function decoded(base64) {
   const binary = atob(base64);
@@ -73,9 +31,29 @@ function decoded(base64) {
   return bytes.buffer;
 }
 
-const texts = data.texts.map((text) => new Rows(decoded(text.rows), data.format));
-let which = 0;
-let rows = texts[0];
+/** What is known of the tokens of a text that has no rows. @type {Record<string, {label: string, shades?: string}>} */
+const RECORDED = {
+  surprisal_nats: { label: "surprisal (nats)", shades: "surprisal" },
+  entropy_nats: { label: "entropy (nats)", shades: "entropy" },
+  raw_surprisal_nats: { label: "surprisal under p (nats)", shades: "surprisal" },
+  raw_entropy_nats: { label: "entropy of p (nats)", shades: "entropy" },
+  q_surprisal_nats: { label: "surprisal under q (nats)", shades: "surprisal" },
+  q_entropy_nats: { label: "entropy of q (nats)", shades: "entropy" },
+  residual: { label: "residual", shades: "residual" },
+  kl_nats: { label: "KL(q‖p) (nats)", shades: "kl" },
+  kept: { label: "tokens kept" },
+  kept_mass: { label: "mass kept" },
+  rank: { label: "rank" },
+  temperature: { label: "temperature" },
+};
+const COMPUTED = { entropy: "entropy under A", surprisal: "surprisal under A", residual: "residual under A", kl: "KL(A‖B)" };
+
+/** @type {PageText} */
+let text;
+/** The rows behind it. @type {Rows | null} */
+let rows = null;
+/** Its tokens' names by id. @type {Record<string, string>} */
+let names = {};
 /** @type {HTMLElement[]} */
 let tokens = [];
 let active = -1;
@@ -123,9 +101,9 @@ function makeSide(name, of, text) {
     input.select();
     try {
       await navigator.clipboard.writeText(input.value);
-      byId("live").textContent = `Copied ${input.value}`;
+      say(`Copied ${input.value}`);
     } catch {
-      byId("live").textContent = `Selected ${input.value}: copy it from there`;
+      say(`Selected ${input.value}: copy it from there`);
     }
   });
   box.append(element("div", "form", input, copy), wrong);
@@ -178,7 +156,7 @@ function compute(changed) {
       return;
     }
     stale.clear();
-    showTotals();
+    if (rows) showTotals();
   };
   work();
 }
@@ -203,8 +181,8 @@ function inSight() {
 
 /** @param {number} i a token @param {Side[]} due */
 function update(i, due) {
-  for (const side of due) {
-    const figures = figuresOf(rows, i, side.setting);
+  for (const side of rows ? due : []) {
+    const figures = figuresOf(/** @type {Rows} */ (rows), i, side.setting);
     for (const name of COLUMNS) {
       side.columns[name][i] = figures[/** @type {keyof Figures} */ (name)];
     }
@@ -224,6 +202,7 @@ function klAt(a, b, i) {
 
 /** What a token is shaded by. @param {string} by @param {number} i */
 function valueOf(by, i) {
+  if (!rows) return recordedAt(by, i);
   const { columns, setting } = sides[0];
   if (by === "kl") return klAt(sides[0], sides[1], i);
   if (by !== "residual") return columns[by][i];
@@ -231,43 +210,58 @@ function valueOf(by, i) {
   return spread > 0 ? (columns.surprisal[i] - columns.entropy[i]) / spread : NaN;
 }
 
+/** What was recorded of a token: infinite where it is null. @param {string} name @param {number} i */
+function recordedAt(name, i) {
+  const value = text.recorded?.[name]?.[i];
+  return value ?? (name === "residual" ? NaN : Infinity);
+}
+
+/** What tokens are shaded by, and the shades for it. */
+function shading() {
+  const by = /** @type {HTMLSelectElement} */ (byId("shading")).value;
+  return { by, ...SHADES[rows ? by : RECORDED[by]?.shades ?? "entropy"] };
+}
+
+/** Offer what this text can be shaded by. */
+function offerShading() {
+  const list = /** @type {HTMLSelectElement} */ (byId("shading"));
+  const offers = rows ? Object.entries(COMPUTED)
+    : Object.keys(text.recorded ?? {}).filter((name) => RECORDED[name]?.shades).map((name) => [name, RECORDED[name].label]);
+  const chosen = list.value;
+  list.replaceChildren(...offers.map(([name, label]) => {
+    const option = /** @type {HTMLOptionElement} */ (element("option", "", label));
+    option.value = name;
+    return option;
+  }));
+  const usual = offers.some(([name]) => name === chosen) ? chosen : offers.find(([name]) => name.startsWith("entropy"))?.[0];
+  list.value = usual ?? offers[0]?.[0] ?? "";
+  byId("shade").hidden = byId("legend").hidden = !offers.length;
+}
+
 /** @param {number} i */
 function shade(i) {
-  const by = /** @type {HTMLSelectElement} */ (byId("shading")).value;
-  const { from, shades } = SHADES[by];
+  const { by, from, shades } = shading();
   const value = valueOf(by, i);
   const level = Number.isNaN(value) ? from.findIndex((start) => start <= 0 && start > -0.6) : lastAtMost(from, value, 0, from.length - 1);
-  const name = `t ${shades[level]}${sides[0].columns.surprisal[i] === Infinity ? " cut" : ""}`;
+  const name = `t ${shades[level]}${isCut(i) ? " cut" : ""}`;
   if (tokens[i].className !== name) tokens[i].className = name;
 }
 
+/** Whether a token is cut off, by A or by what it was scored under. @param {number} i */
+function isCut(i) {
+  return rows ? sides[0].columns.surprisal[i] === Infinity : text.recorded?.q_surprisal_nats?.[i] === null;
+}
+
 function showLegend() {
-  const { unit, from, shades } = SHADES[/** @type {HTMLSelectElement} */ (byId("shading")).value];
+  const { unit, from, shades } = shading();
   const parts = from.map((start, i) => element("span", shades[i],
     i === 0 ? `below ${from[1]}` : i === from.length - 1 ? `from ${start} ${unit}` : `${start} to ${from[i + 1]}`));
-  byId("legend").replaceChildren(...parts, element("span", "cut", "cut off by A"));
+  byId("legend").replaceChildren(...parts, element("span", "cut", rows ? "cut off by A" : "cut off"));
 }
 
-/** @param {ArrayLike<number>} values */
-function mean(values) {
-  let sum = 0;
-  for (let i = 0; i < values.length; i++) sum += values[i];
-  return values.length ? sum / values.length : NaN;
-}
-
-/** A table of what A and B make of something. @param {(string[])[]} lines */
-function table(lines) {
-  const head = element("tr", "", element("td", "", " "), ...["A", "B"].map((name, i) => {
-    const cell = element("th", "ab"[i], name);
-    cell.setAttribute("scope", "col");
-    return cell;
-  }));
-  const body = element("tbody", "", ...lines.map(([name, ...cells]) => {
-    const first = element("th", "", name);
-    first.setAttribute("scope", "row");
-    return element("tr", "", first, ...cells.map((cell) => element("td", "", cell)));
-  }));
-  return element("table", "", element("thead", "", head), body);
+/** A table of what A and B make of something. @param {(string | Node)[][]} lines */
+function sideTable(lines) {
+  return table(["", ...["A", "B"].map((name, i) => element("span", "side " + "ab"[i], name))], lines);
 }
 
 function showTotals() {
@@ -284,10 +278,10 @@ function showTotals() {
       percent(kl.length ? finite.length / kl.length : NaN),
     ];
   });
-  const names = ["mean entropy (nats)", "mean surprisal of tokens kept (nats)", "tokens that came and are kept",
+  const lines = ["mean entropy (nats)", "mean surprisal of tokens kept (nats)", "tokens that came and are kept",
     "perplexity", "mean number kept", "mean mass kept", "mean KL to the other (nats)",
     "mean cross-entropy with the other (nats)", "share of finite KL"];
-  byId("totals").replaceChildren(table(names.map((name, i) => [name, each[0][i], each[1][i]])));
+  byId("totals").replaceChildren(sideTable(lines.map((name, i) => [name, each[0][i], each[1][i]])));
   const largest = sides.map(({ columns }) => columns.bound.reduce((most, one) => Math.max(most, one), 0));
   byId("bound").textContent = `Entropies, surprisals and kept masses of a token are within ${largest.map((one) => shown(one, 4)).join(" (A) and ")} (B) `
     + `of exact values, on average within ${sides.map(({ columns }) => shown(mean(columns.bound), 5)).join(" and ")}.`;
@@ -307,13 +301,39 @@ function select(i, say) {
   showCard();
   if (!say) return;
   tokens[i].scrollIntoView({ block: "nearest" });
-  const { columns } = sides[0];
-  byId("live").textContent = `${spelled(data.texts[which].tokens[i])}: surprisal ${columns.surprisal[i] === Infinity ? "infinite, cut off" : shown(columns.surprisal[i], 2)}, `
-    + `entropy ${shown(columns.entropy[i], 2)} nats`;
+  const [surprisal, entropy] = rows ? [sides[0].columns.surprisal[i], sides[0].columns.entropy[i]]
+    : [recordedAt("surprisal_nats", i), recordedAt("entropy_nats", i)];
+  say(`${spelled(text.tokens[i])}: surprisal ${surprisal === Infinity ? "infinite, cut off" : shown(surprisal, 2)}, entropy ${shown(entropy, 2)} nats`);
 }
 
 function showCard() {
-  const i = active, text = data.texts[which];
+  if (rows) showComputed(rows, active);
+  else showRecorded(active);
+}
+
+/** The card of a token as it was recorded. @param {number} i */
+function showRecorded(i) {
+  const lines = Object.entries(text.recorded ?? {}).map(([name, values]) => {
+    const value = values[i];
+    const whole = name === "kept" || name === "rank";
+    return [RECORDED[name].label, value === null ? (name === "residual" ? "-" : "infinite")
+      : whole ? value.toLocaleString("en") : name === "kept_mass" ? percent(value) : shown(value)];
+  });
+  const others = text.alternatives?.[i] ?? [];
+  byId("token").replaceChildren(
+    element("p", "said", spelled(text.tokens[i])),
+    element("p", "", `token ${i + 1} of ${tokens.length}`),
+    table([], lines),
+    ...others.length ? [
+      element("p", "", "Its runners-up under the model (p) and the setting (q):"),
+      element("ol", "choices", ...others.map((one) => choice(one.text,
+        [["p", one.raw_probability, true], ["q", one.probability, one.probability > 0]], false))),
+    ] : [],
+  );
+}
+
+/** The card of a token as A and B make it. @param {Rows} rows @param {number} i */
+function showComputed(rows, i) {
   const both = sides.map((side) => figuresAt(side, i));
   rows.look(i);
   const { place, ownDepth } = rows;
@@ -327,12 +347,12 @@ function showCard() {
       "ab"[j], Math.exp(-(setting.temperature === 0 ? 0 : depth / setting.temperature) - both[j].logMass),
       at === place ? both[j].surprisal !== Infinity : at < both[j].end,
     ]))];
-  const items = ids.map((id, j) => choice(data.names[id] ?? `token ${id}`, shares(depths[j], j), j === place));
+  const items = ids.map((id, j) => choice(names[id] ?? `token ${id}`, shares(depths[j], j), j === place));
   if (place >= ids.length) items.push(choice(text.tokens[i], shares(ownDepth, place), true));
   byId("token").replaceChildren(
     element("p", "said", spelled(text.tokens[i])),
     element("p", "", `token ${i + 1} of ${tokens.length}; ${place === 0 ? "the model's favourite" : `${place.toLocaleString("en")} tokens were more likely`}`),
-    table([
+    sideTable([
       ["surprisal (nats)", ...both.map(({ surprisal }) => surprisal === Infinity ? "cut off" : shown(surprisal))],
       ["entropy (nats)", ...both.map(({ entropy }) => shown(entropy))],
       ["tokens kept", ...both.map(({ kept }) => kept.toLocaleString("en"))],
@@ -358,14 +378,16 @@ function choice(name, shares, came) {
   return element("li", "", label, element("div", "", ...bars));
 }
 
-/** Show a text. @param {number} index */
-function show(index) {
-  which = index;
-  rows = texts[index];
+/**
+ * Show a text.
+ * @param {PageText} next @param {Rows | null} nextRows behind it @param {Record<string, string>} nextNames
+ */
+function showText(next, nextRows, nextNames) {
+  [text, rows, names] = [next, nextRows, nextNames];
   active = -1;
   pinned = false;
-  const text = data.texts[index];
-  byId("about").textContent = text.about;
+  byId("computing").hidden = !rows;
+  byId("recorded").hidden = !!rows;
   byId("before").textContent = text.before;
   byId("before").hidden = text.before === "";
   byId("token").replaceChildren(element("p", "", "No token yet."));
@@ -392,6 +414,8 @@ function show(index) {
     one.dir = "auto";
   }
   byId("text").replaceChildren(...pieces);
+  offerShading();
+  showLegend();
   for (const side of sides) {
     side.columns = Object.fromEntries(COLUMNS.map((name) => [name, new Float64Array(tokens.length)]));
   }
@@ -404,6 +428,7 @@ function tokenAt(event) {
   return token instanceof HTMLElement ? Number(token.dataset.i) : -1;
 }
 
+/** React to pointer and keys. */
 function listen() {
   const area = byId("text");
   area.addEventListener("pointerover", (event) => {
@@ -430,31 +455,16 @@ function listen() {
     showLegend();
     tokens.forEach((_, i) => shade(i));
   });
-  const list = /** @type {HTMLSelectElement} */ (byId("which"));
-  list.addEventListener("change", () => show(Number(list.value)));
 }
 
-function start() {
-  const list = byId("which");
-  data.texts.forEach((text, i) => {
-    const one = /** @type {HTMLOptionElement} */ (element("option", "", spelled(text.title)));
-    one.value = String(i);
-    list.append(one);
-  });
-  byId("choose").hidden = data.texts.length < 2;
+/** Make both sides, and listen. @param {string | null} setting that A begins with */
+function startText(setting) {
   let first = "raw";
   try {
-    first = settingText(parseSetting(data.texts[0]?.setting ?? "raw"));
+    first = settingText(parseSetting(setting ?? "raw"));
   } catch {
     // A setting that the sliders lack; the page's `about` names it.
   }
   sides.push(makeSide("A", "a", first), makeSide("B", "b", first === "raw" ? "temperature=0.7,top_p=0.9" : "raw"));
-  showLegend();
   listen();
-  if (texts.length) show(0);
 }
-
-Object.defineProperty(window, "decodingReport", {
-  value: Object.freeze({ evaluate: (/** @type {string} */ setting) => evaluateTexts(texts, setting) }),
-});
-start();

@@ -1,0 +1,123 @@
+"""The rows behind a text, packed for its page."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from decoding.models.limits import positions
+from decoding.rows.packed import PackedRows
+from decoding.scoring.blocks import LogitBlock
+from decoding.scoring.teacher_forcing import TeacherForcing, TokenDocument
+from decoding.scoring.windows import Windows
+from decoding.texts.detokenizing import spellings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from decoding.models.loading import LanguageModel
+
+
+def format_of(packed: PackedRows) -> dict[str, Any]:
+    """What stands where in a row, as the page's script reads it."""
+    fields: Any = packed.layout.fields
+    return {
+        "vocab": packed.vocab,
+        "named": packed.named,
+        "places": packed.places.tolist(),
+        "bytes": packed.layout.itemsize,
+        "at": {name: fields[name][1] for name in packed.layout.names or () if name},
+    }
+
+
+class PageRows:
+    """Packs rows while texts are scored, and hands on those of one text at a time.
+
+    Args:
+        detail: see `PackedRows`.
+        tokenizer: names the tokens.
+    """
+
+    def __init__(self, detail: int, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.detail, self.tokenizer = detail, tokenizer
+        self._format: PackedRows | None = None
+        self._held: dict[int, NDArray[np.void]] = {}
+        self._count = 0
+
+    def add(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        """Pack rows `(rows, vocab)` with the tokens that came, and number them, `(rows,)`."""
+        if self._format is None:
+            self._format = PackedRows(logits.shape[-1], self.detail)
+        numbers = range(self._count, self._count + len(tokens))
+        rows = self._format.pack(logits.detach().float().cpu().numpy(), tokens.cpu().numpy())
+        self._held |= zip(numbers, rows, strict=True)
+        self._count = numbers.stop
+        return tokens.new_tensor(numbers)
+
+    def let_go(self, number: float | None) -> None:
+        """Forget a row that is of no token."""
+        if number is not None:
+            del self._held[int(number)]
+
+    def take(self, numbers: Iterable[float], before: str = "") -> dict[str, Any]:
+        """What a record needs for its page, under `page`; the rows are let go.
+
+        Args:
+            numbers: of the rows, in the order of the tokens.
+            before: what stands before the first of them.
+        """
+        rows = [self._held.pop(int(number)) for number in numbers]
+        ids = sorted({int(id_) for row in rows for id_ in row["named_id"]})
+        return {
+            "format": None if self._format is None else format_of(self._format),
+            "rows": base64.b64encode(b"".join(row.tobytes() for row in rows)).decode(),
+            "names": {str(id_): _name(self.tokenizer, id_) for id_ in ids},
+            "before": before,
+        }
+
+
+def pages_of(
+    language_model: LanguageModel,
+    prompt: str,
+    prompt_ids: Sequence[int],
+    continuations: Sequence[Sequence[int]],
+    detail: int,
+) -> Iterator[dict[str, Any]]:
+    """What the pages of finished continuations of one prompt need, from one reading of each.
+
+    The rows are those that their tokens were drawn from, to rounding.
+
+    Args:
+        language_model: that drew them.
+        prompt: what the page shows before them.
+        prompt_ids: what the model read of it.
+        continuations: their ids.
+        detail: see `PackedRows`.
+    """
+    rows = PageRows(detail, language_model.tokenizer)
+    length = len(prompt_ids) + max(map(len, continuations), default=0)
+    limit = positions(language_model.model)
+    context = max(1, length if limit is None else min(length, limit))
+
+    def measure(block: LogitBlock) -> Mapping[str, Tensor]:
+        return {"row": rows.add(block.logits, block.targets)}
+
+    run = TeacherForcing(language_model, Windows(context=context, bos="never", batch_size=1))
+    for ids in continuations:
+        documents = [TokenDocument(list(ids), tuple(prompt_ids))] if ids else []
+        numbers = [
+            number for _, columns in run.scan(documents, measure) for number in columns["row"]
+        ]
+        yield rows.take(numbers, prompt)
+
+
+def _name(tokenizer: PreTrainedTokenizerBase, id_: int) -> str:
+    """A token's text within a text; a special token's own name."""
+    texts = spellings(tokenizer)
+    text = texts[id_] if id_ < len(texts) else ""
+    return text or str(tokenizer.convert_ids_to_tokens(id_) or f"token {id_}")

@@ -1,0 +1,7 @@
+"""How a fitted temperature is shown."""
+
+from decoding_evals.calibrate.tables import tables
+from decoding_evals.showing.view import table_view
+
+VIEW = table_view("calibrate", "map_temperature reliability_after", tables)
+VIEWS = (VIEW,)
