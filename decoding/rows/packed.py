@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,10 @@ _NAMED = 16  # depths to a token that is kept by name
 _LEAST_NAMED = 12
 _GROWTH = 20  # a segment's first place, divided by it, is its length
 _TERMS = 16  # of the polynomial
+_TERMS_BEFORE = 8  # of that for what stands before the token that came
 _HOTTEST = 4.0  # 1/4 <= β <= 4, on which it is made
 _STEPS = 254  # of the mean's place within a segment
+_BELOW = 1 - 2.0**-11  # is rounded in float16 to no more than 1
 _DEEPEST = 60000.0  # beyond which depths are no longer told apart
 _PROBES = 33  # temperatures at which what is left is measured
 _ROWS = 32  # worked on together
@@ -95,20 +98,25 @@ class PackedRows:
         of each segment, likewise, the first beginning at the last depth; `residual`, the largest
         error in entropy and log-partition that is left at temperatures from 1/4 to 4, nats;
         `ratio`, the Chebyshev terms over ln β / ln 4 of the logarithm by which the tail weighs more
-        than its segments; `mean`, where it stands in its segment, in 254ths.
+        than its segments; `before`, the same of the tail's tokens before the one that came, in
+        whose segment they weigh by their number, and `before_residual`, the largest error that is
+        left of that; `mean`, where it stands in its segment, in 254ths.
         """
         segments = len(self.places) - 1
         fields: list[Any] = [
             ("named_depth", "<f4", (self.named,)),
             ("depth", "<f4"),
             ("ratio_unit", "<f4"),
+            ("before_unit", "<f4"),
             ("place", "<u4"),
             ("count", "<u4"),
             ("named_id", "<u4", (self.named,)),
             ("gap", "<f2", (self.depths - self.named,)),
             ("width", "<f2", (segments,)),
             ("residual", "<f2"),
+            ("before_residual", "<f2"),
             ("ratio", "<i2", (_TERMS,)),
+            ("before", "<i2", (_TERMS_BEFORE,)),
             ("mean", "u1", (segments,)),
         ]
         size = np.dtype(fields).itemsize
@@ -138,7 +146,7 @@ class PackedRows:
     def _fill(self, packed: NDArray[np.void], z: Floats, tokens: Integers) -> None:
         head = np.empty((len(z), self.depths))
         deepest, total = np.empty((2, len(z), len(self.places) - 1))
-        tails = []
+        tails, before = [], []
         for row, (of, token) in enumerate(zip(z, tokens, strict=True)):
             ascending = np.sort(of)
             count = self.vocab - np.searchsorted(ascending, -np.inf, "right")
@@ -155,17 +163,27 @@ class PackedRows:
             x[count:] = 0
             deepest[row] = x[np.minimum(self.places[1:], count) - 1]
             total[row] = np.add.reduceat(x, self.places[:-1])
-            tails.append(_binned(x[self.depths : count] - x[self.depths - 1]))
+            beyond = x[self.depths : count] - x[self.depths - 1]
+            tails.append(_binned(beyond))
+            before.append(_binned(beyond[: max(packed["place"][row] - self.depths, 0)]))
         packed["named_depth"] = head[:, : self.named]
         known = packed["named_depth"].astype(np.float64)
         known = np.concatenate([known, np.empty(packed["gap"].shape)], -1)
         for place in range(self.named, self.depths):
             gap = packed["gap"][:, place - self.named]
-            gap[:] = np.maximum(head[:, place] - known[:, place - 1], 0)
+            gap[:] = head[:, place] - known[:, place - 1]
             known[:, place] = known[:, place - 1] + gap
         if self.depths < self.vocab:
             segments = self._fill_segments(packed, known[:, -1], deepest, total)
             _mend(packed, segments, tails, known, head[:, -1])
+            late = packed["place"] > self.depths
+            if late.any():
+                some = packed[late]
+                size = (some["place"].astype(np.int64)[:, None] - self.places[:-1]).clip(0)
+                size = np.minimum(size, segments.size[late])
+                shorter = Segments(size, segments.low[late], segments.width[late], some["mean"])
+                _mend_before(some, shorter, list(compress(before, late)), head[late, -1])
+                packed[late] = some
 
     def _fill_segments(
         self, packed: NDArray[np.void], low: Floats, deepest: Floats, total: Floats
@@ -178,7 +196,7 @@ class PackedRows:
         for segment in range(len(self.places) - 1):
             lows[:, segment] = low
             width = packed["width"][:, segment]
-            width[:] = np.maximum(deepest[:, segment] - low, 0)
+            width[:] = np.maximum(deepest[:, segment] - low, 0) * _BELOW
             low = low + width
         widths = packed["width"].astype(np.float64)
         mean = (total / size.clip(1) - lows) / np.where(widths > 0, widths, 1)
@@ -300,11 +318,7 @@ def _mend(
     """Write what the segments lack: with it, the sum of a tail is exact at 16 β."""
     exact, exact_moment = _sums(tails)
     mass, moment = segments.sums(_BETAS, origin)
-    ratios = np.log((exact[:, :_TERMS] + _NOTHING) / (mass[:, :_TERMS] + _NOTHING))
-    terms = ratios @ _TO_TERMS.T
-    unit = np.maximum(abs(terms).max(-1) / 32767, 1e-12).astype(np.float32)
-    packed["ratio_unit"], packed["ratio"] = unit, (terms / unit[:, None]).round()
-    terms = packed["ratio"] * unit[:, None].astype(np.float64)
+    terms = _fit(packed["ratio"], packed["ratio_unit"], exact, mass)
     ratio = np.exp(terms @ _POLYNOMIALS)
     # The moment is -d/dβ of the mass, and a node is ln β / ln 4.
     slope = terms @ _SLOPES / (_BETAS * np.log(_HOTTEST))
@@ -312,6 +326,34 @@ def _mend(
     with_head = _with_head(known, origin, np.array([ours, [exact, exact_moment]])[..., _TERMS:])
     residual = abs(with_head[0] - with_head[1]).max((0, 2)).astype(np.float16)
     packed["residual"] = np.nextafter(residual, np.float16(np.inf))
+
+
+def _mend_before(
+    packed: NDArray[np.void],
+    segments: Segments,
+    tails: list[tuple[Integers, Floats]],
+    origin: Floats,
+) -> None:
+    """Likewise for the sum of what stands before the token that came."""
+    exact, mass = _sums(tails)[0], segments.sums(_BETAS, origin)[0]
+    terms = _fit(packed["before"], packed["before_unit"], exact, mass)
+    off = terms @ _POLYNOMIALS[:_TERMS_BEFORE] - _log_ratio(exact, mass)
+    residual = abs(off).max(-1).astype(np.float16)
+    packed["before_residual"] = np.nextafter(residual, np.float16(np.inf))
+
+
+def _log_ratio(exact: Floats, mass: Floats) -> Floats:
+    ratio: Floats = np.log((exact + _NOTHING) / (mass + _NOTHING))
+    return ratio
+
+
+def _fit(field: Integers, unit: Floats, exact: Floats, mass: Floats) -> Floats:
+    """Write the Chebyshev terms of ln(exact/mass), and return them as they will be read."""
+    terms = _log_ratio(exact, mass)[:, :_TERMS] @ _TO_TERMS.T[:, : field.shape[-1]]
+    unit[:] = np.maximum(abs(terms).max(-1) / 32767, 1e-12)
+    field[:] = (terms / unit[:, None]).round()
+    read: Floats = field * unit[:, None].astype(np.float64)
+    return read
 
 
 def _with_head(known: Floats, origin: Floats, sums: Floats) -> Floats:

@@ -150,6 +150,7 @@ class Rows {
     this.slack = new Float64Array(items); // by which a token's depth may be rounded
     this.size = new Float64Array(this.segments);
     this.lean = new Uint8Array(this.segments);
+    this.edge = new Float64Array(this.segments + 1); // by which a segment's beginning may be rounded
     this.beta = NaN;
     this.total = this.totalMoment = this.residual = 0; // of the whole row, mended, and what is left
     this.mends = false;
@@ -184,14 +185,17 @@ class Rows {
     for (let i = named; i < this.known; i++) {
       const gap = HALF[this.halves[first + i]];
       this.depth[i] = this.depth[i - 1] + gap;
-      this.slack[i] = gap * ROUNDING + 1e-7 * this.depth[i];
+      this.slack[i] = Math.abs(gap) * ROUNDING + 1e-7 * this.depth[i];
     }
     first = this._at("width", 2);
     const means = this._at("mean", 1);
     let low = this.depth[this.known - 1];
+    this.edge[0] = this.slack[this.known - 1];
     for (let i = 0; i < this.segments; i++) {
+      const width = HALF[this.halves[first + i]];
       this.depth[this.known + i] = low;
-      low += HALF[this.halves[first + i]];
+      this.edge[i + 1] = 2 * width * ROUNDING;
+      low += width;
       this.size[i] = Math.max(0, Math.min(places[i + 1], this.count) - places[i]);
       this.lean[i] = this.bytes[means + i];
     }
@@ -231,10 +235,11 @@ class Rows {
       // Two ways to lie in a segment that have the same mean: their sums of a convex function
       // differ by half its largest curvature times what the variance can be, at most.
       const place = this.lean[i] / STEPS, wide = beta * width;
-      const curved = wide * wide * place * (1 - place) / 2 + wide / (2 * STEPS) + 2 * wide * ROUNDING;
+      const curved = wide * wide * place * (1 - place) / 2 + wide / (2 * STEPS)
+        + beta * (this.edge[i] + this.edge[i + 1]);
       const loss = size * most * Math.min(1, curved);
       m += weight * most; xm += weight * most * (low + width * mean);
-      e += loss; xe += loss * (depth[at + 1] + (beta > 0 ? 1 / beta : 0));
+      e += loss; xe += loss * (depth[at + 1] + 2 / beta);
     }
     const end = known + this.segments;
     mass[end] = m; moment[end] = xm; error[end] = e; momentError[end] = xe;
@@ -259,29 +264,54 @@ class Rows {
     const end = this.known + this.segments;
     let tail = this.mass[end] - this.mass[this.known];
     let moment = this.moment[end] - this.moment[this.known];
-    this.residual = 0;
-    this.mends = tail > 0;
-    if (tail > 0) {
-      const at = Math.log(beta) / LN_HOTTEST;
-      const node = Math.min(1, Math.max(-1, at));
-      const first = this._at("ratio", 2), unit = this.floats[this._at("ratio_unit", 4)];
-      // Σ c_k T_k and its derivative Σ k c_k U_{k-1}.
-      let value = this.signed[first], slope = 0;
-      let [t0, t1, u0, u1] = [1, node, 0, 1];
-      for (let k = 1; k < 16; k++) {
-        const term = this.signed[first + k];
-        value += term * t1; slope += k * term * u1;
-        [t0, t1] = [t1, 2 * node * t1 - t0];
-        [u0, u1] = [u1, 2 * node * u1 - u0];
-      }
-      const ratio = Math.exp(value * unit);
-      const inside = Math.abs(at) <= 1 + 1e-12;
-      moment = (moment - (inside ? tail * slope * unit / (LN_HOTTEST * beta) : 0)) * ratio;
+    this.mends = tail > 0 && this._inside();
+    if (this.mends) {
+      const [value, slope] = this._polynomial("ratio", 16);
+      const ratio = Math.exp(value);
+      moment = (moment - tail * slope / (LN_HOTTEST * beta)) * ratio;
       tail *= ratio;
-      this.residual = inside ? 2 * HALF[this.halves[this._at("residual", 2)]] : NaN;
+      this.residual = 2 * HALF[this.halves[this._at("residual", 2)]];
     }
     this.total = this.mass[this.known] + tail;
     this.totalMoment = this.moment[this.known] + moment;
+  }
+
+  /** Whether β is one that polynomials are made for. */
+  _inside() {
+    return Math.abs(Math.log(this.beta)) <= LN_HOTTEST * (1 + 1e-12);
+  }
+
+  /**
+   * Σ c_k T_k over ln β / ln 4 and its derivative Σ k c_k U_{k-1}.
+   * @param {string} field of the terms @param {number} terms
+   */
+  _polynomial(field, terms) {
+    const node = Math.min(1, Math.max(-1, Math.log(this.beta) / LN_HOTTEST));
+    const first = this._at(field, 2), unit = this.floats[this._at(`${field}_unit`, 4)];
+    let value = this.signed[first], slope = 0;
+    let [t0, t1, u0, u1] = [1, node, 0, 1];
+    for (let k = 1; k < terms; k++) {
+      const term = this.signed[first + k];
+      value += term * t1; slope += k * term * u1;
+      [t0, t1] = [t1, 2 * node * t1 - t0];
+      [u0, u1] = [u1, 2 * node * u1 - u0];
+    }
+    return [value * unit, slope * unit];
+  }
+
+  /** The mass before the token that came, and by how much it may be off. @returns {[number, number]} */
+  beforeOwn() {
+    const { known, place, mass, error } = this;
+    if (place <= known) return [mass[place], error[place]];
+    const segment = lastAtMost(this.format.places, place - 1, 0, this.segments - 1);
+    const item = known + segment, count = place - this.format.places[segment];
+    const part = mass[item] - mass[known] + (mass[item + 1] - mass[item]) * count / this.size[segment];
+    if (this._inside()) {
+      const tail = part * Math.exp(this._polynomial("before", 8)[0]);
+      return [mass[known] + tail, error[known] + 2 * HALF[this.halves[this._at("before_residual", 2)]] * tail];
+    }
+    const wide = this.beta * (this.depth[item + 1] - this.depth[item]);
+    return [mass[known] + part, error[item + 1] + count * Math.exp(-this.beta * this.depth[item]) * Math.min(1, wide)];
   }
 
   /** How the sums over what stands before `end` come out. @param {number} end */
@@ -390,6 +420,7 @@ function figuresOf(rows, row, setting) {
   const [kept, open] = keptOwn(rows, setting, cuts);
   const surprisal = Math.max(0, beta * rows.ownDepth + logMass);
   if (kept) figures.surprisal = surprisal;
+  if (kept || open) figures.bound += 1e-7 * beta * rows.ownDepth;
   // Where it is open whether the token is cut off, all that is known is the one or the other.
   if (open) figures.bound = Math.max(figures.bound, surprisal);
   return figures;
@@ -397,43 +428,44 @@ function figuresOf(rows, row, setting) {
 
 /**
  * Where each cut ends the row: for certain not before, most likely, and for certain not behind.
- * @typedef {{first: number, mass: number[], depth: number[], limit: number}} Cuts
+ * @typedef {{first: number, mass: number[], depth: number[], goal: number, off: number, limit: number}} Cuts
+ *   `goal` is the mass that top_p asks for, `off` by how much that may be off, `limit` the depth that
+ *   min_p allows
  * @param {Rows} rows weighed @param {Setting} setting @returns {Cuts}
  */
 function cutsOf(rows, setting) {
   const { known, segments, beta } = rows, last = known + segments;
   const first = setting.top_k > 0 ? rows.endOfFirst(setting.top_k) : last;
-  let mass = [last, last, last];
+  let mass = [last, last, last], goal = Infinity, off = 0;
   if (setting.top_p < 1) {
     const whole = rows.upTo(first)[0];
-    const goal = setting.top_p * whole;
+    goal = setting.top_p * whole;
+    off = setting.top_p * (first >= last ? errorOfTotal(rows) : errorBefore(rows, first, true)) + FLOAT32 * whole;
     const end = rows.endOfMass(goal);
     // A token at the edge counts as a whole, which within a segment is not seen.
     const token = end > known ? Math.exp(-beta * rows.depth[Math.min(Math.floor(end), last)]) : 0;
-    const off = setting.top_p * (first >= last ? errorOfTotal(rows) : errorBefore(rows, first, true))
-      + rows.error[Math.min(last, Math.ceil(end))] + FLOAT32 * whole;
-    mass = [rows.endOfMass(goal - off), rows.endOfMass(goal + token / 2), rows.endOfMass(goal + off + token)];
+    const all = off + rows.error[Math.min(last, Math.ceil(end))];
+    mass = [rows.endOfMass(goal - all), rows.endOfMass(goal + token / 2), rows.endOfMass(goal + all + token)];
   }
   let depth = [last, last, last];
   let limit = Infinity;
   if (setting.min_p > 0) {
     limit = Math.max(0, -Math.log(setting.min_p) / beta);
     const end = Math.max(1, rows.endOfDepth(limit));
-    const near = Math.floor(end);
-    if (end > known && end < last) {
-      depth = [near, end, near + 1];
-    } else {
-      const off = 1e-6 * (1 + limit) + (near < known ? Math.max(rows.slack[near], rows.slack[near - 1]) : 0);
-      depth = [Math.max(1, rows.endOfDepth(limit - off)), end, Math.max(1, rows.endOfDepth(limit + off))];
-    }
+    const near = Math.floor(end), behind = near - known;
+    const off = 1e-6 * (1 + limit) + (behind < 0 ? Math.max(rows.slack[near], rows.slack[near - 1])
+      : Math.max(rows.edge[behind], rows.edge[Math.min(behind + 1, segments)]));
+    const [low, high] = [limit - off, limit + off].map((one) => Math.max(1, rows.endOfDepth(one)));
+    // Where within a segment its tokens end is not known.
+    depth = [low > known ? Math.floor(low) : low, end, high > known ? Math.min(Math.floor(high) + 1, last) : high];
   }
-  return { first, mass, depth, limit };
+  return { first, mass, depth, goal, off, limit };
 }
 
 /** By how much the row's whole mass may be off. @param {Rows} rows weighed */
 function errorOfTotal(rows) {
   const all = rows.error[rows.known + rows.segments];
-  return rows.mends && rows.residual >= 0
+  return rows.mends
     ? Math.min(all, rows.error[rows.known] + rows.residual * rows.total) : all;
 }
 
@@ -475,7 +507,7 @@ function boundOf(rows, cuts, end, mass, mean, entropy) {
   }
   const total = errorOfTotal(rows) / rows.total;
   let item = Math.ceil(high);
-  if (high >= last && rows.mends && rows.residual >= 0) {
+  if (high >= last && rows.mends) {
     bound += rows.residual;
     item = known;
   }
@@ -495,7 +527,7 @@ function boundOf(rows, cuts, end, mass, mean, entropy) {
  * @param {Rows} rows @param {Setting} setting @param {Cuts} cuts @returns {[boolean, boolean]}
  */
 function keptOwn(rows, setting, cuts) {
-  const { place, ownDepth, known } = rows;
+  const { place, ownDepth } = rows;
   if (ownDepth === Infinity || (setting.top_k > 0 && place >= setting.top_k)) return [false, false];
   /** @type {boolean[][]} */
   const [likely, certain, possible] = [[], [], []];
@@ -505,13 +537,9 @@ function keptOwn(rows, setting, cuts) {
     const slack = 1e-6 * (1 + cuts.limit);
     add(ownDepth <= cuts.limit, ownDepth <= cuts.limit - slack, ownDepth <= cuts.limit + slack);
   }
-  if (setting.top_p < 1 && place < known) {
-    add(place < cuts.mass[1], place < cuts.mass[0], place < cuts.mass[2]);
-  } else if (setting.top_p < 1) {
-    const at = known + lastAtMost(rows.format.places, place, 0, rows.segments - 1);
-    const width = rows.depth[at + 1] - rows.depth[at];
-    const within = width > 0 ? Math.min(1, Math.max(0, (ownDepth - rows.depth[at]) / width)) : 0;
-    add(at + within <= cuts.mass[1], at + 1 <= cuts.mass[0], at < cuts.mass[2]);
+  if (setting.top_p < 1 && place > 0) {
+    const [before, error] = rows.beforeOwn(), off = cuts.off + error;
+    add(before < cuts.goal, before < cuts.goal - off, before < cuts.goal + off);
   }
   return [likely.every(Boolean), possible.every(Boolean) && !certain.every(Boolean)];
 }
