@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, cached_property
-from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.int64]
+_Binned = tuple[Integers, Floats]
 
 DETAIL = 192
 LEAST_DETAIL, MOST_DETAIL = 16, 4096
@@ -146,7 +146,7 @@ class PackedRows:
     def _fill(self, packed: NDArray[np.void], z: Floats, tokens: Integers) -> None:
         head = np.empty((len(z), self.depths))
         deepest, total = np.empty((2, len(z), len(self.places) - 1))
-        tails, before = [], []
+        tails, before = [], {}
         for row, (of, token) in enumerate(zip(z, tokens, strict=True)):
             ascending = np.sort(of)
             count = self.vocab - np.searchsorted(ascending, -np.inf, "right")
@@ -165,7 +165,8 @@ class PackedRows:
             total[row] = np.add.reduceat(x, self.places[:-1])
             beyond = x[self.depths : count] - x[self.depths - 1]
             tails.append(_binned(beyond))
-            before.append(_binned(beyond[: max(packed["place"][row] - self.depths, 0)]))
+            if packed["place"][row] > self.depths:
+                before[row] = _binned(beyond[: int(packed["place"][row]) - self.depths])
         packed["named_depth"] = head[:, : self.named]
         known = packed["named_depth"].astype(np.float64)
         known = np.concatenate([known, np.empty(packed["gap"].shape)], -1)
@@ -176,14 +177,24 @@ class PackedRows:
         if self.depths < self.vocab:
             segments = self._fill_segments(packed, known[:, -1], deepest, total)
             _mend(packed, segments, tails, known, head[:, -1])
-            late = packed["place"] > self.depths
-            if late.any():
-                some = packed[late]
-                size = (some["place"].astype(np.int64)[:, None] - self.places[:-1]).clip(0)
-                size = np.minimum(size, segments.size[late])
-                shorter = Segments(size, segments.low[late], segments.width[late], some["mean"])
-                _mend_before(some, shorter, list(compress(before, late)), head[late, -1])
-                packed[late] = some
+            if before:
+                self._fill_before(packed, segments, before, head[:, -1])
+
+    def _fill_before(
+        self,
+        packed: NDArray[np.void],
+        segments: Segments,
+        before: dict[int, _Binned],
+        origin: Floats,
+    ) -> None:
+        """What stands in the tail before the tokens that came, of the rows where any does."""
+        rows = list(before)
+        some = packed[rows]
+        size = (some["place"].astype(np.int64)[:, None] - self.places[:-1]).clip(0)
+        size = np.minimum(size, segments.size[rows])
+        shorter = Segments(size, segments.low[rows], segments.width[rows], some["mean"])
+        _mend_before(some, shorter, list(before.values()), origin[rows])
+        packed[rows] = some
 
     def _fill_segments(
         self, packed: NDArray[np.void], low: Floats, deepest: Floats, total: Floats
@@ -262,7 +273,7 @@ def _leans() -> NDArray[np.float64]:
 _LEANS = _leans()
 
 
-def _binned(y: Floats) -> tuple[Integers, Floats]:
+def _binned(y: Floats) -> _Binned:
     """Which bins of equal width depths `(n,)` in ascending order fall into, and Σ dᵏ of each.
 
     d is a depth less that of its bin's middle, `(bins, 4)`. So narrow are they that these stand for
@@ -282,7 +293,7 @@ def _binned(y: Floats) -> tuple[Integers, Floats]:
     return bin_[starts].astype(np.int64), powers
 
 
-def _sums(tails: list[tuple[Integers, Floats]]) -> tuple[Floats, Floats]:
+def _sums(tails: list[_Binned]) -> tuple[Floats, Floats]:
     """As those of `Segments`, at all of `_BETAS`, of tails in bins.
 
     With c a bin's middle, e^{-βy} is e^{-βc}·(1 - βd + β²d²/2 - β³d³/6), to 1e-6 of it at most.
@@ -311,7 +322,7 @@ def _scale_of_bins() -> tuple[Floats, Floats]:
 def _mend(
     packed: NDArray[np.void],
     segments: Segments,
-    tails: list[tuple[Integers, Floats]],
+    tails: list[_Binned],
     known: Floats,
     origin: Floats,
 ) -> None:
@@ -331,7 +342,7 @@ def _mend(
 def _mend_before(
     packed: NDArray[np.void],
     segments: Segments,
-    tails: list[tuple[Integers, Floats]],
+    tails: list[_Binned],
     origin: Floats,
 ) -> None:
     """Likewise for the sum of what stands before the token that came."""
@@ -347,7 +358,7 @@ def _log_ratio(exact: Floats, mass: Floats) -> Floats:
     return ratio
 
 
-def _fit(field: Integers, unit: Floats, exact: Floats, mass: Floats) -> Floats:
+def _fit(field: NDArray[Any], unit: Floats, exact: Floats, mass: Floats) -> Floats:
     """Write the Chebyshev terms of ln(exact/mass), and return them as they will be read."""
     terms = _log_ratio(exact, mass)[:, :_TERMS] @ _TO_TERMS.T[:, : field.shape[-1]]
     unit[:] = np.maximum(abs(terms).max(-1) / 32767, 1e-12)
