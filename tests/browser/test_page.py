@@ -1,145 +1,161 @@
-"""Pages in a browser: what they compute, how they are used, and that they ask for nothing."""
+"""How pages are used: by keyboard, mouse, finger, and on paper; what they show stays text."""
 
 import json
 import re
-import shutil
-import sys
 
-import numpy as np
 import pytest
-
-from decoding_cli.app import main
+from conftest import INJECTION, TEXT
 
 pytestmark = pytest.mark.browser
 
-INJECTION = "</script><script>window.bad=1</script><img src=x onerror=window.bad=1>&amp;{{a}}"
-TEXT = f"Once upon a time {INJECTION}\n\u05e9\u05dc\u05d5\u05dd \U0001f600 \u202eabc\n\tdef f():\n"
 
-
-def run(*arguments):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["decoding", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-    assert not exit_.value.code
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    path = shutil.which("chromium") or pytest.skip("needs chromium on the path")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def scored(tmp_path_factory):
-    """A page of scores, the text's file, and its records under the settings of `SETTINGS`."""
-    folder = tmp_path_factory.mktemp("page")
-    source = folder / "<img src=x onerror=alert(1)>.txt"
-    source.write_text(TEXT)
-    run("score", source, "--output", folder / "page.html")
-    return folder / "page.html", source
-
-
-@pytest.fixture
-def opened(browser, scored):
-    """The page, and a list of what it said or asked for."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    seen = []
-    page.on("console", lambda message: seen.append(message.text))
-    page.on("pageerror", lambda error: seen.append(str(error)))
-    page.on("request", lambda request: seen.append(request.url))
-    page.goto(scored[0].as_uri())
-    seen.remove(scored[0].as_uri())
-    yield page, seen
-    page.close()
-
-
-SETTINGS = (
-    "temperature=0.5",
-    "temperature=1.7",
-    "top_k=9",
-    "top_p=0.9",
-    "temperature=1.3,min_p=0.02",
-)
-
-
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_it_computes_what_score_does(opened, scored, tmp_path, setting):
-    page, seen = opened
-    out = tmp_path / "scores.jsonl"
-    run("score", scored[1], "--setting", setting, "--output", out)
-    tokens = json.loads(out.read_text())["tokens"]
-    found = page.evaluate(f"decodingReport.evaluate({setting!r})")
-    assert len(tokens) == len(found["bound_nats"]) > 20
-    bound = np.array(found["bound_nats"])
-    entropy = np.array([token["q_entropy_nats"] for token in tokens])
-    assert (abs(entropy - found["entropy_nats"]) <= bound).all()
-    for token, surprisal, most in zip(tokens, found["surprisal_nats"], bound, strict=True):
-        assert token["covered"] == (surprisal is not None)
-        if surprisal is not None:
-            assert abs(surprisal - token["q_surprisal_nats"]) <= most
-    if setting.startswith("temperature") and "," not in setting:
-        assert abs(entropy - found["entropy_nats"]).max() < 1e-4
-    assert seen == []
+def shares(card):
+    """The percentages on a card."""
+    return [float(one) for one in re.findall(r"([\d.]+)%", card)]
 
 
 def test_texts_stay_texts(opened):
-    page, seen = opened
-    assert page.locator("#text").evaluate("e => e.textContent") == TEXT
-    assert page.evaluate("window.bad") is None
-    assert page.locator("img, #text script").count() == 0
-    assert "<img src=x onerror=alert(1)>.txt" in page.locator("#about").inner_text()
-    assert seen == []
+    assert opened.locator("#text").evaluate("e => e.textContent") == TEXT
+    assert opened.evaluate("window.bad") is None
+    assert opened.locator("img, #text script").count() == 0
+    assert "<img src=x onerror=window.bad=1>.txt" in opened.locator("#about").inner_text()
 
 
-def test_the_keyboard_reaches_everything(opened):
-    page, seen = opened
-    page.focus("#a-temperature")
-    page.keyboard.press("ArrowLeft")
-    assert page.input_value("#a-text") == "temperature=0.99"
-    page.keyboard.press("Home")
-    assert page.input_value("#a-text") == "greedy"
-    page.fill("#a-text", "top_k=3,top_p=0.5")
-    assert page.get_attribute("#a-top_k", "aria-valuetext") == "3"
-    page.fill("#a-text", "top_p=7")
-    assert "top_p must be in (0, 1], got 7" in page.inner_text("#settings .a .wrong")
-    page.focus("#text")
-    page.keyboard.press("End")
-    page.keyboard.press("ArrowUp")
-    last = page.locator(".t").count()
-    assert f"token {last - 1} of {last}" in page.inner_text("#token")
-    assert "surprisal" in page.inner_text("#live")
+def test_prompts_and_records_stay_text(open_page, tmp_path, command):
+    prompt, record, path = tmp_path / "prompts.jsonl", tmp_path / "x.jsonl", tmp_path / "x.html"
+    prompt.write_text("".join(json.dumps({"prompt": INJECTION + end}) + "\n" for end in (" a", "")))
+    command("generate", "--prompts-file", prompt, "--max-new-tokens", 3, "--output", record)
+    lines = [json.loads(line) for line in record.read_text().splitlines()]
+    lines[0] |= {"model": INJECTION, "finish_reason": INJECTION, "settings": INJECTION}
+    lines[0]["tokens"][0]["text"] = INJECTION
+    record.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command("show", record, "--output", path)
+    page = open_page(path)
+    assert page.evaluate("window.bad") is None and page.locator("img").count() == 0
+    assert page.locator(".t").first.inner_text() == INJECTION
+    for part in ("#title", "#about", "#which-entry"):
+        assert INJECTION[:30] in page.locator(part).evaluate("e => e.textContent")
+    page.locator(".t").first.hover()
+    assert INJECTION in page.inner_text("#token")
+
+
+def test_sliders_go_by_keyboard(opened):
+    for side, other in ("ab", "ba"):
+        before = opened.input_value(f"#{other}-text")
+        opened.fill(f"#{side}-text", "raw")
+        opened.focus(f"#{side}-temperature")
+        opened.keyboard.press("ArrowLeft")
+        opened.keyboard.press("Tab")
+        assert opened.evaluate("document.activeElement.id") == f"{side}-top_k"
+        opened.keyboard.press("ArrowRight")
+        opened.keyboard.press("Tab")
+        opened.keyboard.press("ArrowLeft")
+        opened.keyboard.press("Tab")
+        opened.keyboard.press("ArrowRight")
+        expected = "temperature=0.99,top_k=1,top_p=0.99,min_p=0.005"
+        assert opened.input_value(f"#{side}-text") == expected
+        assert opened.get_attribute(f"#{side}-min_p", "aria-valuetext") == "0.005"
+        assert opened.input_value(f"#{other}-text") == before
+    opened.focus("#a-temperature")
+    opened.keyboard.press("Home")
+    assert opened.input_value("#a-text") == "greedy,top_k=1,top_p=0.99,min_p=0.005"
+
+
+def test_a_setting_can_be_typed(opened):
+    opened.fill("#a-text", "top_k=3,top_p=0.5")
+    assert opened.get_attribute("#a-top_k", "aria-valuetext") == "3"
+    opened.fill("#a-text", "top_p=7")
+    assert "top_p must be in (0, 1], got 7" in opened.inner_text("#settings .a .wrong")
+    opened.fill("#a-text", "greedy")
+    assert opened.inner_text("#settings .a .wrong") == ""
+    opened.wait_for_function("() => /mean number kept\\s+1\\.0/.test(totals.innerText)")
+
+
+def test_tokens_are_read_by_keyboard(opened):
+    opened.focus("#text")
+    opened.keyboard.press("End")
+    opened.keyboard.press("ArrowUp")
+    last = opened.locator(".t").count()
+    assert f"token {last - 1} of {last}" in opened.inner_text("#token")
+    assert "surprisal" in opened.inner_text("#live")
+    selected = opened.locator("[aria-selected=true]")
+    assert selected.count() == 1
+    assert selected.get_attribute("id") == opened.get_attribute("#text", "aria-activedescendant")
     for value in ("surprisal", "residual", "kl"):
-        page.select_option("#shading", value)
-        assert page.locator("#legend span").count() == 9
-    assert seen == []
+        opened.select_option("#shading", value)
+        assert opened.locator("#legend span").count() == 9
 
 
 def test_pointing_at_a_token_shows_its_card(opened):
-    page, _ = opened
-    page.locator(".t").nth(2).hover()
-    card = page.inner_text("#token")
+    opened.fill("#b-text", "top_k=2")
+    opened.locator(".t").nth(2).hover()
+    card = opened.inner_text("#token")
     assert "token 3 of" in card and "cut off" in card
-    shares = [float(one) for one in re.findall(r"([\d.]+)%", card)]
-    assert all(0 <= share <= 100 for share in shares)
+    assert all(0 <= share <= 100 for share in shares(card))
+    names = opened.locator("#token .choices li")
+    assert names.count() >= 12 and opened.locator("#token .choices li .came").count() == 1
+    of_b = [shares(text)[0] for text in names.locator(".bar.b").all_inner_texts()[:2]]
+    assert sum(of_b) == pytest.approx(100, abs=0.11)
+    opened.locator(".t").nth(2).click()
+    opened.locator(".t").nth(4).hover()
+    assert "token 3 of" in opened.inner_text("#token")  # it is kept until the next click
+
+
+def test_a_finger_is_enough(open_page, scored):
+    page = open_page(scored, width=360, has_touch=True, is_mobile=True)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.locator(".t").nth(4).tap()
+    assert "token 5 of" in page.inner_text("#token")
+    box = page.locator("#token .said").bounding_box()
+    assert 0 <= box["x"] and box["x"] + box["width"] <= 360 and 0 <= box["y"] < 900
+    page.locator("#a-temperature").tap()
+    assert page.input_value("#a-text") == "raw"  # it stands in the middle
+
+
+@pytest.mark.parametrize("motion", ["reduce", "no-preference"])
+def test_nothing_moves_for_who_does_not_want_it(open_page, scored, motion):
+    page = open_page(scored, reduced_motion=motion)
+    page.locator(".t").nth(2).hover()
+    moving = page.evaluate(
+        "[...document.querySelectorAll('*')].map(e => getComputedStyle(e)).filter(s =>"
+        " s.transitionDuration !== '0s' || s.animationName !== 'none'"
+        " || s.scrollBehavior !== 'auto').length"
+    )
+    assert (moving == 0) == (motion == "reduce")
+
+
+def test_it_prints(open_page, scored):
+    page = open_page(scored)
+    assert page.pdf().startswith(b"%PDF")
+    page.emulate_media(media="print")
+    assert page.locator("#text").is_visible() and not page.locator("button").first.is_visible()
+    assert page.evaluate(
+        "[...document.querySelectorAll('#text, #text *')].every(e => {"
+        " const style = getComputedStyle(e);"
+        " return style.overflow === 'visible' && style.contentVisibility === 'visible'; })"
+    )
+    assert page.locator("#text").evaluate("e => e.innerText").startswith("Once upon a time")
+
+
+def test_several_records_are_listed(open_page, tmp_path, command):
+    for name, text in (("one.txt", "Once upon a time"), ("two.txt", "there was a dog")):
+        (tmp_path / name).write_text(text)
+    command("score", tmp_path / "one.txt", tmp_path / "two.txt", "--output", tmp_path / "x.html")
+    page = open_page(tmp_path / "x.html")
+    assert page.locator("#which-entry option").count() == 2
+    page.select_option("#which-entry", "1")
+    assert page.locator("#text").evaluate("e => e.textContent") == "there was a dog"
+    found = page.evaluate("decodingReport.evaluate('raw').entropy_nats.length")
+    assert found == len(page.evaluate("data.entries.flatMap(e => e.texts[0].tokens)"))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
-def test_axe_finds_nothing(browser, scored, scheme, width):
+def test_axe_finds_nothing(open_page, scored, scheme, width):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    context = browser.new_context(
-        color_scheme=scheme, viewport={"width": width, "height": 800}, bypass_csp=True
-    )
-    page = context.new_page()
-    page.goto(scored[0].as_uri())
+    page = open_page(scored, width, color_scheme=scheme, bypass_csp=True)
     page.focus("#text")
     page.keyboard.press("ArrowRight")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     found = axe.run(page).response["violations"]
     assert [(one["id"], one["nodes"][0]["html"][:100]) for one in found] == []
-    context.close()

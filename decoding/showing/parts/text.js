@@ -287,8 +287,8 @@ function showTotals() {
     + `of exact values, on average within ${sides.map(({ columns }) => shown(mean(columns.bound), 5)).join(" and ")}.`;
 }
 
-/** Look at a token. @param {number} i @param {boolean} say */
-function select(i, say) {
+/** Look at a token. @param {number} i @param {boolean} aloud */
+function select(i, aloud) {
   if (i < 0 || i >= tokens.length) return;
   if (active >= 0 && active < tokens.length) {
     tokens[active].setAttribute("aria-selected", "false");
@@ -299,7 +299,7 @@ function select(i, say) {
   tokens[i].id = "active";
   byId("text").setAttribute("aria-activedescendant", "active");
   showCard();
-  if (!say) return;
+  if (!aloud) return;
   tokens[i].scrollIntoView({ block: "nearest" });
   const [surprisal, entropy] = rows ? [sides[0].columns.surprisal[i], sides[0].columns.entropy[i]]
     : [recordedAt("surprisal_nats", i), recordedAt("entropy_nats", i)];
@@ -450,7 +450,8 @@ function listen() {
     pinned = true;
     select(Math.min(tokens.length - 1, Math.max(0, goal[event.key])), true);
   });
-  area.addEventListener("focus", () => { if (active < 0) select(0, true); });
+  // By a finger it comes before the click, whose token would be moved away from under it.
+  area.addEventListener("focus", () => { if (active < 0 && area.matches(":focus-visible")) select(0, true); });
   byId("shading").addEventListener("change", () => {
     showLegend();
     tokens.forEach((_, i) => shade(i));
