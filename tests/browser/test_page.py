@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+
 from conftest import INJECTION, TEXT
 
 pytestmark = pytest.mark.browser
@@ -107,7 +108,7 @@ def test_a_finger_is_enough(open_page, scored):
     page.locator(".t").nth(4).tap()
     assert "token 5 of" in page.inner_text("#token")
     box = page.locator("#token .said").bounding_box()
-    assert 0 <= box["x"] and box["x"] + box["width"] <= 360 and 0 <= box["y"] < 900
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 360 and 0 <= box["y"] < 900
     page.locator("#a-temperature").tap()
     assert page.input_value("#a-text") == "raw"  # it stands in the middle
 
