@@ -422,7 +422,7 @@ function figuresOf(rows, row, setting) {
   if (kept) figures.surprisal = surprisal;
   if (kept || open) figures.bound += 1e-7 * beta * rows.ownDepth;
   // Where it is open whether the token is cut off, all that is known is the one or the other.
-  if (open) figures.bound = Math.max(figures.bound, surprisal);
+  if (open) figures.bound += surprisal;
   return figures;
 }
 
@@ -442,18 +442,22 @@ function cutsOf(rows, setting) {
     goal = setting.top_p * whole;
     off = setting.top_p * (first >= last ? errorOfTotal(rows) : errorBefore(rows, first, true)) + FLOAT32 * whole;
     const end = rows.endOfMass(goal);
-    // A token at the edge counts as a whole, which within a segment is not seen.
-    const token = end > known ? Math.exp(-beta * rows.depth[Math.min(Math.floor(end), last)]) : 0;
     const all = off + rows.error[Math.min(last, Math.ceil(end))];
-    mass = [rows.endOfMass(goal - all), rows.endOfMass(goal + token / 2), rows.endOfMass(goal + all + token)];
+    // A token at the edge counts as a whole, which within a segment is not seen.
+    const edge = Math.min(Math.max(Math.floor(end), known), last);
+    const token = rows.endOfMass(goal + all) > known ? Math.exp(-beta * rows.depth[edge]) : 0;
+    mass = [rows.endOfMass(goal - all), rows.endOfMass(goal + (end > known ? token / 2 : 0)),
+      rows.endOfMass(goal + all + token)];
   }
   let depth = [last, last, last];
   let limit = Infinity;
   if (setting.min_p > 0) {
     limit = Math.max(0, -Math.log(setting.min_p) / beta);
     const end = Math.max(1, rows.endOfDepth(limit));
-    const near = Math.floor(end), behind = near - known;
-    const off = 1e-6 * (1 + limit) + (behind < 0 ? Math.max(rows.slack[near], rows.slack[near - 1])
+    const tokens = Math.min(known, rows.count);
+    const near = rows.count <= known ? Math.min(end, tokens) : Math.floor(end), behind = near - known;
+    const off = 1e-6 * (1 + limit) + (near < known || tokens === rows.count
+      ? Math.max(rows.slack[near - 1], near < tokens ? rows.slack[near] : 0)
       : Math.max(rows.edge[behind], rows.edge[Math.min(behind + 1, segments)]));
     const [low, high] = [limit - off, limit + off].map((one) => Math.max(1, rows.endOfDepth(one)));
     // Where within a segment its tokens end is not known.
@@ -496,7 +500,7 @@ function partOf(rows, end) {
  */
 function boundOf(rows, cuts, end, mass, mean, entropy) {
   const { beta, known, segments } = rows, last = known + segments;
-  let bound = 2 * FLOAT32 + FLOAT32 * entropy;
+  let bound = 0;
   const low = Math.min(cuts.first, cuts.mass[0], cuts.depth[0]);
   const high = Math.min(cuts.first, cuts.mass[2], cuts.depth[2]);
   // The longer what is kept, the larger its entropy and its mass.
@@ -505,6 +509,7 @@ function boundOf(rows, cuts, end, mass, mean, entropy) {
     const change = Math.abs(Math.log(m / mass));
     bound = Math.max(bound, change, Math.abs(Math.log(m) + beta * xm / m - entropy));
   }
+  bound += 2 * FLOAT32 + FLOAT32 * entropy;
   const total = errorOfTotal(rows) / rows.total;
   let item = Math.ceil(high);
   if (high >= last && rows.mends) {
