@@ -126,7 +126,7 @@ def test_every_value_is_within_its_bound(engine, kind):
             if setting.keys() == {"temperature"} and 0.25 <= setting["temperature"] <= 4:
                 # A gap of 8 nats within a segment is more than its polynomial mends.
                 assert np.abs(differences).max() < (0.05 if kind == "two heaps" else 1e-5)
-    assert np.quantile(errors, 0.99) < (0.02 if kind == "steps" else 0.01)
+    assert np.quantile(errors, 0.99) < {"two heaps": 0.06, "steps": 0.02}.get(kind, 0.01)
 
 
 def test_a_cut_within_the_known_depths_is_exact(engine):
