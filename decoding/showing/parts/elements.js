@@ -78,6 +78,11 @@ function drawn(tag, attributes = {}, ...parts) {
   return made;
 }
 
+/** Whether a header would be empty. @param {string | Node} content */
+function isBlank(content) {
+  return typeof content === "string" && content.trim() === "";
+}
+
 /**
  * A table whose first column names the lines.
  * @param {(string | Node)[]} head @param {(string | Node)[][]} lines @param {boolean[]} numeric by column
@@ -90,9 +95,9 @@ function table(head, lines, numeric = []) {
     return made;
   };
   const body = element("tbody", "", ...lines.map((line) => element("tr", "",
-    ...line.map((content, column) => column ? cell("td", content, column) : cell("th", content, 0, "row")))));
+    ...line.map((content, column) => column || isBlank(content) ? cell("td", content, column) : cell("th", content, 0, "row")))));
   if (!head.length) return element("table", "", body);
-  const top = element("tr", "", ...head.map((content, column) => content === "" ? cell("td", " ", column) : cell("th", content, column, "col")));
+  const top = element("tr", "", ...head.map((content, column) => isBlank(content) ? cell("td", " ", column) : cell("th", content, column, "col")));
   return element("table", "", element("thead", "", top), body);
 }
 
