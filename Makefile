@@ -5,7 +5,7 @@ BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 TYPESCRIPT := build/typescript/node_modules/typescript
 
-.PHONY: demo test check test-gpu test-browser real test-oldest wheel-test docs picture architectures bench bench-gpu bench-real mutation validate peers lm-polygraph lm-polygraph-speed clean
+.PHONY: demo test check test-gpu test-browser real test-oldest wheel-test docs picture architectures bench bench-gpu bench-page bench-real mutation validate peers lm-polygraph lm-polygraph-speed clean
 
 demo: .venv/.installed
 	$(BIN)/decoding generate "Once upon a time" --temperature 0.8 --top-p 0.95 --color
@@ -76,6 +76,10 @@ bench: .venv/.installed-dev
 
 bench-gpu: .venv/.installed-dev
 	$(BIN)/python benchmarks/gpu.py
+
+# Pages of the embedded and of a real model in chromium.
+bench-page: .venv/.installed-browser build/real/.fetched
+	$(BIN)/python benchmarks/page.py
 
 # A real model: what a prompt costs that is read once, what estimators know of its answers (into
 # docs/questions.md), and whether thresholds found on them keep their promise.

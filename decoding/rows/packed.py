@@ -29,9 +29,11 @@ _TERMS = 16  # of the polynomial
 _TERMS_BEFORE = 8  # of that for what stands before the token that came
 _HOTTEST = 4.0  # 1/4 <= β <= 4, on which it is made
 _STEPS = 254  # of the mean's place within a segment
-_BELOW = 1 - 2.0**-11  # is rounded in float16 to no more than 1
+_BELOW = 1 - 2.0**-11  # a number times it is rounded in float16 to no more than the number
 _DEEPEST = 60000.0  # beyond which depths are no longer told apart
-_PROBES = 33  # temperatures at which what is left is measured
+# Temperatures at which what is left is measured. Between them, a polynomial of 16 terms reaches at
+# most 1.35 times what it is there: 1/cos(15π/64), Ehlich & Zeller 1964.
+_PROBES = 33
 _ROWS = 32  # worked on together
 
 _BIN, _DEEPEST_BIN, _POWERS = 1 / 32, 160, 4  # nats; beyond the latter, β = 1/4 leaves e^{-40}

@@ -270,6 +270,7 @@ class Rows {
       const ratio = Math.exp(value);
       moment = (moment - tail * slope / (LN_HOTTEST * beta)) * ratio;
       tail *= ratio;
+      // Measured at 33 temperatures, between which it may be larger.
       this.residual = 2 * HALF[this.halves[this._at("residual", 2)]];
     }
     this.total = this.mass[this.known] + tail;

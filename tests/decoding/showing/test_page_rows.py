@@ -129,6 +129,19 @@ def test_every_value_is_within_its_bound(engine, kind):
     assert np.quantile(errors, 0.99) < {"two heaps": 0.06, "steps": 0.02}.get(kind, 0.01)
 
 
+def test_which_token_is_the_last_that_top_p_keeps(engine):
+    """Also behind the known depths, where the tokens around it are known as segments only."""
+    row = np.random.default_rng(7).normal(size=4000).astype(np.float32)
+    order = np.argsort(-row, kind="stable")
+    for place, temperature in itertools.product((193, 250, 301, 640, 1001), (0.6, 1.0, 1.7)):
+        load(engine, np.tile(row, (2, 1)), order[[place, place + 1]])
+        masses = np.exp((row[order].astype(np.float64) - row.max()) / temperature).cumsum()
+        top_p = (masses[place - 1] + masses[place]) / 2 / masses[-1]
+        found = evaluated(engine, f"temperature={temperature},top_p={top_p}")
+        assert [surprisal is None for surprisal in found["surprisal_nats"]] == [False, True]
+        assert max(found["bound_nats"]) < 0.01
+
+
 def test_a_cut_within_the_known_depths_is_exact(engine):
     row = (np.random.default_rng(5).normal(size=4000) * 3).astype(np.float32)
     load(engine, row[None], [0])
