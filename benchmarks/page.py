@@ -94,7 +94,7 @@ def speed(browser, model, tokens, steps, folder):
     figures = [statistics.median(of) for of in (paints, loads, times)]
     figures += [max(times), statistics.median(whole)]
     return (
-        f"| {model.name} | {len(scores.surprisal_nats):,} | {own / 1000:.0f} | "
+        f"| {Path(model.name).stem} | {len(scores.surprisal_nats):,} | {own / 1000:.0f} | "
         f"{(size - own) / len(scores.surprisal_nats):.0f} | "
         + " | ".join(f"{figure:.0f}" for figure in figures)
         + " |"
@@ -128,7 +128,7 @@ def exactness(browser, model, tokens, folder):
             figures += [f"{figure:.1e}" for figure in (alone.max(), cut.max(), cut.mean())]
         beyond = (errors > bounds).sum()
         yield (
-            f"| {model.name} | {detail} | {(size - own) / tokens:.0f} | "
+            f"| {Path(model.name).stem} | {detail} | {(size - own) / tokens:.0f} | "
             + " | ".join(figures)
             + f" | {beyond} | {sides} |"
         )

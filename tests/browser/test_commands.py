@@ -1,5 +1,7 @@
 """Every command's page opens, says nothing, asks for nothing, and can be read by everybody."""
 
+import json
+
 import pytest
 
 from decoding_cli.app import COMMANDS
@@ -17,6 +19,7 @@ PAGES = {
     "calibrate": "calibrate story.txt",
     "identify": "identify story.txt --setting raw --setting top_k=5",
     "attention": "attention story.txt",
+    "mismatch": "mismatch engine.jsonl --tolerance 99",
     "doctor": "doctor",
 }
 
@@ -32,6 +35,8 @@ def test_its_page_opens_and_axe_finds_nothing(name, open_page, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "story.txt").write_text("Once upon a time there was a little dog named Max. " * 3)
     (tmp_path / "rows.jsonl").write_text('{"prompt": "The big", "text": ["cat", "dog"]}')
+    engine = {"prompt_token_ids": [1, 5], "token_ids": [7, 9, 8], "logprobs": [-1, -2, -3]}
+    (tmp_path / "engine.jsonl").write_text(json.dumps(engine))
     (tmp_path / "prompts.txt").write_text("Once upon a time\nA dog\n")
     command(*PAGES[name].split(), "--output", "x.html")
     scheme = "dark" if len(name) % 2 else "light"
