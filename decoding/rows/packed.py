@@ -281,10 +281,10 @@ def _binned(y: Floats) -> _Binned:
     d is a depth less that of its bin's middle, `(bins, 4)`. So narrow are they that these stand for
     all of e^{-βy}. What lies deeper than 160 nats weighs nothing.
     """
-    y = y[: np.searchsorted(y, _DEEPEST_BIN)] * (1 / _BIN)
+    y = y[: np.searchsorted(y, _DEEPEST_BIN)].astype(np.float32) * np.float32(1 / _BIN)
     bin_ = np.rint(y)
     starts = np.flatnonzero(np.concatenate([[True], bin_[1:] != bin_[:-1]])[: len(y)])
-    d = (y - bin_).astype(np.float32)
+    d = y - bin_
     powers = np.empty((len(starts), _POWERS))
     powers[:, 0] = np.diff(starts, append=len(y))
     powers[:, 1] = np.add.reduceat(d, starts) * _BIN

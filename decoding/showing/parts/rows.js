@@ -454,17 +454,32 @@ function cutsOf(rows, setting) {
   let limit = Infinity;
   if (setting.min_p > 0) {
     limit = Math.max(0, -Math.log(setting.min_p) / beta);
-    const end = Math.max(1, rows.endOfDepth(limit));
-    const tokens = Math.min(known, rows.count);
-    const near = rows.count <= known ? Math.min(end, tokens) : Math.floor(end), behind = near - known;
-    const off = 1e-6 * (1 + limit) + (near < known || tokens === rows.count
-      ? Math.max(rows.slack[near - 1], near < tokens ? rows.slack[near] : 0)
-      : Math.max(rows.edge[behind], rows.edge[Math.min(behind + 1, segments)]));
-    const [low, high] = [limit - off, limit + off].map((one) => Math.max(1, rows.endOfDepth(one)));
-    // Where within a segment its tokens end is not known.
-    depth = [low > known ? Math.floor(low) : low, end, high > known ? Math.min(Math.floor(high) + 1, last) : high];
+    const likely = Math.max(1, rows.endOfDepth(limit)), off = 1e-6 * (1 + limit);
+    depth = [surelyWithin(rows, limit - off), likely, perhapsWithin(rows, limit + off)];
   }
   return { first, mass, depth, goal, off, limit };
+}
+
+/** An end before which no token is deeper, whatever rounding did. @param {Rows} rows @param {number} depth */
+function surelyWithin(rows, depth) {
+  const { known, count, segments } = rows;
+  let end = rows.endOfDepth(depth);
+  if (count <= known) end = Math.min(end, count);
+  // Where within a segment its tokens end is not known.
+  else if (end > known) end = Math.floor(end);
+  while (end > known && rows.depth[end] + rows.edge[end - known] > depth) end--;
+  while (end > 1 && end <= known && rows.depth[end - 1] + rows.slack[end - 1] > depth) end--;
+  return end === count && count <= known ? known + segments : Math.max(1, end);
+}
+
+/** An end behind which every token is deeper. @param {Rows} rows @param {number} depth */
+function perhapsWithin(rows, depth) {
+  const { known, count, segments } = rows, tokens = Math.min(known, count);
+  let end = Math.max(1, rows.endOfDepth(depth));
+  while (end < tokens && rows.depth[end] - rows.slack[end] <= depth) end++;
+  if (count <= known) return end >= count ? known + segments : end;
+  if (end === known && rows.depth[known] - rows.edge[0] <= depth) return known + 1;
+  return end > known ? Math.min(Math.floor(end) + 1, known + segments) : end;
 }
 
 /** By how much the row's whole mass may be off. @param {Rows} rows weighed */

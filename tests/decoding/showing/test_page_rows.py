@@ -83,6 +83,7 @@ def kinds():
         "few": np.where(np.arange(vocab) % 100, -np.inf, random.normal(size=vocab)),
         "zipf": -np.log(np.arange(1, vocab + 1)),
         "two heaps": np.where(np.arange(vocab) < 200, 0, -8) + random.normal(size=vocab) / 9,
+        "levels": np.where(np.arange(vocab) < 224, 0, -1),
         "steps": -3.3 * np.sqrt(np.arange(vocab) // 170),
         "masked": np.where(random.random(vocab) < 0.5, -1e4, random.normal(size=vocab)),
     }
