@@ -165,7 +165,7 @@
           const shade = value === null ? "infinite" : SHADES[from.filter((start) => start <= value).length];
           const [x, y] = [left + cell * across, top + cell * down];
           svg.append(drawn("rect", { x, y, width: cell, height: cell, class: `cell ${shade}`, "data-pair": `${some[down].i} ${some[across].i}` }));
-          if (cell >= 34) svg.append(label(x + cell / 2, y + cell / 2 + 4, value === null ? "∞" : shown(value, 2), "middle", `on ${shade}`));
+          if (cell >= 34) svg.append(label(x + cell / 2, y + cell / 2 + 4, value === null ? "∞" : value.toFixed(2), "middle", `on ${shade}`));
         });
       });
       svg.append(text);
@@ -231,19 +231,21 @@
   /** The figures of a pair. @param {any} record @param {Point} one @param {Point} other */
   const pair = (record, one, other) => {
     const [i, j] = [one.i, other.i];
+    /** @type {[Point, Point][]} */
+    const ways = [[one, other], [other, one]];
     /** @param {Point} a @param {Point} b */
-    const kl = (a, b) => {
-      const [value, share, where] = ["kl_nats", "kl_finite_share", "kl_where_finite_nats"].map((key) => record[key][a.i][b.i]);
-      return value !== null ? shown(value) : `infinite; at ${percent(share)} of the positions finite${where === null ? "" : `, there ${shown(where)}`}`;
-    };
+    const name = (a, b) => `KL(${a.number}‖${b.number})`;
     return [
       element("p", "said", `i = ${one.number} ${spelled(one.name)}`, element("br"), `j = ${other.number} ${spelled(other.name)}`),
       table([], [
-        [`KL(${one.number}‖${other.number}), nats`, kl(one, other)],
-        [`KL(${other.number}‖${one.number}), nats`, kl(other, one)],
+        ...ways.map(([a, b]) => [`${name(a, b)}, nats`, orInfinite(record.kl_nats[a.i][b.i])]),
         ["Jensen-Shannon, nats", shown(record.js_nats[i][j])],
         ["total variation", shown(record.total_variation[i][j])],
       ]),
+      ...ways.filter(([a, b]) => record.kl_nats[a.i][b.i] === null).map(([a, b]) => {
+        const where = record.kl_where_finite_nats[a.i][b.i];
+        return element("p", "", `${name(a, b)} is finite at ${percent(record.kl_finite_share[a.i][b.i])} of the positions${where === null ? "" : `, there ${shown(where)} nats`}.`);
+      }),
     ];
   };
 
