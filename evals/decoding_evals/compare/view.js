@@ -64,18 +64,18 @@
     const drawnOnes = settings.filter(({ cost }) => cost !== null);
     const best = new Set(drawnOnes.filter((one) => onFrontier(one, settings)));
     const inOrder = [...drawnOnes].sort((a, b) => a.entropy - b.entropy || a.i - b.i);
-    let chosen = -1;
+    let [chosen, beside] = [-1, -1];
     /** @type {Plot} */
     let plot;
-    const seen = drawn("circle", { class: "seen" });
-    /** @param {number} i */
-    const mark = (i) => {
-      chosen = i;
-      const one = settings[i];
-      seen.remove();
-      if (!one || one.cost === null) return;
-      for (const [name, value] of Object.entries({ cx: plot.x(one.entropy), cy: plot.y(one.cost), r: radius(one.cut) + 4 })) seen.setAttribute(name, String(value));
-      svg.append(seen);
+    /** Ring a setting, and another one it is held against. @param {number} i @param {number} j */
+    const mark = (i, j) => {
+      [chosen, beside] = [i, j];
+      for (const ring of svg.querySelectorAll(".seen")) ring.remove();
+      for (const k of new Set([i, j])) {
+        const one = settings[k];
+        if (!one || one.cost === null) continue;
+        svg.append(drawn("circle", { cx: plot.x(one.entropy), cy: plot.y(one.cost), r: radius(one.cut) + 4, class: `seen${k === i ? "" : " other"}` }));
+      }
     };
     const { place, svg } = picture(
       `Cross-entropy against mean entropy of ${drawnOnes.length} settings, of which ${best.size} are on the frontier. Arrow keys go from setting to setting.`,
@@ -93,7 +93,7 @@
         svg.append(...namesBeside(named.map(({ entropy, cost, cut, name, number }) => ({
           x: plot.x(entropy), y: plot.y(Number(cost)), r: radius(cut), texts: drawnOnes.length > 12 || name.length > 32 ? [number] : [`${number} ${name}`, number],
         })), plot));
-        mark(chosen);
+        mark(chosen, beside);
         return height;
       }, 540);
     walk(svg, (x, y) => {
@@ -253,14 +253,14 @@
     const settings = settingsOf(record);
     const card = panel("setting");
     const above = frontier(settings, (i, byKey) => {
-      above.mark(i);
+      above.mark(i, i);
       below.mark(i, i);
       card.replaceChildren(...figures(record, settings[i], above.best.has(settings[i])));
       if (byKey) say(`${settings[i].name}: entropy ${shown(settings[i].entropy)}, cross-entropy of covered tokens ${shown(settings[i].cost ?? NaN)} nats, covers ${percent(1 - settings[i].cut)}`);
     });
     let measure = MEASURES[0];
     const below = matrix(record, settings, (i, j, byKey) => {
-      above.mark(i);
+      above.mark(i, j);
       below.mark(i, j);
       card.replaceChildren(...i === j ? figures(record, settings[i], above.best.has(settings[i])) : pair(record, settings[i], settings[j]));
       if (byKey) say(`${measure.symbol} of ${settings[i].name} and ${settings[j].name}: ${orInfinite(record[measure.key][i][j])}`);
