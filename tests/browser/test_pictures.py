@@ -198,6 +198,10 @@ def test_point_row_and_column_are_shown_together(opened):
         (one) => cell.getAttribute(one) === seen.getAttribute(one))).dataset.pair"""
     )
     i, j = map(int, pair.split())
+    rings = attributes(page, "circle.seen", "cx", "class")
+    points_at = {int(k): cx for [k, cx], _ in attributes(page, "circle.mark", "data-setting", "cx")}
+    assert [cx for [cx, _], _ in rings] == [points_at[i], points_at[j]]
+    assert ["other" in name for [_, name], _ in rings] == [False, True]
     assert j == len(SETTINGS) - 2 and f"i = [{i + 1}]" in text and f"j = [{j + 1}]" in text
     for first, second in ((i, j), (j, i)):
         value = record["kl_nats"][first][second]
