@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from rich.table import Table
+
 from decoding_evals.showing.lines import quoted
 from decoding_evals.showing.terminal import Shown, counted, number, titled
 from decoding_evals.uncertainty.estimators.probabilities import OF_BOTH, OF_MODEL
@@ -111,6 +113,27 @@ def _samples(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
             "it is the entropy up to there"
         )  # fmt: skip
         yield "", f"{cut} of {count} {'sample' if count == 1 else 'samples'} {verb} cut off: {of}"
+
+
+UNITS = {
+    "LexicalSimilarity_rougeL": "-1 to 0", "Margin": "-1 to 0", "LabelProb": "0 to 1",
+    "DegMat": "0 to 1", "NumberOfDistinctAnswers": "answers", "EigValLaplacian": "answers",
+    "Eccentricity": "distance",
+}  # fmt: skip
+"""Of the estimators that are not in nats."""
+
+
+def estimator_table(record: dict[str, Any]) -> Table:
+    """One line per estimator, with its unit and its standard error."""
+    title = "Estimators: a larger value is less sure"
+    table = titled(title, "estimator", "of", ">value", ">standard\nerror", "unit")
+    for name, value in record["estimators"].items():
+        error = record["standard_errors"].get(name)
+        figures = ("-" if one is None else f"{one:.4f}" for one in (value, error))
+        table.add_row(name, _drawn_from(name), *figures, UNITS.get(name, "nats"))
+    drawn = record["settings"] or "not known"
+    table.caption = f"p is the model's own distribution, q that of the samples: {drawn}"
+    return table
 
 
 def evaluation_tables(summary: dict[str, Any]) -> Iterator[Shown]:
