@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 PARTS = Path(__file__).parent / "parts"
-SCRIPTS = tuple(PARTS / name for name in ("elements.js", "rows.js", "text.js", "page.js"))
+SCRIPTS = tuple(
+    PARTS / name for name in ("elements.js", "chart.js", "rows.js", "text.js", "page.js")
+)
 INLINE_HEIGHT = 640  # pixels of a page in a notebook, whose reader can pull it larger
 
 
