@@ -173,7 +173,8 @@ def evaluation_tables(summary: dict[str, Any]) -> Iterator[Shown]:
     if len(evaluation["votes"]) > 1:
         yield from _votes(evaluation["votes"])
     if "abstention" in evaluation:
-        yield from _abstention(evaluation["abstention"])
+        yield ""
+        yield from abstention_lines(evaluation["abstention"])
 
 
 def _votes(votes: dict[str, dict[str, Any]]) -> Iterator[Shown]:
@@ -188,9 +189,8 @@ def _votes(votes: dict[str, dict[str, Any]]) -> Iterator[Shown]:
     yield table
 
 
-def _abstention(found: dict[str, Any]) -> Iterator[Shown]:
+def abstention_lines(found: dict[str, Any]) -> Iterator[str]:
     """What a threshold promises."""
-    yield ""
     promise = f"wrong at most {found['risk']:.1%} of the time, with {found['confidence']:.1%}"
     if found["threshold"] is None:
         yield f"no threshold of {found['estimator']} keeps answers {promise} confidence"

@@ -9,7 +9,12 @@ from typing import Any
 from decoding.showing.texts import page_text
 from decoding_evals.showing.html import plain
 from decoding_evals.showing.view import RecordView
-from decoding_evals.uncertainty.tables import estimator_table, evaluation_tables, prompt_lines
+from decoding_evals.uncertainty.tables import (
+    abstention_lines,
+    estimator_table,
+    evaluation_tables,
+    prompt_lines,
+)
 
 SCRIPT = Path(__file__).with_name("view.js")
 
@@ -114,9 +119,11 @@ def _evaluation(record: dict[str, Any]) -> dict[str, Any]:
     judged = f"{evaluation['prompts']:,} prompts judged by {record['correct_by']}"
     accuracy = evaluation["accuracy"]
     about = judged if accuracy is None else f"{judged}: {accuracy:.1%} of the answers correct"
+    found = evaluation.get("abstention")
+    promise = [] if found is None else [*abstention_lines(found)]
     return {
-        "title": f"evaluation: {model}", "about": f"{about}.", "data": evaluation,
-        "tables": plain(evaluation_tables(record)),
+        "title": f"evaluation: {model}", "about": f"{about}.",
+        "data": evaluation | {"promise": promise}, "tables": plain(evaluation_tables(record)),
     }  # fmt: skip
 
 
