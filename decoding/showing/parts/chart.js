@@ -74,16 +74,29 @@ function picture(name, draw, most = 640) {
   const svg = drawn("svg", { role: "img", "aria-label": name });
   const ruler = element("div");
   let width = 0;
-  new ResizeObserver(([{ contentRect }]) => {
-    const next = Math.min(most, Math.floor(contentRect.width));
-    if (next < 1 || next === width) return;
-    width = next;
+  const again = () => {
+    if (width < 1) return;
     svg.replaceChildren();
     const height = draw(svg, width);
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.setAttribute("width", String(width));
+  };
+  new ResizeObserver(([{ contentRect }]) => {
+    const next = Math.min(most, Math.floor(contentRect.width));
+    if (next === width) return;
+    width = next;
+    again();
   }).observe(ruler);
-  return { place: element("div", "picture", ruler, svg), svg };
+  return { place: element("div", "picture", ruler, svg), svg, again };
+}
+
+/** Where the figures stand of what is looked at; before that, how to look. @param {string} what is looked at */
+function panel(what) {
+  const made = element("div", "panel", element("p", "", `No ${what} yet: point at one, tap it, or go with the arrow keys.`));
+  made.tabIndex = 0;
+  made.setAttribute("role", "region");
+  made.setAttribute("aria-label", `Figures of the ${what}`);
+  return made;
 }
 
 /** A text in a picture. @param {number} x @param {number} y @param {string} text @param {string} anchor @param {string} name its class */
@@ -178,10 +191,12 @@ function stepAlong(from, count, key) {
  * @param {Axis} axis @param {number | null} mark a value to hold them against
  */
 function intervals(name, lines, axis, mark = null) {
-  const step = 42;
   return picture(`${name}: ${lines.map((line) => `${line.name} ${line.said}`).join("; ")}.`, (svg, width) => {
-    const bottom = step * lines.length + 4;
     const [left, right] = [10, width - 10];
+    // Figures stand behind the name where there is room, else below it.
+    const below = lines.some((line) => LETTER_PX * (line.name.length + line.said.length + 3) > right - left);
+    const step = below ? 58 : 42;
+    const bottom = step * lines.length + 4;
     const x = scaleOf(axis, left, right);
     /** @param {number} value */
     const inside = (value) => Math.min(right, Math.max(left, x(value)));
@@ -193,8 +208,8 @@ function intervals(name, lines, axis, mark = null) {
     svg.append(group);
     if (mark !== null) svg.append(drawn("line", { x1: x(mark), x2: x(mark), y1: 0, y2: bottom, class: "reference" }));
     lines.forEach(({ name: title, value, low, high, said }, i) => {
-      const y = step * i + 30;
-      svg.append(label(left, y - 13, title), label(right, y - 13, said, "end"));
+      const y = step * (i + 1) - 12;
+      svg.append(label(left, y - (below ? 29 : 13), title), below ? label(left, y - 13, said) : label(right, y - 13, said, "end"));
       if (value === null) return;
       if (low !== null || high !== null) {
         svg.append(drawn("line", { x1: low === null ? left : inside(low), x2: high === null ? right : inside(high), y1: y, y2: y, class: "interval" }));

@@ -287,8 +287,8 @@ function showTotals() {
     + `of exact values, on average within ${sides.map(({ columns }) => shown(mean(columns.bound), 5)).join(" and ")}.`;
 }
 
-/** Look at a token. @param {number} i @param {boolean} say */
-function select(i, say) {
+/** Look at a token. @param {number} i @param {boolean} byKey */
+function select(i, byKey) {
   if (i < 0 || i >= tokens.length) return;
   if (active >= 0 && active < tokens.length) {
     tokens[active].setAttribute("aria-selected", "false");
@@ -299,7 +299,7 @@ function select(i, say) {
   tokens[i].id = "active";
   byId("text").setAttribute("aria-activedescendant", "active");
   showCard();
-  if (!say) return;
+  if (!byKey) return;
   tokens[i].scrollIntoView({ block: "nearest" });
   const [surprisal, entropy] = rows ? [sides[0].columns.surprisal[i], sides[0].columns.entropy[i]]
     : [recordedAt("surprisal_nats", i), recordedAt("entropy_nats", i)];
@@ -379,6 +379,35 @@ function choice(name, shares, came) {
 }
 
 /**
+ * Tokens as elements, within blocks of which those out of sight need not be laid out.
+ * @param {string[]} texts
+ */
+function pieced(texts) {
+  const blocks = [];
+  let piece = element("div", "piece");
+  const tokens = texts.map((one, i) => {
+    const token = element("span", "t", one);
+    token.setAttribute("role", "option");
+    token.setAttribute("aria-selected", "false");
+    if (one.trim() === "") token.setAttribute("aria-label", spelled(one));
+    token.dataset.i = String(i);
+    piece.append(token);
+    // A piece is a block of its own, so it ends where a line does.
+    if (piece.childElementCount >= 100 && one.endsWith("\n")) {
+      blocks.push(piece);
+      piece = element("div", "piece");
+    }
+    return token;
+  });
+  blocks.push(piece);
+  for (const one of blocks) {
+    one.setAttribute("role", "none");
+    one.dir = "auto";
+  }
+  return { tokens, blocks };
+}
+
+/**
  * Show a text.
  * @param {PageText} next @param {Rows | null} nextRows behind it @param {Record<string, string>} nextNames
  */
@@ -392,28 +421,9 @@ function showText(next, nextRows, nextNames) {
   byId("before").hidden = text.before === "";
   byId("token").replaceChildren(element("p", "", "No token yet."));
   byId("text").removeAttribute("aria-activedescendant");
-  const pieces = [];
-  let piece = element("div", "piece");
-  tokens = text.tokens.map((one, i) => {
-    const token = element("span", "t", one);
-    token.setAttribute("role", "option");
-    token.setAttribute("aria-selected", "false");
-    if (one.trim() === "") token.setAttribute("aria-label", spelled(one));
-    token.dataset.i = String(i);
-    piece.append(token);
-    // A piece is a block of its own, so it ends where a line does.
-    if (piece.childElementCount >= 100 && one.endsWith("\n")) {
-      pieces.push(piece);
-      piece = element("div", "piece");
-    }
-    return token;
-  });
-  pieces.push(piece);
-  for (const one of pieces) {
-    one.setAttribute("role", "none");
-    one.dir = "auto";
-  }
-  byId("text").replaceChildren(...pieces);
+  const pieces = pieced(text.tokens);
+  byId("text").replaceChildren(...pieces.blocks);
+  tokens = pieces.tokens;
   offerShading();
   showLegend();
   for (const side of sides) {

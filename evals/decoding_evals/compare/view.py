@@ -1,8 +1,13 @@
 """How comparisons are shown."""
 
+from pathlib import Path
+
 from decoding_evals.compare.tables import model_tables, setting_tables
 from decoding_evals.showing.view import table_view
 
-SETTINGS = table_view("compare", "settings kl_nats total_variation", setting_tables)
+SETTINGS = table_view(
+    "compare", "settings kl_nats total_variation", setting_tables,
+    script=Path(__file__).with_name("view.js"),
+)  # fmt: skip
 MODELS = table_view("compare-models", "models kl_nats binoculars", model_tables)
 VIEWS = (SETTINGS, MODELS)

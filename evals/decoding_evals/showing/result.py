@@ -50,6 +50,10 @@ class Result(ABC):
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what is infinite or unknown is None."""
 
+    def page_record(self) -> dict[str, Any]:
+        """The record, and under `page` what a page shows beside it."""
+        return self.record()
+
     def tables(self) -> Iterable[Shown]:
         """Tables and lines, as a command prints them."""
         return self.view.tables(self.record())
@@ -89,7 +93,7 @@ class Result(ABC):
         return to_text(self.tables())
 
     def _repr_html_(self) -> str:
-        return inline(self.view, [self.record()], to_html(self.tables()))
+        return inline(self.view, [self.page_record()], to_html(self.tables()))
 
 
 @dataclass(frozen=True, kw_only=True)
