@@ -90,7 +90,7 @@ function table(head, lines, numeric = []) {
     return made;
   };
   const body = element("tbody", "", ...lines.map((line) => element("tr", "",
-    ...line.map((content, column) => column ? cell("td", content, column) : cell("th", content, 0, "row")))));
+    ...line.map((content, column) => column || (typeof content === "string" && !content.trim()) ? cell("td", content, column) : cell("th", content, 0, "row")))));
   if (!head.length) return element("table", "", body);
   const top = element("tr", "", ...head.map((content, column) => content === "" ? cell("td", " ", column) : cell("th", content, column, "col")));
   return element("table", "", element("thead", "", top), body);

@@ -15,6 +15,7 @@
   });
   const HEAD_SHADES = { from: [0, 0.05, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9], shades: SHADES.entropy.shades };
   const WEIGHT_SHADES = { from: [0, 0.01, 0.03, 0.08, 0.15, 0.3, 0.5, 0.75], shades: SHADES.entropy.shades };
+  const FIRST_SIGHT = 40; // tokens, the last of which looks at first
   const WEIGHT_STEPS = 65535; // parts of 1 that weights are stored as
 
   /** The shade of a value, and the scale of all. @param {{from: number[], shades: string[]}} scale @param {number} value */
@@ -36,7 +37,7 @@
       option.value = name;
       return option;
     })));
-    const rows = heads.rows && headRows(heads.rows, [...heads.front, ...heads.tokens], row);
+    const rows = heads.rows && headRows(heads.rows, heads.front, heads.tokens, row);
     const grid = headGrid(heads, figures, rows ? rows : () => {});
     const shade = () => grid.shade(/** @type {keyof typeof HEAD_MEASURES} */ (list.value));
     list.addEventListener("change", shade);
@@ -138,13 +139,16 @@
 
   /**
    * Where a head's tokens look: a text whose tokens are shaded by the weight that the chosen one has on them.
-   * @param {HeadRows} rows @param {string[]} tokens @param {HTMLElement} place
+   * @param {HeadRows} rows @param {string[]} front stands before the text @param {string[]} own tokens of the text @param {HTMLElement} place
    * @returns {(layer: number, head: number) => void} shows a head
    */
-  function headRows(rows, tokens, place) {
+  function headRows(rows, front, own, place) {
+    const tokens = [...front, ...own];
+    /** The number of a token in its text, 0 and less in front of it. @param {number} at */
+    const number = (at) => at - front.length + 1;
     const [keys, weights] = [rows.keys, rows.weights].map((base64) => new Uint16Array(decoded(base64)));
     const firsts = rows.heads.map((_, layer) => rows.heads.slice(0, layer).reduce((sum, count) => sum + count, 0));
-    let [layer, head, query, pinned] = [0, 0, tokens.findLastIndex((text, i) => i < rows.queries && text.trim() !== ""), false];
+    let [layer, head, query, pinned] = [0, 0, tokens.findLastIndex((text, i) => i < Math.min(rows.queries, FIRST_SIGHT) && text.trim() !== ""), false];
     query = Math.max(0, query);
     const title = element("h2");
     const said = element("p");
@@ -180,13 +184,12 @@
         else token.removeAttribute("id");
       });
       area.setAttribute("aria-activedescendant", "looking");
-      const words = `${spelled(tokens[query])}, token ${query + 1} of ${tokens.length}: `;
-      said.textContent = words + (rest < 0.0005 ? "all of its weight is shown."
-        : `its ${row.length} largest weights are shown; ${percent(rest)} of its weight is on others.`);
+      const words = `${spelled(tokens[query])}, token ${number(query)} of ${number(tokens.length - 1)}: `;
+      said.textContent = `${words}its ${row.length} largest weights are shown; ${rest < 0.0005 ? "less than 0.05%" : percent(rest)} of its weight is on others.`;
       const lines = row.map(([key, weight]) => {
         const bar = element("i");
         bar.style.width = `${100 * weight}%`;
-        return element("li", "", element("span", "", element("span", "place", `${key + 1} `), element("span", "name", spelled(tokens[key]) + (key === query ? " ← itself" : ""))),
+        return element("li", "", element("span", "", element("span", "place", `${number(key)} `), element("span", "name", spelled(tokens[key]) + (key === query ? " ← itself" : ""))),
           element("div", "bar q", element("span"), element("span", "", bar), element("b", "", percent(weight))));
       });
       const list = element("ol", "choices", ...lines);

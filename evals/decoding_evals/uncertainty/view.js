@@ -127,15 +127,15 @@
    */
   function riskPicture(name, own, others, oracle, chance, kept, said) {
     let at = -1;
-    /** @type {Plot} */
-    let plot;
+    /** @type {Plot | null} */
+    let plot = null;
     const mark = drawn("circle", { r: 5, class: "mark a" });
     const count = own.coverage.length;
     /** @param {number} i */
     const words = (i) => `The ${(i + 1).toLocaleString("en")} surest of ${count.toLocaleString("en")} answers (${percent(own.coverage[i])}): risk ${shown(own.risk[i])}`
       + `; a perfect order ${shown(oracle.risk[Math.min(oracle.risk.length, Math.max(1, Math.round(own.coverage[i] * oracle.risk.length))) - 1])}, a random one ${shown(chance)}.`;
     const place = () => {
-      if (at < 0) return;
+      if (at < 0 || !plot) return;
       mark.setAttribute("cx", String(plot.x(own.coverage[at])));
       mark.setAttribute("cy", String(plot.y(own.risk[at])));
     };
@@ -143,16 +143,17 @@
     const highest = Math.max(0.05, chance, ...[own, ...others].flatMap(({ risk }) => risk.slice(Math.floor(risk.length / 20))));
     const made = picture(`Risk by coverage for ${name}: ${shown(own.risk[0])} for the surest answer, ${shown(own.risk[count - 1])} for all; a random order has ${shown(chance)}.`, (svg, width) => {
       const height = Math.min(420, Math.max(260, 0.6 * width));
-      plot = axes(svg, width, height, { label: "coverage: share of answers kept", from: 0, to: 1 },
+      const drawing = axes(svg, width, height, { label: "coverage: share of answers kept", from: 0, to: 1 },
         { label: "risk: mean of 1 − quality", from: 0, to: Math.min(1.02, 1.08 * highest) });
+      plot = drawing;
       /** @param {RiskCurve} one @returns {[number, number][]} */
-      const points = (one) => one.coverage.map((coverage, i) => [plot.x(coverage), plot.y(Math.min(one.risk[i], 1.08 * highest))]);
+      const points = (one) => one.coverage.map((coverage, i) => [drawing.x(coverage), drawing.y(Math.min(one.risk[i], 1.08 * highest))]);
       for (const one of others) if (one !== own) svg.append(curve(points(one), "other"));
-      svg.append(drawn("line", { x1: plot.left, x2: plot.right, y1: plot.y(chance), y2: plot.y(chance), class: "curve chance" }),
+      svg.append(drawn("line", { x1: drawing.left, x2: drawing.right, y1: drawing.y(chance), y2: drawing.y(chance), class: "curve chance" }),
         curve(points(oracle), "oracle"), curve(points(own), "a"));
       if (kept) {
-        const x = plot.x(own.coverage[kept - 1]);
-        svg.append(drawn("line", { x1: x, x2: x, y1: plot.top, y2: plot.bottom, class: "curve kept" }));
+        const x = drawing.x(own.coverage[kept - 1]);
+        svg.append(drawn("line", { x1: x, x2: x, y1: drawing.top, y2: drawing.bottom, class: "curve kept" }));
       }
       if (count === 1) at = 0;
       svg.append(mark);
@@ -168,6 +169,7 @@
     };
     const { svg } = made;
     walk(svg, (x) => {
+      if (!plot) return -1;
       const share = (x - plot.left) / (plot.right - plot.left);
       return Math.min(count - 1, Math.max(0, Math.round(share * count) - 1));
     }, (key) => stepAlong(at, count, key), show);
