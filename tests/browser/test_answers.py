@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 from opening import INJECTION, opened, percents, run, scale_of, violations
 
+from decoding.showing.page import write_page
+from decoding_evals.judging.selective import evaluate_estimators
+from decoding_evals.uncertainty.view import EVALUATION
+
 pytestmark = pytest.mark.browser
 
 ROWS = [
@@ -134,6 +138,33 @@ def test_the_evaluation_is_the_last_entry_and_its_pictures_are_in_place(browser,
                     (from_, low), *_, (to, high) = ticks[axis]
                     share = (float(place) + off - from_) / (to - from_)
                     assert low + share * (high - low) == pytest.approx(value, abs=0.005)
+
+
+def test_a_threshold_has_its_line_and_its_promise(browser, tmp_path):
+    draws = np.random.default_rng(0)
+    right = [bool(one) for one in draws.random(40) < 0.6]
+    unsure = {name: list(draws.normal(size=40)) for name in ("Perplexity", INJECTION)}
+    unsure["Perplexity"][0] = None  # so 39 stand on its curve
+    found = {
+        "estimator": "Perplexity", "threshold": 0.3, "risk": 0.2, "confidence": 0.9, "kept": 13,
+        "coverage": 13 / 40, "prompts": 40, "prompts_undefined": 1, "wrong": 1, "bound": 0.19,
+    }  # fmt: skip
+    evaluation = evaluate_estimators(unsure, right) | {"abstention": found, "votes": {}}
+    evaluation |= {"judged": "most common", "samples": 80, "samples_cut_off": 0}
+    record = {"model": None, "settings": None, "correct_by": "contains", "evaluation": evaluation}
+    with (tmp_path / "page.html").open("w") as file:
+        write_page([EVALUATION], [EVALUATION.shown(record)], file)
+    with opened(browser, tmp_path / "page.html") as page:
+        assert INJECTION in page.locator("#drawing svg").first.text_content()
+        svg = page.locator("#drawing svg").nth(1)
+        value_at = scale_of(svg)
+        place = float(svg.locator("line.kept").get_attribute("x1"))
+        assert value_at(place) == pytest.approx(13 / 39, abs=0.005)
+        assert "The 13 surest of 39" in page.locator("#drawing .figures").inner_text()
+        assert "at most 19.0%" in page.locator(".promise").inner_text()
+        page.locator("#drawing select").nth(1).select_option(INJECTION)
+        svg.locator("text.x").first.wait_for()
+        assert svg.locator("line.kept").count() == 0
 
 
 def test_axe_finds_nothing(browser, answered):

@@ -94,7 +94,7 @@ def _texts(record: dict[str, Any]) -> list[dict[str, Any]]:
     """The answers, where their tokens were recorded."""
     before = int(record["greedy"] is not None)
     texts = []
-    for at, answer in enumerate(record.get("page", ())):
+    for at, answer in enumerate(record.get("page") or ()):
         name = "greedy answer" if at < before else f"sample {at - before + 1}"
         said = "".join(token["text"] for token in answer["tokens"])
         count = len(answer["tokens"])
