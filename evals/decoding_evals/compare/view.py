@@ -9,5 +9,8 @@ SETTINGS = table_view(
     "compare", "settings kl_nats total_variation", setting_tables,
     script=Path(__file__).with_name("view.js"),
 )  # fmt: skip
-MODELS = table_view("compare-models", "models kl_nats binoculars", model_tables)
+MODELS = table_view(
+    "compare-models", "models kl_nats binoculars", model_tables,
+    script=Path(__file__).with_name("models.js"),
+)  # fmt: skip
 VIEWS = (SETTINGS, MODELS)

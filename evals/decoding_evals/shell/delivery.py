@@ -21,7 +21,8 @@ class Destination(ExitStack):
     """Where results go: into a file, to standard output as JSON, or onto the terminal as tables.
 
     Args:
-        options: of the command: `output`, `as_json`, `page_data` and `plot`, each where the command has it.
+        options: of the command: `output`, `as_json`, `page_data` and `plot`, each where the command
+            has it.
 
     Raises:
         click.ClickException: the file, the picture or standard output could not be written.

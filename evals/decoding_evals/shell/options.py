@@ -361,10 +361,7 @@ page_options = stacked(
 
 
 def asks_for_page(options: dict[str, Any]) -> bool:
-    """Whether there is to be a page, or records that one can be made of.
-
-    Args:
-        options: with `page_data`, `output` and `as_json`.
+    """Whether there is to be a page, or with `page_data` records that one can be made of.
 
     Raises:
         click.UsageError: `--page-data` has no place to be.

@@ -47,8 +47,8 @@ def table_view(
     def entry(record: dict[str, Any]) -> dict[str, Any]:
         drawn = {} if script is None else {"data": record}
         return {
-            "title": f"{name}: {subject(record)}", "about": about(record), "tables": plain(tables(record)),
-            **drawn,
+            "title": f"{name}: {subject(record)}", "about": about(record),
+            "tables": plain(tables(record)), **drawn,
         }  # fmt: skip
 
     return RecordView(name, frozenset(keys.split()), entry, script, tables)
