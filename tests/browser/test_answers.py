@@ -86,11 +86,11 @@ def test_estimators_and_the_verdict_are_read_as_recorded(browser, answered):
         page.locator("summary").click()
         rows = page.locator("details tbody tr").all()
         cells = [[cell.strip() for cell in row.inner_text().split("\t")] for row in rows]
-        assert {line[0]: line[2] for line in cells} == {
+        assert {line[0]: line[1] for line in cells} == {
             name: "-" if value is None else f"{value:.4f}"
             for name, value in records[0]["estimators"].items()
         }
-        errors = {line[0]: line[3] for line in cells if line[3] != "-"}
+        errors = {line[0]: line[2] for line in cells if line[2] != "-"}
         assert errors == {
             name: f"{value:.4f}" for name, value in records[0]["standard_errors"].items()
         }

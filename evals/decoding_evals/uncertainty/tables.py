@@ -126,11 +126,11 @@ UNITS = {
 def estimator_table(record: dict[str, Any]) -> Table:
     """One line per estimator, with its unit and its standard error."""
     title = "Estimators: a larger value is less sure"
-    table = titled(title, "estimator", "of", ">value", ">standard\nerror", "unit")
+    table = titled(title, "estimator", ">value", ">standard\nerror", "unit", "of")
     for name, value in record["estimators"].items():
         error = record["standard_errors"].get(name)
         figures = ("-" if one is None else f"{one:.4f}" for one in (value, error))
-        table.add_row(name, _drawn_from(name), *figures, UNITS.get(name, "nats"))
+        table.add_row(name, *figures, UNITS.get(name, "nats"), _drawn_from(name))
     drawn = record["settings"] or "not known"
     table.caption = f"p is the model's own distribution, q that of the samples: {drawn}"
     return table

@@ -27,7 +27,7 @@
       table([], facts.map(([name, sign, words]) => [name, element("span", "", sign ? `${sign} ${words}` : words)]), [false, false]),
       element("h2", "", "Answers"),
       ...greedy === null ? [] : [element("p", "", "The greedy one, at each step the most probable token:"), answer(greedy, 0)],
-      element("p", "", `Samples, sorted by ${clustering}: each cluster with its share of them, the largest first.${shown ? " Choose an answer to see its tokens." : ""}`),
+      element("p", "", `Samples, sorted by ${clustering}: each cluster with its share of them, the largest first.${shown ? " Choose an answer to see its tokens." : " Records that were written with --page-data show the tokens of each."}`),
       list,
       element("details", "", element("summary", "", `${estimators[0].rows.length} estimators of uncertainty`), ...estimators.map(framed)),
     );

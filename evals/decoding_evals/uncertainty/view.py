@@ -72,7 +72,8 @@ def facts(record: dict[str, Any]) -> list[list[str]]:
     common, compared = record["most_common_answer"], record["compared"]
     said = [["most common", "", f"{_named(common['text'])}: {common['share']:.0%} of the samples"]]
     if record["correct"] is None:
-        said.append(["correct", "", "not judged: no reference that can be compared"])
+        lacking = "that can be compared" if record["references"] else "is known"
+        said.append(["correct", "", f"not judged: no reference {lacking}"])
     else:
         judged = "the greedy answer" if record["greedy"] is not None else "the most common answer"
         words = f"{judged} is {'correct' if record['correct'] else 'wrong'} by {compared['by']}"
@@ -98,7 +99,7 @@ def _texts(record: dict[str, Any]) -> list[dict[str, Any]]:
         name = "greedy answer" if at < before else f"sample {at - before + 1}"
         said = "".join(token["text"] for token in answer["tokens"])
         count = len(answer["tokens"])
-        about = f"The {name}: {count:,} token{'s' * (count != 1)}; it ended by "
+        about = f"{name.capitalize()}: {count:,} token{'s' * (count != 1)}; it ended by "
         about += f"{answer['finish_reason']}."
         texts.append(
             page_text(
