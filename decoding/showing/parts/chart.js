@@ -145,6 +145,7 @@ const WALKED = new Set(["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home
  */
 function walk(svg, nearest, step, show) {
   let kept = -1;
+  let mouse = [NaN, NaN];
   svg.setAttribute("role", "application");
   svg.setAttribute("tabindex", "0");
   /** @param {MouseEvent} event */
@@ -154,7 +155,10 @@ function walk(svg, nearest, step, show) {
     return nearest((event.clientX - box.left) * shrunk, (event.clientY - box.top) * shrunk);
   };
   svg.addEventListener("pointermove", (event) => {
-    const part = kept < 0 && event.pointerType === "mouse" ? under(event) : -1;
+    // What comes to lie under a mouse that rests is not pointed at.
+    const moved = event.clientX !== mouse[0] || event.clientY !== mouse[1];
+    mouse = [event.clientX, event.clientY];
+    const part = kept < 0 && moved && event.pointerType === "mouse" ? under(event) : -1;
     if (part >= 0) show(part, false);
   });
   svg.addEventListener("click", (event) => {
@@ -167,7 +171,7 @@ function walk(svg, nearest, step, show) {
     event.preventDefault();
     const part = step(event.key);
     if (part < 0) return;
-    kept = part;
+    kept = -1;
     show(part, true);
   });
 }

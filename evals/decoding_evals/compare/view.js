@@ -112,6 +112,7 @@
 
   /** From where on each shade but the first is used: round steps below the largest value. @param {number} largest */
   const levels = (largest) => {
+    if (largest <= 0) return [];
     const power = Math.floor(Math.log10(largest));
     const steps = [1, 0, -1, -2, -3].flatMap((down) => [5, 2, 1].map((times) => times * 10 ** (power + down)));
     return steps.filter((one) => one < largest).slice(0, SHADES.length - 1).reverse();
@@ -151,7 +152,7 @@
       top = 34;
       cell = Math.min(64, (width - left - 2) / count);
       const values = some.map(({ i }) => some.map(({ i: j }) => /** @type {number | null} */ (record[measure.key][i][j])));
-      const from = levels(Math.max(1e-12, ...values.flat().map((value) => value ?? 0)));
+      const from = levels(Math.max(0, ...values.flat().map((value) => value ?? 0)));
       svg.append(drawn("defs", {}, drawn("pattern", { id: "infinite", width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
         drawn("line", { x1: 3, x2: 3, y1: 0, y2: 6 }))));
       const text = drawn("g", { class: "axes", "aria-hidden": "true" }, label(left, TEXT_PX, "to setting j", "start", "name"), label(0, top - 6, "i", "start", "name"));
@@ -161,15 +162,15 @@
         if (down % skipDown === 0) text.append(label(left - 5, top + cell * (down + 0.5) + 4, some[down].number, "end"));
         if (down % skip === 0) text.append(label(left + cell * (down + 0.5), top - 6, some[down].number, "middle"));
         line.forEach((value, across) => {
-          const shade = value === null ? "infinite" : SHADES[lastAtMost(from, value, 0, from.length - 1) + (value >= from[0] ? 1 : 0)];
+          const shade = value === null ? "infinite" : SHADES[from.filter((start) => start <= value).length];
           const [x, y] = [left + cell * across, top + cell * down];
           svg.append(drawn("rect", { x, y, width: cell, height: cell, class: `cell ${shade}`, "data-pair": `${some[down].i} ${some[across].i}` }));
           if (cell >= 34) svg.append(label(x + cell / 2, y + cell / 2 + 4, value === null ? "∞" : shown(value, 2), "middle", `on ${shade}`));
         });
       });
       svg.append(text);
-      legend.replaceChildren(...[0, ...from].map((start, i) => element("span", SHADES[i], i === from.length ? `from ${rounded(start)}${measure.unit}`
-        : i ? `${rounded(start)} to ${rounded(from[i])}` : `below ${rounded(from[0])}`)),
+      legend.replaceChildren(...[0, ...from].map((start, i) => element("span", SHADES[i], i && i === from.length ? `from ${rounded(start)}${measure.unit}`
+        : i ? `${rounded(start)} to ${rounded(from[i])}` : from.length ? `below ${rounded(from[0])}` : "0")),
         ...values.flat().includes(null) ? [element("span", "hatched", element("b", "", "∞ infinite"))] : []);
       svg.setAttribute("aria-label", `${measure.says} of each pair of ${count} settings, as a map of ${count} by ${count} cells. Arrow keys go from cell to cell.`);
       return top + cell * count + 4;
@@ -267,12 +268,13 @@
     place.append(element("div", "beside", element("div", "",
       element("h2", "", "Entropy and cross-entropy"), legend, above.place,
       ...above.missing ? [element("p", "", `${above.missing} of ${settings.length} settings cover no token of the text and have no mark.`)] : [],
-      element("h2", "", "Each pair"),
-      chooser((next) => {
-        measure = next;
-        below.choose(next);
-      }),
-      ...below.skipped ? [element("p", "", `${settings.length - below.skipped} of ${settings.length} settings are shown.`)] : [],
-      below.place), card));
+      ...settings.length < 2 ? [] : [
+        element("h2", "", "Each pair"),
+        chooser((next) => {
+          measure = next;
+          below.choose(next);
+        }),
+        ...below.skipped ? [element("p", "", `${settings.length - below.skipped} of ${settings.length} settings are shown.`)] : [],
+        below.place]), card));
   };
 }
