@@ -162,9 +162,29 @@ def test_a_threshold_has_its_line_and_its_promise(browser, tmp_path):
         assert value_at(place) == pytest.approx(13 / 39, abs=0.005)
         assert "The 13 surest of 39" in page.locator("#drawing .figures").inner_text()
         assert "at most 19.0%" in page.locator(".promise").inner_text()
+        said = page.locator("p", has_text="Undefined for")
+        assert said.count() == 0
         page.locator("#drawing select").nth(1).select_option(INJECTION)
         svg.locator("text.x").first.wait_for()
         assert svg.locator("line.kept").count() == 0
+
+
+def test_what_is_not_known_is_not_drawn(browser, tmp_path):
+    evaluation = evaluate_estimators({"Perplexity": [0.1, 0.2, 0.3]}, [True, True, True])
+    evaluation |= {"judged": "greedy", "samples": 6, "samples_cut_off": 0, "votes": {}}
+    record = {"model": "m", "settings": "raw", "correct_by": "exact", "evaluation": evaluation}
+    with (tmp_path / "page.html").open("w") as file:
+        write_page([EVALUATION], [EVALUATION.shown(record)], file)
+    with opened(browser, tmp_path / "page.html") as page:
+        said = page.locator("p", has_text="Undefined for Perplexity").inner_text()
+        assert "every answer is right" in said
+        assert page.locator("#drawing svg").count() == 1  # risk and coverage
+    stored = tmp_path / "stored.jsonl"
+    stored.write_text('{"prompt": "Her", "choices": [{"text": " Sue"}, {"text": "X"}]}')
+    run("uncertainty", "--answers", stored, "--output", tmp_path / "stored.html")
+    with opened(browser, tmp_path / "stored.html") as page:
+        assert page.locator("#text .t").get_attribute("class") == "t s0"
+        assert page.locator("#legend").is_hidden()
 
 
 def test_axe_finds_nothing(browser, answered):

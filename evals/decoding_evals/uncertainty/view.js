@@ -45,7 +45,7 @@
    * @typedef {{coverage: number[], risk: number[]}} RiskCurve
    * @typedef {[number, number] | null} Ends  of an interval
    * @typedef {{prompts: number, auroc: number | null, auroc_interval: Ends, prr: number | null, prr_interval: Ends,
-   *   aurc: number | null, risk_coverage: RiskCurve}} Evaluated
+   *   aurc: number | null, risk_coverage: RiskCurve, note: string | null}} Evaluated
    * @typedef {{risk: number | null, oracle: {aurc: number | null, risk_coverage: RiskCurve}, estimators: Record<string, Evaluated>,
    *   votes: Record<string, {prompts: number, accuracy: number, accuracy_interval: Ends}>,
    *   abstention?: {estimator: string, kept: number, threshold: number | null}, promise: string[]}} Evaluation
@@ -64,10 +64,10 @@
     }
   };
 
-  /** @param {string} name @param {number | null} value @param {Ends} ends */
+  /** @param {string} name @param {number} value @param {Ends} ends */
   function intervalLine(name, value, ends) {
     const [low, high] = ends ?? [null, null];
-    const said = value === null ? "undefined" : shown(value) + (low === null || high === null ? "" : ` (${shown(low)} to ${shown(high)})`);
+    const said = shown(value) + (low === null || high === null ? "" : ` (${shown(low)} to ${shown(high)})`);
     return { name, value, low: low ?? value, high: high ?? value, said };
   }
 
@@ -77,11 +77,16 @@
     const figure = chooser({ auroc: "AUROC: how often a wrong answer is less sure than a right one", prr: "PRR: 1 where rejecting the unsure is as good as knowing the wrong, 0 as chance" });
     const draw = () => {
       const by = /** @type {"auroc" | "prr"} */ (figure.value);
-      const lines = [...known].sort(([, one], [, other]) => (other[by] ?? -Infinity) - (one[by] ?? -Infinity))
-        .map(([name, one]) => intervalLine(name, one[by], one[`${by}_interval`]));
-      const { from, to } = around(lines.flatMap(({ value, low, high }) => [value, low, high]).filter((one) => one !== null));
+      const defined = known.filter(([, one]) => one[by] !== null);
+      const lines = defined.sort(([, one], [, other]) => (other[by] ?? 0) - (one[by] ?? 0))
+        .map(([name, one]) => intervalLine(name, one[by] ?? NaN, one[`${by}_interval`]));
+      const { from, to } = around(lines.flatMap(({ value, low, high }) => [value, low, high]));
       const axis = by === "auroc" ? { label: "AUROC", from: 0, to: 1 } : { label: "PRR", from: Math.min(from, 0), to: Math.max(to, 1) };
-      drawing.replaceChildren(intervals(`${by.toUpperCase()} of each estimator, with intervals of 95 %`, lines, axis, by === "auroc" ? 0.5 : 0));
+      const undefinedOnes = known.filter(([, one]) => one[by] === null);
+      drawing.replaceChildren(
+        ...lines.length ? [intervals(`${by.toUpperCase()} of each estimator, with intervals of 95 %`, lines, axis, by === "auroc" ? 0.5 : 0)] : [],
+        ...undefinedOnes.length ? [element("p", "", `Undefined for ${undefinedOnes.map(([name]) => name).join(", ")}: ${undefinedOnes[0][1].note ?? "too few answers"}.`)] : [],
+      );
     };
     figure.addEventListener("change", draw);
     draw();

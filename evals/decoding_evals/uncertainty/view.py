@@ -99,8 +99,10 @@ def _texts(record: dict[str, Any]) -> list[dict[str, Any]]:
         name = "greedy answer" if at < before else f"sample {at - before + 1}"
         said = "".join(token["text"] for token in answer["tokens"])
         count = len(answer["tokens"])
-        about = f"{name.capitalize()}: {count:,} token{'s' * (count != 1)}; it ended by "
-        about += f"{answer['finish_reason']}."
+        known = f"{count:,} token{'s' * (count != 1)}"
+        if not all("id" in token for token in answer["tokens"]):
+            known = "of tokens that no row says"
+        about = f"{name.capitalize()}: {known}; it ended by {answer['finish_reason']}."
         texts.append(
             page_text(
                 answer["tokens"],

@@ -123,6 +123,15 @@ def test_stored_answers_have_rows_where_a_model_scores_them(run, tmp_path):
         assert len(its) >= len(mine) - 1
 
 
+def test_an_answer_of_unknown_tokens_is_one_text(run, tmp_path):
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text('{"prompt": "Her name was", "choices": [{"text": " Sue"}, {"text": "X"}]}')
+    code, out, _ = run("uncertainty", "--answers", str(answers), "--page-data", "--json")
+    entry = PROMPT.shown(json.loads(out))
+    assert code == 0 and [one["tokens"] for one in entry["texts"]] == [[" Sue"], ["X"]]
+    assert all(one["recorded"] == {} and "no row says" in one["about"] for one in entry["texts"])
+
+
 def test_the_page_has_an_entry_for_the_evaluation(run, tmp_path):
     asked = tmp_path / "asked.jsonl"
     asked.write_text(
