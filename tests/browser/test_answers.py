@@ -48,6 +48,10 @@ def test_answers_stand_in_their_clusters_and_show_their_tokens(browser, answered
         for item, size in zip(items.all(), sizes, strict=True):
             text = item.inner_text()
             assert percents(text)[0] == pytest.approx(size / 6, abs=6e-4)
+            bar = item.locator(".bar i").evaluate(
+                "e => e.offsetWidth / e.parentElement.offsetWidth"
+            )
+            assert bar == pytest.approx(size / 6, abs=0.02)
             named = [one.inner_text() for one in item.locator("bdi").all()]
             label = record["clusters"][record["samples"].index(named[0])]
             own = [

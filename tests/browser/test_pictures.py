@@ -108,7 +108,7 @@ def axis(page, which, picture=0, *, log=False):
     ticks = attributes(page, f"text.{which}", which, picture=picture)
     away = 0 if which == "x" else -4  # of a text's line from the tick
     places = [float(place) + away for [place], _ in ticks]
-    values = [float(text.replace(",", "").replace("−", "-")) for _, text in ticks]
+    values = [float(text.replace(",", "")) for _, text in ticks]
     assert len(values) >= 2
     values = np.log10(values) if log else np.array(values)
     slope, start = np.polyfit(places, values, 1)
@@ -219,7 +219,7 @@ def test_reliability_stands_at_its_bins(opened):
     text = press(page, 1, "End")
     last = record["reliability_after"][-1]
     excess = last["accuracy"] - last["confidence"]
-    sign = "−" if excess < 0 else "+"
+    sign = "-" if excess < 0 else "+"
     for figure in (f"{last['confidence']:.3f}", f"{last['accuracy']:.3f}", str(last["count"])):
         assert figure in text
     assert f"{sign}{abs(excess):.3f}" in text or abs(excess) < 0.0005

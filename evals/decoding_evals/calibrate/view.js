@@ -33,7 +33,7 @@
   };
 
   /** A difference for people, with its sign. @param {number} value */
-  const signed = (value) => (value < 0 ? "−" : "+") + shown(Math.abs(value));
+  const signed = (value) => (value < 0 ? "-" : "+") + shown(Math.abs(value));
 
   /** Accuracy against confidence in bins, which are looked at one by one. @param {Series[]} series @param {HTMLElement} card */
   const reliability = (series, card) => {

@@ -14,7 +14,7 @@
   };
 
   /** A figure for people, which is null where it is infinite. @param {number | null} value @param {string} unit */
-  const figure = (value, unit) => value === null ? "infinite" : (value < 0 ? "−" : "") + shown(Math.abs(value), 4) + unit;
+  const figure = (value, unit) => value === null ? "infinite" : (value < 0 ? "-" : "") + shown(Math.abs(value), 4) + unit;
 
   /** The percentiles of one figure. @param {Spread} spread @param {any} record @param {HTMLElement} card */
   const percentiles = ({ key, title, unit, says }, record, card) => {

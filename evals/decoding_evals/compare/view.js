@@ -110,9 +110,9 @@
     return (at - zero) / (one - zero);
   };
 
-  /** From where on each shade but the first is used: round steps below the largest value. @param {number} largest */
+  /** From where on each shade but the first is used: round steps below the largest value, of which rounding leaves something. @param {number} largest */
   const levels = (largest) => {
-    if (largest <= 0) return [];
+    if (largest < 1e-6) return [];
     const power = Math.floor(Math.log10(largest));
     const steps = [1, 0, -1, -2, -3].flatMap((down) => [5, 2, 1].map((times) => times * 10 ** (power + down)));
     return steps.filter((one) => one < largest).slice(0, SHADES.length - 1).reverse();
@@ -170,7 +170,7 @@
       });
       svg.append(text);
       legend.replaceChildren(...[0, ...from].map((start, i) => element("span", SHADES[i], i && i === from.length ? `from ${rounded(start)}${measure.unit}`
-        : i ? `${rounded(start)} to ${rounded(from[i])}` : from.length ? `below ${rounded(from[0])}` : "0")),
+        : i ? `${rounded(start)} to ${rounded(from[i])}` : from.length ? `below ${rounded(from[0])}` : "below 1e-6")),
         ...values.flat().includes(null) ? [element("span", "hatched", element("b", "", "∞ infinite"))] : []);
       svg.setAttribute("aria-label", `${measure.says} of each pair of ${count} settings, as a map of ${count} by ${count} cells. Arrow keys go from cell to cell.`);
       return top + cell * count + 4;

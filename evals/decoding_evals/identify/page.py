@@ -10,8 +10,8 @@ import numpy as np
 
 from decoding_evals.showing.result import Floats, finite
 
-MOST = 7
-"""Candidates that are shown one by one."""
+MOST = 8
+"""Lines in a picture: candidates that are shown one by one, or one less and the others as one."""
 DECIMALS = 5
 
 
@@ -26,7 +26,7 @@ def page_of(tokens: Sequence[str], log_q_nats: Floats, prior: Floats) -> dict[st
         prior: `(K,)`, sums to 1.
 
     Returns:
-        `tokens`; `candidates`, at most 7, the most probable first, before those that a token rules
+        `tokens`; `candidates`, at most 8, the most probable first, before those that a token rules
         out early; `log_q_nats`, a list of n for each of them; `others`, how many more there are;
         `others_prior` and `others_log_q_nats`, of all of these as one candidate, which mixes them
         by their posterior; None where there are none.
@@ -34,7 +34,8 @@ def page_of(tokens: Sequence[str], log_q_nats: Floats, prior: Floats) -> dict[st
     joint = np.log(prior) + np.concatenate([np.zeros((1, len(prior))), log_q_nats.cumsum(0)])
     lasting = np.isfinite(log_q_nats).sum(0)
     order = sorted(range(len(prior)), key=lambda k: (-joint[-1, k], -lasting[k]))
-    shown, others = order[:MOST], order[MOST:]
+    one_by_one = MOST if len(order) <= MOST else MOST - 1
+    shown, others = order[:one_by_one], order[one_by_one:]
     page = {
         "tokens": list(tokens),
         "candidates": shown,

@@ -159,7 +159,7 @@
         element("span", `who line${k}`, swatch(k), ` ${spelled(name)}`),
         odds[t] === -Infinity ? "-" : logQ[t] === null ? "cut off" : shown(/** @type {number} */ (logQ[t]), 2), posterior(odds[t]), posterior(odds[t + 1]),
       ])),
-      ...alike ? [element("p", "", `It moved the odds of ${spelled(candidates[0].name)} to ${spelled(candidates[1].name)} by ${ratio < 0 ? "−" : "+"}${shown(Math.abs(ratio))} nats.`)] : [],
+      ...alike ? [element("p", "", `It moved the odds of ${spelled(candidates[0].name)} to ${spelled(candidates[1].name)} by ${ratio < 0 ? "-" : "+"}${shown(Math.abs(ratio))} nats.`)] : [],
     ];
   };
 
