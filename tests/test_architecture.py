@@ -58,6 +58,7 @@ FOLDERS = {
         "calibrate",
         "identify",
         "attention",
+        "mismatch",
         "doctor",
     ],
 }

@@ -19,6 +19,7 @@ COMMANDS = {
     "calibrate": "The temperature that fits a text, and what it mends.",
     "identify": "Which setting, or which model, wrote a text.",
     "attention": "Where the heads look, and how broadly.",
+    "mismatch": "What an engine recorded, against what a model says.",
     "doctor": "Whether a model and set-up give right numbers.",
     "show": "Records of an earlier run, as tables or as a page.",
     "settings": "Explain a setting, and what a model's own would be.",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from decoding.showing.page import View
 
 RECORDED = ("score", "perplexity", "compare", "uncertainty", "calibrate", "identify", "attention",
+            "mismatch",
             "doctor")  # fmt: skip
 """Evaluations whose records can be shown, beside those of `generate`."""
 

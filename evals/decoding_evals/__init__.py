@@ -2,7 +2,7 @@
 
 `decoding_evals.perplexity` is a folder, which is imported when it is first asked for, and
 `decoding_evals.perplexity.perplexity` its function; so with `score`, `compare`, `uncertainty`,
-`calibrate`, `identify`, `attention` and `doctor`.
+`calibrate`, `identify`, `attention`, `mismatch` and `doctor`.
 """
 
 from decoding.exports import exported
