@@ -210,10 +210,10 @@ function valueOf(by, i) {
   return spread > 0 ? (columns.surprisal[i] - columns.entropy[i]) / spread : NaN;
 }
 
-/** What was recorded of a token: infinite where it is null. @param {string} name @param {number} i */
+/** What was recorded of a token: infinite where it is null, and NaN where nothing was. @param {string} name @param {number} i */
 function recordedAt(name, i) {
-  const value = text.recorded?.[name]?.[i];
-  return value ?? (name === "residual" ? NaN : Infinity);
+  const values = text.recorded?.[name];
+  return values ? values[i] ?? (name === "residual" ? NaN : Infinity) : NaN;
 }
 
 /** What tokens are shaded by, and the shades for it. */
