@@ -255,12 +255,4 @@ def _recorded(
     language_model: LanguageModel, generation: Generation, page: int | None
 ) -> dict[str, Any]:
     """The record of a sequence; with what a page of that detail needs, where one is asked for."""
-    record = generation.record()
-    if page is None:
-        return record
-    from decoding.showing.packing import pages_of
-
-    ids = generation.trace.ids.tolist()
-    said, read = generation.prompt, generation.prompt_ids
-    [record["page"]] = pages_of(language_model, said, read, [ids], page)
-    return record
+    return (generation if page is None else generation.with_page(language_model, page)).record()
