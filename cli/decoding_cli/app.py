@@ -20,9 +20,10 @@ COMMANDS = {
     "identify": "Which setting, or which model, wrote a text.",
     "attention": "Where the heads look, and how broadly.",
     "doctor": "Whether a model and set-up give right numbers.",
+    "show": "Records of an earlier run, as tables or as a page.",
     "settings": "Explain a setting, and what a model's own would be.",
 }
-OWN = ("generate", "settings")
+OWN = ("generate", "show", "settings")
 """Those that are defined here; the others are evaluations."""
 
 

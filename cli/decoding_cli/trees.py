@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from rich.text import Text
     from rich.tree import Tree as Picture
 
-    from decoding.generation.branching import Branch, Tree
     from decoding.texts.chats import Prompt
 
 
@@ -64,7 +63,7 @@ def grow_trees(
                         screen.soft_wrap = False
                         if not screen.is_terminal:
                             screen.width = 10_000
-                        screen.print(picture(tree, chat=bool(arguments["chat"])))
+                        screen.print(picture(tree.record(), chat=bool(arguments["chat"])))
                     done, ends = done + 1, ends + leaves
                     full += leaves == arguments["max_leaves"]
                     advance()
@@ -86,41 +85,41 @@ def grow_trees(
             note(f"seed {seed}")
 
 
-def picture(tree: Tree, *, chat: bool = False) -> Picture:
-    """A tree for the eye: a stretch a line, behind the probability of its first token; the answer
-    in a chat begins on a line of its own."""
+def picture(record: dict[str, Any], *, chat: bool = False) -> Picture:
+    """A tree's record for the eye: a stretch a line, behind the probability of its first token; the
+    answer in a chat begins on a line of its own."""
     from rich.text import Text
     from rich.tree import Tree as Picture
 
-    label = Text.assemble((harmless(tree.prompt), "bold"), "\n" * chat)
-    label.append_text(_stretch(tree.root))
+    label = Text.assemble((harmless(record["prompt"]), "bold"), "\n" * chat)
+    label.append_text(_stretch(record["tree"]))
     drawn = Picture(label, guide_style="dim")
-    _grow(drawn, tree.root)
+    _grow(drawn, record["tree"])
     return drawn
 
 
-def _grow(drawn: Picture, node: Branch) -> None:
+def _grow(drawn: Picture, node: dict[str, Any]) -> None:
     from rich.text import Text
 
-    for child in node.children:
-        label = Text.assemble((f"{child.probability:.2f} ", "dim"))
+    for child in node["children"]:
+        label = Text.assemble((f"{child['probability']:.2f} ", "dim"))
         label.append_text(_stretch(child))
         _grow(drawn.add(label), child)
 
 
-def _stretch(node: Branch) -> Text:
+def _stretch(node: dict[str, Any]) -> Text:
     """The tokens in their shades, and what came behind them. Line breaks are spelt out."""
     from rich.text import Text
 
     from decoding_evals.showing.terminal import shaded
 
     line = Text()
-    for text, entropy in zip(node.texts, node.entropy_nats, strict=True):
-        line.append_text(shaded(text.replace("\n", "⏎"), entropy))
-    if node.hesitation_nats is not None:
-        line.append(f" ⟨{node.hesitation_nats:.2f} nats⟩", style="dim")
-    elif node.finish_reason != "length":
-        line.append(f" ({node.finish_reason})", style="dim")
+    for token in node["tokens"]:
+        line.append_text(shaded(token["text"].replace("\n", "⏎"), token["entropy_nats"]))
+    if node["hesitation_nats"] is not None:
+        line.append(f" ⟨{node['hesitation_nats']:.2f} nats⟩", style="dim")
+    elif node["finish_reason"] != "length":
+        line.append(f" ({node['finish_reason']})", style="dim")
     else:
         line.append(" …", style="dim")
     return line

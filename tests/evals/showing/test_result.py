@@ -20,6 +20,7 @@ from decoding_evals.doctor import doctor
 from decoding_evals.identify import identify
 from decoding_evals.perplexity import perplexity
 from decoding_evals.score import score, score_choices
+from decoding_evals.showing.html import to_html
 from decoding_evals.showing.result import Result, TextResult
 from decoding_evals.showing.terminal import WIDEST, titled, to_text
 from decoding_evals.uncertainty.evaluation import uncertainty
@@ -128,7 +129,8 @@ def test_print_shows_the_tables_without_colour(results, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_notebook_shows_the_same_cells_escaped(results, kind):
     result, _ = results[kind]
-    page = Cells(result._repr_html_())
+    page = Cells(to_html(result.tables()))
+    assert to_html(result.tables()) in result._repr_html_()
     assert set(page.tags) <= {"table", "caption", "tr", "th", "td", "div", "span"}
     text = "".join("".join(page.texts).split())
     for line in to_text(result.tables(), WIDEST).splitlines():
@@ -220,7 +222,7 @@ class Hostile(TextResult):
 
 
 def test_markup_in_texts_is_text():
-    page = Cells(Hostile(index=0)._repr_html_())
+    page = Cells(to_html(Hostile(index=0).tables()))
     assert set(page.tags) == {"table", "caption", "tr", "th", "td", "div", "span"}
     assert "[bold]&lt;<img src=x onerror=alert(1)>" in page.texts
     assert "</div><b>" in page.texts and "<u>head</u>" in page.texts
