@@ -287,8 +287,8 @@ function showTotals() {
     + `of exact values, on average within ${sides.map(({ columns }) => shown(mean(columns.bound), 5)).join(" and ")}.`;
 }
 
-/** Look at a token. @param {number} i @param {boolean} say */
-function select(i, say) {
+/** Look at a token. @param {number} i @param {boolean} byKey */
+function select(i, byKey) {
   if (i < 0 || i >= tokens.length) return;
   if (active >= 0 && active < tokens.length) {
     tokens[active].setAttribute("aria-selected", "false");
@@ -299,7 +299,7 @@ function select(i, say) {
   tokens[i].id = "active";
   byId("text").setAttribute("aria-activedescendant", "active");
   showCard();
-  if (!say) return;
+  if (!byKey) return;
   tokens[i].scrollIntoView({ block: "nearest" });
   const [surprisal, entropy] = rows ? [sides[0].columns.surprisal[i], sides[0].columns.entropy[i]]
     : [recordedAt("surprisal_nats", i), recordedAt("entropy_nats", i)];
