@@ -38,7 +38,7 @@ def inline(view: View, records: Iterable[dict[str, Any]], static: str) -> str:
     title = escape(visible(entries[0]["title"]))
     height = max(map(_height, entries))
     return (
-        f'<div class="decoding-view">{_STYLE}<iframe sandbox="allow-scripts" loading="lazy" '
+        f'<div class="decoding-view">{_STYLE}<iframe sandbox="allow-scripts" '
         f'title="{title}" srcdoc="{escape(page.getvalue())}" '
         f'style="width: 100%; height: {height}px; border: 0; resize: vertical"></iframe>'
         f'<div class="decoding-static">{static}</div></div>'

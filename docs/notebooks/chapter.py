@@ -396,3 +396,23 @@ assert np.isclose(table.entropy[0, place], info.entropy(one.log_probs(row)), ato
 # %% [markdown]
 # Dark rows and columns are sure, bright ones are open; the step at the right edge is the long tail,
 # which top-p alone takes away. How to choose among them is [another notebook](choosing.py).
+#
+# And along a text? `page` keeps of each row what sliders need. A begins at temperature 0.7 and
+# top-p 0.9, B is the model as it is. Move them, and go through the tokens with the arrow keys: which
+# words could A not have written? (Where no scripts may run, a table stands in place of the page.)
+
+# %%
+[moved] = score(language_model, [document.text], setting=one, page=192)
+moved
+
+# %%
+q = moved.under_setting
+cut = [word for word, cost in zip(moved.texts(), q.surprisal_nats, strict=True) if cost == np.inf]
+print("cut off:", cut)
+
+assert cut == [" there", " dog", " who", " ate", " mo", "on"]
+assert np.allclose([moved.entropy_nats.mean(), q.entropy_nats.mean()], [1.55, 0.59], atol=0.005)
+
+# %% [markdown]
+# A takes the mean entropy from 1.55 nats to 0.59, and no dog of its would ever have eaten the moon:
+# it cuts off “dog”, “ate” and “moon”. [Pages](../pages.md) says what else a frame like this shows.

@@ -47,7 +47,7 @@ def seen_of(page, name):
 
 
 def frames_of(page, count):
-    """The pages in its frames, each scrolled to, as frames load when they are near."""
+    """The pages in its frames, each scrolled to."""
     found = []
     for i in range(count):
         frame = page.locator("iframe").nth(i)

@@ -88,7 +88,7 @@ def test_the_frame_holds_the_page_that_a_file_would_be(story, stories):
     for shown in (story, story.with_page(stories, 16), generation()):
         [frame] = Parsed(shown._repr_html_()).frames
         assert frame["srcdoc"] == page_of(GENERATION, shown.record())
-        assert frame["sandbox"] == "allow-scripts" and frame["loading"] == "lazy"
+        assert frame["sandbox"] == "allow-scripts"
 
 
 def test_a_trace_has_a_page_of_its_own(story):
