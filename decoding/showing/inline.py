@@ -11,10 +11,10 @@ from decoding.models.faults import visible
 from decoding.showing.page import View, write_page
 from decoding.showing.texts import RECORDED
 
-LEAST, MOST = 200, 680  # pixels of a frame, which its reader can pull larger
+LEAST, MOST = 200, 800  # pixels of a frame, which its reader can pull larger
 DARKEST = 5.0  # nats: entropies from here on have one shade
 # What a page's parts take, in pixels of a notebook's width.
-_HEAD, _TABLE, _ROW, _DRAWING, _READING, _SLIDERS, _LINE = 110, 70, 28, 460, 400, 560, 34
+_HEAD, _TABLE, _ROW, _DRAWING, _READING, _SLIDERS, _LINE = 110, 70, 28, 460, 400, 340, 34
 _CHARACTERS = 80  # of a line
 _STYLE = (
     "<style>.decoding-view:has(iframe) > .decoding-static { display: none } "

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from decoding import generate
+from decoding.showing.inline import MOST
 from decoding_evals.score import score
 
 pytestmark = pytest.mark.browser
@@ -76,6 +77,10 @@ def test_three_results_are_three_pages_that_reach_nothing(opened, results, width
         with pytest.raises(Exception, match="sandboxed"):
             frame.evaluate("localStorage.length")
     assert page.evaluate("window.bad") is None and page.locator("img").count() == 0
+
+    # Sliders and text are seen together: what would stand between them is folded.
+    top = scored.evaluate("document.getElementById('text').getBoundingClientRect().top")
+    assert scored.locator("#totals").is_hidden() and (width < 600 or top < MOST - 50)
 
     # Each has sliders of its own, where it has rows.
     assert story.locator("#computing").is_visible() and scored.locator("#computing").is_visible()
