@@ -253,13 +253,6 @@ def write_texts(
 
 def _recorded(run: Run, generation: Generation, page: int | None) -> dict[str, Any]:
     """The record of a sequence; with what a page of that detail needs, where one is asked for."""
-    record = generation.record()
-    if page is None:
-        return record
-    from decoding.showing.packing import pages_of
-
-    ids = generation.trace.ids.tolist()
-    said, read = generation.prompt, generation.prompt_ids
-    model, reader = run.language_model, run.reader
-    [record["page"]] = pages_of(model, said, read, [ids], page, reader=reader)
-    return record
+    if page is not None:
+        generation = generation.with_page(run.language_model, page, reader=run.reader)
+    return generation.record()

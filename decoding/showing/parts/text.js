@@ -7,6 +7,7 @@
  */
 
 const SLICE_MS = 12; // of work between two frames
+const SHORT = 880; // pixels
 const COLUMNS = ["entropy", "keptMass", "surprisal", "bound", "kept", "logMass", "meanDepth", "end"];
 const TOP_K = [0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100, 150, 200, 300, 500, 700, 1000, 2000, 5000];
 const KNOBS = {
@@ -477,5 +478,7 @@ function startText(setting) {
     // A setting that the sliders lack; the page's `about` names it.
   }
   sides.push(makeSide("A", "a", first), makeSide("B", "b", first === "raw" ? "temperature=0.7,top_p=0.9" : "raw"));
+  // In a short window or frame, sliders and text are to be seen together.
+  if (innerHeight < SHORT) byId("sums").removeAttribute("open");
   listen();
 }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from decoding.showing.page import inline
+from decoding.showing.inline import inline
 from decoding_evals.showing.html import to_html
 from decoding_evals.showing.terminal import Shown, counted, to_text
 from decoding_evals.showing.view import RecordView
