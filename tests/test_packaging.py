@@ -79,6 +79,8 @@ def test_a_wheel_built_from_it_describes_itself_without_what_lies_beside_it(unpa
         [name] = (name for name in wheel.namelist() if name.endswith("METADATA"))
         description = message_from_bytes(wheel.read(name)).get_payload(decode=True).decode()
         assert "decoding/stories/model.safetensors" in wheel.namelist()
+        assert "decoding/showing/parts/chart.js" in wheel.namelist()
+        assert "decoding_evals/compare/view.js" in wheel.namelist()
         assert {name.partition("/")[0] for name in wheel.namelist()} == {
             "decoding", "decoding_cli", "decoding_evals",
             f"decoding_toolkit-{PROJECT['version']}.dist-info",

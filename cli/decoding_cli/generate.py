@@ -34,7 +34,7 @@ from decoding_evals.showing.lines import note
 
 if TYPE_CHECKING:
     from decoding.generation.result import Generation
-    from decoding.models.loading import LanguageModel
+    from decoding.generation.run import Run
 
 
 @click.command(cls=Command)
@@ -229,9 +229,9 @@ def write_texts(
                     if screen is not None:
                         screen.finished(generation)
                     elif file is not None:
-                        file.write(_recorded(language_model, generation, page), GENERATION)
+                        file.write(_recorded(run, generation, page), GENERATION)
                     elif as_json:
-                        write_line(to_json(_recorded(language_model, generation, page)))
+                        write_line(to_json(_recorded(run, generation, page)))
                     else:
                         abstained = generation.finish_reason == "abstain"
                         write_line("" if abstained else generation.text)
@@ -251,16 +251,8 @@ def write_texts(
                 note(f"seed {progress.seed}")
 
 
-def _recorded(
-    language_model: LanguageModel, generation: Generation, page: int | None
-) -> dict[str, Any]:
+def _recorded(run: Run, generation: Generation, page: int | None) -> dict[str, Any]:
     """The record of a sequence; with what a page of that detail needs, where one is asked for."""
-    record = generation.record()
-    if page is None:
-        return record
-    from decoding.showing.packing import pages_of
-
-    ids = generation.trace.ids.tolist()
-    said, read = generation.prompt, generation.prompt_ids
-    [record["page"]] = pages_of(language_model, said, read, [ids], page)
-    return record
+    if page is not None:
+        generation = generation.with_page(run.language_model, page, reader=run.reader)
+    return generation.record()

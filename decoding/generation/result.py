@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+from decoding.generation.view import GENERATION
+from decoding.rows.packed import DETAIL
 from decoding.settings.policy import EntropyPolicy
 from decoding.settings.processor import BEAM_SEARCH
 from decoding.settings.settings import DecodingSettings
+from decoding.showing.inline import inline, static_text
 from decoding.tracing.trace import Trace, described
+
+if TYPE_CHECKING:
+    from decoding.models.loading import LanguageModel
+    from decoding.passes.caches import Reader
 
 SHOWN = 40  # characters of a text in a repr
 
@@ -41,6 +48,8 @@ class Generation:
     """The conversation before it, where there is one; `prompt` is what its last message says."""
     chat: Mapping[str, Any] | None = None
     """How the chat template was used; None where it was not."""
+    page: Mapping[str, Any] | None = None
+    """What its page needs for sliders; see `with_page`."""
 
     def __repr__(self) -> str:
         facts = described(self.trace, self.finish_reason)
@@ -74,7 +83,36 @@ class Generation:
             "chat": None if self.chat is None else dict(self.chat),
             "tokens": tokens,
             "summary": self.trace.summary(),
+            **({} if self.page is None else {"page": dict(self.page)}),
         }
+
+    def with_page(
+        self,
+        language_model: LanguageModel,
+        detail: int = DETAIL,
+        *,
+        reader: Reader | None = None,
+    ) -> Generation:
+        """The same with the rows behind its tokens, for a page with sliders.
+
+        Args:
+            language_model: that wrote it; it reads the sequence once more.
+            detail: how many tokens of each position are kept one by one; see `PackedRows`.
+            reader: that has read the prompt.
+
+        Raises:
+            ValueError: `detail` is outside its range.
+        """
+        from decoding.showing.packing import pages_of
+
+        ids = self.trace.ids.tolist()
+        said, read = self.prompt, self.prompt_ids
+        [page] = pages_of(language_model, said, read, [ids], detail, reader=reader)
+        return replace(self, page=page)
+
+    def _repr_html_(self) -> str:
+        record = self.record()
+        return inline(GENERATION, [record], static_text(record["tokens"], self.prompt))
 
 
 @dataclass(frozen=True)

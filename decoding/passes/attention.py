@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -80,7 +80,11 @@ class LayerAttention(NamedTuple):
 
 
 def head_entropies(
-    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None = None
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    on_layer: Callable[[Tensor], None] | None = None,
 ) -> list[LayerAttention]:
     """Entropy of every head's attention at every token, from one pass over the model.
 
@@ -95,6 +99,8 @@ def head_entropies(
         input_ids: `(batch, seq)`, at least one token each.
         attention_mask: `(batch, seq)`, 1 for tokens and 0 for padding on either side; default all
             tokens.
+        on_layer: is given the weights of each layer on what its queries see, `(batch, heads, query,
+            key)`, each row with the sum 1 or 0; they are gone once it returns.
 
     Returns:
         One entry for each layer that attends, in the order in which they run.
@@ -129,7 +135,10 @@ def head_entropies(
         for place, weights in enumerate(output):
             is_map = isinstance(weights, Tensor) and weights.ndim == 4
             if is_map and (len(weights), *weights.shape[2:]) == shape:
-                layers.append(_reduced(weights, visible & _allowed(module, args, kwargs), first))
+                seen = visible & _allowed(module, args, kwargs)
+                layers.append(_reduced(weights, seen, first))
+                if on_layer is not None:
+                    on_layer(_normalized(weights, seen))
                 # Without the map, so that nothing collects it.
                 return (*output[:place], None, *output[place + 1 :])
         return None
@@ -193,6 +202,12 @@ def _allowed(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         if value.is_floating_point() and value.ndim == 4 and value.shape[1] == 1:
             return value > torch.finfo(value.dtype).min / 2
     return torch.ones((), dtype=torch.bool, device=next(module.parameters()).device)
+
+
+def _normalized(weights: Tensor, visible: Tensor) -> Tensor:
+    probs = torch.where(visible, as_float(weights), 0.0)
+    mass = probs.sum(-1, keepdim=True)
+    return probs / torch.where(mass > 0, mass, 1.0)
 
 
 def _reduced(weights: Tensor, visible: Tensor, first: Tensor) -> LayerAttention:

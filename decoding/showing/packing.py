@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from decoding.models.limits import positions
+from decoding.passes.caches import Reader
 from decoding.rows.packed import PackedRows
 from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.teacher_forcing import TeacherForcing, TokenDocument
@@ -87,10 +88,13 @@ def pages_of(
     prompt_ids: Sequence[int],
     continuations: Sequence[Sequence[int]],
     detail: int,
+    *,
+    reader: Reader | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """What the pages of finished continuations of one prompt need, from one reading of each.
+    """What the pages of finished continuations of one prompt need.
 
-    The rows are those that their tokens were drawn from, to rounding.
+    Each is read once more, and the prompt once for all of them. The rows are those that the tokens
+    were drawn from, to rounding.
 
     Args:
         language_model: that drew them.
@@ -98,6 +102,7 @@ def pages_of(
         prompt_ids: what the model read of it.
         continuations: their ids.
         detail: see `PackedRows`.
+        reader: keeps what the model reads of the prompt from call to call.
     """
     rows = PageRows(detail, language_model.tokenizer)
     length = len(prompt_ids) + max(map(len, continuations), default=0)
@@ -107,13 +112,14 @@ def pages_of(
     def measure(block: LogitBlock) -> Mapping[str, Tensor]:
         return {"row": rows.add(block.logits, block.targets)}
 
-    run = TeacherForcing(language_model, Windows(context=context, bos="never", batch_size=1))
-    for ids in continuations:
-        documents = [TokenDocument(list(ids), tuple(prompt_ids))] if ids else []
-        numbers = [
-            number for _, columns in run.scan(documents, measure) for number in columns["row"]
-        ]
-        yield rows.take(numbers, prompt)
+    windows = Windows(context=context, bos="never")
+    run = TeacherForcing(language_model, windows, reader=reader)
+    documents = [TokenDocument(list(ids), tuple(prompt_ids)) for ids in continuations]
+    numbers: list[list[float]] = [[] for _ in continuations]
+    for window, columns in run.scan(documents, measure):
+        numbers[window.document].extend(columns["row"])
+    for found in numbers:
+        yield rows.take(found, prompt)
 
 
 def _name(tokenizer: PreTrainedTokenizerBase, id_: int) -> str:

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any, TextIO
 
 PARTS = Path(__file__).parent / "parts"
-SCRIPTS = tuple(PARTS / name for name in ("elements.js", "rows.js", "text.js", "page.js"))
-INLINE_HEIGHT = 640  # pixels of a page in a notebook, whose reader can pull it larger
+SCRIPTS = tuple(
+    PARTS / name for name in ("elements.js", "chart.js", "rows.js", "text.js", "page.js")
+)
 
 
 @dataclass(frozen=True)
@@ -83,25 +82,6 @@ def write_page(views: Iterable[View], entries: Iterable[dict[str, Any]], file: T
         file.write((",\n" if number else "\n") + _json(vocabularies.shared(entry)))
     file.write(f'],\n"vocabularies":{_json(vocabularies.known)}}}</script>\n')
     file.write(f"<script>{script}</script>\n</body>\n</html>\n")
-
-
-def inline(view: View, records: Iterable[dict[str, Any]], static: str) -> str:
-    """A page within a notebook's.
-
-    Args:
-        view: of the records.
-        records: to show.
-        static: HTML that is shown where frames are stripped, as in a notebook that is not trusted.
-    """
-    page = io.StringIO()
-    write_page([view], map(view.shown, records), page)
-    return (
-        "<style>iframe.decoding-page + div.decoding-static { display: none }</style>"
-        f'<iframe class="decoding-page" sandbox="allow-scripts" title="{escape(view.name)}" '
-        f'srcdoc="{escape(page.getvalue())}" style="width: 100%; height: {INLINE_HEIGHT}px; '
-        'border: 0; resize: vertical"></iframe>'
-        f'<div class="decoding-static">{static}</div>'
-    )
 
 
 class _Vocabularies:

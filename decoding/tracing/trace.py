@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from decoding.showing.inline import inline, static_text
+from decoding.tracing.view import TRACE
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -153,6 +156,18 @@ class Trace:
         console.print(self)
         assert isinstance(console.file, io.StringIO)
         return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+    def _repr_html_(self) -> str:
+        # A processor behind the monitor may have drawn what has no probability here.
+        tokens = [
+            {"text": f"{record['id']} "}
+            | {
+                name: None if isinstance(value, float) and not math.isfinite(value) else value
+                for name, value in record.items()
+            }
+            for record in self.records()
+        ]
+        return inline(TRACE, [{"tokens": tokens}], static_text(tokens))
 
 
 def _first(columns: Any, tokens: int) -> Any:

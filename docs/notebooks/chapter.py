@@ -67,11 +67,9 @@ with np.errstate(over="ignore", invalid="ignore"):
 stable = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
 ours = DecodingSettings(temperature=0.05).log_probs(row).exp()
 
-print("naive ", naive[top[:4]])
-print("stable", stable[top[:4]])
-print("ours  ", ours[top[:4]].numpy())
-largest = log(np.finfo(np.float32).max)
-assert np.allclose([z.max(), largest], [172.6, 88.7], atol=0.1)
+for name, probs in (("naive", naive), ("stable", stable), ("ours", ours.numpy())):
+    print(name, probs[top[:4]])
+assert np.allclose([z.max(), log(np.finfo(np.float32).max)], [172.6, 88.7], atol=0.1)
 assert np.isnan(naive[top[0]]) and np.allclose(stable, ours, atol=1e-5)
 
 # %% [markdown]
@@ -97,7 +95,6 @@ document.plot()
 # %%
 H = float(info.entropy(p))
 print(f"{H:.3f} nats, as many as of {exp(H):.0f} equally likely tokens")
-
 assert np.isclose(H, -np.sum(np.exp(p.double().numpy()) * p.double().numpy()), atol=1e-5)
 assert np.isclose(H, 3.330, atol=0.001)
 assert np.allclose(document.surprisal_nats[[10, 12]], [7.7, 8.2], atol=0.05)
@@ -115,10 +112,7 @@ assert np.isclose(document.surprisal_nats[3], 0.01, atol=0.005)
 logits, ids = rows(document.text)
 cross_entropy = torch.nn.functional.cross_entropy(logits[:-1], ids[1:])
 surprisals = info.surprisal(logits[:-1].log_softmax(-1), ids[1:])
-print(
-    f"{surprisals.sum():.2f} nats for {len(surprisals)} tokens, perplexity {exp(cross_entropy):.1f}"
-)
-
+print(f"{surprisals.sum():.2f} nats, {len(surprisals)} tokens, perplexity {exp(cross_entropy):.1f}")
 assert torch.isclose(surprisals.mean(), cross_entropy)
 
 # %% [markdown]
@@ -149,9 +143,8 @@ ax.axvspan(*fit.confidence_interval, alpha=0.2, label="95 % interval")
 ax.set(xlabel="temperature", ylabel="surprisal of the story, nats")
 ax.legend()
 print(story.text)
-low, high = fit.confidence_interval
 assert abs(grid[np.argmin(costs)] - fit.temperature) < 0.02
-assert np.allclose([low, fit.temperature, high], [0.63, 0.72, 0.83], atol=0.01)
+assert np.allclose([fit.temperature, *fit.confidence_interval], [0.72, 0.63, 0.83], atol=0.01)
 
 # %% [markdown]
 # The likeliest temperature is 0.72, and the interval from 0.63 to 0.83 holds the true 0.7.
@@ -170,7 +163,6 @@ few = fit_temperature(logits[:3], written[:3], prior)
 whole = fit_temperature(logits, written, prior)
 for one in (few, whole):
     print(f"{one.tokens} tokens: likeliest {one.temperature:.2f}, MAP {one.map_temperature:.2f}")
-
 assert few.temperature == 0 and len(written) == 120
 assert np.isclose(few.map_temperature, 0.88, atol=0.01)
 assert abs(whole.temperature - whole.map_temperature) < 0.01
@@ -360,7 +352,6 @@ for beta in (0, 0.1, 0.3):
     final[beta] = path[-1]
 ax.set(xlabel="step", ylabel="entropy of the row, nats")
 ax.legend()
-
 assert np.isclose(final[0], -0.6 * log(0.6) - 0.4 * log(0.2), atol=0.03)  # 3, 1 and 1 of 5
 assert np.allclose([H, final[0], final[0.1], final[0.3]], [3.33, 0.97, 1.29, 4.99], atol=0.01)
 
@@ -379,20 +370,30 @@ from decoding.settings import parse_grid
 
 settings = parse_grid("temperature=0.3:1.5:0.1,top_p=0.5:1:0.05")
 table = compare_rows(row[None], torch.tensor([int(top[0])]), settings)
-fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharey=True)
-for ax, name in zip(axes, ("entropy", "kept"), strict=True):
-    values = getattr(table, name)[0].reshape(13, 11)
-    scale = "log" if name == "kept" else "linear"
-    image = ax.pcolormesh(np.linspace(0.5, 1, 11), np.linspace(0.3, 1.5, 13), values, norm=scale)
-    fig.colorbar(image, label={"entropy": "entropy, nats", "kept": "tokens kept"}[name])
-    ax.set_xlabel("top_p")
-axes[0].set_ylabel("temperature")
+values = table.entropy[0].reshape(13, 11)
+fig, ax = plt.subplots(figsize=(7, 3.4), layout="constrained")
+image = ax.pcolormesh(np.linspace(0.5, 1, 11), np.linspace(0.3, 1.5, 13), values)
+fig.colorbar(image, label="entropy, nats")
+ax.set(xlabel="top_p", ylabel="temperature")
 
 one = DecodingSettings.parse("temperature=0.7,top_p=0.9")
-place = settings.index(one)
-assert len(settings) == 143
-assert np.isclose(table.entropy[0, place], info.entropy(one.log_probs(row)), atol=1e-4)
+values = dict(zip(settings, table.entropy[0], strict=True))
+assert len(values) == 143 and np.isclose(values[one], info.entropy(one.log_probs(row)), atol=1e-4)
 
 # %% [markdown]
 # Dark rows and columns are sure, bright ones are open; the step at the right edge is the long tail,
 # which top-p alone takes away. How to choose among them is [another notebook](choosing.py).
+#
+# And along a text? `page` keeps of each row what sliders need. A begins at temperature 0.7 and
+# top-p 0.9, B is the model as it is. A takes the mean entropy from 1.55 nats to 0.59, and no dog of
+# its would ever have eaten the moon: it cuts “dog”, “ate” and “moon” off. Move the sliders until it
+# may, and walk along the tokens with the arrow keys. (Without scripts, a table stands here.)
+
+# %%
+[moved] = score(language_model, [document.text], setting=one, page=192)
+q = moved.under_setting
+cut = [word for word, cost in zip(moved.texts(), q.surprisal_nats, strict=True) if cost == np.inf]
+assert cut == [" there", " dog", " who", " ate", " mo", "on"]
+assert np.allclose([moved.entropy_nats.mean(), q.entropy_nats.mean()], [1.55, 0.59], atol=0.005)
+
+moved

@@ -101,6 +101,25 @@ function table(head, lines, numeric = []) {
   return element("table", "", element("thead", "", top), body);
 }
 
+/** A button that shows one of an entry's texts, and is pressed while it does. @param {number} at @param {...(string | Node)} parts */
+function textButton(at, ...parts) {
+  const button = element("button", "answer", ...parts);
+  button.setAttribute("type", "button");
+  button.setAttribute("aria-pressed", "false");
+  button.dataset.text = String(at);
+  button.addEventListener("click", () => chooseText(at));
+  return button;
+}
+
+/** Show one of an entry's texts. @param {number} at */
+function chooseText(at) {
+  const list = /** @type {HTMLSelectElement} */ (byId("which-text"));
+  list.value = String(at);
+  list.dispatchEvent(new Event("change"));
+  byId("text").scrollIntoView({ block: "nearest" });
+  say(`Shown below: ${list.selectedOptions[0].textContent}`);
+}
+
 /** A table that can be scrolled, with what stands above and below it. @param {Table} parts */
 function framed({ title, caption, head, numeric, rows }) {
   const frame = element("div", "frame", table(head ?? [], rows, numeric));

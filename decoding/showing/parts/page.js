@@ -43,7 +43,10 @@ function showEntry(index) {
   /** @param {number} i */
   const showNth = (i) => {
     const page = texts[i].page;
-    if (texts.length > 1) byId("about").textContent = texts[i].about;
+    if (texts.length > 1) byId("about").textContent = `${entry.about} ${texts[i].about}`;
+    for (const button of document.querySelectorAll("button[data-text]")) {
+      button.setAttribute("aria-pressed", String(/** @type {HTMLElement} */ (button).dataset.text === String(i)));
+    }
     showText(texts[i], rowsOf(texts[i]), page ? data.vocabularies[page.vocabulary].names : {});
   };
   fill("which-text", texts.map(({ title }) => title), showNth);

@@ -7,6 +7,7 @@
  */
 
 const SLICE_MS = 12; // of work between two frames
+const SHORT = 880; // pixels
 const COLUMNS = ["entropy", "keptMass", "surprisal", "bound", "kept", "logMass", "meanDepth", "end"];
 const TOP_K = [0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100, 150, 200, 300, 500, 700, 1000, 2000, 5000];
 const KNOBS = {
@@ -210,10 +211,10 @@ function valueOf(by, i) {
   return spread > 0 ? (columns.surprisal[i] - columns.entropy[i]) / spread : NaN;
 }
 
-/** What was recorded of a token: infinite where it is null. @param {string} name @param {number} i */
+/** What was recorded of a token: infinite where it is null, and NaN where nothing was. @param {string} name @param {number} i */
 function recordedAt(name, i) {
-  const value = text.recorded?.[name]?.[i];
-  return value ?? (name === "residual" ? NaN : Infinity);
+  const values = text.recorded?.[name];
+  return values ? values[i] ?? (name === "residual" ? NaN : Infinity) : NaN;
 }
 
 /** What tokens are shaded by, and the shades for it. */
@@ -379,6 +380,35 @@ function choice(name, shares, came) {
 }
 
 /**
+ * Tokens as elements, within blocks of which those out of sight need not be laid out.
+ * @param {string[]} texts
+ */
+function pieced(texts) {
+  const blocks = [];
+  let piece = element("div", "piece");
+  const tokens = texts.map((one, i) => {
+    const token = element("span", "t", one);
+    token.setAttribute("role", "option");
+    token.setAttribute("aria-selected", "false");
+    if (one.trim() === "") token.setAttribute("aria-label", spelled(one));
+    token.dataset.i = String(i);
+    piece.append(token);
+    // A piece is a block of its own, so it ends where a line does.
+    if (piece.childElementCount >= 100 && one.endsWith("\n")) {
+      blocks.push(piece);
+      piece = element("div", "piece");
+    }
+    return token;
+  });
+  blocks.push(piece);
+  for (const one of blocks) {
+    one.setAttribute("role", "none");
+    one.dir = "auto";
+  }
+  return { tokens, blocks };
+}
+
+/**
  * Show a text.
  * @param {PageText} next @param {Rows | null} nextRows behind it @param {Record<string, string>} nextNames
  */
@@ -392,28 +422,9 @@ function showText(next, nextRows, nextNames) {
   byId("before").hidden = text.before === "";
   byId("token").replaceChildren(element("p", "", "No token yet."));
   byId("text").removeAttribute("aria-activedescendant");
-  const pieces = [];
-  let piece = element("div", "piece");
-  tokens = text.tokens.map((one, i) => {
-    const token = element("span", "t", one);
-    token.setAttribute("role", "option");
-    token.setAttribute("aria-selected", "false");
-    if (one.trim() === "") token.setAttribute("aria-label", spelled(one));
-    token.dataset.i = String(i);
-    piece.append(token);
-    // A piece is a block of its own, so it ends where a line does.
-    if (piece.childElementCount >= 100 && one.endsWith("\n")) {
-      pieces.push(piece);
-      piece = element("div", "piece");
-    }
-    return token;
-  });
-  pieces.push(piece);
-  for (const one of pieces) {
-    one.setAttribute("role", "none");
-    one.dir = "auto";
-  }
-  byId("text").replaceChildren(...pieces);
+  const pieces = pieced(text.tokens);
+  byId("text").replaceChildren(...pieces.blocks);
+  tokens = pieces.tokens;
   offerShading();
   showLegend();
   for (const side of sides) {
@@ -467,5 +478,7 @@ function startText(setting) {
     // A setting that the sliders lack; the page's `about` names it.
   }
   sides.push(makeSide("A", "a", first), makeSide("B", "b", first === "raw" ? "temperature=0.7,top_p=0.9" : "raw"));
+  // In a short window or frame, sliders and text are to be seen together.
+  if (innerHeight < SHORT) byId("sums").removeAttribute("open");
   listen();
 }

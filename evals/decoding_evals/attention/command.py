@@ -37,12 +37,13 @@ def attention(**options: Any) -> None:
     """
     windows = read_windows(options)
     with Destination(options) as destination:
+        page = destination.file is not None and destination.file.is_page
         inputs = Inputs.from_options(options)
         language_model = read_model(options)
         from decoding_evals.attention.evaluation import attention as evaluate
 
         with destination.scoring(entropy=True, lazily=True) as progress:
             results = evaluate(
-                language_model, inputs.texts(), windows=windows, on_progress=progress
+                language_model, inputs.texts(), windows=windows, page=page, on_progress=progress
             )
             destination.deliver(results, inputs=inputs, done="measured")

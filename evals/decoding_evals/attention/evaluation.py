@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from decoding.models.devices import input_device
 from decoding.models.limits import check_ids
@@ -19,6 +20,7 @@ from decoding.scoring.teacher_forcing import Document, TeacherForcing, as_docume
 from decoding.scoring.windows import Windows
 from decoding.texts.encoding import encode
 from decoding_evals.attention.figure import plot_attention
+from decoding_evals.attention.rows import HeadRows
 from decoding_evals.attention.view import VIEW
 from decoding_evals.reading.scanned import joined, whole
 from decoding_evals.showing.result import Floats, TextResult, by_key, finite
@@ -64,6 +66,9 @@ class DocumentAttention(TextResult):
     """Mean over layers and heads, `(tokens,)`; NaN for a token that sees itself alone."""
     token_normalized_entropy: Floats
     token_sink_weight: Floats
+    page: dict[str, Any] | None = None
+    """What its page needs, where that was asked for: `front`, the names of what stands before the
+    tokens, and the rows of the heads; see `decoding_evals.attention.rows`."""
 
     def collapsed_heads(self) -> list[tuple[int, int]]:
         """Layer and head, from 0, where the mean normalised entropy is below `COLLAPSED`."""
@@ -106,6 +111,7 @@ class DocumentAttention(TextResult):
             if self.implementation != "eager"
             else [],
             "per_token": by_key({"text": self.texts, **tokens}),
+            **({} if self.page is None else {"page": self.page}),
         }
 
     def rows(self) -> list[dict[str, Any]]:
@@ -127,6 +133,7 @@ def attention(
     texts: Iterable[str],
     *,
     windows: Windows = Windows(),
+    page: bool = False,
     on_progress: Callable[[int, float], None] | None = None,
 ) -> Iterator[DocumentAttention]:
     """Entropy of every head's attention over every document; see `decoding.passes.attention`.
@@ -138,6 +145,7 @@ def attention(
         language_model: from `load_model`.
         texts: taken lazily.
         windows: how the texts are read; `stride` and `batch_size` play no part.
+        page: put the heads' rows into the records, for a page.
         on_progress: is given the number of tokens and their mean entropy so far, nats.
 
     Returns:
@@ -166,14 +174,19 @@ def attention(
         sequence = np.concatenate([np.array(front, dtype=np.int64), ids])
         check_ids(model, language_model.tokenizer, sequence, f"document {index + 1}")
         sums = _Sums()
+        rows = HeadRows(_heads(model)) if page else None
         for begin in range(0, len(sequence), length):
             window = torch.from_numpy(sequence[begin : begin + length]).to(input_device(model))
-            sums.add(head_entropies(model, window.unsqueeze(0)))
+            on_layer = None if rows is None else rows.add
+            sums.add(head_entropies(model, window.unsqueeze(0), on_layer=on_layer))
+            if rows is not None:
+                rows.end_window(len(window))
             if on_progress is not None:
                 new = sums.rows[-1][0]
                 tokens += len(new)
                 total += float(np.nansum(new))
                 on_progress(tokens, total / tokens)
+        names = [str(name) for name in language_model.tokenizer.convert_ids_to_tokens(front)]
         columns = np.concatenate([np.empty((4, 0)), *sums.rows], axis=1)
         entropy, normalized, without, weight = columns
         yield DocumentAttention(
@@ -189,7 +202,17 @@ def attention(
             token_entropy_nats=entropy[len(front) :],
             token_normalized_entropy=normalized[len(front) :],
             token_sink_weight=weight[len(front) :],
+            page=None if rows is None else {"front": names, **rows.record()},
         )
+
+
+def _heads(model: PreTrainedModel) -> int:
+    """How many heads its layers have together, as far as its configuration says."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_attention_heads", 1)
+    return int(getattr(config, "num_hidden_layers", 1)) * int(
+        max(heads) if isinstance(heads, list) else heads
+    )
 
 
 class _Sums:

@@ -12,10 +12,15 @@ from decoding_evals.showing.terminal import Shown, titled
 MARKS = {"pass": ("pass", None), "fail": ("FAIL", "bold red"), "skipped": ("skipped", "dim")}
 
 
+def summary(record: dict[str, Any]) -> str:
+    """How many checks passed."""
+    counts = [sum(check["status"] == status for check in record["checks"]) for status in MARKS]
+    return f"{counts[0]} checks passed, {counts[1]} failed, {counts[2]} skipped"
+
+
 def tables(record: dict[str, Any]) -> Iterator[Shown]:
     """One line per check; and notes."""
-    counts = [sum(check["status"] == status for check in record["checks"]) for status in MARKS]
-    title = f"{record['model']}: {counts[0]} checks passed, {counts[1]} failed, {counts[2]} skipped"
+    title = f"{record['model']}: {summary(record)}"
     table = titled(title, "check", "result", ">figure", ">limit", "what it means")
     for check in record["checks"]:
         word, style = MARKS[check["status"]]

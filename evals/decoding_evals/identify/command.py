@@ -13,6 +13,7 @@ from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
     Between,
     Command,
+    asks_for_page,
     candidate_options,
     option,
     output_options,
@@ -47,6 +48,11 @@ from decoding_evals.shell.plots import plot_option
 )
 @reading_options
 @output_options
+@click.option(
+    "--page-data",
+    is_flag=True,
+    help='Add to the records what "decoding show" needs for the odds along the text.',
+)
 @plot_option("Draw the odds of every candidate along the first text.")
 def identify(
     specs: tuple[str, ...],
@@ -78,6 +84,7 @@ def identify(
     if not 2 <= size <= MOST_SETTINGS:
         raise click.UsageError(f"2 to {MOST_SETTINGS} candidates are needed, got {size}")
     weights = None if prior is None else _weights(prior, size)
+    asks_for_page(options)
     windows = read_windows(options)
     with Destination(options) as destination:
         inputs = Inputs.from_options(options, records=True)

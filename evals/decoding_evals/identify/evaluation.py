@@ -19,6 +19,7 @@ from decoding.settings.grids import MOST_SETTINGS
 from decoding.settings.policy import Setting, as_setting
 from decoding_evals.identify.figure import plot_identification
 from decoding_evals.identify.likelihoods import Likelihoods, RuledOut, likelihoods
+from decoding_evals.identify.page import page_of
 from decoding_evals.identify.view import VIEW
 from decoding_evals.reading.scanned import whole
 from decoding_evals.showing.result import Floats, TextResult, by_key, finite
@@ -205,6 +206,11 @@ class Identification(TextResult):
             "pieces": self.pieces,
             "tokens_skipped": self.tokens_skipped,
         }
+
+    def page_record(self) -> dict[str, Any]:
+        """The record, and under `page` what the odds along the text follow from; see `page_of`."""
+        page = page_of(self.tokens, self.log_q_nats, self._each("prior"))
+        return {**self.record(), "page": page}
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per candidate."""

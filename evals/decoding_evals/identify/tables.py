@@ -15,11 +15,7 @@ from decoding_evals.showing.view import title_of
 
 def tables(record: dict[str, Any]) -> Iterator[Table]:
     """The verdict with one line per candidate, the best first; and the tokens that decided."""
-    several = len(set(record["models"])) > 1
-    labels = [
-        f"{setting} · {model}" if several else setting
-        for setting, model in zip(record["settings"], record["models"], strict=True)
-    ]
+    labels = labels_of(record)
     yield _candidates(record, labels)
     if record["deciding_tokens"]:
         yield _deciding_tokens(record, labels)
@@ -36,7 +32,7 @@ def _candidates(record: dict[str, Any], labels: list[str]) -> Table:
         return "-" if value is None else f"{value:{form}}"
 
     unit = "shared piece" if record["pieces"] else "token"
-    title = f"{title_of(record)}: {counted(record['tokens'], unit)} · {_verdict(record, labels)}"
+    title = f"{title_of(record)}: {counted(record['tokens'], unit)} · {verdict(record)}"
     table = titled(
         title, "candidate", ">posterior", ">log q\n(nats)", ">log Bayes\nfactor\n(nats)",
         ">coverage", ">z", "ruled out at token",
@@ -87,7 +83,18 @@ def _deciding_tokens(record: dict[str, Any], labels: list[str]) -> Table:
     return table
 
 
-def _verdict(record: dict[str, Any], labels: list[str]) -> str:
+def labels_of(record: dict[str, Any]) -> list[str]:
+    """The names of the candidates."""
+    several = len(set(record["models"])) > 1
+    return [
+        f"{setting} · {model}" if several else setting
+        for setting, model in zip(record["settings"], record["models"], strict=True)
+    ]
+
+
+def verdict(record: dict[str, Any]) -> str:
+    """Who wrote the text, or why none is named."""
+    labels = labels_of(record)
     if record["decided"] is None:
         return f"none is named: {record['abstained_because']}"
     odds = record["log_odds_nats"]

@@ -21,7 +21,8 @@ class Destination(ExitStack):
     """Where results go: into a file, to standard output as JSON, or onto the terminal as tables.
 
     Args:
-        options: of the command: `output`, `as_json` and `plot`, each where the command has it.
+        options: of the command: `output`, `as_json`, `page_data` and `plot`, each where the command
+            has it.
 
     Raises:
         click.ClickException: the file, the picture or standard output could not be written.
@@ -33,6 +34,7 @@ class Destination(ExitStack):
         check_plot(self.plot)
         self.file = self.enter_context(record_file(options.get("output")))
         self.as_json = options["as_json"]
+        self.for_pages = bool(options.get("page_data") or (self.file and self.file.is_page))
 
     @property
     def on_screen(self) -> bool:
@@ -125,7 +127,7 @@ class Destination(ExitStack):
 
         if isinstance(result, TextResult) and inputs is not None:
             result = replace(result, name=inputs.names[result.index])
-        record = result.record()
+        record = result.page_record() if self.for_pages else result.record()
         if not isinstance(result, TextResult) and inputs is not None:
             record |= {"skipped_rows": inputs.skipped_rows}
         written = [] if self.on_screen else [record] if rows is None else rows(result)

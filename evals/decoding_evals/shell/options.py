@@ -360,6 +360,21 @@ page_options = stacked(
 )
 
 
+def asks_for_page(options: dict[str, Any]) -> bool:
+    """Whether there is to be a page, or with `page_data` records that one can be made of.
+
+    Raises:
+        click.UsageError: `--page-data` has no place to be.
+    """
+    page_data, output = options["page_data"], options["output"]
+    is_page = output is not None and output.suffix.lower() == PAGE
+    if page_data and is_page:
+        raise click.UsageError("--page-data is for records; a page has it")
+    if page_data and output is None and not options["as_json"]:
+        raise click.UsageError("--page-data adds to records: give --json or --output too")
+    return page_data or is_page
+
+
 def read_detail(options: dict[str, Any]) -> int | None:
     """How detailed a page is to be; None where no page is asked for.
 
@@ -369,14 +384,8 @@ def read_detail(options: dict[str, Any]) -> int | None:
     Raises:
         click.UsageError: there is no page to be detailed, or it cannot be so detailed.
     """
-    page_data, detail = options["page_data"], options["detail"]
-    output = options["output"]
-    is_page = output is not None and output.suffix.lower() == PAGE
-    if page_data and is_page:
-        raise click.UsageError("--page-data is for records; a page has it")
-    if page_data and output is None and not options["as_json"]:
-        raise click.UsageError("--page-data adds to records: give --json or --output too")
-    if not is_page and not page_data:
+    detail = options["detail"]
+    if not asks_for_page(options):
         if detail is not None:
             raise click.UsageError(
                 f"--detail is of a page: give --output FILE{PAGE} or --page-data too"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from decoding.showing.page import inline
+from decoding.showing.inline import inline
 from decoding_evals.showing.html import to_html
 from decoding_evals.showing.terminal import Shown, counted, to_text
 from decoding_evals.showing.view import RecordView
@@ -49,6 +49,10 @@ class Result(ABC):
     @abstractmethod
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what is infinite or unknown is None."""
+
+    def page_record(self) -> dict[str, Any]:
+        """The record, and under `page` what a page shows beside it."""
+        return self.record()
 
     def tables(self) -> Iterable[Shown]:
         """Tables and lines, as a command prints them."""
@@ -89,7 +93,7 @@ class Result(ABC):
         return to_text(self.tables())
 
     def _repr_html_(self) -> str:
-        return inline(self.view, [self.record()], to_html(self.tables()))
+        return inline(self.view, [self.page_record()], to_html(self.tables()))
 
 
 @dataclass(frozen=True, kw_only=True)

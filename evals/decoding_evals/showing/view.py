@@ -29,6 +29,8 @@ def table_view(
     tables: Callable[[dict[str, Any]], Iterable[Shown]],
     *,
     script: Path | None = None,
+    subject: Callable[[dict[str, Any]], str] | None = None,
+    about: Callable[[dict[str, Any]], str] = lambda record: "",
 ) -> RecordView:
     """A view of which a page shows the tables, and what a script draws of the whole record.
 
@@ -37,13 +39,16 @@ def table_view(
         keys: that each of them has, and no other record, separated by spaces.
         tables: of a record.
         script: that draws; none where tables are all.
+        subject: what a record is of; default `subject_of`.
+        about: a sentence on a record.
     """
+    subject = subject or subject_of
 
     def entry(record: dict[str, Any]) -> dict[str, Any]:
         drawn = {} if script is None else {"data": record}
         return {
-            "title": f"{name}: {subject_of(record)}", "about": "", "tables": plain(tables(record)),
-            **drawn,
+            "title": f"{name}: {subject(record)}", "about": about(record),
+            "tables": plain(tables(record)), **drawn,
         }  # fmt: skip
 
     return RecordView(name, frozenset(keys.split()), entry, script, tables)

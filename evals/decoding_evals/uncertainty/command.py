@@ -18,7 +18,8 @@ from decoding_evals.shell.options import (
     Command,
     model_options,
     option,
-    output_options,
+    page_options,
+    read_detail,
     read_model,
     setting_options,
     stacked,
@@ -120,7 +121,7 @@ abstention_options = stacked(
     "0.3, or references likelier than incorrect answers.  [default: contains where all references "
     "have at most 5 words, else rouge-l]",
 )
-@output_options
+@page_options
 @option(
     "--evaluation FILE",
     "Write how well each estimator tells correct answers to FILE (.json, .jsonl, …).",
@@ -136,6 +137,7 @@ def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
     context, what it adds; with references, which estimator tells correct answers from wrong ones.
     """
     settings = read_usage(options)
+    options["page"] = read_detail(options)
     columns = {name: options[f"{name}_column"] for name in COLUMNS}
     rows, stored = _inputs(prompts, columns, options)
     judged = can_be_judged(rows, options)
@@ -169,6 +171,8 @@ def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
         summary = _evaluated(run, done, options)
         if file is not None:
             file.write(summary.record(), summary.view)
+        if destination.file is not None and destination.file.is_page:
+            destination.file.write(summary.record(), summary.view)
         if plot is not None and (figure := summary.plot()) is not None:
             write_plot(figure, plot)
         from decoding_evals.showing.terminal import print_table
@@ -181,7 +185,7 @@ _NEEDED = (
     "estimators", "correct", "quality", "votes", "greedy", "samples", "samples_cut_off",
     "abstained", "model", "settings", "chat", "answer", "clustering", "similarity",
 )  # fmt: skip
-_PASSED = ("num_samples", "max_new_tokens", "stop", "answer", "chat", "batch_size")
+_PASSED = ("num_samples", "max_new_tokens", "stop", "answer", "chat", "batch_size", "page")
 
 
 class _Run(NamedTuple):
@@ -254,6 +258,7 @@ def _stored(
     from decoding_evals.uncertainty.stored import check_known, rescored, stored_uncertainty
 
     given = click.get_current_context().get_parameter_source
+    language_model = None
     if given("model") is ParameterSource.COMMANDLINE:
         language_model = read_model(options)
         how = {name: options[name] for name in ("chat", "batch_size")}
@@ -267,8 +272,9 @@ def _stored(
             entailment = EntailmentModel(name, trust_remote_code=options["trust_remote_code"])
     rule = chosen_rule(rows, options)
     results = stored_uncertainty(
-        stored, answer=options["answer"], entailment=entailment, correctness=rule
-    )
+        stored, answer=options["answer"], entailment=entailment, correctness=rule,
+        language_model=language_model, page=options["page"],
+    )  # fmt: skip
     made = {(one.drawn.model, one.drawn.settings) for one in stored}
     model, drawn_by = made.pop() if len(made) == 1 else (None, None)
     answers = counted(sum(len(one.drawn.answers) for one in stored), "stored answer")

@@ -40,6 +40,7 @@ from decoding_evals.uncertainty.estimators.epistemic import (
 )
 from decoding_evals.uncertainty.estimators.p_true import p_true
 from decoding_evals.uncertainty.estimators.similarities import likeness_estimates
+from decoding_evals.uncertainty.pages import answer_pages
 from decoding_evals.uncertainty.result import PromptRow, PromptUncertainty
 from decoding_evals.uncertainty.votes import votes
 
@@ -63,6 +64,7 @@ def uncertainty(
     entailment: EntailmentModel | None = None,
     similarity: SimilarityModel | None = None,
     correctness: str | None = None,
+    page: int | None = None,
 ) -> Iterator[PromptUncertainty]:
     """Answer prompts, greedily and by sampling, and measure how sure the model is.
 
@@ -93,6 +95,8 @@ def uncertainty(
             `f1`: at least 0.5 with one of them; `rouge-l`: at least 0.3; `likelihood`: the
             likeliest reference is likelier than every incorrect answer (its quality is the
             references' share of the probability of all).
+        page: put what a page needs into the records, in this detail; see `PackedRows`. Each answer
+            is read once more for it.
 
     Returns:
         One result per prompt, in their order.
@@ -138,6 +142,7 @@ def uncertainty(
         similarity=similarity,
         correctness=rule,
         extent=answer,
+        page=page,
     )
     numbered = iter(enumerate(rows))
     together = min(max(1, batch_size // (num_samples + 1)), MOST_TOGETHER)
@@ -160,6 +165,7 @@ class _Run:
     similarity: SimilarityModel | None
     correctness: str
     extent: str
+    page: int | None
 
     @cached_property
     def answering(self) -> Run:
@@ -247,7 +253,15 @@ class _Run:
             judgement=self.judged(row, estimating.answer(greedy)),
             votes=votes(samples, alike.labels, row.references, self.correctness),
             extent=self.extent,
+            pages=self.pages([greedy, *samples]),
         )
+
+    def pages(self, answers: Sequence[Generation]) -> tuple[dict[str, Any], ...] | None:
+        """What the page of answers to one prompt needs, where there is to be one."""
+        if self.page is None:
+            return None
+        reader = self.answering.reader
+        return answer_pages(answers, self.language_model, self.page, reader=reader)
 
     def epistemic(self, row: PromptRow, greedy: Generation) -> dict[str, EpistemicUncertainty]:
         """What phrasings, members and dropout passes disagree about along the greedy answer."""

@@ -76,6 +76,8 @@ class PromptUncertainty(TextResult):
     """How far an answer goes: `whole`, `line` or `sentence`."""
     abstained: bool | None = None
     """Whether a threshold says not to answer; None where none was given."""
+    pages: tuple[dict[str, Any], ...] | None = None
+    """What the page of the answers needs, the greedy one first, where that was asked for."""
 
     @property
     def quality(self) -> float | None:
@@ -142,6 +144,7 @@ class PromptUncertainty(TextResult):
             "correct": self.correct,
             "compared": None if self.judgement is None else self.judgement.record(),
             "abstained": self.abstained,
+            **({} if self.pages is None else {"page": list(self.pages)}),
         }
 
     def _next_token(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from decoding.inference.intervals import ratio_of_sums
 from decoding.inference.sequences import SequenceEntropy
 from decoding.models.limits import positions
 from decoding.models.loading import LanguageModel
-from decoding.scoring.answers import answered
-from decoding.scoring.teacher_forcing import AnyDocument
+from decoding.scoring.answers import EncodedDocument, answered
+from decoding.scoring.teacher_forcing import AnyDocument, TokenDocument
 from decoding.scoring.windows import Windows
 from decoding.settings.policy import Setting
 from decoding.texts.chats import Chat, Conversation, last_of
@@ -32,6 +33,7 @@ from decoding_evals.showing.result import finite
 from decoding_evals.showing.terminal import counted
 from decoding_evals.uncertainty.estimators import probabilities as estimating
 from decoding_evals.uncertainty.estimators.similarities import graph_estimates
+from decoding_evals.uncertainty.pages import answer_pages
 from decoding_evals.uncertainty.result import PromptRow, PromptUncertainty
 from decoding_evals.uncertainty.votes import votes
 
@@ -42,6 +44,8 @@ def stored_uncertainty(
     answer: str = "whole",
     entailment: EntailmentModel | None = None,
     correctness: str | None = None,
+    language_model: LanguageModel | None = None,
+    page: int | None = None,
 ) -> Iterator[PromptUncertainty]:
     """Measure how sure a model was of its answers, from what was written down of them.
 
@@ -55,6 +59,8 @@ def stored_uncertainty(
         answer: as for `uncertainty`.
         entailment: as for `uncertainty`.
         correctness: as for `uncertainty`, but for `likelihood`.
+        language_model: that scored the answers, see `rescored`: it makes the rows of a page.
+        page: put what a page needs into the records, in this detail; as for `uncertainty`.
 
     Returns:
         One result per prompt, in their order.
@@ -69,7 +75,11 @@ def stored_uncertainty(
         text for one in prompts for text in one.known.get("references", ())
     )
     for index, stored in enumerate(prompts):
-        yield _result(index, stored, answer, entailment, rule)
+        result = _result(index, stored, answer, entailment, rule)
+        if page is not None:
+            pages = answer_pages(result.samples, language_model, page)
+            result = replace(result, pages=pages)
+        yield result
 
 
 def check_known(prompts: Sequence[StoredPrompt]) -> list[str]:
@@ -128,12 +138,11 @@ def rescored(
     """
     limit = positions(language_model.model)
     windows = Windows(context=limit or 1 << 30, batch_size=batch_size)
-    documents = (
-        document for one in prompts for document in _documents(language_model, one, chat, limit)
-    )
-    scores = score(language_model, documents, windows=windows, setting=setting)
+    documents = [[*_documents(language_model, one, chat, limit)] for one in prompts]
+    every = chain.from_iterable(documents)
+    scores = score(language_model, every, windows=windows, setting=setting)
     found = []
-    for one in prompts:
+    for one, scored_ones in zip(prompts, documents, strict=True):
         answers = []
         for answer in one.drawn.answers:
             if not (answer.text or _has_ids(one)):
@@ -152,8 +161,8 @@ def rescored(
                 )
             )
         drawn = Drawn(
-            tuple(answers), one.drawn.prompt_ids, language_model.name, str(setting),
-            one.drawn.seed, one.drawn.chat,
+            tuple(answers), _read_before(scored_ones) or one.drawn.prompt_ids,
+            language_model.name, str(setting), one.drawn.seed, one.drawn.chat,
         )  # fmt: skip
         found.append(replace(one, drawn=drawn))
     return found
@@ -185,6 +194,17 @@ def _documents(
     ):
         _check_fit(len(document.front) + len(document.segment.ids), limit, name)
         yield document
+
+
+def _read_before(documents: Sequence[AnyDocument]) -> tuple[int, ...]:
+    """The ids that the model reads before what is scored of answers to one prompt."""
+    for document in documents:
+        if isinstance(document, TokenDocument):
+            return tuple(document.context)
+        if isinstance(document, EncodedDocument):
+            first = int(document.scored.argmax())
+            return (*document.front, *document.segment.ids[:first].tolist())
+    return ()
 
 
 def _check_fit(tokens: int, limit: int | None, name: str) -> None:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from rich.table import Table
+
 from decoding_evals.showing.lines import quoted
 from decoding_evals.showing.terminal import Shown, counted, number, titled
 from decoding_evals.uncertainty.estimators.probabilities import OF_BOTH, OF_MODEL
@@ -113,6 +115,27 @@ def _samples(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "", f"{cut} of {count} {'sample' if count == 1 else 'samples'} {verb} cut off: {of}"
 
 
+UNITS = {
+    "LexicalSimilarity_rougeL": "-1 to 0", "Margin": "-1 to 0", "LabelProb": "0 to 1",
+    "DegMat": "0 to 1", "NumberOfDistinctAnswers": "answers", "EigValLaplacian": "answers",
+    "Eccentricity": "distance",
+}  # fmt: skip
+"""Of the estimators that are not in nats."""
+
+
+def estimator_table(record: dict[str, Any]) -> Table:
+    """One line per estimator, with its unit and its standard error."""
+    title = "Estimators: a larger value is less sure"
+    table = titled(title, "estimator", ">value", ">standard\nerror", "unit", "of")
+    for name, value in record["estimators"].items():
+        error = record["standard_errors"].get(name)
+        figures = ("-" if one is None else f"{one:.4f}" for one in (value, error))
+        table.add_row(name, *figures, UNITS.get(name, "nats"), _drawn_from(name))
+    drawn = record["settings"] or "not known"
+    table.caption = f"p is the model's own distribution, q that of the samples: {drawn}"
+    return table
+
+
 def evaluation_tables(summary: dict[str, Any]) -> Iterator[Shown]:
     """One line per estimator, the best first; and notes."""
     evaluation = summary["evaluation"]
@@ -150,7 +173,8 @@ def evaluation_tables(summary: dict[str, Any]) -> Iterator[Shown]:
     if len(evaluation["votes"]) > 1:
         yield from _votes(evaluation["votes"])
     if "abstention" in evaluation:
-        yield from _abstention(evaluation["abstention"])
+        yield ""
+        yield from abstention_lines(evaluation["abstention"])
 
 
 def _votes(votes: dict[str, dict[str, Any]]) -> Iterator[Shown]:
@@ -165,9 +189,8 @@ def _votes(votes: dict[str, dict[str, Any]]) -> Iterator[Shown]:
     yield table
 
 
-def _abstention(found: dict[str, Any]) -> Iterator[Shown]:
+def abstention_lines(found: dict[str, Any]) -> Iterator[str]:
     """What a threshold promises."""
-    yield ""
     promise = f"wrong at most {found['risk']:.1%} of the time, with {found['confidence']:.1%}"
     if found["threshold"] is None:
         yield f"no threshold of {found['estimator']} keeps answers {promise} confidence"

@@ -1,0 +1,73 @@
+"""Pages in a browser, and what is wrong with them."""
+
+import re
+import sys
+from contextlib import contextmanager
+
+import pytest
+
+from decoding_cli.app import main
+
+INJECTION = "</script><script>window.bad=1</script><img src=x onerror=window.bad=1>&amp;"
+
+
+def run(*arguments):
+    """Run a command, which has to succeed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["decoding", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+    assert not exit_.value.code
+
+
+@contextmanager
+def opened(browser, path, width=1280):
+    """A page, which must say nothing on the console and ask for nothing."""
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    seen = []
+    page.on("console", lambda message: seen.append(message.text))
+    page.on("pageerror", lambda error: seen.append(str(error)))
+    page.on("request", lambda request: seen.append(request.url))
+    page.goto(path.as_uri())
+    yield page
+    assert seen == [path.as_uri()]
+    assert page.evaluate("window.bad") is None
+    assert page.locator("img").count() == 0
+    page.close()
+
+
+def violations(browser, path, prepare):
+    """What axe finds, in light and narrow and in dark and wide, and what exceeds the window."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    found = []
+    for scheme, width in (("light", 360), ("dark", 1280)):
+        context = browser.new_context(
+            color_scheme=scheme, viewport={"width": width, "height": 800}, bypass_csp=True
+        )
+        page = context.new_page()
+        page.goto(path.as_uri())
+        prepare(page)
+        if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+            found.append((scheme, width, "wider than the window"))
+        found += [
+            (scheme, width, one["id"], one["nodes"][0]["html"][:100])
+            for one in axe.run(page).response["violations"]
+        ]
+        context.close()
+    return found
+
+
+def percents(text):
+    """The shares that a text names."""
+    return [float(one) / 100 for one in re.findall(r"([\d.]+)%", text)]
+
+
+def scale_of(svg):
+    """What a place on the horizontal axis of a picture stands for, from its ticks."""
+    svg.locator("text.x").first.wait_for()
+    ticks = [
+        (float(one.get_attribute("x")), float(one.text_content()))
+        for one in svg.locator("text.x").all()
+    ]
+    (x0, value0), (x1, value1) = ticks[0], ticks[-1]
+    return lambda x: value0 + (x - x0) * (value1 - value0) / (x1 - x0)
