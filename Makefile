@@ -26,7 +26,7 @@ test-gpu: .venv/.installed-dev
 test-browser: .venv/.installed-browser
 	command -v chromium || (apt-get update && apt-get install -y chromium)
 	$(BIN)/node $(TYPESCRIPT)/bin/tsc --noEmit --allowJs --checkJs --strict --noUnusedLocals \
-		--target es2022 --lib es2022,dom $$(find decoding evals -name '*.js')
+		--target es2022 --lib es2023,dom,dom.iterable $$(find decoding evals -name '*.js')
 	$(BIN)/python -m pytest -m 'browser and not real' tests/browser
 
 # A real instruct model, from the package index: 93 MB.

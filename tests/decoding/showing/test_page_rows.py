@@ -125,8 +125,9 @@ def test_every_value_is_within_its_bound(engine, kind):
             if setting in usual:
                 errors += [*np.abs(differences)]
             if setting.keys() == {"temperature"} and 0.25 <= setting["temperature"] <= 4:
-                # A gap of 8 nats within a segment is more than its polynomial mends.
-                assert np.abs(differences).max() < (0.05 if kind == "two heaps" else 1e-5)
+                # A wide gap within a segment is more than its polynomial mends.
+                most = {"two heaps": 0.05, "levels": 1e-4}.get(kind, 1e-5)
+                assert np.abs(differences).max() < most
     assert np.quantile(errors, 0.99) < {"two heaps": 0.06, "steps": 0.02}.get(kind, 0.01)
 
 
