@@ -128,7 +128,9 @@ def test_every_value_is_within_its_bound(engine, kind):
                 # A wide gap within a segment is more than its polynomial mends.
                 most = {"two heaps": 0.05, "levels": 1e-4}.get(kind, 1e-5)
                 assert np.abs(differences).max() < most
-    assert np.quantile(errors, 0.99) < {"two heaps": 0.06, "steps": 0.02}.get(kind, 0.01)
+    assert np.quantile(errors, 0.99) < {"two heaps": 0.06, "levels": 0.03, "steps": 0.02}.get(
+        kind, 0.01
+    )
 
 
 def test_which_token_is_the_last_that_top_p_keeps(engine):
