@@ -87,7 +87,7 @@ def test_rows_of_all_answers_give_their_entropies(browser, answered):
 def test_estimators_and_the_verdict_are_read_as_recorded(browser, answered):
     path, records, _ = answered
     with opened(browser, path) as page:
-        page.locator("summary").click()
+        page.locator("#drawing summary").click()
         rows = page.locator("details tbody tr").all()
         cells = [[cell.strip() for cell in row.inner_text().split("\t")] for row in rows]
         assert {line[0]: line[1] for line in cells} == {
@@ -195,7 +195,7 @@ def test_axe_finds_nothing(browser, answered):
     path, *_ = answered
 
     def look(page):
-        page.locator("summary").click()
+        page.locator("#drawing summary").click()
 
     assert violations(browser, path, look) == []
     assert violations(browser, path, lambda page: page.select_option("#which-entry", "4")) == []

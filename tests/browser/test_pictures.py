@@ -227,7 +227,7 @@ def test_reliability_stands_at_its_bins(opened):
     for figure in (f"{last['confidence']:.3f}", f"{last['accuracy']:.3f}", str(last["count"])):
         assert figure in text
     assert f"{sign}{abs(excess):.3f}" in text or abs(excess) < 0.0005
-    page.locator("summary").click()
+    page.locator("#drawing summary").click()
     assert page.locator("details tbody tr").count() == sum(
         len(record[f"reliability_{when}"]) for when in ("before", "after")
     )
