@@ -35,6 +35,8 @@ from decoding.models.loading import LanguageModel, load_model
 from decoding_cli.app import main
 from toys import words
 
+pytest_plugins = ["browsing"]
+
 
 def pytest_configure(config):
     """Hide accelerators from all but their own tests: elsewhere, what is meant is a CPU."""

@@ -8,7 +8,8 @@ import pytest
 
 from decoding_cli.app import main
 
-INJECTION = "</script><script>window.bad=1</script><img src=x onerror=window.bad=1>&amp;"
+INJECTION = "</script><script>window.bad=1</script><img src=x onerror=window.bad=1>&amp;{{a}}"
+TEXT = f"Once upon a time {INJECTION}\n\u05e9\u05dc\u05d5\u05dd \U0001f600 \u202eabc\n\tdef f():\n"
 
 
 def run(*arguments):

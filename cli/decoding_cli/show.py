@@ -12,7 +12,7 @@ import click
 
 from decoding_cli.trees import picture
 from decoding_evals.reading.rows import FORMATS, Row, file_rows, json_lines
-from decoding_evals.shell.options import Command
+from decoding_evals.shell.options import Command, option
 from decoding_evals.shell.output import PAGE, RecordFile, check_source
 from decoding_evals.showing.lines import harmless, note
 
@@ -29,10 +29,7 @@ RECORDED = ("score", "perplexity", "compare", "uncertainty", "calibrate", "ident
 
 @click.command(cls=Command)
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE", help="Write a page for a browser (.html) instead of tables.",
-)  # fmt: skip
+@option("--output FILE", "Write a page for a browser (.html) instead of tables.", "-o")
 @click.option("--open", "opened", is_flag=True, help="Open the page of --output.")
 def show(files: tuple[Path, ...], output: Path | None, opened: bool) -> None:
     """Show the records in FILES (or standard input), of whatever command, without a model.

@@ -4,8 +4,7 @@ import json
 import re
 
 import pytest
-
-from conftest import INJECTION, TEXT
+from opening import INJECTION, TEXT
 
 pytestmark = pytest.mark.browser
 

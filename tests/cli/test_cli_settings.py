@@ -39,7 +39,7 @@ def test_a_mistyped_command_is_told_the_nearest(run):
 def test_every_command_of_the_list_is_there(run):
     _, listed, _ = run("--help")
     names = re.findall(r"^  (\w+)  +\S", listed.split("Commands:")[1], re.MULTILINE)
-    assert len(names) == 10
+    assert len(names) == 12
     for name in names:
         code, out, _ = run(name, "--help")
         assert code == 0 and out.startswith(f"Usage: decoding {name} ")

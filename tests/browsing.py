@@ -1,28 +1,15 @@
 """Chromium, and pages in it that may ask for nothing and say nothing."""
 
 import shutil
-import sys
 
 import pytest
-
-from decoding_cli.app import main
-
-INJECTION = "</script><script>window.bad=1</script><img src=x onerror=window.bad=1>&amp;{{a}}"
-TEXT = f"Once upon a time {INJECTION}\n\u05e9\u05dc\u05d5\u05dd \U0001f600 \u202eabc\n\tdef f():\n"
-
-
-def _run(*arguments):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["decoding", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-    assert not exit_.value.code
+from opening import TEXT, run
 
 
 @pytest.fixture(scope="session")
 def command():
     """Run the command in this process."""
-    return _run
+    return run
 
 
 @pytest.fixture(scope="session")
