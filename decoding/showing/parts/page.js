@@ -26,6 +26,15 @@ function fill(id, titles, choose) {
   if (titles.length) list.value = "0";
 }
 
+/** Show another entry, from within the one that is shown. @param {number} index */
+function chooseEntry(index) {
+  const list = /** @type {HTMLSelectElement} */ (byId("which-entry"));
+  list.value = String(index);
+  list.dispatchEvent(new Event("change"));
+  scrollTo(0, 0);
+  list.focus();
+}
+
 /** @param {number} index */
 function showEntry(index) {
   const entry = data.entries[index];

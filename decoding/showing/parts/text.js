@@ -140,29 +140,35 @@ function change(side, setting, withText = true) {
 function compute(changed) {
   const mine = ++version;
   stale = new Set([...stale, ...changed]);
-  const due = [...stale];
-  const [from, to] = inSight();
-  for (let i = from; i < to; i++) update(i, due);
+  updateInSight();
   if (active >= 0) showCard();
   let next = 0;
   const work = () => {
     if (mine !== version) return;
     const end = performance.now() + SLICE_MS;
     while (next < tokens.length && performance.now() < end) {
-      if (next < from || next >= to) update(next, due);
-      next++;
+      update(next++);
     }
     if (next < tokens.length) {
+      if (rows) byId("bound").textContent = `Computing: ${percent(next / tokens.length)} of the tokens.`;
       setTimeout(work);
       return;
     }
     stale.clear();
     if (rows) showTotals();
+    showLandmarks();
   };
   work();
 }
 /** Sides of which not all tokens are computed. @type {Set<Side>} */
 let stale = new Set();
+/** The version that each token was computed for. */
+let computed = new Uint32Array();
+
+function updateInSight() {
+  const [from, to] = inSight();
+  for (let i = from; i < to; i++) update(i);
+}
 
 /** The tokens that are in sight. @returns {[number, number]} */
 function inSight() {
@@ -180,9 +186,11 @@ function inSight() {
   return [from, Math.min(from + 2000, Math.max(from, first((box) => box.top > innerHeight)))];
 }
 
-/** @param {number} i a token @param {Side[]} due */
-function update(i, due) {
-  for (const side of rows ? due : []) {
+/** Compute a token, unless that is done. @param {number} i */
+function update(i) {
+  if (computed[i] === version) return;
+  computed[i] = version;
+  for (const side of rows ? stale : []) {
     const figures = figuresOf(/** @type {Rows} */ (rows), i, side.setting);
     for (const name of COLUMNS) {
       side.columns[name][i] = figures[/** @type {keyof Figures} */ (name)];
@@ -244,20 +252,46 @@ function shade(i) {
   const { by, from, shades } = shading();
   const value = valueOf(by, i);
   const level = Number.isNaN(value) ? from.findIndex((start) => start <= 0 && start > -0.6) : lastAtMost(from, value, 0, from.length - 1);
-  const name = `t ${shades[level]}${isCut(i) ? " cut" : ""}`;
+  const name = `t ${shades[level]}${isCut(i) ? " cut" : ""}${isCut(i, 1) ? " cut-b" : ""}`;
   if (tokens[i].className !== name) tokens[i].className = name;
 }
 
-/** Whether a token is cut off, by A or by what it was scored under. @param {number} i */
-function isCut(i) {
-  return rows ? sides[0].columns.surprisal[i] === Infinity : text.recorded?.q_surprisal_nats?.[i] === null;
+/** Whether a token is cut off, by A or B, or by what it was scored under. @param {number} i @param {number} side */
+function isCut(i, side = 0) {
+  return rows ? sides[side].columns.surprisal[i] === Infinity : !side && text.recorded?.q_surprisal_nats?.[i] === null;
 }
 
 function showLegend() {
   const { unit, from, shades } = shading();
   const parts = from.map((start, i) => element("span", shades[i],
     i === 0 ? `below ${from[1]}` : i === from.length - 1 ? `from ${start} ${unit}` : `${start} to ${from[i + 1]}`));
-  byId("legend").replaceChildren(...parts, element("span", "cut", rows ? "cut off by A" : "cut off"));
+  byId("legend").replaceChildren(...parts, element("span", "cut", rows ? "cut off by A" : "cut off"),
+    ...rows ? [element("span", "cut-b", "cut off by B")] : []);
+}
+
+/** Lead to the tokens that are looked for: where the model was least sure, and what is cut off. */
+function showLandmarks() {
+  const name = rows ? "entropy" : Object.keys(text.recorded ?? {}).find((one) => one.endsWith("entropy_nats"));
+  /** @param {number} i */
+  const entropy = (i) => rows ? sides[0].columns.entropy[i] : recordedAt(name ?? "", i);
+  let least = -1;
+  tokens.forEach((_, i) => { if (Number.isFinite(entropy(i)) && !(least >= 0 && entropy(i) <= entropy(least))) least = i; });
+  /** @param {string} words @param {() => number} goal */
+  const lead = (words, goal) => {
+    const button = element("button", "", words);
+    button.setAttribute("type", "button");
+    button.addEventListener("click", () => {
+      pinned = true;
+      select(goal(), true);
+    });
+    return button;
+  };
+  const cuts = (rows ? [0, 1] : [0]).map((side) => ({ by: rows ? ` by ${"AB"[side]}` : "", at: tokens.flatMap((_, i) => isCut(i, side) ? [i] : []) }));
+  byId("landmarks").replaceChildren(
+    ...least < 0 ? [] : [lead(`Least sure${rows ? " under A" : ""}: ${spelled(text.tokens[least])} (${shown(entropy(least), 2)} nats)`, () => least)],
+    ...cuts.filter(({ at }) => at.length).map(({ by, at }) => lead(`Next of ${at.length.toLocaleString("en")} cut off${by}`,
+      () => at.find((i) => i > active) ?? at[0])),
+  );
 }
 
 /** A table of what A and B make of something. @param {(string | Node)[][]} lines */
@@ -285,7 +319,8 @@ function showTotals() {
   byId("totals").replaceChildren(sideTable(lines.map((name, i) => [name, each[0][i], each[1][i]])));
   const largest = sides.map(({ columns }) => columns.bound.reduce((most, one) => Math.max(most, one), 0));
   byId("bound").textContent = `Entropies, surprisals and kept masses of a token are within ${largest.map((one) => shown(one, 4)).join(" (A) and ")} (B) `
-    + `of exact values, on average within ${sides.map(({ columns }) => shown(mean(columns.bound), 5)).join(" and ")}.`;
+    + `of exact values, on average within ${sides.map(({ columns }) => shown(mean(columns.bound), 5)).join(" and ")}. `
+    + "KL and cross-entropy are made of the same sums, and have no bound of their own.";
 }
 
 /** Look at a token. @param {number} i @param {boolean} aloud */
@@ -296,15 +331,23 @@ function select(i, aloud) {
     tokens[active].removeAttribute("id");
   }
   active = i;
+  update(i);
   tokens[i].setAttribute("aria-selected", "true");
   tokens[i].id = "active";
   byId("text").setAttribute("aria-activedescendant", "active");
   showCard();
   if (!aloud) return;
-  tokens[i].scrollIntoView({ block: "nearest" });
+  bringIntoSight();
   const [surprisal, entropy] = rows ? [sides[0].columns.surprisal[i], sides[0].columns.entropy[i]]
     : [recordedAt("surprisal_nats", i), recordedAt("entropy_nats", i)];
   say(`${spelled(text.tokens[i])}: surprisal ${surprisal === Infinity ? "infinite, cut off" : shown(surprisal, 2)}, entropy ${shown(entropy, 2)} nats`);
+}
+
+/** Scroll to the token that is looked at: once more when the pieces around it have their true heights. */
+function bringIntoSight() {
+  const scroll = () => tokens[active]?.scrollIntoView({ block: "nearest" });
+  scroll();
+  requestAnimationFrame(scroll);
 }
 
 function showCard() {
@@ -352,7 +395,7 @@ function showComputed(rows, i) {
   if (place >= ids.length) items.push(choice(text.tokens[i], shares(ownDepth, place), true));
   byId("token").replaceChildren(
     element("p", "said", spelled(text.tokens[i])),
-    element("p", "", `token ${i + 1} of ${tokens.length}; ${place === 0 ? "the model's favourite" : `${place.toLocaleString("en")} tokens were more likely`}`),
+    element("p", "", `token ${i + 1} of ${tokens.length}; ${place === 0 ? "the model's favourite" : `${place.toLocaleString("en")} token${place === 1 ? " was" : "s were"} more likely`}`),
     sideTable([
       ["surprisal (nats)", ...both.map(({ surprisal }) => surprisal === Infinity ? "cut off" : shown(surprisal))],
       ["entropy (nats)", ...both.map(({ entropy }) => shown(entropy))],
@@ -420,11 +463,13 @@ function showText(next, nextRows, nextNames) {
   byId("recorded").hidden = !!rows;
   byId("before").textContent = text.before;
   byId("before").hidden = text.before === "";
-  byId("token").replaceChildren(element("p", "", "No token yet."));
+  byId("token").replaceChildren(element("p", "", "No token yet: point at one in the text, tap it, or go with the arrow keys."));
+  byId("landmarks").replaceChildren();
   byId("text").removeAttribute("aria-activedescendant");
   const pieces = pieced(text.tokens);
   byId("text").replaceChildren(...pieces.blocks);
   tokens = pieces.tokens;
+  computed = new Uint32Array(tokens.length);
   offerShading();
   showLegend();
   for (const side of sides) {
@@ -449,6 +494,7 @@ function listen() {
     const at = tokenAt(event);
     pinned = at >= 0 && !(pinned && at === active);
     select(at, false);
+    if (at >= 0) bringIntoSight(); // from below the card of a narrow window
   });
   area.addEventListener("keydown", (event) => {
     const rightToLeft = active >= 0 && getComputedStyle(/** @type {Element} */ (tokens[active].parentElement)).direction === "rtl";
@@ -463,6 +509,7 @@ function listen() {
   });
   // By a finger it comes before the click, whose token would be moved away from under it.
   area.addEventListener("focus", () => { if (active < 0 && area.matches(":focus-visible")) select(0, true); });
+  addEventListener("scroll", () => { if (stale.size) updateInSight(); }, { passive: true });
   byId("shading").addEventListener("change", () => {
     showLegend();
     tokens.forEach((_, i) => shade(i));

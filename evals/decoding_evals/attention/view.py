@@ -27,7 +27,8 @@ def _entry(record: dict[str, Any]) -> dict[str, Any]:
     data["tokens"] = [token["text"] for token in record["per_token"]]
     data |= {"front": [], "rows": None} if page is None else {"front": page["front"], "rows": page}
     return {
-        "title": title_of(record), "about": about, "data": data, "tables": plain(tables(record)),
+        "title": f"attention: {title_of(record)}", "about": about,
+        "data": data, "tables": plain(tables(record)),
     }  # fmt: skip
 
 

@@ -267,8 +267,10 @@
     });
     const legend = element("p", "", element("span", "side a", "● frontier: no other setting is lower in entropy, cross-entropy and share of tokens cut off"),
       " · the larger a mark, the more of the text's tokens are cut off · on the dotted line the text is as surprising as q expects; above it, q is too sure");
+    const best = settings.filter((one) => above.best.has(one)).map(({ number, name }) => `${number} ${name}`);
     place.append(element("div", "beside", element("div", "",
-      element("h2", "", "Entropy and cross-entropy"), legend, above.place,
+      element("h2", "", "Entropy and cross-entropy"), legend,
+      ...best.length && best.length <= 12 ? [element("p", "", `On the frontier: ${best.join(" · ")}`)] : [], above.place,
       ...above.missing ? [element("p", "", `${above.missing} of ${settings.length} settings cover no token of the text and have no mark.`)] : [],
       ...settings.length < 2 ? [] : [
         element("h2", "", "Each pair"),

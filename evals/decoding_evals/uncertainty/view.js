@@ -30,8 +30,45 @@
       element("p", "", `Samples, sorted by ${clustering}: each cluster with its share of them, the largest first.${shown ? " Choose an answer to see its tokens." : " Records that were written with --page-data show the tokens of each."}`),
       list,
       element("details", "", element("summary", "", `${estimators[0].rows.length} estimators of uncertainty`), ...estimators.map(framed)),
+      ...overview(entry),
     );
   };
+
+  /** All prompts that were answered with one, the least sure first, each a way to its record. @param {Entry} entry */
+  function overview(entry) {
+    const here = data.entries.indexOf(entry);
+    /** @param {Entry | undefined} one */
+    const answers = (one) => one?.view === "uncertainty" ? /** @type {Answered} */ (one.data) : null;
+    let [from, to] = [answers(entry) ? here : here - 1, here + 1];
+    while (answers(data.entries[from - 1])) from--;
+    while (answers(data.entries[to])) to++;
+    const all = data.entries.slice(from, to).flatMap((one, i) => {
+      const known = answers(one);
+      return known ? [{ at: from + i, title: one.title, known }] : [];
+    });
+    if (all.length < 2) return [];
+    const list = chooser(Object.fromEntries(all[0].known.estimators[0].rows.map(([name, , , unit]) => [name, `${name} (${unit})`])));
+    const place = element("div");
+    const draw = () => {
+      const found = all.map(({ at, title, known }) => {
+        const said = known.estimators[0].rows.find(([name]) => name === list.value)?.[1] ?? "-";
+        const value = Number(said.replaceAll(",", ""));
+        return { at, title, said, value: Number.isNaN(value) ? -Infinity : value, correct: known.facts.find(([name]) => name === "correct")?.[1] || "-" };
+      }).sort((one, other) => one.value < other.value ? 1 : one.value > other.value ? -1 : one.at - other.at);
+      place.replaceChildren(table(["prompt", list.value, "correct"], found.map(({ at, title, said, correct }) => {
+        const button = element("button", "answer", element("bdi", "", title));
+        button.setAttribute("type", "button");
+        button.addEventListener("click", () => chooseEntry(at));
+        return [button, said, correct];
+      }), [false, true, false]));
+    };
+    list.addEventListener("change", draw);
+    draw();
+    const made = /** @type {HTMLDetailsElement} */ (element("details", "", element("summary", "", `All ${all.length.toLocaleString("en")} prompts, the least sure first`),
+      element("label", "", "By ", list), place));
+    made.open = !answers(entry);
+    return [made];
+  }
 
   /** A text of some length, which can be scrolled. @param {string} said */
   function prose(said) {
@@ -55,7 +92,7 @@
     const evaluation = /** @type {Evaluation} */ (entry.data);
     const known = Object.entries(evaluation.estimators).filter(([, { prompts }]) => prompts);
     const votes = Object.entries(evaluation.votes);
-    place.append(...telling(known), ...known.length && evaluation.risk !== null ? riskCoverage(evaluation, known) : []);
+    place.append(...overview(entry), ...telling(known), ...known.length && evaluation.risk !== null ? riskCoverage(evaluation, known) : []);
     if (votes.length > 1) {
       const lines = votes.map(([name, { accuracy, accuracy_interval }]) => intervalLine(name, accuracy, accuracy_interval));
       place.append(element("h2", "", "Which answer to give"),
