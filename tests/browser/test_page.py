@@ -83,7 +83,7 @@ def test_tokens_are_read_by_keyboard(opened):
     assert selected.get_attribute("id") == opened.get_attribute("#text", "aria-activedescendant")
     for value in ("surprisal", "residual", "kl"):
         opened.select_option("#shading", value)
-        assert opened.locator("#legend span").count() == 9
+        assert opened.locator("#legend span").count() == 10
 
 
 def test_pointing_at_a_token_shows_its_card(opened):
