@@ -267,7 +267,7 @@
     });
     const legend = element("p", "", element("span", "side a", "● frontier: no other setting is lower in entropy, cross-entropy and share of tokens cut off"),
       " · the larger a mark, the more of the text's tokens are cut off · on the dotted line the text is as surprising as q expects; above it, q is too sure");
-    const best = settings.filter((one) => above.best.has(one)).map(({ number, name }) => `${number} ${name}`);
+    const best = [...above.best].sort((a, b) => a.i - b.i).map(({ number, name }) => `${number} ${name}`);
     place.append(element("div", "beside", element("div", "",
       element("h2", "", "Entropy and cross-entropy"), legend,
       ...best.length && best.length <= 12 ? [element("p", "", `On the frontier: ${best.join(" · ")}`)] : [], above.place,
