@@ -84,11 +84,34 @@ def test_rows_of_all_answers_give_their_entropies(browser, answered):
     np.testing.assert_allclose(found["entropy_nats"], want, atol=1e-4)
 
 
+def test_prompts_stand_together_the_least_sure_first_and_lead_to_their_answers(browser, answered):
+    path, records, _ = answered
+    with opened(browser, path) as page:
+        for shown in (0, len(records)):  # a prompt, and the evaluation
+            page.select_option("#which-entry", str(shown))
+            page.locator(".overview").evaluate("e => { e.open = true; }")
+            for name in ("MaximumSequenceProbability", "RaoBlackwellSequenceEntropy"):
+                page.select_option(".overview select", name)
+                values = [record["estimators"][name] for record in records]
+                order = sorted(range(len(records)), key=lambda i: -values[i])
+                rows = [one.locator("th, td") for one in page.locator(".overview tbody tr").all()]
+                found = [row.all_inner_texts() for row in rows]
+                assert [int(prompt.split(":")[0]) - 1 for prompt, *_ in found] == order
+                assert [(value, sign) for _, value, sign in found] == [
+                    (f"{values[i]:.4f}", "✓" if records[i]["correct"] else "✗") for i in order
+                ]
+            page.locator(".overview .way").nth(1).focus()
+            page.keyboard.press("Enter")
+            assert page.input_value("#which-entry") == str(order[1])
+            assert page.evaluate("document.activeElement.id") == "which-entry"
+            assert page.inner_text("#title").startswith(f"{order[1] + 1}: ")
+
+
 def test_estimators_and_the_verdict_are_read_as_recorded(browser, answered):
     path, records, _ = answered
     with opened(browser, path) as page:
-        page.locator("#drawing summary").click()
-        rows = page.locator("details tbody tr").all()
+        page.locator("#drawing summary").first.click()
+        rows = page.locator("#drawing details:not(.overview) tbody tr").all()
         cells = [[cell.strip() for cell in row.inner_text().split("\t")] for row in rows]
         assert {line[0]: line[1] for line in cells} == {
             name: "-" if value is None else f"{value:.4f}"
@@ -109,13 +132,13 @@ def test_the_evaluation_is_the_last_entry_and_its_pictures_are_in_place(browser,
         page.select_option("#which-entry", str(len(ROWS)))
         known = {name: one for name, one in evaluation["estimators"].items() if one["prompts"]}
         for by in ("auroc", "prr"):
-            page.locator("#drawing select").first.select_option(by)
+            page.locator("#drawing > label select").first.select_option(by)
             svg = page.locator("#drawing svg").first
             value_at = scale_of(svg)
             dots = [value_at(float(one.get_attribute("cx"))) for one in svg.locator("circle").all()]
             want = [one[by] for one in known.values() if one[by] is not None]
             np.testing.assert_allclose(dots, sorted(want, reverse=True), atol=0.005)
-        choice = page.locator("#drawing select").nth(1)
+        choice = page.locator("#drawing > label select").nth(1)
         for name in ("Perplexity", "SemanticEntropy"):
             choice.select_option(name)
             curve = known[name]["risk_coverage"]
@@ -168,7 +191,7 @@ def test_a_threshold_has_its_line_and_its_promise(browser, tmp_path):
         assert "at most 19.0%" in page.locator(".promise").inner_text()
         said = page.locator("p", has_text="Undefined for")
         assert said.count() == 0
-        page.locator("#drawing select").nth(1).select_option(INJECTION)
+        page.locator("#drawing > label select").nth(1).select_option(INJECTION)
         svg.locator("text.x").first.wait_for()
         assert svg.locator("line.kept").count() == 0
 
@@ -195,7 +218,7 @@ def test_axe_finds_nothing(browser, answered):
     path, *_ = answered
 
     def look(page):
-        page.locator("#drawing summary").click()
+        page.locator("#drawing summary").first.click()
 
     assert violations(browser, path, look) == []
     assert violations(browser, path, lambda page: page.select_option("#which-entry", "4")) == []

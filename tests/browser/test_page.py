@@ -86,6 +86,40 @@ def test_tokens_are_read_by_keyboard(opened):
         assert opened.locator("#legend span").count() == 10
 
 
+def test_landmarks_lead_to_what_is_looked_for(opened):
+    setting = "temperature=0.7,top_p=0.9"
+    assert opened.input_value("#b-text") == setting
+    entropy = opened.evaluate("decodingReport.evaluate('raw').entropy_nats")
+    surprisal = opened.evaluate("s => decodingReport.evaluate(s).surprisal_nats", setting)
+    cut = [i for i, one in enumerate(surprisal) if one is None]
+    least, of_b = opened.locator("#landmarks button").all()  # raw, which is A, cuts off nothing
+    least.click()
+    assert f"token {entropy.index(max(entropy)) + 1} of" in opened.inner_text("#token")
+    assert of_b.inner_text() == f"Next of {len(cut)} cut off by B"
+    marked = opened.locator("#text .cut-b").evaluate_all("all => all.map(e => +e.dataset.i)")
+    assert marked == cut
+    opened.focus("#text")
+    opened.keyboard.press("End")
+    for i in cut[:3]:  # after the end comes the beginning
+        of_b.click()
+        assert f"token {i + 1} of" in opened.inner_text("#token")
+
+
+def test_a_token_is_computed_when_it_is_looked_at(opened):
+    opened.set_viewport_size({"width": 1280, "height": 200})
+    opened.evaluate("scrollTo(0, 0); { let t = 0; performance.now = () => (t += 20); }")
+    opened.evaluate("window.setTimeout = () => 0")  # what is left to be computed stays so
+    opened.fill("#a-text", "temperature=0.5,top_k=7")
+    assert "Computing" in opened.inner_text("#bound")
+    opened.focus("#text")
+    opened.keyboard.press("End")
+    entropy = opened.evaluate("decodingReport.evaluate('temperature=0.5,top_k=7').entropy_nats")
+    rows = [row.split("\t") for row in opened.inner_text("#token").splitlines() if "\t" in row]
+    card = {name: of_a for name, of_a, *_ in rows}
+    assert card["entropy (nats)"] == f"{entropy[-1]:.3f}"
+    assert card["tokens kept"] == "7"
+
+
 def test_pointing_at_a_token_shows_its_card(opened):
     opened.fill("#b-text", "top_k=2")
     opened.locator(".t").nth(2).hover()

@@ -156,6 +156,8 @@ def test_a_point_stands_at_its_entropy_and_cross_entropy(opened):
         )
     }
     assert {int(place) for place, _, name in marks if "best" in name.split()} == best
+    names = " · ".join(f"[{i + 1}] {record['settings'][i]}" for i in sorted(best))
+    assert page.get_by_text(f"On the frontier: {names}", exact=True).is_visible()
 
 
 @pytest.mark.parametrize(

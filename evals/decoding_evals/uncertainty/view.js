@@ -55,8 +55,8 @@
         const value = Number(said.replaceAll(",", ""));
         return { at, title, said, value: Number.isNaN(value) ? -Infinity : value, correct: known.facts.find(([name]) => name === "correct")?.[1] || "-" };
       }).sort((one, other) => one.value < other.value ? 1 : one.value > other.value ? -1 : one.at - other.at);
-      place.replaceChildren(table(["prompt", list.value, "correct"], found.map(({ at, title, said, correct }) => {
-        const button = element("button", "answer", element("bdi", "", title));
+      place.replaceChildren(table(["prompt", "value", "correct"], found.map(({ at, title, said, correct }) => {
+        const button = element("button", "way", element("bdi", "", title));
         button.setAttribute("type", "button");
         button.addEventListener("click", () => chooseEntry(at));
         return [button, said, correct];
@@ -64,7 +64,7 @@
     };
     list.addEventListener("change", draw);
     draw();
-    const made = /** @type {HTMLDetailsElement} */ (element("details", "", element("summary", "", `All ${all.length.toLocaleString("en")} prompts, the least sure first`),
+    const made = /** @type {HTMLDetailsElement} */ (element("details", "overview", element("summary", "", `All ${all.length.toLocaleString("en")} prompts, the least sure first`),
       element("label", "", "By ", list), place));
     made.open = !answers(entry);
     return [made];

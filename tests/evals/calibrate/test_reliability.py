@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decoding_evals.calibrate.quality import reliability
+from decoding_evals.calibrate.view import verdict
 from oracle import ece
 
 
@@ -85,3 +86,17 @@ def test_what_a_calibrated_model_shows():
 def test_nothing_has_no_reliability():
     with pytest.raises(ValueError, match="got 0 and 15"):
         reliability([], [])
+
+
+@pytest.mark.parametrize(
+    ("interval", "says"),
+    [
+        ([1.1, 1.4], "above 1: as it is, the model is too sure"),
+        ([0.6, 0.9], "below 1: as it is, the model is less sure"),
+        ([0.9, 1.1], "not clearly other than 1"),
+        ([0.9, None], "best."),
+        (None, "best."),
+    ],
+)
+def test_the_verdict_is_that_of_the_interval(interval, says):
+    assert says in verdict({"temperature": 1.0, "confidence_interval": interval})
