@@ -182,6 +182,7 @@ def test_a_threshold_has_its_line_and_its_promise(browser, tmp_path):
     with (tmp_path / "page.html").open("w") as file:
         write_page([EVALUATION], [EVALUATION.shown(record)], file)
     with opened(browser, tmp_path / "page.html") as page:
+        page.locator("#drawing svg").first.locator("text").first.wait_for()
         assert INJECTION in page.locator("#drawing svg").first.text_content()
         svg = page.locator("#drawing svg").nth(1)
         value_at = scale_of(svg)

@@ -109,6 +109,8 @@ def test_a_token_is_computed_when_it_is_looked_at(opened):
     opened.set_viewport_size({"width": 1280, "height": 200})
     opened.evaluate("scrollTo(0, 0); { let t = 0; performance.now = () => (t += 20); }")
     opened.evaluate("window.setTimeout = () => 0")  # what is left to be computed stays so
+    # Scrolling computes what comes into sight, which is not what is tried here.
+    opened.evaluate("addEventListener('scroll', (e) => e.stopImmediatePropagation(), true)")
     opened.fill("#a-text", "temperature=0.5,top_k=7")
     assert "Computing" in opened.inner_text("#bound")
     opened.focus("#text")
@@ -118,6 +120,18 @@ def test_a_token_is_computed_when_it_is_looked_at(opened):
     card = {name: of_a for name, of_a, *_ in rows}
     assert card["entropy (nats)"] == f"{entropy[-1]:.3f}"
     assert card["tokens kept"] == "7"
+
+
+def test_tokens_are_computed_when_they_come_into_sight(opened):
+    last = opened.locator(".t").last
+    opened.set_viewport_size({"width": 1280, "height": 200})
+    opened.evaluate("scrollTo(0, 0); { let t = 0; performance.now = () => (t += 20); }")
+    opened.evaluate("window.setTimeout = () => 0")
+    assert "s0" not in last.get_attribute("class").split()
+    opened.fill("#a-text", "greedy")
+    assert "s0" not in last.get_attribute("class").split()
+    last.scroll_into_view_if_needed()
+    opened.wait_for_function("() => [...document.querySelectorAll('.t')].at(-1).matches('.s0')")
 
 
 def test_pointing_at_a_token_shows_its_card(opened):
