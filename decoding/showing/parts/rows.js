@@ -7,10 +7,13 @@
  *   at: Record<string, number>}} Format  what stands where in a row, `at` in bytes
  * @typedef {{temperature: number, top_k: number, top_p: number, min_p: number}} Setting
  * @typedef {{entropy: number, keptMass: number, surprisal: number, bound: number, kept: number,
- *   logMass: number, meanDepth: number, variance: number, end: number}} Figures
+ *   logMass: number, meanDepth: number, variance: number, end: number, sumsBound: number, least: number,
+ *   most: number}} Figures
  *   of one row under one setting, nats; surprisal is infinite where the token that came is cut off;
  *   `logMass` is ln Σ e^{-βx} over what is kept, `variance` that of -ln q; `end` is where what is
- *   kept ends, in tokens that are known by themselves and segments
+ *   kept ends, in tokens that are known by themselves and segments, for certain not before `least`
+ *   and not behind `most`; `bound` is how far entropy, kept mass and surprisal may be off,
+ *   `sumsBound` how far entropy and `logMass` may be
  */
 
 const STEPS = 254; // of a mean's place within its segment
@@ -405,18 +408,20 @@ function figuresOf(rows, row, setting) {
   if (setting.temperature === 0) {
     rows.weigh(1);
     const off = errorOfTotal(rows) / rows.total + FLOAT32;
-    return { entropy: 0, keptMass: 1 / rows.total, surprisal: rows.place === 0 ? 0 : Infinity,
-      bound: off, kept: 1, logMass: 0, meanDepth: 0, variance: 0, end: 1 };
+    return { entropy: 0, keptMass: 1 / rows.total, surprisal: rows.place === 0 ? 0 : Infinity, bound: off,
+      kept: 1, logMass: 0, meanDepth: 0, variance: 0, end: 1, sumsBound: 0, least: 1, most: 1 };
   }
   const beta = 1 / setting.temperature;
   rows.weigh(beta);
   const cuts = cutsOf(rows, setting);
-  const end = Math.min(cuts.first, cuts.mass[1], cuts.depth[1]);
+  // An end behind which there are no tokens is that of the row.
+  const [least, end, most] = [0, 1, 2].map((sure) => Math.min(cuts.first, cuts.mass[sure], cuts.depth[sure]))
+    .map((one) => rows.tokensBefore(one) >= rows.count ? rows.known + rows.segments : one);
   const [mass, moment] = rows.upTo(end);
   const logMass = Math.log(mass), mean = moment / mass;
   const entropy = Math.max(0, logMass + beta * mean);
-  const figures = { entropy, keptMass: Math.min(1, mass / rows.total), surprisal: Infinity,
-    bound: boundOf(rows, cuts, end, mass, mean, entropy),
+  const bound = boundOf(rows, [least, most], end, end === cuts.first, mass, mean, entropy);
+  const figures = { entropy, keptMass: Math.min(1, mass / rows.total), surprisal: Infinity, bound, sumsBound: bound, least, most,
     kept: Math.max(1, Math.round(rows.tokensBefore(end))), logMass, meanDepth: mean, variance: NaN, end };
   const [kept, open] = keptOwn(rows, setting, cuts);
   const surprisal = Math.max(0, beta * rows.ownDepth + logMass);
@@ -510,15 +515,14 @@ function partOf(rows, end) {
 }
 
 /**
- * How far entropy, surprisal and kept mass may be off.
- * @param {Rows} rows @param {Cuts} cuts @param {number} end
+ * How far entropy, kept mass and the logarithm of what is kept may be off.
+ * @param {Rows} rows @param {number[]} sure the ends before which and behind which it lies
+ * @param {number} end @param {boolean} counted whether the end is that of so many tokens
  * @param {number} mass @param {number} mean @param {number} entropy
  */
-function boundOf(rows, cuts, end, mass, mean, entropy) {
+function boundOf(rows, [low, high], end, counted, mass, mean, entropy) {
   const { beta, known, segments } = rows, last = known + segments;
   let bound = 0;
-  const low = Math.min(cuts.first, cuts.mass[0], cuts.depth[0]);
-  const high = Math.min(cuts.first, cuts.mass[2], cuts.depth[2]);
   // The longer what is kept, the larger its entropy and its mass.
   for (const other of low < high ? [low, high] : []) {
     const [m, xm] = rows.upTo(other);
@@ -537,7 +541,7 @@ function boundOf(rows, cuts, end, mass, mean, entropy) {
   const inside = Math.floor(end);
   if (inside >= known && end > inside && end < last) {
     const width = rows.depth[inside + 1] - rows.depth[inside];
-    const reach = end === cuts.first ? beta * Math.max(1, beta * Math.abs(rows.depth[inside + 1] - mean)) : beta;
+    const reach = counted ? beta * Math.max(1, beta * Math.abs(rows.depth[inside + 1] - mean)) : beta;
     bound += partOf(rows, end) * width * reach / mass;
   }
   return bound;
@@ -600,6 +604,21 @@ function klBetween(a, ofA, b, ofB) {
   const betaA = ofA.temperature === 0 ? 0 : 1 / ofA.temperature;
   const betaB = ofB.temperature === 0 ? 0 : 1 / ofB.temperature;
   return Math.max(0, (betaB - betaA) * a.meanDepth + b.logMass - a.logMass);
+}
+
+/**
+ * How far `klBetween` may be off; infinite where it is open whether the divergence is.
+ *
+ * KL is made of ln Σ and E[x] over what is kept, and H = ln Σ + βE[x]: where H and ln Σ are known
+ * within e, βE[x] is known within 2e.
+ * @param {Figures} a @param {Setting} ofA @param {Figures} b @param {Setting} ofB
+ */
+function klBound(a, ofA, b, ofB) {
+  if (settingText(ofA) === settingText(ofB)) return 0;
+  const certain = a.most <= b.least + 1e-9 || a.least > b.most + 1e-9;
+  if (!certain) return Infinity;
+  const ratio = ofA.temperature === 0 || ofB.temperature === 0 ? 1 : ofA.temperature / ofB.temperature;
+  return a.sumsBound + b.sumsBound + 2 * Math.abs(ratio - 1) * a.sumsBound;
 }
 
 /**

@@ -8,7 +8,7 @@
 
 const SLICE_MS = 12; // of work between two frames
 const SHORT = 880; // pixels
-const COLUMNS = ["entropy", "keptMass", "surprisal", "bound", "kept", "logMass", "meanDepth", "end"];
+const COLUMNS = ["entropy", "keptMass", "surprisal", "bound", "kept", "logMass", "meanDepth", "end", "sumsBound", "least", "most"];
 const TOP_K = [0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100, 150, 200, 300, 500, 700, 1000, 2000, 5000];
 const KNOBS = {
   temperature: { label: "temperature", min: 0, max: 2, step: 0.01 },
@@ -209,6 +209,11 @@ function klAt(a, b, i) {
   return klBetween(figuresAt(a, i), a.setting, figuresAt(b, i), b.setting);
 }
 
+/** How far that may be off; infinite where it is open whether it is. @param {Side} a @param {Side} b @param {number} i */
+function klBoundAt(a, b, i) {
+  return klBound(figuresAt(a, i), a.setting, figuresAt(b, i), b.setting);
+}
+
 /** What a token is shaded by. @param {string} by @param {number} i */
 function valueOf(by, i) {
   if (!rows) return recordedAt(by, i);
@@ -299,6 +304,15 @@ function sideTable(lines) {
   return table(["", ...["A", "B"].map((name, i) => element("span", "side " + "ab"[i], name))], lines);
 }
 
+/** How far the divergences of all tokens may be off, in words. */
+function klSaid() {
+  const each = [[0, 1], [1, 0]].map(([a, b]) => tokens.map((_, i) => klBoundAt(sides[a], sides[b], i)));
+  const open = new Set(each.flatMap((bounds) => bounds.flatMap((bound, i) => bound === Infinity ? [i] : []))).size;
+  const largest = each.map((bounds) => bounds.reduce((most, one) => one === Infinity ? most : Math.max(most, one), 0));
+  return `KL(A‖B) is within ${shown(largest[0], 4)} and KL(B‖A) within ${shown(largest[1], 4)}, and a cross-entropy within that and its entropy's bound`
+    + (open ? `; at ${open.toLocaleString("en")} token${open === 1 ? "" : "s"} a cut lies where the page cannot tell whether one of them is infinite.` : ".");
+}
+
 function showTotals() {
   const each = sides.map(({ columns }, index) => {
     const covered = columns.surprisal.filter(Number.isFinite);
@@ -320,7 +334,7 @@ function showTotals() {
   const largest = sides.map(({ columns }) => columns.bound.reduce((most, one) => Math.max(most, one), 0));
   byId("bound").textContent = `Entropies, surprisals and kept masses of a token are within ${largest.map((one) => shown(one, 4)).join(" (A) and ")} (B) `
     + `of exact values, on average within ${sides.map(({ columns }) => shown(mean(columns.bound), 5)).join(" and ")}. `
-    + "KL and cross-entropy are made of the same sums, and have no bound of their own.";
+    + klSaid();
 }
 
 /** Look at a token. @param {number} i @param {boolean} aloud */
@@ -401,8 +415,12 @@ function showComputed(rows, i) {
       ["entropy (nats)", ...both.map(({ entropy }) => shown(entropy))],
       ["tokens kept", ...both.map(({ kept }) => kept.toLocaleString("en"))],
       ["mass kept", ...both.map(({ keptMass }) => percent(keptMass))],
+      ["these exact within", ...both.map(({ bound }) => shown(bound, 5))],
       ["KL to the other (nats)", shown(klAt(sides[0], sides[1], i)), shown(klAt(sides[1], sides[0], i))],
-      ["exact within", ...both.map(({ bound }) => shown(bound, 5))],
+      ["KL exact within", ...[[0, 1], [1, 0]].map(([a, b]) => {
+        const bound = klBoundAt(sides[a], sides[b], i);
+        return bound === Infinity ? "open" : shown(bound, 5);
+      })],
     ]),
     element("p", "", "The first tokens under the model (p), A and B:"),
     element("ol", "choices", ...items),

@@ -29,6 +29,8 @@ def engine():
         "function parse(text) { return settingText(parseSetting(text)); }"
         "function kl(a, b) { const [x, y] = [a, b].map(parseSetting);"
         " return String(klBetween(figuresOf(texts[0], 0, x), x, figuresOf(texts[0], 0, y), y)); }"
+        "function klWithin(a, b) { const [x, y] = [a, b].map(parseSetting);"
+        " return String(klBound(figuresOf(texts[0], 0, x), x, figuresOf(texts[0], 0, y), y)); }"
         "function varentropy(a) { const x = parseSetting(a);"
         " return varianceUnder(texts[0], 0, x, figuresOf(texts[0], 0, x)); }"
     )
@@ -182,6 +184,37 @@ def test_divergences_and_varentropy(engine):
         surprisal = -np.log(q[q > 0])
         variance = (q[q > 0] * (surprisal - entropy_of(q)) ** 2).sum()
         assert engine.call("varentropy", name) == pytest.approx(variance, rel=1e-3)
+
+
+def kl_of(a, b):
+    kept = a > 0
+    with np.errstate(divide="ignore"):
+        return (a[kept] * np.log(a[kept] / b[kept])).sum()
+
+
+# Of the masked row, weights are 0 in float64 where tokens are kept.
+@pytest.mark.parametrize("kind", sorted(kinds().keys() - {"masked"}))
+def test_every_divergence_is_within_its_bound(engine, kind):
+    row = kinds()[kind].astype(np.float32)
+    load(engine, row[None], [0], detail=32)
+    settings = [
+        {"temperature": temperature} | cut
+        for temperature, cut in zip((0.3, 0.7, 1.0, 1.5, 2.0) * 2, CUTS, strict=True)
+    ]
+    names = [",".join(f"{k}={v}" for k, v in one.items()) for one in settings]
+    truth = [q_of(row, **one)[0] for one in settings]
+    open_ones = 0
+    for (a, p), (b, q) in itertools.permutations(zip(names, truth, strict=True), 2):
+        found, bound = float(engine.call("kl", a, b)), float(engine.call("klWithin", a, b))
+        expected = kl_of(p, q)
+        if bound == np.inf:
+            open_ones += 1
+        elif expected == np.inf or found == np.inf:
+            assert found == expected, (a, b)
+        else:
+            assert abs(found - expected) <= bound, (a, b)
+    assert open_ones <= 30  # of 90
+    assert engine.call("klWithin", names[3], names[3]) == "0"
 
 
 @pytest.mark.parametrize(
