@@ -23,13 +23,12 @@ from decoding_evals.shell.options import (
     least,
     model_options,
     option,
-    page_options,
-    read_detail,
     read_model,
     read_setting,
     setting_options,
 )
 from decoding_evals.shell.output import Interrupted, record_file, to_json, uninterrupted, write_line
+from decoding_evals.shell.paging import page_options, read_detail
 from decoding_evals.showing.lines import note
 
 if TYPE_CHECKING:

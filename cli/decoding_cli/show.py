@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from decoding_cli.trees import picture
-from decoding_evals.reading.rows import FORMATS, Row, file_rows, json_lines
+from decoding_evals.reading.placed import placed_rows
+from decoding_evals.reading.prompts import STANDARD_INPUT
 from decoding_evals.shell.options import Command, option
-from decoding_evals.shell.output import PAGE, RecordFile, check_source
+from decoding_evals.shell.output import PAGE, RecordFile
 from decoding_evals.showing.lines import harmless, note
 
 if TYPE_CHECKING:
@@ -42,7 +41,11 @@ def show(files: tuple[Path, ...], output: Path | None, opened: bool) -> None:
     if output is not None and output.suffix.lower() != PAGE:
         raise click.UsageError(f"--output takes FILE{PAGE}, got {str(output)!r}")
     known = _views()
-    found = ((*_viewed(known, where, record), record) for where, record in _records(files))
+    found = (
+        (place, _view_of(known, place, record), record)
+        for path in files or (Path(STANDARD_INPUT),)
+        for _, place, record in placed_rows(path, "show")
+    )
     if output is None:
         for place, (name, view, record) in enumerate(found):
             if place:
@@ -55,8 +58,6 @@ def show(files: tuple[Path, ...], output: Path | None, opened: bool) -> None:
                 file.write(record, view)
             except _BROKEN as error:
                 raise _broken(name, view) from error
-        if not file.count:
-            raise click.ClickException("there are no records to show")
     if opened and click.launch(output.absolute().as_uri()) != 0:
         note(f"no browser was found; the page is {str(output)!r}")
 
@@ -70,33 +71,11 @@ def _views() -> list[View]:
     return [view for module in modules for view in import_module(module).VIEWS]
 
 
-def _records(files: tuple[Path, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each record with where it stands."""
-    for path in files or (Path("-"),):
-        for number, row in _rows(path):
-            where = f"{'standard input' if str(path) == '-' else path}, record {number}"
-            if isinstance(row, str):
-                raise click.ClickException(f"{where}: {row}")
-            yield where, row
-
-
-def _rows(path: Path) -> Iterator[Row]:
-    if str(path) == "-":
-        return json_lines(sys.stdin)
-    suffixes = [suffix for suffix in FORMATS if suffix != ".csv"]
-    if path.suffix.lower() not in suffixes:
-        raise click.ClickException(
-            f"{str(path)!r} holds no records that can be shown: those are {', '.join(suffixes)}"
-        )
-    check_source(path)
-    return file_rows(path).read(None)
-
-
-def _viewed(known: list[View], where: str, record: dict[str, Any]) -> tuple[str, View]:
+def _view_of(known: list[View], where: str, record: dict[str, Any]) -> View:
     view = next((view for view in known if view.knows(record)), None)
     if view is None:
         raise click.ClickException(f"{where} is no record of a decoding command")
-    return where, view
+    return view
 
 
 def _broken(where: str, view: View) -> click.ClickException:

@@ -66,16 +66,22 @@ def test_a_record_is_shown_as_its_command_shows_it(texts, name):
     assert [one["view"] for one in data_of("q.html")["entries"]] == [name]
 
 
-@pytest.mark.parametrize("command", ["score", "generate"])
+@pytest.mark.parametrize("command", ["score", "generate", "uncertainty", "identify", "attention"])
 def test_with_page_data_it_is_the_page_of_the_command(texts, command):
     run = texts
-    arguments = [*COMMANDS[command], "--detail", "32", *(["--seed", "3"] * (command != "score"))]
+    arguments = [*COMMANDS[command]]
+    arguments += ["--detail", "32"] if command not in ("identify", "attention") else []
+    arguments += ["--seed", "3"] if command in ("generate", "uncertainty") else []
     assert run(*arguments, "--output", "page.html")[0] == 0
     _, out, _ = run(*arguments, "--json", "--page-data")
     code, _, err = run("show", "-o", "shown.html", stdin=out.encode())
     assert (code, err) == (0, "")
     assert Path("page.html").read_text() == Path("shown.html").read_text()
-    assert data_of("page.html")["entries"][0]["texts"][0]["page"]["rows"]
+    entry = data_of("page.html")["entries"][0]
+    if command in ("identify", "attention"):
+        assert entry["data"][{"identify": "page", "attention": "rows"}[command]]
+    else:
+        assert entry["texts"][0]["page"]["rows"]
 
 
 def test_several_records_are_one_page(texts):
@@ -91,12 +97,14 @@ def test_several_records_are_one_page(texts):
     ("arguments", "code", "says"),
     [
         (["none.jsonl"], 1, "cannot read 'none.jsonl': No such file or directory"),
-        (["x.csv"], 1, "'x.csv' holds no records that can be shown"),
-        (["other.jsonl"], 1, "other.jsonl, record 2 is no record of a decoding command"),
-        (["broken.jsonl"], 1, "broken.jsonl, record 1 is a broken record of perplexity"),
-        (["broken.jsonl", "-o", "p.html"], 1, "record 1 is a broken record of perplexity"),
-        (["torn.jsonl"], 1, "torn.jsonl, record 1: broken JSON"),
-        (["empty.jsonl", "-o", "p.html"], 1, "there are no records to show"),
+        (["x.csv"], 2, "show takes .jsonl, .json, .parquet or -, got 'x.csv'"),
+        (["other.jsonl"], 1, "'other.jsonl', line 2 is no record of a decoding command"),
+        (["broken.jsonl"], 1, "'broken.jsonl', line 1 is a broken record of perplexity"),
+        (["broken.jsonl", "-o", "p.html"], 1, "line 1 is a broken record of perplexity"),
+        (["torn.jsonl"], 1, "'torn.jsonl', line 1: broken JSON"),
+        (["empty.jsonl", "-o", "p.html"], 1, "no rows in 'empty.jsonl'"),
+        (["empty.jsonl"], 1, "no rows in 'empty.jsonl'"),
+        ([], 1, "no rows in standard input"),
         (["empty.jsonl", "-o", "p.pdf"], 2, "--output takes FILE.html, got 'p.pdf'"),
         (["empty.jsonl", "--open"], 2, "--open needs a page: give --output FILE.html too"),
     ],
@@ -110,10 +118,6 @@ def test_what_cannot_be_shown_says_so(run, arguments, code, says):
     got, out, err = run("show", *arguments)
     assert got == code and says in " ".join(err.split()) and not out
     assert not Path("p.html").exists()
-
-
-def test_no_records_are_no_lines(run):
-    assert run("show") == (0, "", "")
 
 
 @pytest.mark.parametrize(("gone", "says"), [(0, ""), (1, "no browser was found")])

@@ -13,10 +13,10 @@ from decoding_evals.shell.options import (
     bos_option,
     context_option,
     model_options,
-    output_options,
     read_model,
     read_windows,
 )
+from decoding_evals.shell.paging import asks_for_page, page_data_options
 from decoding_evals.shell.plots import plot_option
 
 
@@ -25,7 +25,7 @@ from decoding_evals.shell.plots import plot_option
 @model_options
 @context_option
 @bos_option
-@output_options
+@page_data_options
 @plot_option("Draw the first text's entropy by layer and head.")
 def attention(**options: Any) -> None:
     """Entropy of each head's attention over the texts in FILES (or standard input).
@@ -35,9 +35,9 @@ def attention(**options: Any) -> None:
     heads put their weight. A head is collapsed where its mean is below 0.05. --json has every head
     and every token.
     """
+    page = asks_for_page(options)
     windows = read_windows(options)
     with Destination(options) as destination:
-        page = destination.file is not None and destination.file.is_page
         inputs = Inputs.from_options(options)
         language_model = read_model(options)
         from decoding_evals.attention.evaluation import attention as evaluate

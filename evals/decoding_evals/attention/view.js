@@ -46,7 +46,7 @@
       element("h2", "", "Heads by layer"),
       element("p", "", `Each row is a layer, each column a head. Point at a head or go to it with the arrow keys${rows ? ", and choose it to see where its tokens look" : ""}. `
         + `× marks a collapsed head: its mean normalised entropy is below ${heads.collapse_threshold}.`
-        + (rows ? "" : " Where a head's tokens look is on a page that attention writes itself, with --output.")),
+        + (rows ? "" : " Where a head's tokens look is on a page of records that were written with --page-data.")),
       element("label", "", "Shade heads by ", list),
       scaleOfShades(HEAD_SHADES, element("span", "", "× collapsed"), element("span", "unknown", "- undefined")),
       grid.place, figures, row,

@@ -3,8 +3,7 @@ server."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from decoding.texts.chats import Prompt
 from decoding_evals.engines import openai, own, vllm
 from decoding_evals.engines.drawn import Drawn
 from decoding_evals.reading import rows
-from decoding_evals.reading.prompts import STANDARD_INPUT, Row, asked_in, known_in
-from decoding_evals.shell.output import check_source
+from decoding_evals.reading.placed import placed_rows
+from decoding_evals.reading.prompts import Row, asked_in, known_in
 from decoding_evals.showing.lines import note
 
 READERS = {"outputs": vllm.request_output, "tokens": own.record, "choices": openai.response}
@@ -66,7 +65,7 @@ def read_stored(
         click.ClickException: nothing to read, or a row that is none of these; it says which.
     """
     found: dict[Hashable, StoredPrompt] = {}
-    for number, place, values in _rows(file):
+    for number, place, values in placed_rows(file, "--answers"):
         try:
             drawn = _drawn(values)
             prompt = asked_in(values)
@@ -83,9 +82,6 @@ def read_stored(
                 found[key] = StoredPrompt(place, drawn, prompt, index, known)
         except TypeError as error:
             raise click.ClickException(f"{place}: {error}") from None
-    if not found:
-        name = "standard input" if str(file) == STANDARD_INPUT else repr(str(file))
-        raise click.ClickException(f"no rows in {name}")
     return [*found.values()]
 
 
@@ -122,27 +118,6 @@ def matched(prompts: list[StoredPrompt], rows: list[Row]) -> list[StoredPrompt]:
     if unanswered:
         note(f"{unanswered:,} of {len(by_prompt):,} prompts of --prompts-file have no answer")
     return found
-
-
-def _rows(file: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Each row with its number, and what to call it."""
-    if str(file) == STANDARD_INPUT:
-        name, unit = "standard input", "line"
-        lines = rows.lines_of(rows.decoded(sys.stdin.buffer, name), name)
-        read = rows.json_lines(lines)
-    else:
-        if file.suffix.lower() not in (".jsonl", ".json", ".parquet"):
-            raise click.UsageError(
-                f"--answers takes .jsonl, .json, .parquet or -, got {str(file)!r}"
-            )
-        check_source(file)
-        source = rows.file_rows(file)
-        name, unit, read = repr(str(file)), source.unit, source.read(None)
-    for number, values in read:
-        place = f"{name}, {unit} {number}"
-        if isinstance(values, str):
-            raise click.ClickException(f"{place}: {values}")
-        yield number, place, values
 
 
 def _drawn(values: dict[str, Any]) -> Drawn:

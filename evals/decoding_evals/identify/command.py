@@ -13,15 +13,14 @@ from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
     Between,
     Command,
-    asks_for_page,
     candidate_options,
     option,
-    output_options,
     read_candidates,
     read_model,
     read_windows,
     reading_options,
 )
+from decoding_evals.shell.paging import asks_for_page, page_data_options
 from decoding_evals.shell.plots import plot_option
 
 
@@ -47,12 +46,7 @@ from decoding_evals.shell.plots import plot_option
     default=10.0,
 )
 @reading_options
-@output_options
-@click.option(
-    "--page-data",
-    is_flag=True,
-    help='Add to the records what "decoding show" needs for the odds along the text.',
-)
+@page_data_options
 @plot_option("Draw the odds of every candidate along the first text.")
 def identify(
     specs: tuple[str, ...],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import click
 
 from decoding_evals.engines.rollouts import Rollout, rollouts
-from decoding_evals.reading.rows import FORMATS, Row, file_rows, json_lines
+from decoding_evals.reading.placed import placed_rows
+from decoding_evals.reading.prompts import STANDARD_INPUT
 from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
     Between,
@@ -22,7 +22,6 @@ from decoding_evals.shell.options import (
     read_model,
     read_setting,
 )
-from decoding_evals.shell.output import check_source
 
 
 @click.command(cls=Command)
@@ -69,22 +68,9 @@ def mismatch(
 
 
 def _rollouts(files: tuple[Path, ...]) -> Iterator[Rollout | str]:
-    for path in files or (Path("-"),):
-        name = "standard input" if str(path) == "-" else repr(str(path))
-        for number, row in _rows(path):
+    for path in files or (Path(STANDARD_INPUT),):
+        for _, place, row in placed_rows(path, "mismatch"):
             try:
-                if isinstance(row, str):
-                    raise TypeError(row)
                 yield from rollouts(row)
             except TypeError as error:
-                raise click.ClickException(f"{name}, record {number}: {error}") from None
-
-
-def _rows(path: Path) -> Iterator[Row]:
-    if str(path) == "-":
-        return json_lines(sys.stdin)
-    suffixes = [suffix for suffix in FORMATS if suffix != ".csv"]
-    if path.suffix.lower() not in suffixes:
-        raise click.UsageError(f"RECORDS are {', '.join(suffixes)}, got {str(path)!r}")
-    check_source(path)
-    return file_rows(path).read(None)
+                raise click.ClickException(f"{place}: {error}") from None

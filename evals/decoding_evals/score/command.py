@@ -18,13 +18,12 @@ from decoding_evals.shell.options import (
     Command,
     of_text,
     option,
-    page_options,
-    read_detail,
     read_model,
     read_setting,
     read_windows,
     reading_options,
 )
+from decoding_evals.shell.paging import page_options, read_detail
 from decoding_evals.shell.plots import plot_option
 
 if TYPE_CHECKING:

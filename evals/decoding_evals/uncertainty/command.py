@@ -18,13 +18,12 @@ from decoding_evals.shell.options import (
     Command,
     model_options,
     option,
-    page_options,
-    read_detail,
     read_model,
     setting_options,
     stacked,
 )
 from decoding_evals.shell.output import RecordFile, Unfinished
+from decoding_evals.shell.paging import page_options, read_detail
 from decoding_evals.shell.plots import plot_option, write_plot
 from decoding_evals.showing.lines import note, say
 from decoding_evals.uncertainty.usage import can_be_judged, chosen_rule, read_usage
