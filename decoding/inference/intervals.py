@@ -132,24 +132,29 @@ class BlockSums:
         self._sums: list[FloatArray] = []
         self._filled = length  # observations in the last block
 
-    @property
-    def room(self) -> int:
-        """Observations that the present block still takes, >= 1."""
-        return self.length - self._filled or (
-            self.length * (2 if len(self._sums) == MAX_BLOCKS else 1)
-        )
+    def pieces(self, count: int) -> Iterator[int]:
+        """How many of the next `count` observations go into each block, in order."""
+        length, blocks, filled = self.length, len(self._sums), self._filled
+        while count:
+            if filled == length:
+                if blocks == MAX_BLOCKS:
+                    blocks, length = blocks // 2, 2 * length
+                blocks, filled = blocks + 1, 0
+            piece = min(count, length - filled)
+            yield piece
+            filled, count = filled + piece, count - piece
 
     def add(self, values: ArrayLike) -> None:
         """Append observations to the series, `(n, …)`."""
         observations = np.asarray(values, dtype=np.float64)
         begin = 0
-        while begin < len(observations):
-            end = min(len(observations), begin + self.room)
-            self.add_sum(observations[begin:end].sum(0), end - begin)
-            begin = end
+        for piece in [*self.pieces(len(observations))]:
+            self.add_sum(observations[begin : begin + piece].sum(0), piece)
+            begin += piece
 
     def add_sum(self, total: FloatArray, count: int) -> None:
-        """Append `count` observations, at most `room`, of which the sum `(…)` is known."""
+        """Append `count` observations, of which the sum `(…)` is known and which go into one block
+        (see `pieces`)."""
         if self._filled == self.length:
             if len(self._sums) == MAX_BLOCKS:
                 pairs = zip(self._sums[::2], self._sums[1::2], strict=True)

@@ -12,12 +12,12 @@ from decoding_evals.shell.options import (
     Between,
     Command,
     option,
-    output_options,
     read_model,
     read_windows,
     reading_options,
 )
 from decoding_evals.shell.plots import plot_option
+from decoding_evals.shell.resuming import resumable_options
 
 POSITIVE = Between(min=0, min_open=True)
 
@@ -49,7 +49,7 @@ POSITIVE = Between(min=0, min_open=True)
 )
 @option("--prior-scale S", "Standard deviation of its logarithm.", type=POSITIVE, default=0.5)
 @reading_options
-@output_options
+@resumable_options
 @plot_option("Draw how reliable the probabilities are, before and after.")
 def calibrate(prior_median: float, prior_scale: float, **options: Any) -> None:
     """Fit a temperature to the texts in FILES (or standard input).
@@ -78,6 +78,7 @@ def calibrate(prior_median: float, prior_scale: float, **options: Any) -> None:
                 inputs.documents(language_model),
                 prior=prior,
                 windows=windows,
+                journal=destination.begun(language_model),
                 on_progress=progress,
                 **{name: options[name] for name in ("held_out", "use_map", "coverage")},
             )

@@ -23,6 +23,7 @@ from decoding.inference.temperature import (
 )
 from decoding.information.statistics import row_statistics
 from decoding.models.loading import LanguageModel
+from decoding.passes.journal import NO_JOURNAL, Journal
 from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.teacher_forcing import (
     Columns,
@@ -142,6 +143,7 @@ def calibrate(
     use_map: bool = False,
     coverage: float | None = None,
     windows: Windows = Windows(),
+    journal: Journal = NO_JOURNAL,
     on_progress: Callable[[int, float], None] | None = None,
 ) -> CalibrationResult:
     """Fit a temperature to documents and measure what it does to held-out ones.
@@ -163,6 +165,7 @@ def calibrate(
         use_map: take the temperature of the posterior's mode into the setting.
         coverage: fit top-p too, so that the setting keeps this share of the true tokens, in (0, 1].
         windows: how the texts are read.
+        journal: keeps what is measured of each batch.
         on_progress: is given the number of tokens read so far, counting every reading, and the mean
             surprisal in the present one, nats.
 
@@ -180,7 +183,7 @@ def calibrate(
     if coverage is not None and not 0 < coverage <= 1:
         raise ValueError(f"coverage must be in (0, 1], got {coverage!r}")
     prior = prior or LogNormalPrior()
-    reader = _Reader(language_model, windows, on_progress)
+    reader = _Reader(language_model, windows, journal, on_progress)
     held, skipped = _held(documents)
     fitted, others = _split(held, held_out)
     fit, complete = _fit(reader, fitted, prior)
@@ -291,17 +294,19 @@ class _Reader:
         self,
         language_model: LanguageModel,
         windows: Windows,
+        journal: Journal,
         on_progress: Callable[[int, float], None] | None,
     ) -> None:
         self._model = language_model
         self._windows = windows
+        self._journal = journal
         self._on_progress = on_progress
         self._tokens = 0
         self.run = TeacherForcing(language_model, windows)
 
     def scan(self, documents: _Documents, measure: Measure) -> Iterator[tuple[Window, Columns]]:
         """One reading; where a column is a surprisal, its mean is shown."""
-        self.run = TeacherForcing(self._model, self._windows)
+        self.run = TeacherForcing(self._model, self._windows, journal=self._journal)
         before, surprisal = self._tokens, 0.0
         for window, columns in self.run.scan(documents, measure):
             yield window, columns

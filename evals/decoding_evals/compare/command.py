@@ -16,13 +16,13 @@ from decoding_evals.shell.options import (
     Command,
     candidate_options,
     option,
-    output_options,
     read_candidates,
     read_model,
     read_windows,
     reading_options,
 )
 from decoding_evals.shell.plots import plot_option
+from decoding_evals.shell.resuming import resumable_options
 
 if TYPE_CHECKING:
     from decoding_evals.showing.result import Result
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @reading_options
 @option("--per [document]", "With --models: a record for each document instead of one for all.")
 @human_options
-@output_options
+@resumable_options
 @plot_option("Draw cross-entropy against entropy, and KL between all pairs.")
 def compare(
     specs: tuple[str, ...],
@@ -85,7 +85,8 @@ def compare(
         texts, notes = inputs.documents(loaded[0]), []
         result: Result
         with destination.scoring(entropy=models is None) as progress:
-            how: Any = {"windows": windows, "on_progress": progress}
+            journal = destination.begun(*loaded)
+            how: Any = {"windows": windows, "journal": journal, "on_progress": progress}
             if models is not None:
                 threshold = None
                 if human is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from decoding.inference.intervals import BlockSums, MeanError, ratio_of_sums
 from decoding.information.comparison import sum_rows
 from decoding.models.loading import LanguageModel
+from decoding.passes.journal import NO_JOURNAL, Journal
 from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.following import Follower
 from decoding.scoring.teacher_forcing import AnyDocument, TeacherForcing, as_document, listed
@@ -126,6 +127,7 @@ def compare(
     settings: Sequence[Setting | str],
     *,
     windows: Windows = Windows(),
+    journal: Journal = NO_JOURNAL,
     on_progress: Callable[[int, float], None] | None = None,
 ) -> SettingsComparison:
     """Compare any number of settings on the same text.
@@ -137,6 +139,7 @@ def compare(
         documents: texts, or `Document`s, or ids; taken lazily.
         settings: 1 to 1,000 settings or their text forms, no two equal.
         windows: how the texts are read.
+        journal: keeps what is measured of each batch.
         on_progress: is given the number of scored tokens and the mean entropy of the first
             setting so far, nats.
 
@@ -151,7 +154,7 @@ def compare(
     [(most, times)] = Counter(chosen).most_common(1)
     if times > 1:
         raise ValueError(f"settings must differ, got {str(most)!r} twice")
-    run = TeacherForcing(language_model, windows)
+    run = TeacherForcing(language_model, windows, journal=journal)
     blocks = BlockSums()
     with Interruptible(run, blocks, on_progress) as reading:
         _scan(reading, documents, chosen)
@@ -188,19 +191,35 @@ def _scan(
 ) -> None:
     run, blocks = reading.run, reading.blocks
     follower = Follower([setting.for_tokenizer(run.tokenizer) for setting in settings])
-    for block in run.blocks(run.windows(map(as_document, listed(documents)))):
-        begin, entropy = 0, 0.0
+    measure = partial(_sums, follower, blocks)
+    for _, sums in run.measured(run.windows(map(as_document, listed(documents))), measure):
+        for total, count in sums:
+            blocks.add_sum(total, count)
+        reading.counted(sum(float(total[0]) for total, _ in sums))
+
+
+def _sums(
+    follower: Follower, into: BlockSums, blocks: Iterable[LogitBlock]
+) -> list[tuple[Floats, int]]:
+    """Sums over the rows of a batch, and how many rows each is of: as they fit into a series."""
+    found: list[tuple[Floats, int]] = []
+    pieces: Iterator[int] = iter(())
+    left = 0  # of the present piece
+    for block in blocks:
+        begin = 0
+        if not found:
+            pieces = into.pieces(sum(len(window.targets) for window in block.windows))
         while begin < len(block.targets):
-            rows = slice(begin, begin + blocks.room)
-            targets = block.targets[rows]
+            left = left or next(pieces)
+            rows = slice(begin, min(begin + left, len(block.targets)))
             apply_row = partial(_applied, follower, block, begin)
+            targets = block.targets[rows]
             sums = sum_rows(block.logits[rows], targets, follower.settings, apply_row)
             parts = [np.ravel(getattr(sums, name)) for name in _DIMENSIONS]
-            blocks.add_sum(np.concatenate(parts).astype(np.float64), len(targets))
-            entropy += float(sums.entropy[0])
-            begin += len(targets)
+            found.append((np.concatenate(parts).astype(np.float64), len(targets)))
+            begin, left = begin + len(targets), left - len(targets)
         del block  # before the next one is made
-        reading.counted(entropy)
+    return found
 
 
 def _applied(follower: Follower, block: LogitBlock, begin: int, row: int) -> list[Applied]:

@@ -12,12 +12,12 @@ from decoding_evals.shell.delivery import Destination
 from decoding_evals.shell.options import (
     Command,
     option,
-    output_options,
     read_model,
     read_windows,
     reading_options,
 )
 from decoding_evals.shell.output import Interrupted
+from decoding_evals.shell.resuming import resumable_options
 from decoding_evals.shell.running import uncollected
 from decoding_evals.showing.lines import note
 
@@ -43,7 +43,7 @@ PROTOCOLS = ("default", "huggingface", "lm-eval", "llama.cpp", "gpt2-paper")
     default="auto",
 )
 @option("--per [document]", "A record for each document instead of one for all.")
-@output_options
+@resumable_options
 def perplexity(protocol: str, errors: str, per: str | None, **options: Any) -> None:
     """Perplexity of the texts in FILES (or standard input) under a model.
 
@@ -63,7 +63,8 @@ def perplexity(protocol: str, errors: str, per: str | None, **options: Any) -> N
         from decoding_evals.perplexity.evaluation import perplexity as evaluate
         from decoding_evals.perplexity.tables import protocol_tables
 
-        how: Any = {"windows": windows, "errors": errors}
+        journal = destination.begun(language_model)
+        how: Any = {"windows": windows, "errors": errors, "journal": journal}
 
         def measured(name: str, documents: Iterable[Any]) -> PerplexityResult:
             with destination.scoring() as progress:

@@ -15,6 +15,7 @@ from torch import Tensor
 from decoding.inference.intervals import BlockSums, MeanError, ratio_of_sums
 from decoding.information.statistics import row_statistics
 from decoding.models.loading import LanguageModel, check_language_model
+from decoding.passes.journal import NO_JOURNAL, Journal
 from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.teacher_forcing import AnyDocument, Columns, Document, as_document, listed
 from decoding.scoring.windows import Window, Windows
@@ -171,6 +172,7 @@ def perplexity(
     protocol: str = "default",
     windows: Windows = Windows(),
     errors: str = "auto",
+    journal: Journal = NO_JOURNAL,
     on_progress: Callable[[int, float], None] | None = None,
 ) -> PerplexityResult:
     """Perplexity of a corpus: the exponential of the mean surprisal of its tokens.
@@ -185,6 +187,7 @@ def perplexity(
             `stride`.
         errors: what the standard error is taken over: `documents`, `blocks` of consecutive
             tokens, or `auto`, which takes documents from 20 on.
+        journal: keeps what is measured of each batch.
         on_progress: is given the number of scored tokens and the mean surprisal so far, nats.
 
     Where Ctrl-C ends it early, the result is of what was scored until then.
@@ -201,7 +204,7 @@ def perplexity(
     rules = PROTOCOLS[protocol]
     rules.check(windows)
     run = rules(language_model, windows)
-
+    run.journal = journal
     sums = _Sums(run)
     prepared = run.prepared(_checked(documents, protocol))
     with Interruptible(run, sums.blocks, on_progress) as reading:

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from decoding.inference.intervals import BlockSums
-from decoding.scoring.teacher_forcing import Account, TeacherForcing
+from decoding.scoring.account import Account
+from decoding.scoring.teacher_forcing import TeacherForcing
 from decoding_evals.showing.result import Result
 from decoding_evals.showing.terminal import counted
 

@@ -21,7 +21,7 @@ from decoding.scoring.teacher_forcing import (
 )
 from decoding.scoring.windows import Window
 from decoding.texts.encoding import Segment
-from decoding_evals.showing.result import Floats, Integers
+from decoding_evals.showing.result import Integers
 
 
 def whole(document: str | Document) -> Document:
@@ -53,10 +53,10 @@ class Scanned:
         targets = (window.targets[: _own(window)] for window, _ in self.windows)
         return np.concatenate([empty, *targets])
 
-    def column(self, name: str) -> Floats:
+    def column(self, name: str) -> Any:
         """`(n,)`, a measurement of each of them."""
-        values = (columns[name][: _own(window)] for window, columns in self.windows)
-        return np.concatenate([np.empty(0), *values])
+        values = [columns[name][: _own(window)] for window, columns in self.windows]
+        return np.concatenate(values) if values else np.empty(0)
 
     def closing(self, name: str) -> Any:
         """A measurement behind the last token; None where nothing was asked for there, or the

@@ -15,6 +15,7 @@ from torch import Tensor
 from decoding.information.statistics import log_mass, log_probs_of, row_statistics
 from decoding.models.loading import LanguageModel, check_language_model
 from decoding.passes.caches import Reader
+from decoding.passes.journal import NO_JOURNAL, Journal
 from decoding.scoring.answers import EncodedDocument, answered
 from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.following import Follower
@@ -42,6 +43,7 @@ def score(
     tokens: Sequence[str] = (),
     page: int | None = None,
     reader: Reader | None = None,
+    journal: Journal = NO_JOURNAL,
     on_progress: Callable[[int, float], None] | None = None,
 ) -> Iterator[DocumentScores]:
     """Score every token of every document by teacher forcing.
@@ -57,6 +59,7 @@ def score(
         tokens: texts of single tokens, whose probabilities behind each document are wanted.
         page: put what a page needs into the records, in this detail; see `PackedRows`.
         reader: keeps what texts begin with from call to call.
+        journal: keeps what is measured of each batch.
         on_progress: is given the number of scored tokens and the mean surprisal so far, nats.
 
     Returns:
@@ -68,7 +71,8 @@ def score(
     check_language_model(language_model)
     vocab = language_model.model.config.get_text_config().vocab_size
     ends = [end for end in language_model.ends() if end < vocab]  # a configuration's may be default
-    run = TeacherForcing(language_model, windows, reader=reader, end=ends[0] if ends else 0)
+    end = ends[0] if ends else 0
+    run = TeacherForcing(language_model, windows, reader=reader, end=end, journal=journal)
     chosen = None if setting is None else as_setting(setting)
     asked = _Asked(
         ends,
@@ -76,7 +80,7 @@ def score(
         tuple(tokens),
         WordBorders(run.tokenizer, ends, vocab) if words else None,
         None if chosen is None else Follower([chosen.for_tokenizer(run.tokenizer)]),
-        None if page is None else PageRows(page, run.tokenizer),
+        None if page is None else PageRows(page, language_model),
     )
     measured = scanned(run, documents, asked.measured, on_progress, "surprisal_nats")
     for index, document in enumerate(measured):
@@ -197,11 +201,11 @@ class _Asked(NamedTuple):
     follower: Follower | None
     rows: PageRows | None
 
-    def measured(self, block: LogitBlock) -> dict[str, Tensor]:
+    def measured(self, block: LogitBlock) -> dict[str, Any]:
         """Of each row of a block."""
         p = row_statistics(block.logits, block.targets)
         assert p.target_log_prob is not None and p.rank is not None
-        columns = {
+        columns: dict[str, Any] = {
             "surprisal_nats": -p.target_log_prob,
             "entropy_nats": p.entropy,
             "varentropy_nats2": p.variance,
@@ -213,7 +217,7 @@ class _Asked(NamedTuple):
             borders = torch.from_numpy(self.borders.ids).to(device)
             columns["log_border"] = log_mass(block.logits, borders)
         if self.rows is not None:
-            columns["page_row"] = self.rows.add(block.logits, block.targets)
+            columns["page_row"] = self.rows.pack(block.logits, block.targets)
         if self.follower is None:
             return columns
         cut = self.follower.logits(block)
@@ -269,9 +273,8 @@ def _scores(
         columns["words"] = _words(asked.borders, document, text, ids, bounds)
     starts = bounds[scored]
     if asked.rows is not None:
-        asked.rows.let_go(document.closing("page_row"))
         before = text[: starts[0]] if len(starts) else text
-        columns["page"] = asked.rows.take(document.column("page_row"), before)
+        columns["page"] = asked.rows.page(document.column("page_row"), before)
     return DocumentScores(
         index=index,
         text=text,

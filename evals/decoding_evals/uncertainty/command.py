@@ -154,7 +154,7 @@ def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
         from decoding_evals.uncertainty.abstaining import checked
 
         run = (
-            _drawn(rows, settings, options)
+            _drawn(rows, settings, options, destination)
             if stored is None
             else _stored(stored, rows, settings, options)
         )
@@ -221,21 +221,27 @@ def _inputs(
     return [{"prompt": one.prompt, **one.known} for one in stored], stored
 
 
-def _drawn(rows: list[dict[str, Any]], settings: DecodingSettings, options: dict[str, Any]) -> _Run:
+def _drawn(
+    rows: list[dict[str, Any]],
+    settings: DecodingSettings,
+    options: dict[str, Any],
+    destination: Destination,
+) -> _Run:
     """Answers that are to be drawn."""
     language_model, loaded = _models(options)
-    from decoding.sampling.seeds import chosen_seed
     from decoding_evals.showing.terminal import counted
     from decoding_evals.uncertainty.evaluation import uncertainty as measure
     from decoding_evals.uncertainty.result import PromptRow
 
-    seed, rule = chosen_seed(options["seed"]), chosen_rule(rows, options)
+    journal = destination.begun(language_model, *loaded)
+    seed, rule = destination.seed(options["seed"]), chosen_rule(rows, options)
     results = measure(
         language_model,
         [PromptRow(**row) for row in rows],
         settings,
         seed=seed,
         correctness=rule,
+        journal=journal,
         **{name: options[name] for name in _PASSED},
         **_others(options, language_model, loaded, seed),
     )

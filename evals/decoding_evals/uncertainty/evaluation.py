@@ -15,6 +15,7 @@ from decoding.generation.run import Run
 from decoding.inference.sequences import sequence_entropy
 from decoding.models.loading import LanguageModel
 from decoding.passes.caches import Reader
+from decoding.passes.journal import NO_JOURNAL, Journal, all_of
 from decoding.sampling.seeds import chosen_seed
 from decoding.scoring.teacher_forcing import listed
 from decoding.settings.settings import DecodingSettings
@@ -65,6 +66,7 @@ def uncertainty(
     similarity: SimilarityModel | None = None,
     correctness: str | None = None,
     page: int | None = None,
+    journal: Journal = NO_JOURNAL,
 ) -> Iterator[PromptUncertainty]:
     """Answer prompts, greedily and by sampling, and measure how sure the model is.
 
@@ -97,6 +99,7 @@ def uncertainty(
             references' share of the probability of all).
         page: put what a page needs into the records, in this detail; see `PackedRows`. Each answer
             is read once more for it.
+        journal: keeps the results of each batch.
 
     Returns:
         One result per prompt, in their order.
@@ -147,7 +150,7 @@ def uncertainty(
     numbered = iter(enumerate(rows))
     together = min(max(1, batch_size // (num_samples + 1)), MOST_TOGETHER)
     while some := list(islice(numbered, together)):
-        yield from run.batch(some)
+        yield from run.batch(some, journal)
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,20 @@ class _Run:
         """What reads the questions whether answers are true."""
         return Reader(self.language_model.model)
 
-    def batch(self, rows: list[tuple[int, PromptRow]]) -> Iterator[PromptUncertainty]:
+    def batch(
+        self, rows: list[tuple[int, PromptRow]], journal: Journal
+    ) -> Iterator[PromptUncertainty]:
+        """Results for a few prompts, also those that came before an error or an interruption."""
+        done: list[PromptUncertainty] = []
+        compute = partial(all_of, self.results(rows), done)
+        try:
+            found = journal.step(rows, compute, self.answering.reader, self.asking)
+        except BaseException:
+            yield from done
+            raise
+        yield from found
+
+    def results(self, rows: list[tuple[int, PromptRow]]) -> Iterator[PromptUncertainty]:
         """Results for a few prompts."""
         # Equal prompts once: their samples would be counted on.
         texts = list(dict.fromkeys(row.asked() for _, row in rows))
