@@ -17,7 +17,7 @@ import click
 
 from decoding_evals.shell.files import alone, beside, is_stream, writing
 from decoding_evals.shell.options import output_options, stacked
-from decoding_evals.shell.output import RecordFile, Unfinished
+from decoding_evals.shell.output import Interrupted, RecordFile, Unfinished
 from decoding_evals.showing.lines import note
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ resumable_options = stacked(
 )
 
 ENDING = ".unfinished"
+GOES_ON = "; --resume goes on from there"
 _FREE = {"output", "as_json", "resume", "plot", "evaluation", "color"}
 """Parameters of commands that may be others when a run goes on."""
 _CHUNK = 1 << 20
@@ -161,7 +162,11 @@ class ResumableFile(RecordFile):
                     self._leave(finished, rest[0] if rest else None)
 
     def _leave(self, finished: bool, error: BaseException | None) -> None:
-        """Keep the journal where something is left to do and something is done."""
+        """Keep the journal where something is left to do and something is done.
+
+        Raises:
+            Interrupted: on Ctrl-C before there was a result.
+        """
         journal = self._journal
         begun = journal is not None and journal.recalled + journal.computed > self._facts
         if finished or not (begun or self._goes_on):
@@ -170,8 +175,12 @@ class ResumableFile(RecordFile):
         if journal is not None:
             with suppress(OSError):
                 journal.sync()
+        if isinstance(error, KeyboardInterrupt):
+            error = Interrupted("there is no result yet")
+            error.behind = GOES_ON
+            raise error from None
         if isinstance(error, Unfinished):
-            error.behind = "; --resume goes on from there"
+            error.behind = GOES_ON
 
 
 def _arguments(params: dict[str, Any]) -> Iterator[tuple[str, Any]]:

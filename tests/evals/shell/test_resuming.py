@@ -126,6 +126,8 @@ def test_a_seed_that_a_run_picked_is_picked_once(run):
 
 @pytest.mark.parametrize("command", ["generate", "score", "perplexity"])
 def test_a_signal_keeps_rows_and_the_rest_comes_later(command):
+    # Those of one length are read in their order.
+    Path("a.jsonl").write_text((json.dumps({"text": TEXTS[0]}) + "\n") * 9)
     flags = [command, *COMMANDS[command], *(["--seed", 7] if command == "generate" else [])]
 
     def before():
@@ -147,6 +149,28 @@ def test_a_signal_keeps_rows_and_the_rest_comes_later(command):
     assert Path("o.jsonl").exists()
     assert output(*flags, "--output", "o.jsonl", resume=["--resume"])[0] == 0
     assert Path("o.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
+
+
+def test_ctrl_c_before_there_is_a_result():
+    # The longest window is read first, and is not the first of the text.
+    flags = ["perplexity", *READ, "--output", "o.jsonl"]
+
+    def before():
+        steps = itertools.count()
+        keep = module.FileJournal.keep
+
+        def until(self, record):
+            keep(self, record)
+            if next(steps) == 2:
+                raise KeyboardInterrupt
+
+        module.FileJournal.keep = until
+
+    code, out, err = output(*flags, before=before)
+    assert (code, out) == (130, "")
+    assert err == "Error: interrupted; there is no result yet; --resume goes on from there\n"
+    assert not Path("o.jsonl").exists()
+    assert output(*flags, resume=["--resume"])[0] == 0
 
 
 def test_what_is_finished_is_left_as_it_is(run):
