@@ -47,6 +47,7 @@ FOLDERS = {
     ],
     "decoding_evals": [
         "showing",
+        "mapping",
         "shell",
         "reading",
         "engines",

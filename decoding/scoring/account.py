@@ -20,6 +20,11 @@ class Account:
     tokens_skipped: int = 0
     """Tokens that no window reads."""
 
+    def add(self, other: Account) -> None:
+        """Take in the account of further documents."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
     def stop(self, scored: int) -> None:
         """Count as skipped what an interruption leaves unscored; `scored` tokens are kept."""
         self.tokens_scored = scored

@@ -95,6 +95,7 @@ class TeacherForcing:
         end: an id that is scored behind each document as if it were its last token, in a window
             that `closes`; not behind a conversation, whose turns have ends of their own.
         journal: keeps what is measured of each batch.
+        first: the index of the first document.
 
     Raises:
         ValueError: a value of `windows` is out of the model's range; the message names the limit.
@@ -108,10 +109,12 @@ class TeacherForcing:
         reader: Reader | None = None,
         end: int | None = None,
         journal: Journal = NO_JOURNAL,
+        first: int = 0,
     ) -> None:
         check_language_model(language_model)
         self.reader = reader
         self.journal = journal
+        self.first = first
         self.model = language_model.model
         self.tokenizer = language_model.tokenizer
         self.context, self.stride = windows.within(positions(self.model))
@@ -228,7 +231,7 @@ class TeacherForcing:
     ) -> Iterator[Window]:
         """The documents' windows, entered into the account as they pass; arguments as in `scan`."""
         account = self.account
-        for index, document in enumerate(documents):
+        for index, document in enumerate(documents, self.first):
             account.documents += 1
             before = account.tokens
             end = 0  # behind the last token that a window has read or scored

@@ -78,7 +78,7 @@ def calibrate(prior_median: float, prior_scale: float, **options: Any) -> None:
                 inputs.documents(language_model),
                 prior=prior,
                 windows=windows,
-                journal=destination.begun(language_model),
+                engine=destination.engine(language_model),
                 on_progress=progress,
                 **{name: options[name] for name in ("held_out", "use_map", "coverage")},
             )

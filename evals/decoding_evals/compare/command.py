@@ -85,10 +85,9 @@ def compare(
         texts, notes = inputs.documents(loaded[0]), []
         result: Result
         with destination.scoring(entropy=models is None) as progress:
-            journal = destination.begun(*loaded)
-            how: Any = {"windows": windows, "journal": journal, "on_progress": progress}
+            how: Any = {"windows": windows, "on_progress": progress}
             if models is not None:
-                threshold = None
+                threshold, how["journal"] = None, destination.begun(*loaded)
                 if human is not None:
                     threshold = compare_models(
                         loaded[0], loaded[1], human.documents(loaded[0]), **how
@@ -98,7 +97,8 @@ def compare(
                 if threshold is not None:
                     notes.append(f"Binoculars: {threshold_line(threshold.record())}")
             else:
-                result = compare_settings(loaded[0], texts, settings, **how)
+                engine = destination.engine(loaded[0])
+                result = compare_settings(loaded[0], texts, settings, engine=engine, **how)
         count = 1 if models is not None else len(settings)
         if destination.on_screen and count > MOST_PAIRED:
             pairs = f"{math.comb(count, 2):,} pairs of {count:,} settings"

@@ -33,7 +33,7 @@ from decoding.scoring.teacher_forcing import (
 )
 from decoding.scoring.windows import Windows
 from decoding_evals.compare.view import MODELS
-from decoding_evals.reading.interruptible import Interruptible, ReadResult
+from decoding_evals.reading.interruptible import Interruptible, ReadPart, ReadResult
 from decoding_evals.score.threshold import Threshold, fit_threshold
 from decoding_evals.showing.result import (
     Floats,
@@ -235,7 +235,7 @@ def compare_models(
             deltas.extend(columns[:, _COLUMNS.index("delta_p")].tolist())
             reading.counted(columns[:, 0].sum())
         run.account.check()
-    how = reading.how()
+    how = ReadPart(**reading.part()).how()
     sums, counts = blocks.sums()
     with np.errstate(invalid="ignore"):  # both may be infinite
         difference = ratio_of_sums(sums[:, 1] - sums[:, 0], counts)

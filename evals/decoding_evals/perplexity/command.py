@@ -63,8 +63,8 @@ def perplexity(protocol: str, errors: str, per: str | None, **options: Any) -> N
         from decoding_evals.perplexity.evaluation import perplexity as evaluate
         from decoding_evals.perplexity.tables import protocol_tables
 
-        journal = destination.begun(language_model)
-        how: Any = {"windows": windows, "errors": errors, "journal": journal}
+        engine = destination.engine(language_model)
+        how: Any = {"windows": windows, "errors": errors, "engine": engine}
 
         def measured(name: str, documents: Iterable[Any]) -> PerplexityResult:
             with destination.scoring() as progress:

@@ -115,7 +115,7 @@ def scanned(
     pending: dict[int, Scanned] = {}
 
     def remembered() -> Iterator[AnyDocument]:
-        for index, document in enumerate(listed(documents)):
+        for index, document in enumerate(listed(documents), run.first):
             held = document
             if isinstance(document, str | Document):
                 held = whole(document)
@@ -126,7 +126,7 @@ def scanned(
     def encoded(index: int, segment: Segment) -> None:
         pending[index].segments.append(segment)
 
-    following = tokens = 0
+    following, tokens = run.first, 0
     total = 0.0
     for window, columns in run.scan(remembered(), measure, encoded):
         for index in range(following, window.document):

@@ -74,7 +74,7 @@ def score(per: str, tokens: str | None, **options: Any) -> None:
         from decoding_evals.score import evaluation
         from decoding_evals.score.threshold import fit_threshold
 
-        how: dict[str, Any] = {"windows": windows, "journal": destination.begun(language_model)}
+        how: dict[str, Any] = {"windows": windows, "engine": destination.engine(language_model)}
         threshold = None
         if human is not None:
             with destination.scoring() as progress:

@@ -16,6 +16,7 @@ from decoding_evals.showing.lines import note
 if TYPE_CHECKING:
     from decoding.models.loading import LanguageModel
     from decoding.passes.journal import Journal
+    from decoding_evals.mapping.engine import Engine
     from decoding_evals.shell.progress import ScoringProgress
     from decoding_evals.showing.terminal import Shown
 
@@ -42,6 +43,12 @@ class Destination(ExitStack):
     def begun(self, *models: LanguageModel) -> Journal:
         """What keeps the steps of the command; see `decoding_evals.shell.resuming`."""
         return begun(self.file, *models)
+
+    def engine(self, *models: LanguageModel) -> Engine:
+        """What works on the units of the command's input."""
+        from decoding_evals.mapping.engine import InProcess
+
+        return InProcess(self.begun(*models))
 
     def seed(self, given: int | None) -> int:
         """The seed of the command, whose models are loaded."""

@@ -233,7 +233,7 @@ def _drawn(
     from decoding_evals.uncertainty.evaluation import uncertainty as measure
     from decoding_evals.uncertainty.result import PromptRow
 
-    journal = destination.begun(language_model, *loaded)
+    engine = destination.engine(language_model, *loaded)
     seed, rule = destination.seed(options["seed"]), chosen_rule(rows, options)
     results = measure(
         language_model,
@@ -241,7 +241,7 @@ def _drawn(
         settings,
         seed=seed,
         correctness=rule,
-        journal=journal,
+        engine=engine,
         **{name: options[name] for name in _PASSED},
         **_others(options, language_model, loaded, seed),
     )
