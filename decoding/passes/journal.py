@@ -67,6 +67,10 @@ class Journal:
         """
         return compute()
 
+    def recalls(self) -> bool:
+        """Whether the next step is known."""
+        return False
+
 
 NO_JOURNAL = Journal()
 
@@ -110,6 +114,7 @@ class FileJournal(Journal):
             file.truncate()
             file.write(FORMAT)
         self._recalling = not self.fresh
+        self._held: Any = None
 
     def step(self, of: Iterable[object], compute: Callable[[], Value], *readers: Reader) -> Value:
         """What a step gives, from the file where that holds it.
@@ -119,8 +124,8 @@ class FileJournal(Journal):
             OSError: it cannot be written.
         """
         name = _name(of)
-        if (held := self._next()) is not None:
-            named, value, states = held
+        if self.recalls():
+            (named, value, states), self._held = self._held, None
             if named != name:
                 raise OtherInput("the input is not that of the run that was begun")
             for reader, state in zip(readers, states, strict=True):
@@ -131,6 +136,12 @@ class FileJournal(Journal):
         self.keep((name, value, tuple(reader.state() for reader in readers)))
         self.computed += 1
         return value
+
+    def recalls(self) -> bool:
+        """Whether the file holds the next step."""
+        if self._held is None:
+            self._held = self._next()
+        return self._held is not None
 
     def sync(self) -> None:
         """Have all of it on the disk."""

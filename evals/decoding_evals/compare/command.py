@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.score.human import human_options, read_human
 from decoding_evals.shell.delivery import Destination
+from decoding_evals.shell.engines import check_engine, engine_options
 from decoding_evals.shell.options import (
     Command,
     candidate_options,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 @reading_options
 @option("--per [document]", "With --models: a record for each document instead of one for all.")
 @human_options
+@engine_options
 @resumable_options
 @plot_option("Draw cross-entropy against entropy, and KL between all pairs.")
 def compare(
@@ -72,6 +74,9 @@ def compare(
         raise click.UsageError("--per document needs --models")
     if options["human"] is not None and per is None:
         raise click.UsageError("--human needs --models and --per document")
+    check_engine(options)
+    if models is not None and options["engine"] != "process":
+        raise click.UsageError("--models are compared by --engine process")
     windows = read_windows(options)
     with Destination(options) as destination:
         inputs = Inputs.from_options(options, records=True)

@@ -79,3 +79,25 @@ def _measured(document: Any) -> tuple[Any, int]:
         if size >= CHARACTERS:
             return Document(chain(pieces, rest), document.prompt), size
     return Document("".join(pieces), document.prompt), size
+
+
+def sent(unit: Unit) -> Unit:
+    """A unit that can travel: a text that comes in pieces is put together."""
+    whole = [
+        document._replace(text="".join(document.text))
+        if isinstance(document, Document) and not isinstance(document.text, str)
+        else document
+        for document in unit.documents
+    ]
+    return Unit(unit.first, whole)
+
+
+def told(unit: Unit) -> Iterator[object]:
+    """What tells a unit that can travel from others, for a journal."""
+    yield unit.first
+    for document in unit.documents:
+        if isinstance(document, EncodedDocument):
+            yield document.segment.ids.tobytes()
+            yield document.scored.tobytes()
+        else:
+            yield document

@@ -9,6 +9,7 @@ import click
 
 from decoding_evals.reading.texts import Inputs, input_options, read_talk, talk_options
 from decoding_evals.shell.delivery import Destination
+from decoding_evals.shell.engines import check_engine, engine_options
 from decoding_evals.shell.options import (
     Command,
     option,
@@ -43,6 +44,7 @@ PROTOCOLS = ("default", "huggingface", "lm-eval", "llama.cpp", "gpt2-paper")
     default="auto",
 )
 @option("--per [document]", "A record for each document instead of one for all.")
+@engine_options
 @resumable_options
 def perplexity(protocol: str, errors: str, per: str | None, **options: Any) -> None:
     """Perplexity of the texts in FILES (or standard input) under a model.
@@ -53,6 +55,7 @@ def perplexity(protocol: str, errors: str, per: str | None, **options: Any) -> N
     neighbouring tokens: they are computed over documents, or over blocks of tokens.
     """
     windows = read_windows(options)
+    check_engine(options)
     if per is not None and protocol == "all":
         raise click.UsageError("--per document is of one protocol, not of all")
     if protocol not in ("default", "all"):

@@ -34,6 +34,7 @@ class Destination(ExitStack):
 
     def __init__(self, options: dict[str, Any]) -> None:
         super().__init__()
+        self.options = options
         self.plot = options.get("plot")
         check_plot(self.plot)
         self.file = self.enter_context(record_file(options))
@@ -44,11 +45,11 @@ class Destination(ExitStack):
         """What keeps the steps of the command; see `decoding_evals.shell.resuming`."""
         return begun(self.file, *models)
 
-    def engine(self, *models: LanguageModel) -> Engine:
+    def engine(self, language_model: LanguageModel) -> Engine:
         """What works on the units of the command's input."""
-        from decoding_evals.mapping.engine import InProcess
+        from decoding_evals.shell.engines import read_engine
 
-        return InProcess(self.begun(*models))
+        return read_engine(self.options, self.begun(language_model))
 
     def seed(self, given: int | None) -> int:
         """The seed of the command, whose models are loaded."""

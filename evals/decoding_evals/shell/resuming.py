@@ -36,7 +36,9 @@ resumable_options = stacked(
 
 ENDING = ".unfinished"
 GOES_ON = "; --resume goes on from there"
-_FREE = {"output", "as_json", "resume", "plot", "evaluation", "color"}
+_FREE = {
+    "output", "as_json", "resume", "plot", "evaluation", "color", "workers", "address",
+}  # fmt: skip
 """Parameters of commands that may be others when a run goes on."""
 _CHUNK = 1 << 20
 
