@@ -241,7 +241,7 @@ class DecodingSettings:
 
         `from_generation_config` reads it back. Every field is said, at its neutral value where the
         setting leaves it out, so that neither `top_k=50` nor a model's own value comes back; what
-        has no value that says "off" (`suppress_tokens`, …) stays a model's own. Under greedy the
+        has no value that says "off" (`top_h`, `suppress_tokens`, …) stays a model's own. Under greedy the
         cuts change nothing and are left out.
 
         Raises:

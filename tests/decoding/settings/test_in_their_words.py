@@ -22,7 +22,7 @@ SHARED = {"temperature", *WARPERS}
 WITHOUT_OFF = {
     "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "min_new_tokens",
     "forced_bos_token_id", "forced_eos_token_id", "sequence_bias", "guidance_scale",
-    "exponential_decay_length_penalty", "watermarking_config",
+    "exponential_decay_length_penalty", "watermarking_config", "top_h",
 }  # fmt: skip
 
 
