@@ -217,6 +217,14 @@ def not_neutral(config: GenerationConfig) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value not in (None, neutral[name])}
 
 
+def asked_for(config: GenerationConfig, own: GenerationConfig) -> dict[str, Any]:
+    """Of `not_neutral`, and of beams, what a model's own configuration does not ask for as well."""
+    given = not_neutral(config)
+    if (config.num_beams or 1) > 1:
+        given["num_beams"] = config.num_beams
+    return {name: value for name, value in given.items() if value != getattr(own, name, None)}
+
+
 def applied_besides(config: GenerationConfig) -> dict[str, Any]:
     """Of `not_neutral`, what no field of `DecodingSettings` says; and how it searches."""
     besides = {name: value for name, value in not_neutral(config).items() if name not in _SHARED}
