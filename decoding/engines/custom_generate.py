@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from transformers import (
     TextGenerationPipeline,
 )
 
-import decoding
 from decoding.rules import BUILT_IN
 from decoding.rules.tokens import Tokens
 from decoding.sampling.sampler import Sampler
@@ -113,7 +113,7 @@ def write_folder(settings: Setting | str, folder: Path | str) -> None:
     texts = {
         "README.md": CARD.format(settings=settings),
         "custom_generate/generate.py": CODE.format(settings=settings, quoted=repr(str(settings))),
-        "custom_generate/requirements.txt": f"decoding-toolkit>={decoding.__version__}\n",
+        "custom_generate/requirements.txt": f"decoding-toolkit>={version('decoding-toolkit')}\n",
     }
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name[:99]}.") as work:
         new, old = Path(work, "new"), Path(work, "old")
