@@ -165,7 +165,8 @@ def generate_under(
     neutral = settings.generate_kwargs(cache_implementation=given.pop("cache_implementation", None))
     said = {name: given.pop(name) for name in neutral if name in given}
     if generation_config is not None:
-        said = asked_for(generation_config, model.generation_config) | said
+        asked = asked_for(generation_config, model.generation_config)
+        said |= {name: value for name, value in asked.items() if name not in arguments}
         given = _set_in(generation_config, but=neutral) | given
     _check_said(settings, said, neutral)
     stop = given.pop("stop_strings", model.generation_config.stop_strings)

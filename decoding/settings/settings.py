@@ -240,9 +240,10 @@ class DecodingSettings:
         """The setting in Hugging Face's own words, for wherever a `GenerationConfig` is taken.
 
         `from_generation_config` reads it back. Every field is said, at its neutral value where the
-        setting leaves it out, so that neither `top_k=50` nor a model's own value comes back. What
-        has no value that says "off" (`top_h`, `suppress_tokens`, …) stays a model's own. Under
-        greedy the cuts change nothing and are left out.
+        setting leaves it out, so that neither `top_k=50` nor a model's own value comes back (under
+        transformers 4 only with `generate(use_model_defaults=False)`). What has no value that says
+        "off" (`top_h`, `suppress_tokens`, …) stays a model's own. Under greedy the cuts change
+        nothing and are left out.
 
         Raises:
             ValueError: Hugging Face has no such rule, or means something else by it (`top_h`), or
