@@ -18,7 +18,7 @@ from decoding_evals.shell.options import (
     read_setting,
     where_options,
 )
-from decoding_evals.showing.lines import note, say
+from decoding_evals.showing.lines import say
 
 
 @click.command(cls=Command)
@@ -50,7 +50,6 @@ def settings(
 
         with writing(custom_generate):
             write_folder(setting, custom_generate)
-        note(f"wrote {str(custom_generate)!r}")
     if spec is None and model is None:
         _list_fields()
         return
