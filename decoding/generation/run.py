@@ -33,6 +33,7 @@ from decoding.sampling.stepping import (
     check_generation,
     check_together,
     evaluating,
+    generate_of,
     generated_together,
 )
 from decoding.scoring.windows import check_whole
@@ -286,7 +287,7 @@ class Run:
         interrupt = None
         try:
             with evaluating(self.model), torch.no_grad():
-                outputs = self.model.generate(
+                outputs = generate_of(self.model)(
                     input_ids=torch.tensor(padded, device=device),
                     attention_mask=torch.tensor(mask, device=device),
                     custom_generate=sampler,
