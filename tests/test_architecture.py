@@ -44,6 +44,7 @@ FOLDERS = {
         "inference",
         "sampling",
         "generation",
+        "engines",
     ],
     "decoding_evals": [
         "showing",
