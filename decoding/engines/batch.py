@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -207,10 +208,10 @@ def _given(settings: Setting, drawing: list[Draws], scores: Tensor) -> Rows:
 def packed(sequences: Sequence[Mapping[str, np.ndarray]]) -> bytes:
     """Arrays of sequences as bytes."""
     file = io.BytesIO()
-    named = {
-        f"{i} {name}": values for i, own in enumerate(sequences) for name, values in own.items()
-    }
-    np.savez(file, count=len(sequences), **named)
+    named: dict[str, Any] = {"count": np.array(len(sequences))}
+    for number, own in enumerate(sequences):
+        named |= {f"{number} {name}": values for name, values in own.items()}
+    np.savez(file, **named)
     return file.getvalue()
 
 
@@ -220,6 +221,6 @@ def unpacked(data: bytes) -> list[dict[str, np.ndarray]]:
         sequences: list[dict[str, np.ndarray]] = [{} for _ in range(int(file["count"]))]
         for key in file.files:
             if key != "count":
-                number, name = key.split(" ")
+                number, name = key.split(" ", 1)
                 sequences[int(number)][name] = file[key]
     return sequences

@@ -107,8 +107,8 @@ class VllmRun(Plan):
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The engine's tokenizer."""
-        tokenizer: Any = self.llm.get_tokenizer()
-        return tokenizer  # type: ignore[no-any-return]
+        tokenizer: PreTrainedTokenizerBase = self.llm.get_tokenizer()
+        return tokenizer
 
     @property
     def name(self) -> str:
