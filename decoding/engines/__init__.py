@@ -1,4 +1,4 @@
-"""The same settings, draws and traces inside other engines."""
+"""The same settings inside other engines, each in a module of its own."""
 
 from decoding.exports import exported
 
