@@ -39,6 +39,7 @@ async def drawn(asynchronous, number, ids, request, lengths):
 
 async def all_drawn(folder, tokenizer):
     from vllm import AsyncEngineArgs
+    from vllm.exceptions import VLLMValidationError
     from vllm.v1.engine.async_llm import AsyncLLM
 
     arguments = AsyncEngineArgs(model=folder, max_num_seqs=8, **OPTIONS | engine.ENGINE)
@@ -61,7 +62,7 @@ async def all_drawn(folder, tokenizer):
         )
         answers = await asynchronous.collective_rpc("decoding_traces", args=([*requests],))
         found = dict(zip(requests, engine.traces(answers, ids), strict=True))
-        with pytest.raises(ValueError, match="temperature must be 0"):
+        with pytest.raises(VLLMValidationError, match="temperature must be 0"):
             await refused(asynchronous)
         return found, lengths
     finally:

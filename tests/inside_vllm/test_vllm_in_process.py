@@ -64,9 +64,10 @@ def test_a_request_that_asks_for_nothing_is_vllms_own(inside, stories):
 )
 def test_a_request_that_cannot_be_honoured_is_refused(inside, parameters, message):
     from vllm import SamplingParams
+    from vllm.exceptions import VLLMValidationError
 
     given = {"temperature": 0, "extra_args": ASKED} | parameters
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(VLLMValidationError, match=message):
         inside.generate("A", SamplingParams(**given), use_tqdm=False)
     [left] = inside.generate("A", SamplingParams(temperature=0, max_tokens=3), use_tqdm=False)
     assert len(left.outputs[0].token_ids) == 3
