@@ -143,7 +143,7 @@ def recorded(llm: Any, language_model: decoding.LanguageModel) -> str:
 
 @click.command()
 @click.option("--model", "name", default=str(MODEL), show_default=False, help="Another model.")
-@click.option("--repeats", default=7)
+@click.option("--repeats", default=5)
 def main(name: str, repeats: int) -> None:
     """Write the section "Inside vLLM" into RESULTS.md."""
     from vllm import LLM

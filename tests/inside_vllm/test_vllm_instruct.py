@@ -44,7 +44,7 @@ def test_a_conversation_is_continued(inside, smollm):
     options = {"max_new_tokens": 8, "seed": 0}
     [ours] = engine.generate(inside, [said], "greedy", **options)
     [theirs] = decoding.generate(smollm, [said], "greedy", **options)
-    assert ours.text == theirs.text and "Paris" in ours.text
+    assert ours.text == theirs.text and ours.text.startswith(" the capital of France")
     assert ours.record()["messages"] == theirs.record()["messages"]
 
 
@@ -57,7 +57,7 @@ def test_there_is_no_mismatch_in_float32(inside, smollm, drawn_here):
     if drawn_here:
         asked = engine.Request(settings="temperature=0.7", seed=4)
         how = {"temperature": 0, "extra_args": asked.extra_args()}
-    parameters = SamplingParams(max_tokens=64, logprobs=0, **how)
+    parameters = SamplingParams(max_tokens=64, ignore_eos=True, logprobs=0, **how)
     prompts = [{"prompt_token_ids": smollm.tokenizer(text)["input_ids"]} for text in ASKED]
     outputs = inside.generate(prompts, parameters, use_tqdm=False)
     found = []
@@ -82,4 +82,4 @@ def test_there_is_no_mismatch_in_float32(inside, smollm, drawn_here):
         found += rollouts(json.loads(json.dumps(row)))
     result = mismatch(smollm, found).record()
     assert (result["agrees"], result["cause"]) == (True, "none")
-    assert result["max_abs_log_ratio_nats"] < 5e-4 and result["tokens"] >= 100
+    assert result["max_abs_log_ratio_nats"] < 5e-4 and result["tokens"] == 4 * 64
