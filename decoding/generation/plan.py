@@ -81,7 +81,7 @@ class Plan(ABC):
         """What finds the stop strings; None where there are none."""
         return StopStrings(self.tokenizer, self.stop) if self.stop else None
 
-    @property
+    @cached_property
     def acting(self) -> Setting:
         """The setting, with ids where it names tokens by texts."""
         return self.settings.for_tokenizer(self.tokenizer)

@@ -131,6 +131,13 @@ def test_on_an_accelerator_it_is_complained_of_at_the_end(monkeypatch):
         engine.traces([batch.take(["1"])], [lists[1]])
 
 
+def test_a_worker_that_draws_nothing_is_passed_over():
+    batch, [own] = batch_of(["raw"])
+    own += drawn(batch, rows_of(1, 1)[0])
+    [found] = engine.traces([Batch().take(["0"]), batch.take(["0"])], [own])
+    assert found.ids.tolist() == own
+
+
 def test_tokens_of_another_engine_are_refused():
     batch, [own] = batch_of(["mirostat_tau=1"])
     own += [1, 2]
