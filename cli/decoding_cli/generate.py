@@ -16,6 +16,7 @@ from decoding.settings.settings import DecodingSettings
 from decoding.texts.chats import Prompt, as_chat, last_of
 from decoding_evals.reading.chats import read_chat
 from decoding_evals.reading.prompts import answer_options, prompt_options, read_prompts, read_stop
+from decoding_evals.shell.engines import PROCESS, drawing_option, read_llm
 from decoding_evals.shell.options import (
     MOST_TOKENS,
     Between,
@@ -33,8 +34,8 @@ from decoding_evals.shell.resuming import begun, record_file, settled_seed
 from decoding_evals.showing.lines import note
 
 if TYPE_CHECKING:
+    from decoding.generation.plan import Plan
     from decoding.generation.result import Generation
-    from decoding.generation.run import Run
     from decoding.models.loading import LanguageModel
     from decoding_evals.shell.output import RecordFile
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @prompt_options
 @model_options
+@drawing_option
 @setting_options
 @option("--max-new-tokens N", type=click.IntRange(1, MOST_TOKENS), default=200)
 @option("--num-samples N", "Sequences per prompt.", default=1)
@@ -110,6 +112,7 @@ def generate(
         asked = "--page-data" if options["page_data"] else "--detail"
         raise click.UsageError(f"--branch-at-entropy cannot be used with {asked}")
     page = read_detail(options | {"output": output, "as_json": as_json})
+    _check_engine(options["engine"], branch_at_entropy, num_beams, options["device"], page)
     _check_branching(settings, branch_at_entropy, num_samples, num_beams, alternatives)
     texts = read_prompts(prompts, prompts_file, column)
     if color is None:
@@ -140,6 +143,21 @@ def _check_beams(settings: Setting, samples: int, beams: int) -> None:
         raise click.UsageError(str(error).replace("num_beams=", "--num-beams ")) from error
     if beams > 1 and samples > beams:
         raise click.UsageError(f"--num-samples {samples} needs at least as many --num-beams")
+
+
+def _check_engine(
+    engine: str, bound: float | None, beams: int, device: str | None, page: int | None
+) -> None:
+    """Refuse what transformers alone can do."""
+    if engine == PROCESS:
+        return
+    for name, given in (
+        ("--branch-at-entropy", bound is not None),
+        ("--num-beams", beams > 1),
+        ("--device", device is not None and page is None),
+    ):
+        if given:
+            raise click.UsageError(f"--engine {engine} cannot be used with {name}")
 
 
 def _check_branching(
@@ -193,10 +211,13 @@ def write_texts(
     """
     on_screen = (sys.stdout.isatty() or color) and not as_json and output is None
     streaming = on_screen and arguments["num_beams"] == 1 and arguments["batch_size"] in (None, 1)
+    streaming = streaming and options["engine"] == PROCESS
     batch_size = arguments.pop("batch_size") or (1 if streaming else 8)
     with ExitStack() as stack:
         file = stack.enter_context(record_file(options | {"output": output}))
-        language_model = read_model(options)
+        llm = read_llm(options)
+        # Beside another engine, the model reads what a page needs.
+        language_model = read_model(options) if llm is None or page is not None else None
         from decoding.generation.view import GENERATION
         from decoding_cli.screen import Progress, Screen
         from decoding_evals.shell.progress import progress_bar
@@ -209,7 +230,9 @@ def write_texts(
             screen = Screen(said, color=color, streaming=streaming, chat=talking)
         given = arguments["seed"]
         on_token = screen.token if screen is not None and streaming else None
-        run = _run(language_model, file, settings=settings, on_token=on_token, **arguments)
+        made: Any = _run if llm is None else partial(_run_inside, llm, options["model"])
+        run = made(language_model, file, settings=settings, on_token=on_token, **arguments)
+        recorded = partial(_recorded, run, page=page, language_model=language_model)
         progress = Progress(len(prompts) * arguments["num_return_sequences"])
         shown = progress.total > 1 and not sys.stdout.isatty() and not streaming
         bar = stack.enter_context(ExitStack())
@@ -221,9 +244,9 @@ def write_texts(
                     if screen is not None:
                         screen.finished(generation)
                     elif file is not None:
-                        file.write(_recorded(run, generation, page), GENERATION)
+                        file.write(recorded(generation), GENERATION)
                     elif as_json:
-                        write_line(to_json(_recorded(run, generation, page)))
+                        write_line(to_json(recorded(generation)))
                     else:
                         abstained = generation.finish_reason == "abstain"
                         write_line("" if abstained else generation.text)
@@ -243,27 +266,46 @@ def write_texts(
                 note(f"seed {progress.seed}")
 
 
-def _run(
-    language_model: LanguageModel, file: RecordFile | None, *, seed: int | None, **arguments: Any
-) -> Run:
+def _run(language_model: LanguageModel, file: RecordFile | None, **arguments: Any) -> Plan:
     """What writes the sequences; `arguments` are those of `Run`."""
     from decoding.generation.run import Run
     from decoding.passes.caches import Reader
 
-    journal = begun(file, language_model)
-    return Run(
-        language_model=language_model,
-        reader=Reader(language_model.model),
-        journal=journal,
-        seed=settled_seed(file, seed),
-        **arguments | {"stop": list(arguments["stop"]), "chat": as_chat(arguments["chat"])},
-    )
+    common = _common(file, language_model, **arguments)
+    return Run(language_model=language_model, reader=Reader(language_model.model), **common)
 
 
-def _recorded(run: Run, generation: Generation, page: int | None) -> dict[str, Any]:
+def _run_inside(
+    llm: Any, model: str, language_model: LanguageModel | None, file: RecordFile | None, *,
+    on_token: None, **arguments: Any,
+) -> Plan:  # fmt: skip
+    """What writes them inside vLLM, which streams none; `arguments` are those of `VllmRun`."""
+    from decoding.engines.vllm import VllmRun
+
+    return VllmRun(llm=llm, called=model, **_common(file, language_model, **arguments))
+
+
+def _common(
+    file: RecordFile | None, language_model: LanguageModel | None, *, seed: int | None,
+    **arguments: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Arguments of either, once models are loaded."""
+    journal = begun(file, *([] if language_model is None else [language_model]))
+    return arguments | {
+        "journal": journal,
+        "seed": settled_seed(file, seed),
+        "stop": list(arguments["stop"]),
+        "chat": as_chat(arguments["chat"]),
+    }
+
+
+def _recorded(
+    run: Plan, generation: Generation, page: int | None, language_model: LanguageModel | None
+) -> dict[str, Any]:
     """The record of a sequence; with what a page of that detail needs, where one is asked for."""
-    if page is not None:
-        one, reader = generation, run.reader
-        with_page = partial(one.with_page, run.language_model, page, reader=reader)
-        generation = run.journal.step((one.prompt_ids, one.trace.ids.tolist()), with_page, reader)
+    if page is not None and language_model is not None:
+        one, reader = generation, next(iter(run.readers), None)
+        with_page = partial(one.with_page, language_model, page, reader=reader)
+        ids = one.prompt_ids, one.trace.ids.tolist()
+        generation = run.journal.step(ids, with_page, *run.readers)
     return generation.record()

@@ -104,6 +104,8 @@ class VllmRun(Plan):
     """Sequences that a model inside vLLM writes."""
 
     llm: LLM
+    called: str = ""
+    """What records call the model, where it is not what the engine calls it."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -114,7 +116,7 @@ class VllmRun(Plan):
     @property
     def name(self) -> str:
         """What records call the model."""
-        return str(self.llm.model_config.model)
+        return self.called or str(self.llm.model_config.model)
 
     def ends(self) -> list[int]:
         """The ids that end a text of the model."""

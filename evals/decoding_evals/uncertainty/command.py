@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.reading import prompts as reading
 from decoding_evals.shell.delivery import Destination
-from decoding_evals.shell.engines import PROCESS, engine_options, read_engine
+from decoding_evals.shell.engines import RAY, answering_options, read_engine, read_llm
 from decoding_evals.shell.options import (
     MOST_TOKENS,
     Between,
@@ -122,7 +122,7 @@ abstention_options = stacked(
     "0.3, or references likelier than incorrect answers.  [default: contains where all references "
     "have at most 5 words, else rouge-l]",
 )
-@engine_options
+@answering_options
 @page_options
 @option(
     "--evaluation FILE",
@@ -235,6 +235,7 @@ def _drawn(
     source = click.get_current_context().get_parameter_source("model")
     if options["members"] and source is ParameterSource.DEFAULT:
         own["model"] = None
+    llm = read_llm(options)
     language_model, loaded = read_models(own)
     from decoding_evals.showing.terminal import counted
     from decoding_evals.uncertainty.evaluation import uncertainty as measure
@@ -244,7 +245,7 @@ def _drawn(
     seed, rule = destination.seed(options["seed"]), chosen_rule(rows, options)
     engine = read_engine(options, journal, partial(read_answerers, own, seed))
     # Elsewhere a worker has its own.
-    judging = others(own, language_model, loaded, seed) if options["engine"] == PROCESS else {}
+    judging = others(own, language_model, loaded, seed) if options["engine"] != RAY else {}
     results = measure(
         language_model,
         [PromptRow(**row) for row in rows],
@@ -252,6 +253,7 @@ def _drawn(
         seed=seed,
         correctness=rule,
         engine=engine,
+        llm=llm,
         **{name: options[name] for name in _PASSED},
         **judging,
     )

@@ -8,7 +8,9 @@ from functools import cached_property, partial
 from itertools import islice
 from typing import Any, NamedTuple
 
+from decoding.engines.vllm import VllmRun
 from decoding.generation.jobs import MOST_TOGETHER
+from decoding.generation.plan import Plan
 from decoding.generation.prompts import prompt_ids
 from decoding.generation.result import Generation
 from decoding.generation.run import Run
@@ -71,6 +73,7 @@ def uncertainty(
     correctness: str | None = None,
     page: int | None = None,
     engine: Engine = IN_PROCESS,
+    llm: Any = None,
 ) -> Iterator[PromptUncertainty]:
     """Answer prompts, greedily and by sampling, and measure how sure the model is.
 
@@ -104,6 +107,7 @@ def uncertainty(
         page: put what a page needs into the records, in this detail; see `PackedRows`. Each answer
             is read once more for it.
         engine: what answers the prompts.
+        llm: a `vllm.LLM` of the same model that draws the answers; see `decoding.engines.vllm`.
 
     Returns:
         One result per prompt, in their order.
@@ -146,7 +150,7 @@ def uncertainty(
         extent=answer,
         page=page,
     )
-    answerers = Answerers(language_model, members, dropout, entailment, similarity)
+    answerers = Answerers(language_model, members, dropout, entailment, similarity, llm)
     yield from engine.map(answerers, work, in_units(rows, BATCHES * work.together), None)
 
 
@@ -158,6 +162,7 @@ class Answerers(NamedTuple):
     dropout: Sequence[Member] = ()
     entailment: EntailmentModel | None = None
     similarity: SimilarityModel | None = None
+    llm: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,23 +209,26 @@ class _Run:
     correctness: str
     extent: str
     page: int | None
+    llm: Any
 
     @cached_property
-    def answering(self) -> Run:
+    def answering(self) -> Plan:
         """What writes answers: to each prompt a greedy one, then the samples."""
-        return Run(
-            language_model=self.language_model,
-            settings=self.settings,
-            reader=Reader(self.language_model.model),
-            num_return_sequences=self.num_samples,
-            alternatives=CANDIDATES - 1,
-            certainty=True,
-            greedy_too=True,
-            max_new_tokens=self.options["max_new_tokens"],
-            seed=self.options["seed"],
-            stop=list(self.options["stop"]),
-            chat=as_chat(self.options["chat"]),
-        )
+        common: dict[str, Any] = {
+            "settings": self.settings,
+            "num_return_sequences": self.num_samples,
+            "alternatives": CANDIDATES - 1,
+            "certainty": True,
+            "greedy_too": True,
+            "max_new_tokens": self.options["max_new_tokens"],
+            "seed": self.options["seed"],
+            "stop": list(self.options["stop"]),
+            "chat": as_chat(self.options["chat"]),
+        }
+        if self.llm is not None:
+            return VllmRun(llm=self.llm, called=self.language_model.name, **common)
+        reader = Reader(self.language_model.model)
+        return Run(language_model=self.language_model, reader=reader, **common)
 
     @cached_property
     def asking(self) -> Reader:
@@ -234,7 +242,7 @@ class _Run:
         done: list[PromptUncertainty] = []
         compute = partial(all_of, self.results(rows), done)
         try:
-            found = journal.step(rows, compute, self.answering.reader, self.asking)
+            found = journal.step(rows, compute, *self.answering.readers, self.asking)
         except BaseException:
             yield from done
             raise
@@ -311,7 +319,7 @@ class _Run:
         """What the page of answers to one prompt needs, where there is to be one."""
         if self.page is None:
             return None
-        reader = self.answering.reader
+        reader = next(iter(self.answering.readers), None)
         return answer_pages(answers, self.language_model, self.page, reader=reader)
 
     def epistemic(self, row: PromptRow, greedy: Generation) -> dict[str, EpistemicUncertainty]:
