@@ -5,7 +5,7 @@ BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 TYPESCRIPT := build/typescript/node_modules/typescript
 
-.PHONY: demo test check test-gpu test-browser real test-oldest wheel-test docs picture architectures bench bench-gpu bench-page bench-real mutation validate peers lm-polygraph lm-polygraph-speed clean
+.PHONY: demo test check test-gpu test-browser real test-oldest wheel-test docs picture architectures bench bench-gpu bench-page bench-real mutation fuzz validate peers lm-polygraph lm-polygraph-speed clean
 
 demo: .venv/.installed
 	$(BIN)/decoding generate "Once upon a time" --temperature 0.8 --top-p 0.95 --color
@@ -91,6 +91,14 @@ bench-real: .venv/.installed-dev build/real/.fetched
 # Whether the tests see operators changed at random in product code, into benchmarks/RESULTS.md.
 mutation: .venv/.installed-dev
 	$(BIN)/python benchmarks/mutation.py
+
+# Random rows of logits against NumPy, and random command lines and files; the seed makes them again.
+SEED ?= 1
+ROWS ?= 100000
+LINES ?= 10000
+fuzz: .venv/.installed-dev
+	cd tests && ../$(BIN)/python -m fuzz rows --seed $(SEED) --count $(ROWS)
+	cd tests && ../$(BIN)/python -m fuzz commands --seed $(SEED) --count $(LINES)
 
 # Whether stated errors and posteriors hold, and what samplers do to text, into benchmarks/RESULTS.md; WORK keeps what is finished.
 DATA ?= ../shared/data
