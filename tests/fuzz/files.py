@@ -239,7 +239,7 @@ def damaged(rng, content):
         return b""
     if change == 10:
         return content[:at] + b"\xed\xa0\x80" + content[at:]
-    return content[:at] + b"x" * rng.choice([10, 2000]) + content[at:]
+    return content[:at] + b"x" * rng.choice([10, 700]) + content[at:]
 
 
 ROWS = (".jsonl", ".json", ".csv", ".parquet")

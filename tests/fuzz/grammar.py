@@ -3,6 +3,7 @@
 What a command takes is asked of the command, so a new option is tried without a word here.
 """
 
+import json
 import random
 from typing import NamedTuple
 
@@ -157,13 +158,13 @@ class Grammar:
     """
 
     def __init__(self, recorded: list[bytes]) -> None:
-        self.shapes = files.SHAPES | {"recorded": self.own}
-        self.recorded = recorded
-
-    def own(self, rng):
-        import json
-
-        return json.loads(rng.choice(self.recorded))
+        records = [json.loads(line) for line in recorded]
+        # Such as one may take for a text, too.
+        short = [one for one, line in zip(records, recorded, strict=True) if len(line) < 3000]
+        self.shapes = files.SHAPES | {
+            "recorded": lambda rng: rng.choice(records),
+            "short record": lambda rng: rng.choice(short),
+        }
 
     def case(self, seed: int, number: int) -> Case:
         """The same for the same seed and number."""
@@ -359,10 +360,10 @@ class Line:
     def content(self, suffix):
         shapes = self.grammar.shapes
         wanted = {
-            "show": ["recorded"], "mismatch": ["rollout", "vllm", "openai", "recorded"],
-            "uncertainty": ["question", "question", "vllm", "openai", "recorded", "talk"],
+            "show": ["recorded"], "mismatch": ["rollout", "vllm", "openai", "short record"],
+            "uncertainty": ["question", "question", "vllm", "openai", "short record", "talk"],
             "generate": ["question", "talk"],
-        }.get(self.name, ["text", "text", "text", "talk", "recorded"])  # fmt: skip
+        }.get(self.name, ["text", "text", "text", "talk", "short record"])  # fmt: skip
         one = self.rng.choice(wanted if self.rng.random() < 0.95 else [*shapes])
         return files.content(self.rng, suffix, {one: shapes[one]})
 

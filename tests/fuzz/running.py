@@ -21,8 +21,8 @@ import commands
 from decoding.models import loading
 from decoding_cli.app import main
 
-SECONDS = 60
-"""What no command here takes; one that does hangs."""
+SECONDS, OF_PROCESSOR = 300, 30
+"""What no command here takes, by the clock and of the processor; one that does hangs."""
 FILE_BYTES = 1 << 28
 
 
@@ -105,6 +105,7 @@ def _begin(place):
         warnings.simplefilter("ignore", kind)
     warnings.showwarning = _shown
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (OF_PROCESSOR, OF_PROCESSOR))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -122,7 +123,8 @@ def _waited(child, seconds):
         _, status = os.waitpid(child, 0)
     finally:
         os.close(descriptor)
-    return os.waitstatus_to_exitcode(status) if ended else None
+    code = os.waitstatus_to_exitcode(status)
+    return code if ended and code not in (-signal.SIGXCPU, -signal.SIGKILL) else None
 
 
 @contextmanager
