@@ -185,5 +185,8 @@ def temperatures(settings, z):
             count = np.isfinite(z).sum()
             share = min(h / np.log(count), 1) if count > 1 else 0.0
             low, high = max(0.0, base - settings.dynatemp_range), base + settings.dynatemp_range
-            found.append(low + (min(high, 1.7e308) - low) * share**settings.dynatemp_exponent)
+            found.append(
+                low
+                + (min(high, np.finfo(np.float64).max) - low) * share**settings.dynatemp_exponent
+            )
     return np.clip(found, COLDEST, None)

@@ -16,8 +16,8 @@ TEXTS = [
 ]  # fmt: skip
 HOSTILE = [
     None, True, False, -1, 0, 1, 1.5, -0.0, 1e308, -1e308, 5e-324, 2**31, 2**63, -(2**63) - 1,
-    10**40, "", "x", "nan", "\ud800", "\udce9", [], {}, [None], [[]], {"": None}, [1, "a"], ["a"],
-    float("nan"), float("inf"), float("-inf"), {"a": {"b": [1]}}, [[1], [2]], [True], "1", "[1]",
+    10**40, 10**400, "", "x", "nan", "\ud800", "\udce9", [], {}, [None], [[]], {"": None}, [1, "a"],
+    ["a"], float("nan"), float("inf"), float("-inf"), {"a": {"b": [1]}}, [[1], [2]], [True], "1", "[1]",
     "[" * 30, "\0", "\x1b[2J",
 ]  # fmt: skip
 NAMES = ["text", "prompt", "messages", "tokens", "id", "logprobs", "outputs", "choices", "question",
@@ -124,25 +124,35 @@ SHAPES = {"text": plain_row, "question": question, "talk": talk, "vllm": vllm, "
           "rollout": rollout}  # fmt: skip
 
 
-def broken(rng, value, depth=0):
-    """A value in which one thing, somewhere, is another than it was."""
-    if isinstance(value, dict) and value and rng.random() < 0.85:
-        key = rng.choice(list(value))
-        change = rng.random()
-        if depth > 0 and change < 0.15:
-            return {k: v for k, v in value.items() if k != key}
-        if change < 0.2:
-            return {(rng.choice(NAMES) if k == key else k): v for k, v in value.items()}
-        return {k: broken(rng, v, depth + 1) if k == key else v for k, v in value.items()}
-    if isinstance(value, list) and value and rng.random() < 0.85:
-        at = rng.randrange(len(value))
-        change = rng.random()
-        if change < 0.15:
-            return value[:at] + value[at + 1 :]
-        if change < 0.25:
-            return [*value, value[at]]
-        return [broken(rng, v, depth + 1) if i == at else v for i, v in enumerate(value)]
-    return rng.choice(HOSTILE)
+def places(value, here=()):
+    """The way to every value inside a value, as keys and numbers."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value[:40])
+    for key, one in inside:
+        yield (*here, key)
+        if isinstance(one, dict | list):
+            yield from places(one, (*here, key))
+
+
+def broken(rng, value):
+    """A value in which one thing, somewhere, is another than it was, or is not there."""
+    found = [*places(value)] if isinstance(value, dict | list) else []
+    if not found:
+        return rng.choice(HOSTILE)
+    copied = json.loads(json.dumps(value))
+    *way, last = rng.choice(found)
+    inside = copied
+    for key in way:
+        inside = inside[key]
+    change = rng.random()
+    if change < 0.1:
+        del inside[last]
+    elif change < 0.2 and isinstance(inside, list):
+        inside.append(inside[last])
+    elif change < 0.2:
+        inside[rng.choice(NAMES)] = inside.pop(last)
+    else:
+        inside[last] = rng.choice(HOSTILE)
+    return copied
 
 
 def rows(rng, shapes):

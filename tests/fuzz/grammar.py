@@ -112,12 +112,12 @@ SHORT = {
     "max_new_tokens": "1 2 3 4", "num_samples": "1 2 3", "num_beams": "1 2 3", "mc_dropout": "2 3",
     "branches": "2 3 4 1000000", "max_leaves": "1 2 5 1000000",
     "detail": "16 17 192 4096 15 4097 1 100000", "alternatives": "0 1 3 5000",
-    "context": "1 2 5 64 511 512 513 1000000000", "stride": "1 2 5 64 1000000000",
+    "context": "1 2 5 64 511 512 513 1000000000", "stride": "64 100 500 513 1000000000",
     "batch_size": "1 2 7 1000000000 1000000000000000000",
     "seed": "0 1 18446744073709551615 18446744073709551616 -1",
 }  # fmt: skip
 # Larger ones would be valid, and take their time.
-COSTLY = ("max_new_tokens", "num_samples", "num_beams", "mc_dropout")
+COSTLY = ("max_new_tokens", "num_samples", "num_beams", "mc_dropout", "stride")
 POOLS = {
     "model": MODELS, "models": MODELS, "pairs": MODELS, "members": MODELS, "nli_model": MODELS[3:],
     "similarity_model": MODELS[3:], "base": MODELS, "device": DEVICES, "setting": SPECS,
@@ -160,7 +160,7 @@ class Grammar:
     def __init__(self, recorded: list[bytes]) -> None:
         records = [json.loads(line) for line in recorded]
         # Such as one may take for a text, too.
-        short = [one for one, line in zip(records, recorded, strict=True) if len(line) < 3000]
+        short = [one for one, line in zip(records, recorded, strict=True) if len(line) < 1500]
         self.shapes = files.SHAPES | {
             "recorded": lambda rng: rng.choice(records),
             "short record": lambda rng: rng.choice(short),
