@@ -17,8 +17,8 @@ TEXTS = [
 HOSTILE = [
     None, True, False, -1, 0, 1, 1.5, -0.0, 1e308, -1e308, 5e-324, 2**31, 2**63, -(2**63) - 1,
     10**40, 10**400, "", "x", "nan", "\ud800", "\udce9", [], {}, [None], [[]], {"": None}, [1, "a"],
-    ["a"], float("nan"), float("inf"), float("-inf"), {"a": {"b": [1]}}, [[1], [2]], [True], "1", "[1]",
-    "[" * 30, "\0", "\x1b[2J",
+    ["a"], float("nan"), float("inf"), float("-inf"), {"a": {"b": [1]}}, [[1], [2]], [True], "1",
+    "[1]", "[" * 30, "\0", "\x1b[2J",
 ]  # fmt: skip
 NAMES = ["text", "prompt", "messages", "tokens", "id", "logprobs", "outputs", "choices", "question",
          "references", "index", "é", "", "a b", "context", "response"]  # fmt: skip

@@ -58,7 +58,8 @@ def _of_errors(case, code, err, out):
     if not err.endswith(errors[0] + "\n"):
         return [f"the error is not the last line: {err!r}"]
     found = []
-    if match := UNFORESEEN.search(errors[0]):
+    told = re.sub("(?<=^Error: cannot load data set ).*", "", errors[0])  # in a library's words
+    if match := UNFORESEEN.search(told):
         found.append(f"unforeseen ({match[0]!r}): {errors[0]!r}")
     if len(errors[0]) > LONGEST_LINE + max(map(len, case.arguments)):
         found.append(f"an error of {len(errors[0])} characters: {errors[0][:300]!r}")
