@@ -44,9 +44,11 @@ FOLDERS = {
         "inference",
         "sampling",
         "generation",
+        "engines",
     ],
     "decoding_evals": [
         "showing",
+        "mapping",
         "shell",
         "reading",
         "engines",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import transformers
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))]
@@ -56,6 +57,8 @@ def targets():
 @pytest.mark.parametrize("page", [page for page in PAGES if list(blocks(page))])
 def test_a_page_runs_from_its_top(page, run, capsys):
     """The blocks of a page share a folder and, in Python, their names."""
+    if page == "docs/engines.md" and not hasattr(transformers, "ContinuousBatchingConfig"):
+        pytest.skip("needs the running batches of a newer transformers")
     names = {}
     for block in blocks(page):
         if block.kind == "sh":
@@ -63,6 +66,7 @@ def test_a_page_runs_from_its_top(page, run, capsys):
                 run_command(line, run)
         elif block.kind == "python":
             exec(compile("\n" * block.line + block.text, page, "exec"), names)
+            capsys.readouterr()  # what a command says is looked at by itself
 
 
 def test_the_table_of_samplers_is_that_of_the_rules():

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from decoding import DecodingSettings, generate, load_model
+from decoding.engines import continuous_batching
+from decoding.sampling.stepping import stepped
 from decoding.scoring.teacher_forcing import TeacherForcing, TokenDocument
 from decoding.texts.chats import Chat
 from decoding_evals.doctor.evaluation import doctor
@@ -138,3 +141,32 @@ def test_conversations_from_the_shell(run, path, elsewhere):
     assert code == 0, err
     right, wrong = (json.loads(line)["surprisal_nats"] for line in out.splitlines())
     assert right < wrong
+
+
+@pytest.mark.parametrize("setting", ["raw", "temperature=1.3,top_k=50,min_p=0.02", "top_p=0.9"])
+def test_a_running_batch_is_no_further_from_one_pass_than_the_models_own_steps(smollm, setting):
+    if not hasattr(transformers, "ContinuousBatchingConfig"):
+        pytest.skip("needs the running batches of a newer transformers")
+    model, settings = smollm.model, DecodingSettings.parse(setting)
+    prompts = [smollm.tokenizer(text)["input_ids"] for text in (QUESTION, "Once upon a time")]
+    small = transformers.ContinuousBatchingConfig(
+        num_blocks=32, max_batch_tokens=256, return_logprobs=True
+    )
+    torch.manual_seed(0)
+    with continuous_batching(model, settings):
+        outputs = model.generate_batch(
+            prompts, max_new_tokens=24, continuous_batching_config=small
+        ).values()
+    apart, of_steps = [], []
+    for output in outputs:
+        prompt, tokens = torch.tensor([output.prompt_ids]), torch.tensor(output.generated_tokens)
+        whole = torch.cat([prompt[0], tokens])[None]
+        with torch.no_grad():
+            one_pass = model(whole).logits[0, prompt.shape[1] - 1 : -1]
+            steps = stepped(model, prompt, torch.ones_like(prompt), tokens, 0)[0]
+        want, own = (
+            settings.log_probs(rows).gather(1, tokens[:, None])[:, 0] for rows in (one_pass, steps)
+        )
+        apart.append((torch.tensor(output.logprobs) - want).abs().max())
+        of_steps.append((own - want).abs().max())
+    assert max(apart) < min(1e-4, 3 * max(of_steps))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -9,6 +10,7 @@ import click
 from decoding.rules.rule import format_value
 from decoding.settings.policy import EntropyPolicy, Setting
 from decoding.settings.settings import RULES_IN_ORDER, DecodingSettings
+from decoding_evals.shell.files import writing
 from decoding_evals.shell.options import (
     Command,
     option,
@@ -26,7 +28,14 @@ from decoding_evals.showing.lines import say
     "Also show what this model's own generation configuration does in model.generate.",
 )
 @where_options
-def settings(spec: str | None, model: str | None, **where: Any) -> None:
+@option(
+    "--custom-generate FOLDER",
+    "Write a folder with which model.generate draws under SPEC, for custom_generate= or the hub.",
+    type=click.Path(path_type=Path),
+)
+def settings(
+    spec: str | None, model: str | None, custom_generate: Path | None, **where: Any
+) -> None:
     """Explain the setting SPEC, as in "temperature=0.7,top_p=0.9": what is applied, in which order.
 
     Without SPEC, all fields are listed. "raw" and "greedy" name the two extremes; a policy, as in
@@ -34,6 +43,13 @@ def settings(spec: str | None, model: str | None, **where: Any) -> None:
     or ends there ("stop", "abstain").
     """
     setting = read_setting(spec or "raw", {})
+    if custom_generate is not None:
+        if spec is None:
+            raise click.UsageError("--custom-generate needs a setting, as in temperature=0.7")
+        from decoding.engines.custom_generate import write_folder
+
+        with writing(custom_generate):
+            write_folder(setting, custom_generate)
     if spec is None and model is None:
         _list_fields()
         return

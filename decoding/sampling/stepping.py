@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -132,7 +133,7 @@ def stepped(
             **kwargs,
         )
 
-    outputs = model.generate(
+    outputs = generate_of(model)(
         **inputs,
         custom_generate=loop,
         max_new_tokens=len(tokens),
@@ -143,6 +144,12 @@ def stepped(
         **DecodingSettings().generate_kwargs(),
     )
     return torch.stack(outputs.logits, 1)
+
+
+def generate_of(model: PreTrainedModel) -> Callable[..., Any]:
+    """`generate` as a model's class has it; a repository's own may stand in its place."""
+    of_class = getattr(type(model), "generate", None)
+    return model.generate if of_class is None else partial(of_class, model)
 
 
 class _Same(LogitsProcessor):  # type: ignore[misc]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from decoding.rows.arrays import Array
-from decoding.rows.distribution import Distribution
+from decoding.rows.distribution import COLDEST, Distribution
 from decoding.rows.faults import without_faults
-from decoding.rules import BUILT_IN
+from decoding.rules import BUILT_IN, Rule
 from decoding.rules.rule import next_shape
 from decoding.settings.applying import Applicable, Applied, Memory
 
@@ -106,6 +107,10 @@ _OF_RULES = {
     for rule in BUILT_IN.values()
     if rule.in_transformers is not None
 }
+_SHARED = {
+    rule.field: rule.neutral for rule in BUILT_IN.values()
+    if rule.in_transformers is not None and not rule.in_transformers.differs
+}  # fmt: skip
 
 # What would change the distribution before or after the processor, and the value that does not.
 _NEUTRAL_GENERATION: dict[str, Any] = {
@@ -183,6 +188,23 @@ def own_fields(config: GenerationConfig) -> dict[str, Any]:
     return values
 
 
+def in_their_words(rules: Sequence[Rule], greedy: bool) -> GenerationConfig:
+    """The configuration that says these rules; see `DecodingSettings.to_generation_config`."""
+    values = neutral_values(not greedy) | {"do_sample": not greedy, "num_beams": 1}
+    values |= {} if greedy else _SHARED
+    for rule in rules:
+        theirs = _OF_RULES.get(rule.field)
+        if theirs is None:
+            raise ValueError(f"transformers has no {rule.field}, so no configuration says {rule}")
+        if theirs.differs:
+            raise ValueError(f"transformers' {rule.field} {theirs.differs}, got {rule}")
+        if rule.is_fixed and 0 < rule.value < COLDEST:
+            raise ValueError(f"transformers needs 0 or a temperature >= {COLDEST:g}, got {rule}")
+        if not greedy:
+            values[rule.field] = rule.value
+    return GenerationConfig(**values)
+
+
 def not_neutral(config: GenerationConfig) -> dict[str, Any]:
     """What a generation configuration would apply of its own, beside any setting.
 
@@ -195,10 +217,17 @@ def not_neutral(config: GenerationConfig) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value not in (None, neutral[name])}
 
 
+def asked_for(config: GenerationConfig, own: GenerationConfig) -> dict[str, Any]:
+    """Of `not_neutral`, and of beams, what a model's own configuration does not ask for as well."""
+    given = not_neutral(config)
+    if (config.num_beams or 1) > 1:
+        given["num_beams"] = config.num_beams
+    return {name: value for name, value in given.items() if value != getattr(own, name, None)}
+
+
 def applied_besides(config: GenerationConfig) -> dict[str, Any]:
     """Of `not_neutral`, what no field of `DecodingSettings` says; and how it searches."""
-    shared = {name for name, theirs in _OF_RULES.items() if not theirs.differs}
-    besides = {name: value for name, value in not_neutral(config).items() if name not in shared}
+    besides = {name: value for name, value in not_neutral(config).items() if name not in _SHARED}
     numbers = {name: getattr(config, name) or 1 for name in ("num_beams", "num_return_sequences")}
     found = {name: number for name, number in numbers.items() if number > 1}
     return found | (of_beams(config) if "num_beams" in found else {}) | besides

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from decoding.rules import BUILT_IN, RULES, Field, Rule, Tempering
 from decoding.rules.tokens import Tokens, pieces
+from decoding.settings.declared import check_fields
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -235,6 +236,23 @@ class DecodingSettings:
             return cls(temperature=1 if (config.num_beams or 1) > 1 else 0)
         return cls(**own_fields(config))
 
+    def to_generation_config(self) -> GenerationConfig:
+        """The setting in Hugging Face's own words, for wherever a `GenerationConfig` is taken.
+
+        `from_generation_config` reads it back. Every field is said, at its neutral value where the
+        setting leaves it out, so that neither `top_k=50` nor a model's own value comes back (under
+        transformers 4 only with `generate(use_model_defaults=False)`). What has no value that says
+        "off" (`top_h`, `suppress_tokens`, …) stays a model's own. Under greedy the cuts change
+        nothing and are left out.
+
+        Raises:
+            ValueError: Hugging Face has no such rule, or means something else by it (`top_h`), or
+                the temperature is too small for its arithmetic; naming the rule.
+        """
+        from decoding.settings.processor import in_their_words
+
+        return in_their_words(self.rules, self.greedy)
+
     def apply(self, raw: Distribution, history: History | None = None) -> Applied:
         """What the setting makes of the model's own rows; see `decoding.settings.applying`.
 
@@ -318,28 +336,6 @@ class DecodingSettings:
         if monitor is not None:
             arguments["logits_processor"] = self.processors(monitor)
         return arguments
-
-
-def check_fields(declared: Mapping[str, Any], rules: Mapping[str, type[Rule]]) -> None:
-    """Refuse a declared field without a rule, a rule without its fields, and another default.
-
-    Raises:
-        ImportError: naming the field.
-    """
-    owned = {field.name: (rule, field) for rule in rules.values() for field in rule.fields()}
-    for name, (rule, field) in owned.items():
-        if name not in declared:
-            raise ImportError(
-                f"DecodingSettings has no field {name!r}, which {rule.__name__} needs"
-            )
-        if declared[name] != field.default or type(declared[name]) is not type(field.default):
-            raise ImportError(
-                f"DecodingSettings.{name} is {declared[name]!r} by default, and of "
-                f"{rule.__name__} {field.default!r}"
-            )
-    for name in declared:
-        if name not in owned:
-            raise ImportError(f"no rule in decoding.rules has the field {name!r}")
 
 
 _DEFAULTS = {field.name: field.default for field in fields(DecodingSettings)}

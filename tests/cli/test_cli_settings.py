@@ -5,8 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import decoding
+from decoding import Sampler
 from decoding.settings.settings import FIELDS, RULES_IN_ORDER, DecodingSettings
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -197,3 +199,37 @@ def test_a_policy_that_would_end_a_given_text_is_refused(run, command):
 def test_uncertainty_takes_no_policy(run):
     code, out, err = run("uncertainty", "x", "--setting", "raw while entropy<=2 else greedy")
     assert (code, out) == (2, "") and "not a policy" in err
+
+
+def test_settings_writes_a_folder_for_the_hub(run, stories):
+    spec = "top_p=0.9,temperature=0.7"
+    code, out, err = run("settings", spec, "--custom-generate", "hub")
+    assert code == 0 and out.startswith("temperature=0.7,top_p=0.9\n") and err == ""
+    got = stories.model.generate(
+        torch.tensor([[5]]), custom_generate="./hub", trust_remote_code=True, seed=1,
+        max_new_tokens=9,
+    )  # fmt: skip
+    settings = DecodingSettings.parse(spec)
+    want = stories.model.generate(
+        torch.tensor([[5]]), custom_generate=Sampler(settings, seed=1), max_new_tokens=9,
+        **settings.generate_kwargs(),
+    )  # fmt: skip
+    assert got.tolist() == want.tolist()
+    assert run("settings", "greedy", "--custom-generate", "hub")[0] == 0
+    assert "'greedy'" in Path("hub/custom_generate/generate.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("--custom-generate", "hub"), 2, "--custom-generate needs a setting"),
+        (("raw", "--custom-generate", "file"), 1, "'file' holds something else: give a new folder"),
+        (("raw", "--custom-generate", "no/hub"), 1, "cannot write 'no/hub': No such file"),
+        (("raw while entropy<=1 else stop", "--custom-generate", "hub"), 1, "cannot end or ask"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_refused_in_one_line(run, arguments, code, said):
+    Path("file").write_text("mine")
+    got, out, err = run("settings", *arguments)
+    assert (got, out) == (code, "") and said in err and err.count("\n") == 1
+    assert Path("file").read_text() == "mine" and not Path("hub").exists()

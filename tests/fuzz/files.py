@@ -3,9 +3,14 @@
 import csv
 import io
 import json
+import pickle
+import struct
+import zlib
 
 import pyarrow as pa
 from pyarrow import parquet
+
+from decoding.passes.journal import FORMAT
 
 TEXTS = [
     "Once upon a time there was a dog.", "The cat sat.", " Her name was Lily", "a",
@@ -265,3 +270,19 @@ def content(rng, suffix, shapes):
     else:
         made = "\n".join(any_text(rng) for _ in range(rng.randint(1, 3))).encode(errors="replace")
     return damaged(rng, made) if rng.random() < 0.2 else made
+
+
+def journal(rng):
+    """What an earlier run may have left beside its output, or somebody else."""
+    values = [
+        ((), rng.choice(HOSTILE), ()), rng.choice(HOSTILE), (b"x", {"command": "score"}, ()),
+        ("x", {"a": [float("nan")]}, [None]), print, {"command": "score", "weights": []},
+    ]  # fmt: skip
+    records = [pickle.dumps(rng.choice(values)) for _ in range(rng.randint(0, 3))]
+    if rng.random() < 0.2:
+        records.append(
+            rng.choice([b"cos\nsystem\n(S'true'\ntR.", b"", b"\x80\x05", b"N.", b"(lp0\n."])
+        )
+    heads = (struct.pack("<II", len(one), zlib.crc32(one)) for one in records)
+    whole = FORMAT + b"".join(head + one for head, one in zip(heads, records, strict=True))
+    return damaged(rng, whole) if rng.random() < 0.4 else whole

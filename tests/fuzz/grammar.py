@@ -125,7 +125,8 @@ POOLS = {
     "prior": PRIORS, "estimator": ESTIMATORS,
     "stop": [".", "\\n", "\\n\\n", "a", "", "\udce9", " ", "x" * 99],
     "roles": ["user", "assistant", "", "x"], "separator": [";", "", "\n", ",", "\udce9"],
-    "system": ["Be short.", "", "\udce9"], "revision": WORDS, "subfolder": WORDS,
+    "system": ["Be short.", "", "\udce9"], "address": WORDS, "engine": ["process", "", "x"],
+    "revision": WORDS, "subfolder": WORDS,
     "dataset": ["folder", "rows", "rows:train", "nowhere", "a/b", ":", "", "rows:x:y", "\udce9",
                 "rows:nope"],
 }  # fmt: skip
@@ -133,7 +134,7 @@ BESIDE = {
     "page_data": ["--json"], "alternatives": ["--json"], "detail": ["--output", "out.html"],
     "branches": ["--branch-at-entropy", "1"], "max_leaves": ["--branch-at-entropy", "1"],
     "confidence": ["--risk", "0.5", "--estimator", "Perplexity"],
-    "risk": ["--estimator", "Perplexity"], "opened": ["--output", "out.html"],
+    "risk": ["--estimator", "Perplexity"], "opened": ["--output", "out.html"], "resume": ["--output", "out.jsonl"],
 }  # fmt: skip
 """What an option wants beside it."""
 TOGETHER = {
@@ -145,7 +146,7 @@ TOGETHER = {
 GOOD = {
     "setting": 12, "specs": 6, "grid": 3, "device": 3, "model": 3, "models": 3, "pairs": 3,
     "members": 3, "tokens": 2, "chat_template_options": 2, "prior": 2, "estimator": 4, "stop": 4,
-    "roles": 2, "separator": 1, "system": 1, "dataset": 3,
+    "roles": 2, "separator": 1, "system": 1, "engine": 1, "dataset": 3,
 }  # fmt: skip
 """How many of the first of a pool are valid somewhere."""
 
@@ -248,6 +249,8 @@ class Line:
         names = [*param.opts, *param.secondary_opts]
         flag = rng.choice(names)
         if param.is_flag:
+            if param.name == "resume" and rng.random() < 0.7:
+                self.files[rng.choice(PLACES) + ".unfinished"] = files.journal(rng)
             return [flag]
         times = 1
         if param.multiple:
@@ -272,7 +275,7 @@ class Line:
             some = SHORT[name].split()
             return rng.choice(some[:3]) if not self.odd() else rng.choice(
                 some if name in COSTLY else [*some, *NUMBERS])  # fmt: skip
-        if name in POOLS:
+        if name in POOLS:  # of engines the process alone: a cluster takes its time
             pool = POOLS[name]
             if name == "dataset" and rng.random() < 0.7:
                 self.files["rows/train.jsonl"] = self.content(".jsonl")
