@@ -193,4 +193,4 @@ build/real/.fetched: .venv/.installed-dev
 	touch $@
 
 clean:
-	rm -rf .venv .venv-oldest .venv-peers .venv-lm-polygraph .venv-vllm dist build
+	rm -rf .venv .venv-oldest .venv-vllm .venv-peers .venv-lm-polygraph dist build
