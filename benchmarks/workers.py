@@ -14,7 +14,6 @@ from pathlib import Path
 
 import click
 import torch
-from results import write_section
 
 from decoding import load_model
 from decoding.scoring.windows import Windows
@@ -68,7 +67,6 @@ def main(source: Path, count: int, characters: int, repeats: int) -> None:
         f"Largest difference of any figure from this process's: {max(differ):.1g}.\n"
     )
     click.echo(body)
-    write_section("Workers", "python benchmarks/workers.py --source FILE", body)
 
 
 if __name__ == "__main__":
