@@ -134,7 +134,8 @@ BESIDE = {
     "page_data": ["--json"], "alternatives": ["--json"], "detail": ["--output", "out.html"],
     "branches": ["--branch-at-entropy", "1"], "max_leaves": ["--branch-at-entropy", "1"],
     "confidence": ["--risk", "0.5", "--estimator", "Perplexity"],
-    "risk": ["--estimator", "Perplexity"], "opened": ["--output", "out.html"], "resume": ["--output", "out.jsonl"],
+    "risk": ["--estimator", "Perplexity"], "opened": ["--output", "out.html"],
+    "resume": ["--output", "out.jsonl"],
 }  # fmt: skip
 """What an option wants beside it."""
 TOGETHER = {
