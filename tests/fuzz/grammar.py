@@ -291,6 +291,8 @@ class Line:
             if self.odd() and self.files and rng.random() < 0.2:
                 return rng.choice([*self.files])
             return rng.choice(ODD_PLACES if self.odd() else PLACES)
+        if param.name == "dtype":
+            return "float32"  # a CPU takes minutes for a few pages in the others
         if isinstance(param.type, click.Choice):
             choices = [*map(str, param.type.choices)]
             odd = ["", "x", choices[0].upper(), choices[0][:2]] if self.odd() else []
