@@ -82,7 +82,9 @@ def test_every_value_is_within_the_bound_that_the_page_states(of, request, open_
             abs(q.entropy_nats - ours["entropy_nats"]),
             np.nan_to_num(abs(surprisal - theirs)),
         ]
-        assert (np.max(differences, axis=0) <= bound).all(), setting
+        # What it is held against is float32, and rounds by as much on some machines.
+        rounding = 2.0**-23 * np.nanmax(theirs)
+        assert (np.max(differences, axis=0) <= bound + rounding).all(), setting
         errors += differences
         if "," not in setting:
             alone += differences

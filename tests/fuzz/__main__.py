@@ -33,6 +33,8 @@ def of_rows(seed, count, only):
     found = done = cases = 0
     while done < count:
         number = cases if only is None else only
+        if cases % 1000 == 0 and only is None:
+            print(f"{done:,} of {count:,}, {found} findings", flush=True)
         cases += 1
         try:
             done += check(np.random.default_rng([seed, number]))
@@ -57,6 +59,8 @@ def of_commands(seed, count, only):
     with warmed(RECORDED + SLOWLY) as recorded:
         grammar = Grammar(recorded)
         for number in range(count) if only is None else [only]:
+            if number % 1000 == 0 and only is None:
+                print(f"{number:,} of {count:,}, {found} findings", flush=True)
             case = grammar.case(seed, number)
             began = time.monotonic()
             ran = run(case)

@@ -202,8 +202,10 @@ class Line:
             if isinstance(argument, click.Argument):
                 parts += [[one] for one in self.argument(argument, parts)]
         if rng.random() < 0.02:
-            parts.append([rng.choice(["--nope", "--help", "--", "-x", "--output"])])
+            parts.append([rng.choice(["--nope", "--help", "-x", "--output"])])
         rng.shuffle(parts)
+        if rng.random() < 0.01:  # behind it, options are arguments, and what is costly has no bound
+            parts.append(["--"])
         self.files |= {"folder/a.txt": b"Once upon a time.", "folder.csv/x.txt": b"a"}
         return Case([name, *(word for part in parts for word in part)], stdin, self.files)
 
