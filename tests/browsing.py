@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from opening import TEXT, run
+from opening import TEXT, run, visited
 
 
 @pytest.fixture(scope="session")
@@ -25,22 +25,15 @@ def browser():
 @pytest.fixture
 def open_page(browser):
     """Open a file in a window of its own; in the end, it has said nothing and asked for nothing."""
-    contexts, seen = [], []
+    pages, seen = [], []
 
     def open_(path, width=1280, **options):
-        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: seen.append(message.text))
-        page.on("pageerror", lambda error: seen.append(str(error)))
-        page.on("request", lambda request: seen.append(request.url))
-        page.goto(path.as_uri())
-        seen.remove(path.as_uri())
-        return page
+        pages.append(visited(browser, path, seen, width, **options))
+        return pages[-1]
 
     yield open_
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
     assert seen == []
 
 

@@ -21,40 +21,48 @@ def run(*arguments):
     assert not exit_.value.code
 
 
-@contextmanager
-def opened(browser, path, width=1280):
-    """A page, which must say nothing on the console and ask for nothing."""
-    page = browser.new_page(viewport={"width": width, "height": 900})
-    seen = []
+def visited(browser, path, seen, width=1280, **options):
+    """A page in a window of its own; what it says on the console and asks for goes into `seen`."""
+    page = browser.new_page(viewport={"width": width, "height": 900}, **options)
     page.on("console", lambda message: seen.append(message.text))
     page.on("pageerror", lambda error: seen.append(str(error)))
     page.on("request", lambda request: seen.append(request.url))
     page.goto(path.as_uri())
+    seen.remove(path.as_uri())
+    return page
+
+
+@contextmanager
+def opened(browser, path, width=1280):
+    """A page, which must say nothing on the console and ask for nothing."""
+    seen = []
+    page = visited(browser, path, seen, width)
     yield page
-    assert seen == [path.as_uri()]
+    assert seen == []
     assert page.evaluate("window.bad") is None
     assert page.locator("img").count() == 0
     page.close()
 
 
-def violations(browser, path, prepare):
-    """What axe finds, in light and narrow and in dark and wide, and what exceeds the window."""
+def faults_of(page):
+    """What axe finds in a page that was opened with `bypass_csp`, and whether it is too wide."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    found = [
+        (one["id"], one["nodes"][0]["html"][:200]) for one in axe.run(page).response["violations"]
+    ]
+    if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+        found.append(("wider than the window", ""))
+    return found
+
+
+def violations(browser, path, prepare):
+    """The same in light and narrow, and in dark and wide."""
     found = []
     for scheme, width in (("light", 360), ("dark", 1280)):
-        context = browser.new_context(
-            color_scheme=scheme, viewport={"width": width, "height": 800}, bypass_csp=True
-        )
-        page = context.new_page()
-        page.goto(path.as_uri())
+        page = visited(browser, path, [], width, color_scheme=scheme, bypass_csp=True)
         prepare(page)
-        if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
-            found.append((scheme, width, "wider than the window"))
-        found += [
-            (scheme, width, one["id"], one["nodes"][0]["html"][:100])
-            for one in axe.run(page).response["violations"]
-        ]
-        context.close()
+        found += [(scheme, width, *one) for one in faults_of(page)]
+        page.close()
     return found
 
 

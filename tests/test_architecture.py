@@ -48,6 +48,7 @@ FOLDERS = {
     ],
     "decoding_evals": [
         "showing",
+        "mapping",
         "shell",
         "reading",
         "engines",

@@ -27,13 +27,16 @@ from decoding_evals.shell.options import (
     read_setting,
     setting_options,
 )
-from decoding_evals.shell.output import Interrupted, record_file, to_json, uninterrupted, write_line
+from decoding_evals.shell.output import Interrupted, to_json, uninterrupted, write_line
 from decoding_evals.shell.paging import page_options, read_detail
+from decoding_evals.shell.resuming import begun, record_file, settled_seed
 from decoding_evals.showing.lines import note
 
 if TYPE_CHECKING:
     from decoding.generation.result import Generation
     from decoding.generation.run import Run
+    from decoding.models.loading import LanguageModel
+    from decoding_evals.shell.output import RecordFile
 
 
 @click.command(cls=Command)
@@ -192,12 +195,9 @@ def write_texts(
     streaming = on_screen and arguments["num_beams"] == 1 and arguments["batch_size"] in (None, 1)
     batch_size = arguments.pop("batch_size") or (1 if streaming else 8)
     with ExitStack() as stack:
-        file = stack.enter_context(record_file(output))
+        file = stack.enter_context(record_file(options | {"output": output}))
         language_model = read_model(options)
-        from decoding.generation.run import Run
         from decoding.generation.view import GENERATION
-        from decoding.passes.caches import Reader
-        from decoding.sampling.seeds import chosen_seed
         from decoding_cli.screen import Progress, Screen
         from decoding_evals.shell.progress import progress_bar
         from decoding_evals.showing.terminal import counted
@@ -208,15 +208,8 @@ def write_texts(
             said = [last_of(prompt) for prompt in prompts]
             screen = Screen(said, color=color, streaming=streaming, chat=talking)
         given = arguments["seed"]
-        run = Run(
-            language_model=language_model,
-            settings=settings,
-            reader=Reader(language_model.model),
-            on_token=screen.token if screen is not None and streaming else None,
-            **arguments
-            | {"seed": chosen_seed(given), "stop": list(arguments["stop"])}
-            | {"chat": as_chat(arguments["chat"])},
-        )
+        on_token = screen.token if screen is not None and streaming else None
+        run = _run(language_model, file, settings=settings, on_token=on_token, **arguments)
         progress = Progress(len(prompts) * arguments["num_return_sequences"])
         shown = progress.total > 1 and not sys.stdout.isatty() and not streaming
         bar = stack.enter_context(ExitStack())
@@ -250,8 +243,27 @@ def write_texts(
                 note(f"seed {progress.seed}")
 
 
+def _run(
+    language_model: LanguageModel, file: RecordFile | None, *, seed: int | None, **arguments: Any
+) -> Run:
+    """What writes the sequences; `arguments` are those of `Run`."""
+    from decoding.generation.run import Run
+    from decoding.passes.caches import Reader
+
+    journal = begun(file, language_model)
+    return Run(
+        language_model=language_model,
+        reader=Reader(language_model.model),
+        journal=journal,
+        seed=settled_seed(file, seed),
+        **arguments | {"stop": list(arguments["stop"]), "chat": as_chat(arguments["chat"])},
+    )
+
+
 def _recorded(run: Run, generation: Generation, page: int | None) -> dict[str, Any]:
     """The record of a sequence; with what a page of that detail needs, where one is asked for."""
     if page is not None:
-        generation = generation.with_page(run.language_model, page, reader=run.reader)
+        one, reader = generation, run.reader
+        with_page = partial(one.with_page, run.language_model, page, reader=reader)
+        generation = run.journal.step((one.prompt_ids, one.trace.ids.tolist()), with_page, reader)
     return generation.record()

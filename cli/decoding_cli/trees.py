@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decoding_evals.shell.options import read_model
-from decoding_evals.shell.output import Interrupted, record_file, to_json, uninterrupted, write_line
+from decoding_evals.shell.output import Interrupted, to_json, uninterrupted, write_line
+from decoding_evals.shell.resuming import begun, record_file, settled_seed
 from decoding_evals.showing.lines import harmless, note
 
 if TYPE_CHECKING:
@@ -34,11 +36,10 @@ def grow_trees(
     `decoding.generation.branching.branch`.
     """
     with ExitStack() as stack:
-        file = stack.enter_context(record_file(output))
+        file = stack.enter_context(record_file(options | {"output": output}))
         language_model = read_model(options)
         from decoding.generation.branching import branch
         from decoding.generation.view import TREE
-        from decoding.sampling.seeds import chosen_seed
         from decoding_evals.shell.progress import progress_bar
         from decoding_evals.showing.terminal import console, counted, legend
 
@@ -46,12 +47,14 @@ def grow_trees(
         advance = bar.enter_context(
             progress_bar(len(prompts), "trees", shown=len(prompts) > 1 and file is not None)
         )
-        seed = chosen_seed(arguments["seed"])
+        journal = begun(file, language_model)
+        seed = settled_seed(file, arguments["seed"])
         ends = done = full = 0
         try:
             for index, prompt in enumerate(prompts):
                 own = arguments | {"seed": seed, "index": index}
-                tree = branch(language_model, prompt, settings, **own)
+                grow = partial(branch, language_model, prompt, settings, **own)
+                tree = journal.step((index, prompt), grow)
                 leaves = sum(1 for _ in tree.root.leaves())
                 with uninterrupted():
                     if file is not None:

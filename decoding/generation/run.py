@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
-from decoding.generation.jobs import Job, chunks, jobs_of
+from decoding.generation.jobs import Job, chunks, jobs_of, told
 from decoding.generation.prompts import prompt_ids
 from decoding.generation.result import Generation, StreamedToken
 from decoding.generation.stopping import Finished, StopStrings
@@ -24,6 +24,7 @@ from decoding.models.limits import vocabulary
 from decoding.models.loading import LanguageModel, check_language_model
 from decoding.passes.batching import batches
 from decoding.passes.caches import Reader
+from decoding.passes.journal import NO_JOURNAL, Journal, all_of
 from decoding.sampling.prefill import read_once
 from decoding.sampling.sampler import Sampler
 from decoding.sampling.seeds import check_seed, chosen_seed, uniforms
@@ -143,6 +144,8 @@ class Run:
     on_token: Callable[[StreamedToken], None] | None = None
     greedy_too: bool = False
     """Whether each prompt is continued greedily besides, before its samples."""
+    journal: Journal = NO_JOURNAL
+    """Keeps what each batch gives."""
 
     @property
     def model(self) -> PreTrainedModel:
@@ -237,8 +240,8 @@ class Run:
             done: list[Generation] = []
             try:
                 for batch in self.batches(by_length, per_batch):
-                    for generation in self.batch(batch):
-                        done.append(generation)
+                    finished = partial(all_of, self.batch(batch), done)
+                    done += self.journal.step(told(batch), finished, self.reader)
             finally:
                 done.sort(key=lambda generation: (generation.index, generation.sample))
                 yield from done

@@ -119,6 +119,9 @@ class BlockSums:
     shorter one has blocks of 16, since sums over fewer neighbours are not nearly independent, and
     one of up to 16 values has a single block, from which no error follows.
 
+    Series that were summed apart can be joined; their blocks, up to 64, then have lengths of their
+    own, which the error of a ratio allows for.
+
     Args:
         length: of the first blocks, >= 1.
 
@@ -128,42 +131,61 @@ class BlockSums:
 
     def __init__(self, length: int = LEAST_BLOCK) -> None:
         self.length = length
+        """Of the blocks; where series were joined, of the longest."""
         self.count = 0
         self._sums: list[FloatArray] = []
-        self._filled = length  # observations in the last block
+        self._counts: list[int] = []
 
-    @property
-    def room(self) -> int:
-        """Observations that the present block still takes, >= 1."""
-        return self.length - self._filled or (
-            self.length * (2 if len(self._sums) == MAX_BLOCKS else 1)
-        )
+    def pieces(self, count: int) -> Iterator[int]:
+        """How many of the next `count` observations go into each block, in order."""
+        length, blocks = self.length, len(self._sums)
+        filled = self._counts[-1] if blocks else length
+        while count:
+            if filled == length:
+                if blocks == MAX_BLOCKS:
+                    blocks, length = blocks // 2, 2 * length
+                blocks, filled = blocks + 1, 0
+            piece = min(count, length - filled)
+            yield piece
+            filled, count = filled + piece, count - piece
 
     def add(self, values: ArrayLike) -> None:
         """Append observations to the series, `(n, …)`."""
         observations = np.asarray(values, dtype=np.float64)
         begin = 0
-        while begin < len(observations):
-            end = min(len(observations), begin + self.room)
-            self.add_sum(observations[begin:end].sum(0), end - begin)
-            begin = end
+        for piece in [*self.pieces(len(observations))]:
+            self.add_sum(observations[begin : begin + piece].sum(0), piece)
+            begin += piece
 
     def add_sum(self, total: FloatArray, count: int) -> None:
-        """Append `count` observations, at most `room`, of which the sum `(…)` is known."""
-        if self._filled == self.length:
+        """Append `count` observations, of which the sum `(…)` is known and which go into one block
+        (see `pieces`)."""
+        if not self._sums or self._counts[-1] == self.length:
             if len(self._sums) == MAX_BLOCKS:
-                pairs = zip(self._sums[::2], self._sums[1::2], strict=True)
-                self._sums = [a + b for a, b in pairs]
+                self._join(2)
                 self.length *= 2
             self._sums.append(np.zeros_like(total))
-            self._filled = 0
+            self._counts.append(0)
         self._sums[-1] = self._sums[-1] + total
-        self._filled += count
+        self._counts[-1] += count
         self.count += count
+
+    def join(self, other: BlockSums) -> None:
+        """Append another series; where there are more than 64 blocks, neighbours are merged."""
+        self.length = max(self.length, other.length) if self.count else other.length
+        self._sums += other._sums
+        self._counts += other._counts
+        self.count += other.count
+        while len(self._sums) > 2 * MAX_BLOCKS:
+            self._join(2)
+        self.length = max(self.length, *self._counts)
+
+    def _join(self, size: int) -> None:
+        """Merge so many neighbours at a time."""
+        starts = range(0, len(self._sums), size)
+        self._sums = [sum(self._sums[i + 1 : i + size], self._sums[i]) for i in starts]
+        self._counts = [sum(self._counts[i : i + size]) for i in starts]
 
     def sums(self) -> tuple[FloatArray, NDArray[np.int64]]:
         """Sum and size of each block, `(blocks, …)` and `(blocks,)`; the last may be shorter."""
-        counts = np.full(len(self._sums), self.length, dtype=np.int64)
-        if len(counts):
-            counts[-1] = self._filled
-        return np.array(self._sums), counts
+        return np.array(self._sums), np.array(self._counts, dtype=np.int64)

@@ -12,6 +12,7 @@ import inspect
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
 from operator import eq
@@ -58,6 +59,36 @@ def common(first: Ids, second: Ids) -> int:
     return sum(takewhile(bool, map(eq, first, second)))
 
 
+@dataclass
+class _Read:
+    """A text that was read, and what is needed to read it once more in the same way.
+
+    Rounding depends on the way: on where the reading began, and on what was read beside it.
+    """
+
+    rows: tuple[tuple[int, ...], ...]
+    """The texts of the pass."""
+    row: int
+    """Which of them it is."""
+    begin: _Read | None
+    """What the pass went on from, which all of them begin with; without what is kept of it."""
+    cache: DynamicCache | None = field(default=None, compare=False)
+    """What the model keeps of it; None until it is asked for."""
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The text."""
+        return self.rows[self.row]
+
+    def way(self) -> _Read:
+        """The same without what the model keeps."""
+        return self if self.cache is None else _Read(self.rows, self.row, self.begin)
+
+
+State = tuple[list[_Read], tuple[int, ...]]
+"""What a `Reader` has read, and the last text."""
+
+
 class Reader:
     """Reads texts, each from where it parts from one that was read before.
 
@@ -69,8 +100,17 @@ class Reader:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self._kept: OrderedDict[tuple[int, ...], DynamicCache] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, ...], _Read] = OrderedDict()
         self._last: tuple[int, ...] = ()
+
+    def state(self) -> State:
+        """What `recall` needs."""
+        return [read.way() for read in self._kept.values()], self._last
+
+    def recall(self, state: State) -> None:
+        """Be what a reader was; a text that it kept is read again once it is needed."""
+        kept, self._last = state
+        self._kept = OrderedDict((read.ids, read) for read in kept)
 
     @cached_property
     def in_parts(self) -> bool:
@@ -107,7 +147,7 @@ class Reader:
         if shared >= len(begin) + PASS_TOKENS and self.in_parts:
             begin = self._read_on(begin, ids[:shared])
         self._last = ids
-        return self._kept[self._read_on(begin, ids)]
+        return self._cache(self._kept[self._read_on(begin, ids)])
 
     def read_each(self, texts: Sequence[Ids]) -> list[DynamicCache]:
         """What the model keeps of each of several different texts, as `read` gives it.
@@ -128,18 +168,48 @@ class Reader:
         if at_once >= apart or len(rows) * width > WIDE_PASS or not self._attends:
             return [self.read(ids) for ids in rows]
         begin = self._read_on(known, rows[0][:shared]) if shared else ()
-        start = [self._kept[begin]] * len(rows) if begin else []
-        cache = stacked(start) if start else empty_cache(self.model)
+        before = self._kept[begin].way() if begin else None
+        found = self._together(tuple(rows), before)
+        self._last = rows[-1]
+        for row, (text, cache) in enumerate(zip(rows, found, strict=True)):
+            self._kept[text] = _Read(tuple(rows), row, before, cache)
+        self._forget(begin)
+        return found
+
+    def _together(
+        self, rows: tuple[tuple[int, ...], ...], begin: _Read | None
+    ) -> list[DynamicCache]:
+        """What the model keeps of several texts, read in one pass behind what they begin with."""
+        shared = 0 if begin is None else len(begin.ids)
+        width = max(map(len, rows)) - shared
+        cache = self._go_on(begin, len(rows))
         ids, mask = torch.zeros(2, len(rows), width, dtype=torch.long)
         for row, text in enumerate(rows):
             ids[row, : len(text) - shared] = torch.tensor(text[shared:])
             mask[row, : len(text) - shared] = 1
         _pass(self.model, cache, ids, mask, 1)
-        found = [_row(cache, row, len(text)) for row, text in enumerate(rows)]
-        self._last = rows[-1]
-        self._kept |= zip(rows, found, strict=True)
-        self._forget(begin)
-        return found
+        return [_row(cache, row, len(text)) for row, text in enumerate(rows)]
+
+    def _alone(self, ids: tuple[int, ...], begin: _Read | None) -> DynamicCache:
+        """What the model keeps of one text, read on from what it begins with."""
+        cache = self._go_on(begin, 1)
+        read_on(self.model, cache, ids[0 if begin is None else len(begin.ids) :], 1)
+        return cache
+
+    def _go_on(self, begin: _Read | None, rows: int) -> DynamicCache:
+        """A cache to be written into, which holds a beginning in each of its rows."""
+        if begin is None:
+            return empty_cache(self.model)
+        kept = self._kept.get(begin.ids)
+        return stacked([self._cache(kept if kept == begin else replace(begin))] * rows)
+
+    def _cache(self, read: _Read) -> DynamicCache:
+        """What the model keeps of a text, which is read again where it was only recalled."""
+        if read.cache is None and len(read.rows) == 1:
+            read.cache = self._alone(read.ids, read.begin)
+        elif read.cache is None:
+            read.cache = self._together(read.rows, read.begin)[read.row]
+        return read.cache
 
     @cached_property
     def _attends(self) -> bool:
@@ -167,9 +237,8 @@ class Reader:
         if begin == ids:
             self._kept.move_to_end(ids)
             return ids
-        cache = stacked([self._kept[begin]]) if begin else empty_cache(self.model)
-        read_on(self.model, cache, ids[len(begin) :], 1)
-        self._kept[ids] = cache
+        before = self._kept[begin].way() if begin else None
+        self._kept[ids] = _Read((ids,), 0, before, self._alone(ids, before))
         self._forget(begin)
         return ids
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from decoding.models.devices import input_device
 from decoding.passes.batching import Together, batches, scored_together
@@ -39,7 +39,17 @@ class LogitBlock(NamedTuple):
     """Index of the first row among all the targets of the batch."""
 
 
-def logit_blocks(
+class Batch(NamedTuple):
+    """Windows that run together."""
+
+    windows: list[Window]
+    blocks: Callable[[], Iterator[LogitBlock]]
+    """Runs them: the logits at all their targets, a bounded block at a time."""
+    reader: Reader
+    """What it reads before them, and keeps for those that follow."""
+
+
+def logit_batches(
     model: PreTrainedModel,
     windows: Iterable[Window],
     *,
@@ -47,8 +57,8 @@ def logit_blocks(
     beside: PreTrainedModel | None = None,
     reader: Reader | None = None,
     on_head: Callable[[LogitHead], None] | None = None,
-) -> Iterator[LogitBlock]:
-    """The model's logits at every target of every window, a bounded block at a time.
+) -> Iterator[Batch]:
+    """The batches in which the model reads windows.
 
     Windows are taken in groups. What neighbours begin with, such as the prompt of several answers,
     is read once, unless the model cannot read in parts. Those that share nothing are sorted by
@@ -66,8 +76,9 @@ def logit_blocks(
         on_head: told once which head is used, before the first block.
 
     Returns:
-        Blocks; those of a batch follow each other. A consumer that lets go of one before it asks
-        for the next keeps memory at one block.
+        Batches, each to be run, or recalled with what its reader was behind it, before the next is
+        asked for. A consumer that lets go of a block before it asks for the next keeps memory at
+        one.
     """
     head: LogitHead | None = None
     families = partial(_families, reader=reader)
@@ -92,8 +103,9 @@ def logit_blocks(
                 alike, batch_size, lambda window: len(window.inputs), lambda: _key(models),
                 tokens=tokens, before=before,
             ):  # fmt: skip
-                cache = reader.read(alike[0].inputs[:before].tolist()) if before else None
-                yield from _batch(model, head, together, cache, before)
+                yield Batch(
+                    together, partial(_batch, model, head, together, reader, before), reader
+                )
 
 
 def _families(
@@ -176,10 +188,11 @@ def _batch(
     model: PreTrainedModel,
     head: LogitHead,
     windows: list[Window],
-    cache: DynamicCache | None,
+    reader: Reader,
     before: int,
 ) -> Iterator[LogitBlock]:
-    """The blocks of windows, of which so many tokens were read before."""
+    """The blocks of windows, of which so many tokens are read before, once."""
+    cache = reader.read(windows[0].inputs[:before].tolist()) if before else None
     width = max(len(window.inputs) for window in windows) - before
     ids = np.zeros((len(windows), width), dtype=np.int64)
     mask = np.zeros((len(windows), before + width), dtype=np.int64)

@@ -8,9 +8,9 @@ batch and the context, not on how long the texts are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -23,9 +23,11 @@ from decoding.models.loading import LanguageModel, check_language_model
 from decoding.passes.batching import rotary_limit
 from decoding.passes.caches import Reader
 from decoding.passes.head import LogitHead
+from decoding.passes.journal import NO_JOURNAL, Journal
 from decoding.rows.faults import NonFiniteLogitsError
+from decoding.scoring.account import Account
 from decoding.scoring.answers import EncodedDocument, answered
-from decoding.scoring.blocks import LogitBlock, logit_blocks
+from decoding.scoring.blocks import Batch, LogitBlock, logit_batches
 from decoding.scoring.windows import (
     Ids,
     Window,
@@ -40,7 +42,8 @@ from decoding.texts.detokenizing import token_texts
 from decoding.texts.encoding import Segment, encode
 from decoding.texts.prompts import document_front
 
-Columns = dict[str, NDArray[np.float64]]
+Columns = dict[str, NDArray[Any]]
+"""Of the rows of a window, by name: float64, or as a measure made them."""
 OnSegment = Callable[[int, Segment], None]
 
 
@@ -78,37 +81,8 @@ def as_document(document: str | Document) -> Document:
     return Document(document) if isinstance(document, str) else document
 
 
-@dataclass
-class Account:
-    """Where every token went. BOS is counted apart, every other token in exactly one place."""
-
-    documents: int = 0
-    documents_skipped: int = 0
-    """Documents of which nothing can be scored, such as empty ones."""
-    windows: int = 0
-    bos_tokens: int = 0
-    tokens: int = 0
-    tokens_scored: int = 0
-    tokens_context_only: int = 0
-    tokens_skipped: int = 0
-    """Tokens that no window reads."""
-
-    def stop(self, scored: int) -> None:
-        """Count as skipped what an interruption leaves unscored; `scored` tokens are kept."""
-        self.tokens_scored = scored
-        self.tokens_skipped = self.tokens - scored - self.tokens_context_only
-
-    def check(self) -> None:
-        """Fail, by a RuntimeError, unless the places add up to the tokens that were encoded."""
-        placed = self.tokens_scored + self.tokens_context_only + self.tokens_skipped
-        if placed != self.tokens:
-            raise RuntimeError(
-                f"{self.tokens_scored} scored + {self.tokens_context_only} context-only + "
-                f"{self.tokens_skipped} skipped tokens are not the {self.tokens} encoded"
-            )
-
-
-Measure = Callable[[LogitBlock], Mapping[str, Tensor]]
+Measure = Callable[[LogitBlock], Mapping[str, Tensor | NDArray[Any]]]
+Value = TypeVar("Value")
 
 
 class TeacherForcing:
@@ -120,6 +94,8 @@ class TeacherForcing:
         reader: keeps what texts begin with from run to run.
         end: an id that is scored behind each document as if it were its last token, in a window
             that `closes`; not behind a conversation, whose turns have ends of their own.
+        journal: keeps what is measured of each batch.
+        first: the index of the first document.
 
     Raises:
         ValueError: a value of `windows` is out of the model's range; the message names the limit.
@@ -132,9 +108,13 @@ class TeacherForcing:
         *,
         reader: Reader | None = None,
         end: int | None = None,
+        journal: Journal = NO_JOURNAL,
+        first: int = 0,
     ) -> None:
         check_language_model(language_model)
         self.reader = reader
+        self.journal = journal
+        self.first = first
         self.model = language_model.model
         self.tokenizer = language_model.tokenizer
         self.context, self.stride = windows.within(positions(self.model))
@@ -171,7 +151,7 @@ class TeacherForcing:
 
         Args:
             documents: taken lazily.
-            measure: takes a block, returns named `(rows,)` values.
+            measure: takes a block, returns named `(rows,)` values. Tensors become float64.
             on_segment: called with the index of a document and each stretch of its encoded text,
                 without BOS, before any window of that stretch; of ids once, with the text that they
                 add to their context.
@@ -189,19 +169,8 @@ class TeacherForcing:
                 order.append(window)
                 yield window
 
-        parts: list[Mapping[str, Tensor]] = []
-        for block in self.blocks(remembered()):
-            parts.append(measure(block))
-            batch, end = block.windows, block.first + len(block.targets)
-            del block  # before the next one is made
+        for batch, columns in self.measured(remembered(), partial(_columns, measure)):
             lengths = [len(window.targets) for window in batch]
-            if end < sum(lengths):
-                continue
-            columns = {
-                name: torch.cat([part[name] for part in parts]).cpu().double().numpy()
-                for name in parts[0]
-            }
-            parts = []
             for window, end in zip(batch, np.cumsum(lengths), strict=True):
                 rows = slice(end - len(window.targets), end)
                 done[id(window)] = {name: values[rows] for name, values in columns.items()}
@@ -210,7 +179,7 @@ class TeacherForcing:
                 window = order[ready]
                 columns = done.pop(id(window))
                 for values in columns.values():
-                    if (bad := np.isnan(values)).any():
+                    if values.dtype.kind == "f" and (bad := np.isnan(values)).any():
                         token = window.start + int(bad.argmax()) + 1
                         raise NonFiniteLogitsError(f"document {window.document + 1}, token {token}")
                 yield window, columns
@@ -218,21 +187,42 @@ class TeacherForcing:
             del order[:ready]
         self.account.check()
 
-    def blocks(
+    def measured(
+        self,
+        windows: Iterable[Window],
+        measure: Callable[[Iterator[LogitBlock]], Value],
+    ) -> Iterator[tuple[list[Window], Value]]:
+        """The windows in the batches in which they are scored, and what is measured of each batch.
+
+        Args:
+            windows: taken lazily.
+            measure: takes the blocks of a batch; a journal has to be able to keep what it returns.
+        """
+        for batch in self.batches(windows):
+            value = self.journal.step(
+                of_windows(batch.windows), partial(measure, batch.blocks()), batch.reader
+            )
+            yield batch.windows, value
+
+    def blocks(self, windows: Iterable[Window]) -> Iterator[LogitBlock]:
+        """The logits at every target of every window, a bounded block at a time."""
+        for batch in self.batches(windows):
+            yield from batch.blocks()
+
+    def batches(
         self, windows: Iterable[Window], *, beside: PreTrainedModel | None = None
-    ) -> Iterator[LogitBlock]:
-        """The logits at every target of every window, counted as scored; see `logit_blocks`."""
+    ) -> Iterator[Batch]:
+        """The batches in which windows are scored, which enter into the account as they pass."""
 
         def on_head(head: LogitHead) -> None:
             self.full_logits = head.full_logits
 
-        for block in logit_blocks(
+        for batch in logit_batches(
             self.model, windows, batch_size=self.batch_size, beside=beside, reader=self.reader,
             on_head=on_head,
         ):  # fmt: skip
-            self.account.tokens_scored += len(block.targets)
-            yield block
-            del block  # before the next one is made
+            yield batch
+            self.account.tokens_scored += sum(len(window.targets) for window in batch.windows)
 
     def windows(
         self,
@@ -241,7 +231,7 @@ class TeacherForcing:
     ) -> Iterator[Window]:
         """The documents' windows, entered into the account as they pass; arguments as in `scan`."""
         account = self.account
-        for index, document in enumerate(documents):
+        for index, document in enumerate(documents, self.first):
             account.documents += 1
             before = account.tokens
             end = 0  # behind the last token that a window has read or scored
@@ -381,3 +371,26 @@ class TeacherForcing:
     def _known(self, ids: Ids, document: int) -> Ids:
         check_ids(self.model, self.tokenizer, ids, f"document {document + 1}")
         return ids
+
+
+def _columns(measure: Measure, blocks: Iterator[LogitBlock]) -> Columns:
+    """The columns of all rows of a batch."""
+    parts = []
+    for block in blocks:
+        parts.append(measure(block))
+        del block  # before the next one is made
+    return {name: _joined([part[name] for part in parts]) for name in parts[0]}
+
+
+def _joined(parts: Sequence[Any]) -> NDArray[Any]:
+    if isinstance(parts[0], Tensor):
+        return torch.cat([*parts]).cpu().double().numpy()
+    return np.concatenate(parts)
+
+
+def of_windows(windows: Sequence[Window]) -> Iterator[object]:
+    """What tells windows from others, for a journal."""
+    for window in windows:
+        yield window.document, window.start
+        yield window.inputs.tobytes()
+        yield window.targets.tobytes()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from decoding.models.limits import positions
+from decoding.models.limits import positions, vocabulary
 from decoding.passes.caches import Reader
 from decoding.rows.packed import PackedRows
 from decoding.scoring.blocks import LogitBlock
@@ -37,45 +37,31 @@ def format_of(packed: PackedRows) -> dict[str, Any]:
 
 
 class PageRows:
-    """Packs rows while texts are scored, and hands on those of one text at a time.
+    """Packs rows while texts are scored.
 
     Args:
         detail: see `PackedRows`.
-        tokenizer: names the tokens.
+        language_model: whose rows they are.
     """
 
-    def __init__(self, detail: int, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.detail, self.tokenizer = detail, tokenizer
-        self._format: PackedRows | None = None
-        self._held: dict[int, NDArray[np.void]] = {}
-        self._count = 0
+    def __init__(self, detail: int, language_model: LanguageModel) -> None:
+        self.tokenizer = language_model.tokenizer
+        self._format = PackedRows(vocabulary(language_model.model), detail)
 
-    def add(self, logits: Tensor, tokens: Tensor) -> Tensor:
-        """Pack rows `(rows, vocab)` with the tokens that came, and number them, `(rows,)`."""
-        if self._format is None:
-            self._format = PackedRows(logits.shape[-1], self.detail)
-        numbers = range(self._count, self._count + len(tokens))
-        rows = self._format.pack(logits.detach().float().cpu().numpy(), tokens.cpu().numpy())
-        self._held |= zip(numbers, rows, strict=True)
-        self._count = numbers.stop
-        return tokens.new_tensor(numbers)
+    def pack(self, logits: Tensor, tokens: Tensor) -> NDArray[np.void]:
+        """Pack rows `(rows, vocab)` with the tokens that came."""
+        return self._format.pack(logits.detach().float().cpu().numpy(), tokens.cpu().numpy())
 
-    def let_go(self, number: float | None) -> None:
-        """Forget a row that is of no token."""
-        if number is not None:
-            del self._held[int(number)]
-
-    def take(self, numbers: Iterable[float], before: str = "") -> dict[str, Any]:
-        """What a record needs for its page, under `page`; the rows are let go.
+    def page(self, rows: Sequence[np.void], before: str = "") -> dict[str, Any]:
+        """What a record needs for its page, under `page`.
 
         Args:
-            numbers: of the rows, in the order of the tokens.
+            rows: packed, in the order of the tokens.
             before: what stands before the first of them.
         """
-        rows = [self._held.pop(int(number)) for number in numbers]
         ids = sorted({int(id_) for row in rows for id_ in row["named_id"]})
         return {
-            "format": None if self._format is None else format_of(self._format),
+            "format": format_of(self._format) if len(rows) else None,
             "rows": base64.b64encode(b"".join(row.tobytes() for row in rows)).decode(),
             "names": {str(id_): _name(self.tokenizer, id_) for id_ in ids},
             "before": before,
@@ -104,22 +90,22 @@ def pages_of(
         detail: see `PackedRows`.
         reader: keeps what the model reads of the prompt from call to call.
     """
-    rows = PageRows(detail, language_model.tokenizer)
+    rows = PageRows(detail, language_model)
     length = len(prompt_ids) + max(map(len, continuations), default=0)
     limit = positions(language_model.model)
     context = max(1, length if limit is None else min(length, limit))
 
-    def measure(block: LogitBlock) -> Mapping[str, Tensor]:
-        return {"row": rows.add(block.logits, block.targets)}
+    def measure(block: LogitBlock) -> Mapping[str, NDArray[np.void]]:
+        return {"row": rows.pack(block.logits, block.targets)}
 
     windows = Windows(context=context, bos="never")
     run = TeacherForcing(language_model, windows, reader=reader)
     documents = [TokenDocument(list(ids), tuple(prompt_ids)) for ids in continuations]
-    numbers: list[list[float]] = [[] for _ in continuations]
+    found: list[list[np.void]] = [[] for _ in continuations]
     for window, columns in run.scan(documents, measure):
-        numbers[window.document].extend(columns["row"])
-    for found in numbers:
-        yield rows.take(found, prompt)
+        found[window.document].extend(columns["row"])
+    for packed in found:
+        yield rows.page(packed, prompt)
 
 
 def _name(tokenizer: PreTrainedTokenizerBase, id_: int) -> str:

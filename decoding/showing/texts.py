@@ -32,7 +32,7 @@ def page_text(
         about: a line on it.
         before: the text before the first token.
         setting: that it was drawn or scored under; the sliders begin there.
-        page: the rows, from `PageRows.take`.
+        page: the rows, from `PageRows.page`.
     """
     text: dict[str, Any] = {
         "title": title,

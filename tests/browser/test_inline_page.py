@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from opening import faults_of, visited
 
 from decoding import generate
 from decoding.showing.inline import MOST
@@ -30,12 +31,7 @@ def opened(browser, tmp_path):
     def open_html(html, **options):
         file = tmp_path / "notebook.html"
         file.write_text(AROUND + html)
-        pages.append(browser.new_page(**options))
-        pages[-1].on("console", lambda message: seen.append(message.text))
-        pages[-1].on("pageerror", lambda error: seen.append(str(error)))
-        pages[-1].on("request", lambda request: seen.append(request.url))
-        pages[-1].goto(file.as_uri())
-        seen.remove(file.as_uri())
+        pages.append(visited(browser, file, seen, **options))
         return pages[-1], seen
 
     yield open_html
@@ -61,8 +57,7 @@ def frames_of(page, count):
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
 def test_three_results_are_three_pages_that_reach_nothing(opened, results, width, scheme):
     html = "".join(one._repr_html_() for one in results)
-    viewport = {"width": width, "height": 800}
-    page, seen = opened(html, viewport=viewport, color_scheme=scheme)
+    page, seen = opened(html, width=width, color_scheme=scheme)
     assert seen_of(page, "iframe") == [True] * 3
     assert seen_of(page, ".decoding-static") == [False] * 3
     story, trace, scored = frames_of(page, 3)
@@ -117,11 +112,9 @@ def test_where_scripts_are_off_the_text_is_seen(opened, results):
     ("scheme", "ground", "ink"), [("light", "fff", "111"), ("dark", "111", "eee")]
 )
 def test_axe_finds_nothing_around_the_frames(opened, results, scheme, ground, ink):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     shown = [results[0]._repr_html_(), results[1]._repr_html_()]
     static = re.sub(r"<iframe .*?</iframe>", "", shown[0], flags=re.DOTALL)
     style = f"<h1>n</h1><style>body {{ background: #{ground}; color: #{ink} }}</style>"
     page, _ = opened(style + "".join(shown) + static, color_scheme=scheme, bypass_csp=True)
     page.locator("summary").last.click()
-    found = axe.run(page).response["violations"]
-    assert [(one["id"], one["nodes"][0]["html"][:100]) for one in found] == []
+    assert faults_of(page) == []

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from opening import INJECTION, faults_of, visited
 
 from decoding.settings.policy import parse_setting
 from decoding.showing.page import write_page
@@ -19,7 +20,6 @@ from decoding_evals.showing.view import subject_of
 
 pytestmark = pytest.mark.browser
 
-INJECTION = "</script><script>window.bad=1</script><img src=x onerror=window.bad=1>&amp;"
 TEXT = "Once upon a time there was a dog. The dog saw a cat and ran to the park. Lily was sad."
 TEXTS = [f"{TEXT} {INJECTION} Tom had a red ball.", "Lily ran to her mom.", "The bird sang."]
 SETTINGS = [
@@ -41,12 +41,7 @@ class Pictures:
                 write_page([result.view], [result.view.shown(self.records[name])], file)
 
     def open(self, name, seen, width=1280, **how):
-        page = self.browser.new_page(viewport={"width": width, "height": 900}, **how)
-        page.on("console", lambda message: seen.append(message.text))
-        page.on("pageerror", lambda error: seen.append(str(error)))
-        page.on("request", lambda request: seen.append(request.url))
-        page.goto(self.files[name].as_uri())
-        seen.remove(self.files[name].as_uri())
+        page = visited(self.browser, self.files[name], seen, width, **how)
         if page.locator(".picture").count():
             page.wait_for_selector(".picture svg > *")
         return page
@@ -361,15 +356,12 @@ def test_texts_stay_texts(opened, pictures, name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "grid"])
 def test_axe_finds_nothing(pictures, name):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     for scheme, width in (("light", 360), ("dark", 1280)):
         page = pictures.open(name, [], width, color_scheme=scheme, bypass_csp=True)
         for picture in range(page.locator(".picture svg[tabindex]").count()):
             page.locator(".picture svg[tabindex]").nth(picture).focus()
             page.keyboard.press("End")
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        found = axe.run(page).response["violations"]
-        assert [(one["id"], one["nodes"][0]["html"][:200]) for one in found] == []
+        assert faults_of(page) == []
         page.close()
 
 

@@ -226,9 +226,12 @@ def test_ctrl_c_keeps_what_is_finished(run, monkeypatch):
     arguments = ["generate", *["Once"] * 9, "--max-new-tokens", 2, "--batch-size", 2]
     code, out, err = run(*arguments, "--output", "o.jsonl")
     assert (code, out) == (130, "")
-    assert err == "Error: interrupted; 4 sequences of 9 finished\n"
+    assert err == "Error: interrupted; 4 sequences of 9 finished; --resume goes on from there\n"
     assert [record["index"] for record in records(Path("o.jsonl").read_text())] == [0, 1, 2, 3]
-    assert os.listdir() == ["o.jsonl"]
+    assert sorted(os.listdir()) == ["o.jsonl", "o.jsonl.unfinished"]
+    monkeypatch.setattr(generation.Run, "batch", batch)
+    assert run(*arguments, "--output", "o.jsonl", "--resume")[0] == 0
+    assert run(*arguments, "--output", "whole.jsonl", "--seed", 1)[0] == 0
 
 
 def test_alternatives_need_records(run):

@@ -216,7 +216,8 @@ def test_ctrl_c_keeps_what_was_scored(run, story, monkeypatch):
     code, out, err = run("compare", story, *flags, "--output", "out.jsonl", "--plot", "out.png")
     assert (code, out) == (130, "")
     assert err == (
-        f"Error: interrupted; the figures are of the {reports[-1]} tokens scored until then\n"
+        f"Error: interrupted; the figures are of the {reports[-1]} tokens scored until then"
+        "; --resume goes on from there\n"
     )
     record = read(Path("out.jsonl"))
     assert record["complete"] is False and record["tokens_scored"] == reports[-1]

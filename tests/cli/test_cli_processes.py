@@ -117,8 +117,9 @@ def test_ctrl_c_leaves_the_perplexity_of_what_was_scored(stories):
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written.decode()).splitlines()
     [record] = json.loads(Path("o.json").read_text())
     scored = record["tokens_scored"]
-    assert shown[-1] == (
-        f"Error: interrupted; the figures are of the {scored:,} tokens scored until then"
+    assert " ".join(" ".join(shown).split()).endswith(
+        f"Error: interrupted; the figures are of the {scored:,} tokens scored until then; "
+        "--resume goes on from there"
     )
     assert record["complete"] is False and 0 < scored < record["tokens"]
     places = ("tokens_scored", "tokens_context_only", "tokens_skipped")
@@ -127,7 +128,7 @@ def test_ctrl_c_leaves_the_perplexity_of_what_was_scored(stories):
     prefix = text.encode()[: record["bytes"]].decode()
     assert record["words"] == len(prefix.split())
     assert len(stories.tokenizer(prefix)["input_ids"]) == pytest.approx(scored, abs=2)
-    assert sorted(os.listdir()) == ["a.txt", "o.json"]
+    assert sorted(os.listdir()) == ["a.txt", "o.json", "o.json.unfinished"]
 
 
 def test_ctrl_c_keeps_the_texts_that_are_scored():

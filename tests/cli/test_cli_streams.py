@@ -85,14 +85,16 @@ def test_what_is_finished_stays_when_a_signal_ends_the_command(number, code):
         "generate", *["Once"] * 5000, "--output", "o.jsonl", "--max-new-tokens", 5,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    while not any(path.stat().st_size for path in Path().iterdir()):
+    while not (Path("o.jsonl.part").exists() and Path("o.jsonl.part").stat().st_size):
         time.sleep(0.05)
     process.send_signal(number)
     out, err = process.communicate()
     assert (process.returncode, out) == (code, b"")
     done = len(records(Path("o.jsonl").read_text()))
-    assert err.decode() == f"Error: interrupted; {done} sequences of 5,000 finished\n"
-    assert 0 < done < 5000 and os.listdir() == ["o.jsonl"]
+    assert err.decode() == (
+        f"Error: interrupted; {done} sequences of 5,000 finished; --resume goes on from there\n"
+    )
+    assert 0 < done < 5000 and sorted(os.listdir()) == ["o.jsonl", "o.jsonl.unfinished"]
 
 
 def test_a_sum_over_texts_that_a_signal_ends_has_its_exit_code_too():

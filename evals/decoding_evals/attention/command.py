@@ -44,6 +44,7 @@ def attention(**options: Any) -> None:
 
         with destination.scoring(entropy=True, lazily=True) as progress:
             results = evaluate(
-                language_model, inputs.texts(), windows=windows, page=page, on_progress=progress
-            )
+                language_model, inputs.texts(), windows=windows, page=page,
+                journal=destination.begun(language_model), on_progress=progress,
+            )  # fmt: skip
             destination.deliver(results, inputs=inputs, done="measured")

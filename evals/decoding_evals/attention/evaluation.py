@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +17,7 @@ from decoding.models.devices import input_device
 from decoding.models.limits import check_ids
 from decoding.models.loading import LanguageModel
 from decoding.passes.attention import LayerAttention, attention_implementation, head_entropies
+from decoding.passes.journal import NO_JOURNAL, Journal
 from decoding.scoring.teacher_forcing import Document, TeacherForcing, as_document, listed
 from decoding.scoring.windows import Windows
 from decoding.texts.encoding import encode
@@ -134,6 +136,7 @@ def attention(
     *,
     windows: Windows = Windows(),
     page: bool = False,
+    journal: Journal = NO_JOURNAL,
     on_progress: Callable[[int, float], None] | None = None,
 ) -> Iterator[DocumentAttention]:
     """Entropy of every head's attention over every document; see `decoding.passes.attention`.
@@ -146,6 +149,7 @@ def attention(
         texts: taken lazily.
         windows: how the texts are read; `stride` and `batch_size` play no part.
         page: put the heads' rows into the records, for a page.
+        journal: keeps what is measured of each document.
         on_progress: is given the number of tokens and their mean entropy so far, nats.
 
     Returns:
@@ -160,50 +164,66 @@ def attention(
     if windows.bos == "every":
         raise ValueError("bos must be auto, always or never for attention, got 'every'")
     forcing = TeacherForcing(language_model, windows)
-    model, length = language_model.model, forcing.context
-    implementation = attention_implementation(model)
     tokens = 0
     total = 0.0
+
+    def count(entropies: Floats) -> None:
+        nonlocal tokens, total
+        tokens += len(entropies)
+        total += float(np.nansum(entropies))
+        if on_progress is not None:
+            on_progress(tokens, total / tokens)
+
     for index, document in enumerate(listed(texts)):
         if not isinstance(document, str | Document) or as_document(document).prompt is not None:
             raise ValueError("attention reads texts, without prompts and not as token ids")
         text = str(whole(document).text)
-        ids, ends, _ = joined(encode(language_model.tokenizer, text))
-        needed = len(ids) and not forcing.begins_with_front(ids)
-        front = forcing.front if needed else []
-        sequence = np.concatenate([np.array(front, dtype=np.int64), ids])
-        check_ids(model, language_model.tokenizer, sequence, f"document {index + 1}")
-        sums = _Sums()
-        rows = HeadRows(_heads(model)) if page else None
-        for begin in range(0, len(sequence), length):
-            window = torch.from_numpy(sequence[begin : begin + length]).to(input_device(model))
-            on_layer = None if rows is None else rows.add
-            sums.add(head_entropies(model, window.unsqueeze(0), on_layer=on_layer))
-            if rows is not None:
-                rows.end_window(len(window))
-            if on_progress is not None:
-                new = sums.rows[-1][0]
-                tokens += len(new)
-                total += float(np.nansum(new))
-                on_progress(tokens, total / tokens)
-        names = [str(name) for name in language_model.tokenizer.convert_ids_to_tokens(front)]
-        columns = np.concatenate([np.empty((4, 0)), *sums.rows], axis=1)
-        entropy, normalized, without, weight = columns
-        yield DocumentAttention(
-            index=index,
-            model=language_model.name,
-            implementation=implementation,
-            texts=tuple(text[begin:end] for begin, end in pairwise([0, *ends])),
-            windows=len(sums.rows),
-            positions=len(sequence),
-            **sums.means(),
-            excluded_positions=int(np.isnan(normalized).sum()),
-            excluded_positions_without_sink=int(np.isnan(without).sum()),
-            token_entropy_nats=entropy[len(front) :],
-            token_normalized_entropy=normalized[len(front) :],
-            token_sink_weight=weight[len(front) :],
-            page=None if rows is None else {"front": names, **rows.record()},
-        )
+        measure = partial(_measured, language_model, forcing, index, text, page, count)
+        yield journal.step((text,), measure)
+
+
+def _measured(
+    language_model: LanguageModel,
+    forcing: TeacherForcing,
+    index: int,
+    text: str,
+    page: bool,
+    count: Callable[[Floats], None],
+) -> DocumentAttention:
+    """What one document gives; `count` is told the entropies of each window's tokens."""
+    model, length = language_model.model, forcing.context
+    ids, ends, _ = joined(encode(language_model.tokenizer, text))
+    needed = len(ids) and not forcing.begins_with_front(ids)
+    front = forcing.front if needed else []
+    sequence = np.concatenate([np.array(front, dtype=np.int64), ids])
+    check_ids(model, language_model.tokenizer, sequence, f"document {index + 1}")
+    sums = _Sums()
+    rows = HeadRows(_heads(model)) if page else None
+    for begin in range(0, len(sequence), length):
+        window = torch.from_numpy(sequence[begin : begin + length]).to(input_device(model))
+        on_layer = None if rows is None else rows.add
+        sums.add(head_entropies(model, window.unsqueeze(0), on_layer=on_layer))
+        if rows is not None:
+            rows.end_window(len(window))
+        count(sums.rows[-1][0])
+    names = [str(name) for name in language_model.tokenizer.convert_ids_to_tokens(front)]
+    columns = np.concatenate([np.empty((4, 0)), *sums.rows], axis=1)
+    entropy, normalized, without, weight = columns
+    return DocumentAttention(
+        index=index,
+        model=language_model.name,
+        implementation=attention_implementation(model),
+        texts=tuple(text[begin:end] for begin, end in pairwise([0, *ends])),
+        windows=len(sums.rows),
+        positions=len(sequence),
+        **sums.means(),
+        excluded_positions=int(np.isnan(normalized).sum()),
+        excluded_positions_without_sink=int(np.isnan(without).sum()),
+        token_entropy_nats=entropy[len(front) :],
+        token_normalized_entropy=normalized[len(front) :],
+        token_sink_weight=weight[len(front) :],
+        page=None if rows is None else {"front": names, **rows.record()},
+    )
 
 
 def _heads(model: PreTrainedModel) -> int:

@@ -8,16 +8,17 @@ import click
 
 from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.shell.delivery import Destination
+from decoding_evals.shell.engines import check_engine, engine_options
 from decoding_evals.shell.options import (
     Between,
     Command,
     option,
-    output_options,
     read_model,
     read_windows,
     reading_options,
 )
 from decoding_evals.shell.plots import plot_option
+from decoding_evals.shell.resuming import resumable_options
 
 POSITIVE = Between(min=0, min_open=True)
 
@@ -49,7 +50,8 @@ POSITIVE = Between(min=0, min_open=True)
 )
 @option("--prior-scale S", "Standard deviation of its logarithm.", type=POSITIVE, default=0.5)
 @reading_options
-@output_options
+@engine_options
+@resumable_options
 @plot_option("Draw how reliable the probabilities are, before and after.")
 def calibrate(prior_median: float, prior_scale: float, **options: Any) -> None:
     """Fit a temperature to the texts in FILES (or standard input).
@@ -65,6 +67,7 @@ def calibrate(prior_median: float, prior_scale: float, **options: Any) -> None:
         prior = LogNormalPrior(prior_median, prior_scale)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    check_engine(options)
     windows = read_windows(options)
     with Destination(options) as destination:
         inputs = Inputs.from_options(options, records=True)
@@ -78,6 +81,7 @@ def calibrate(prior_median: float, prior_scale: float, **options: Any) -> None:
                 inputs.documents(language_model),
                 prior=prior,
                 windows=windows,
+                engine=destination.engine(language_model),
                 on_progress=progress,
                 **{name: options[name] for name in ("held_out", "use_map", "coverage")},
             )

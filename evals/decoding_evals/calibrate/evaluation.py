@@ -10,34 +10,40 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from decoding.inference.temperature import (
     LogNormalPrior,
     TemperatureFit,
     TemperatureSums,
     estimate_temperature,
-    mass_before,
-    temperature_columns,
     top_p_for_coverage,
 )
-from decoding.information.statistics import row_statistics
 from decoding.models.loading import LanguageModel
-from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.teacher_forcing import (
     Columns,
     Document,
     Measure,
-    TeacherForcing,
     TokenDocument,
     listed,
 )
-from decoding.scoring.windows import Window, Windows
-from decoding.settings.applying import apply_settings
+from decoding.scoring.windows import Windows
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.calibrate.figure import plot_calibration
-from decoding_evals.calibrate.quality import Predictions, Quality, predictions, quality_record
+from decoding_evals.calibrate.quality import (
+    Predictions,
+    Quality,
+    prediction_columns,
+    quality_record,
+)
+from decoding_evals.calibrate.reading import (
+    ReadColumns,
+    Reading,
+    mass_columns,
+    temperature_measure,
+)
 from decoding_evals.calibrate.view import VIEW
+from decoding_evals.mapping.engine import IN_PROCESS, Engine
+from decoding_evals.mapping.units import units_of
 from decoding_evals.reading.scanned import whole
 from decoding_evals.showing.result import Result, finite
 from decoding_evals.showing.terminal import counted, number
@@ -142,6 +148,7 @@ def calibrate(
     use_map: bool = False,
     coverage: float | None = None,
     windows: Windows = Windows(),
+    engine: Engine = IN_PROCESS,
     on_progress: Callable[[int, float], None] | None = None,
 ) -> CalibrationResult:
     """Fit a temperature to documents and measure what it does to held-out ones.
@@ -163,6 +170,7 @@ def calibrate(
         use_map: take the temperature of the posterior's mode into the setting.
         coverage: fit top-p too, so that the setting keeps this share of the true tokens, in (0, 1].
         windows: how the texts are read.
+        engine: what reads the documents.
         on_progress: is given the number of tokens read so far, counting every reading, and the mean
             surprisal in the present one, nats.
 
@@ -180,7 +188,7 @@ def calibrate(
     if coverage is not None and not 0 < coverage <= 1:
         raise ValueError(f"coverage must be in (0, 1], got {coverage!r}")
     prior = prior or LogNormalPrior()
-    reader = _Reader(language_model, windows, on_progress)
+    reader = _Reader(language_model, windows, engine, on_progress)
     held, skipped = _held(documents)
     fitted, others = _split(held, held_out)
     fit, complete = _fit(reader, fitted, prior)
@@ -191,17 +199,18 @@ def calibrate(
     if complete:
         try:
             if coverage is not None and temperature:  # at 0, one token is kept anyway
-                masses = [columns["mass"] for _, columns in reader.scan(fitted, _mass(tempered))]
+                mass = partial(mass_columns, tempered)
+                masses = [columns["mass"] for _, columns in reader.scan(fitted, mass)]
                 top_p = top_p_for_coverage(np.concatenate(masses), coverage)
                 setting = replace(tempered, top_p=top_p)
-            measure = predictions(tempered, None if coverage is None else setting)
-            for window, columns in reader.scan(others or fitted, measure):
-                measured.add(window, columns)
+            covering = None if coverage is None else setting
+            measure = partial(prediction_columns, tempered, covering)
+            for document, columns in reader.scan(others or fitted, measure):
+                measured.add(document, columns)
         except KeyboardInterrupt:
             complete = False
     if complete and not measured.columns:
         raise ValueError("held_out must leave something to score: those documents have no tokens")
-    run = reader.run
     of_token = measured.documents()
     return CalibrationResult(
         model=language_model.name,
@@ -216,10 +225,7 @@ def calibrate(
         held_out_tokens=len(of_token),
         held_out_documents=len(np.unique(of_token)),
         documents_skipped=skipped,
-        context=run.context,
-        stride=run.stride,
-        bos=run.bos_token,
-        full_logits=run.full_logits,
+        **reader.how,
         complete=complete,
     )
 
@@ -291,45 +297,42 @@ class _Reader:
         self,
         language_model: LanguageModel,
         windows: Windows,
+        engine: Engine,
         on_progress: Callable[[int, float], None] | None,
     ) -> None:
         self._model = language_model
         self._windows = windows
+        self._engine = engine
         self._on_progress = on_progress
         self._tokens = 0
-        self.run = TeacherForcing(language_model, windows)
+        self.how: dict[str, Any] = {}
+        """`context`, `stride`, `bos` and `full_logits` of the last reading."""
 
-    def scan(self, documents: _Documents, measure: Measure) -> Iterator[tuple[Window, Columns]]:
-        """One reading; where a column is a surprisal, its mean is shown."""
-        self.run = TeacherForcing(self._model, self._windows)
-        before, surprisal = self._tokens, 0.0
-        for window, columns in self.run.scan(documents, measure):
-            yield window, columns
-            surprisal += float(columns["surprisal"].sum())
-            self._tokens += len(window.targets)
-            if self._on_progress is not None:
-                self._on_progress(self._tokens, surprisal / (self._tokens - before))
+    def scan(self, documents: _Documents, measure: Measure) -> Iterator[tuple[int, Columns]]:
+        """One reading: the columns of each window, with the index of its document."""
+        for part in self._read(Reading(self._windows, measure, summed=False), documents):
+            yield from part.columns
 
     def sums(self, documents: _Documents, temperature: float) -> TemperatureSums:
         """The sums that determine the likeliest temperature."""
+        measure = partial(temperature_measure, temperature)
+        read = self._read(Reading(self._windows, measure, summed=True), documents)
         table = np.zeros((len(TemperatureSums._fields), len(documents)))
-
-        def measure(block: LogitBlock) -> dict[str, Tensor]:
-            return temperature_columns(block.logits, block.targets, temperature)
-
-        for window, columns in self.scan(documents, measure):
-            for row, values in zip(table, columns.values(), strict=True):
-                row[window.document] += values.sum()
+        for part in read:
+            for document, columns in part.columns:
+                table[:, document] += [float(columns[name][0]) for name in TemperatureSums._fields]
         return TemperatureSums(*table)
 
+    def _read(self, work: Reading, documents: _Documents) -> Iterator[ReadColumns]:
+        """One reading; the mean surprisal is shown."""
+        before = self._tokens
 
-def _mass(tempered: DecodingSettings) -> Measure:
-    """The mass in front of each true token, which determines top-p."""
+        def tell(tokens: int, mean: float) -> None:
+            self._tokens = before + tokens
+            if self._on_progress is not None:
+                self._on_progress(self._tokens, mean)
 
-    def measure(block: LogitBlock) -> dict[str, Tensor]:
-        z = apply_settings(tempered, block.logits)
-        q = row_statistics(z, block.targets)
-        assert q.target_log_prob is not None
-        return {"mass": mass_before(z, block.targets), "surprisal": -q.target_log_prob}
-
-    return measure
+        units = units_of(documents, self._windows.batch_size)
+        for part in self._engine.map(self._model, work, units, tell):
+            self.how = part.how
+            yield part

@@ -15,8 +15,7 @@ from torch import Tensor
 from decoding.inference.temperature import resampled_sums
 from decoding.information.statistics import row_statistics
 from decoding.scoring.blocks import LogitBlock
-from decoding.scoring.teacher_forcing import Columns, Measure
-from decoding.scoring.windows import Window
+from decoding.scoring.teacher_forcing import Columns
 from decoding.settings.applying import apply_settings
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.showing.result import Floats, Integers, by_key, finite
@@ -174,16 +173,16 @@ def quality_record(quality: Quality | None, when: str) -> dict[str, Any]:
 
 
 class Predictions:
-    """Collects the columns of `predictions`, window by window."""
+    """Collects the columns of `prediction_columns`, window by window."""
 
     def __init__(self) -> None:
         self.columns: list[Columns] = []
         self._documents = array("q")
 
-    def add(self, window: Window, columns: Columns) -> None:
-        """Add the columns of a window."""
+    def add(self, document: int, columns: Columns) -> None:
+        """Add the columns of a window of a document."""
         self.columns.append(columns)
-        self._documents.extend([window.document] * len(window.targets))
+        self._documents.extend([document] * len(columns["surprisal"]))
 
     def documents(self) -> Integers:
         """Index of the document of each token."""
@@ -212,33 +211,31 @@ class Predictions:
         return np.concatenate([columns[name] for columns in self.columns])
 
 
-def predictions(tempered: DecodingSettings, covering: DecodingSettings | None) -> Measure:
+def prediction_columns(
+    tempered: DecodingSettings, covering: DecodingSettings | None, block: LogitBlock
+) -> dict[str, Tensor]:
     """What to measure of each token: surprisal, Brier score, confidence in the favourite, and
     whether it came; of the model as it is and, as `fitted_…`, under `tempered`; and, as `covered`,
     whether `covering` keeps it."""
-
-    def measure(block: LogitBlock) -> dict[str, Tensor]:
-        logits, targets = block.logits, block.targets
-        columns: dict[str, Tensor] = {}
-        for prefix, setting in (("", DecodingSettings()), ("fitted_", tempered)):
-            z = apply_settings(setting, logits)
-            z = z - z.amax(-1, keepdim=True)
-            favourite = z.argmax(-1)
-            q = row_statistics(z, targets)
-            assert q.target_log_prob is not None
-            # Σ q² = exp(A(2z) - 2·A(z)); z is ours, and large.
-            squares = (row_statistics(z.mul_(2)).log_partition - 2 * q.log_partition).exp()
-            columns |= {
-                f"{prefix}surprisal": -q.target_log_prob,
-                f"{prefix}brier": 1 - 2 * q.target_log_prob.exp() + squares,
-                f"{prefix}confidence": (-q.log_partition).exp(),
-                # One of several favourites alike comes first: its rank is 0, as is the others'.
-                f"{prefix}correct": favourite == targets,
-            }
-        if covering is not None:
-            q = row_statistics(apply_settings(covering, logits), targets)
-            assert q.target_log_prob is not None
-            columns["covered"] = q.target_log_prob > -math.inf
-        return columns
-
-    return measure
+    logits, targets = block.logits, block.targets
+    columns: dict[str, Tensor] = {}
+    for prefix, setting in (("", DecodingSettings()), ("fitted_", tempered)):
+        z = apply_settings(setting, logits)
+        z = z - z.amax(-1, keepdim=True)
+        favourite = z.argmax(-1)
+        q = row_statistics(z, targets)
+        assert q.target_log_prob is not None
+        # Σ q² = exp(A(2z) - 2·A(z)); z is ours, and large.
+        squares = (row_statistics(z.mul_(2)).log_partition - 2 * q.log_partition).exp()
+        columns |= {
+            f"{prefix}surprisal": -q.target_log_prob,
+            f"{prefix}brier": 1 - 2 * q.target_log_prob.exp() + squares,
+            f"{prefix}confidence": (-q.log_partition).exp(),
+            # One of several favourites alike comes first: its rank is 0, as is the others'.
+            f"{prefix}correct": favourite == targets,
+        }
+    if covering is not None:
+        q = row_statistics(apply_settings(covering, logits), targets)
+        assert q.target_log_prob is not None
+        columns["covered"] = q.target_log_prob > -math.inf
+    return columns

@@ -12,17 +12,18 @@ from click.core import ParameterSource
 from decoding_evals.reading.texts import Inputs, input_options
 from decoding_evals.score.human import human_options, read_human
 from decoding_evals.shell.delivery import Destination
+from decoding_evals.shell.engines import check_engine, engine_options
 from decoding_evals.shell.options import (
     Command,
     candidate_options,
     option,
-    output_options,
     read_candidates,
     read_model,
     read_windows,
     reading_options,
 )
 from decoding_evals.shell.plots import plot_option
+from decoding_evals.shell.resuming import resumable_options
 
 if TYPE_CHECKING:
     from decoding_evals.showing.result import Result
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 @reading_options
 @option("--per [document]", "With --models: a record for each document instead of one for all.")
 @human_options
-@output_options
+@engine_options
+@resumable_options
 @plot_option("Draw cross-entropy against entropy, and KL between all pairs.")
 def compare(
     specs: tuple[str, ...],
@@ -72,6 +74,9 @@ def compare(
         raise click.UsageError("--per document needs --models")
     if options["human"] is not None and per is None:
         raise click.UsageError("--human needs --models and --per document")
+    check_engine(options)
+    if models is not None and options["engine"] != "process":
+        raise click.UsageError("--models are compared by --engine process")
     windows = read_windows(options)
     with Destination(options) as destination:
         inputs = Inputs.from_options(options, records=True)
@@ -87,7 +92,7 @@ def compare(
         with destination.scoring(entropy=models is None) as progress:
             how: Any = {"windows": windows, "on_progress": progress}
             if models is not None:
-                threshold = None
+                threshold, how["journal"] = None, destination.begun(*loaded)
                 if human is not None:
                     threshold = compare_models(
                         loaded[0], loaded[1], human.documents(loaded[0]), **how
@@ -97,7 +102,8 @@ def compare(
                 if threshold is not None:
                     notes.append(f"Binoculars: {threshold_line(threshold.record())}")
             else:
-                result = compare_settings(loaded[0], texts, settings, **how)
+                engine = destination.engine(loaded[0])
+                result = compare_settings(loaded[0], texts, settings, engine=engine, **how)
         count = 1 if models is not None else len(settings)
         if destination.on_screen and count > MOST_PAIRED:
             pairs = f"{math.comb(count, 2):,} pairs of {count:,} settings"

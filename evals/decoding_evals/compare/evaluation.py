@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,16 +14,25 @@ import numpy as np
 from decoding.inference.intervals import BlockSums, MeanError, ratio_of_sums
 from decoding.information.comparison import sum_rows
 from decoding.models.loading import LanguageModel
+from decoding.passes.journal import Journal
 from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.following import Follower
-from decoding.scoring.teacher_forcing import AnyDocument, TeacherForcing, as_document, listed
+from decoding.scoring.teacher_forcing import AnyDocument, TeacherForcing, as_document
 from decoding.scoring.windows import Windows
 from decoding.settings.applying import Applied
 from decoding.settings.grids import MOST_SETTINGS
 from decoding.settings.policy import Setting, as_setting
 from decoding_evals.compare.figure import plot_comparison
 from decoding_evals.compare.view import SETTINGS
-from decoding_evals.reading.interruptible import Interruptible, ReadResult
+from decoding_evals.mapping.engine import IN_PROCESS, Engine, OnProgress
+from decoding_evals.mapping.units import Unit, units_of
+from decoding_evals.reading.interruptible import (
+    Interruptible,
+    ReadPart,
+    ReadResult,
+    blocks_of,
+    joined_parts,
+)
 from decoding_evals.showing.result import Floats, by_key, finite, with_errors
 from decoding_evals.showing.terminal import counted, number
 
@@ -126,17 +135,19 @@ def compare(
     settings: Sequence[Setting | str],
     *,
     windows: Windows = Windows(),
+    engine: Engine = IN_PROCESS,
     on_progress: Callable[[int, float], None] | None = None,
 ) -> SettingsComparison:
     """Compare any number of settings on the same text.
 
-    Memory holds about `2000·S²` bytes for the errors of the pairs of S settings.
+    Memory holds about `4000·S²` bytes for the errors of the pairs of S settings.
 
     Args:
         language_model: from `load_model`.
         documents: texts, or `Document`s, or ids; taken lazily.
         settings: 1 to 1,000 settings or their text forms, no two equal.
         windows: how the texts are read.
+        engine: what scores the documents.
         on_progress: is given the number of scored tokens and the mean entropy of the first
             setting so far, nats.
 
@@ -151,12 +162,11 @@ def compare(
     [(most, times)] = Counter(chosen).most_common(1)
     if times > 1:
         raise ValueError(f"settings must differ, got {str(most)!r} twice")
-    run = TeacherForcing(language_model, windows)
-    blocks = BlockSums()
-    with Interruptible(run, blocks, on_progress) as reading:
-        _scan(reading, documents, chosen)
-        run.account.check()
-    how = reading.how()
+    units = units_of(documents, windows.batch_size)
+    work = Comparing(chosen, windows)
+    part = joined_parts(engine.map(language_model, work, units, on_progress))
+    assert part is not None
+    how, blocks = part.how(), part.blocks
     flat, counts = blocks.sums()
     sums = _named(flat, len(chosen))
     surprisal, covered = sums["surprisal"], sums["covered"]
@@ -178,29 +188,59 @@ def compare(
         kl_finite_share=sums["kl_finite"].sum(0) / blocks.count,
         block_length=blocks.length,
         blocks=len(counts),
-        full_logits=run.full_logits,
+        full_logits=part.run["full_logits"],
         **how,
     )
 
 
-def _scan(
-    reading: Interruptible, documents: Iterable[str | AnyDocument], settings: Sequence[Setting]
-) -> None:
-    run, blocks = reading.run, reading.blocks
-    follower = Follower([setting.for_tokenizer(run.tokenizer) for setting in settings])
-    for block in run.blocks(run.windows(map(as_document, listed(documents)))):
-        begin, entropy = 0, 0.0
+@dataclass(frozen=True)
+class Comparing:
+    """Compares settings on the documents of a unit."""
+
+    settings: tuple[Setting, ...]
+    windows: Windows
+
+    def parts(
+        self, models: LanguageModel, unit: Unit, journal: Journal, on_progress: OnProgress
+    ) -> Iterator[ReadPart]:
+        """The sums over a unit."""
+        run = TeacherForcing(models, self.windows, journal=journal, first=unit.first)
+        blocks = blocks_of(unit)
+        follower = Follower([setting.for_tokenizer(run.tokenizer) for setting in self.settings])
+        measure = partial(_sums, follower, blocks)
+        with Interruptible(run, blocks, on_progress) as reading:
+            for _, sums in run.measured(run.windows(map(as_document, unit.documents)), measure):
+                for total, count in sums:
+                    blocks.add_sum(total, count)
+                reading.counted(sum(float(total[0]) for total, _ in sums))
+            run.account.check()
+        yield ReadPart(**reading.part())
+        if not reading.complete:
+            raise KeyboardInterrupt
+
+
+def _sums(
+    follower: Follower, into: BlockSums, blocks: Iterable[LogitBlock]
+) -> list[tuple[Floats, int]]:
+    """Sums over the rows of a batch, and how many rows each is of: as they fit into a series."""
+    found: list[tuple[Floats, int]] = []
+    pieces: Iterator[int] = iter(())
+    left = 0  # of the present piece
+    for block in blocks:
+        begin = 0
+        if not found:
+            pieces = into.pieces(sum(len(window.targets) for window in block.windows))
         while begin < len(block.targets):
-            rows = slice(begin, begin + blocks.room)
-            targets = block.targets[rows]
+            left = left or next(pieces)
+            rows = slice(begin, min(begin + left, len(block.targets)))
             apply_row = partial(_applied, follower, block, begin)
+            targets = block.targets[rows]
             sums = sum_rows(block.logits[rows], targets, follower.settings, apply_row)
             parts = [np.ravel(getattr(sums, name)) for name in _DIMENSIONS]
-            blocks.add_sum(np.concatenate(parts).astype(np.float64), len(targets))
-            entropy += float(sums.entropy[0])
-            begin += len(targets)
+            found.append((np.concatenate(parts).astype(np.float64), len(targets)))
+            begin, left = begin + len(targets), left - len(targets)
         del block  # before the next one is made
-        reading.counted(entropy)
+    return found
 
 
 def _applied(follower: Follower, block: LogitBlock, begin: int, row: int) -> list[Applied]:

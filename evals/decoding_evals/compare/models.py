@@ -19,14 +19,21 @@ from decoding.information.measures import cross_varentropy, kl_divergence, surpr
 from decoding.information.statistics import row_statistics
 from decoding.models.limits import positions
 from decoding.models.loading import LanguageModel, check_vocabularies
+from decoding.passes.journal import NO_JOURNAL, Journal
 from decoding.rows.arrays import as_float
 from decoding.rows.blocks import row_blocks
 from decoding.rows.faults import NonFiniteLogitsError
-from decoding.scoring.blocks import logit_blocks
-from decoding.scoring.teacher_forcing import AnyDocument, TeacherForcing, as_document, listed
+from decoding.scoring.blocks import Batch, LogitBlock, logit_batches
+from decoding.scoring.teacher_forcing import (
+    AnyDocument,
+    TeacherForcing,
+    as_document,
+    listed,
+    of_windows,
+)
 from decoding.scoring.windows import Windows
 from decoding_evals.compare.view import MODELS
-from decoding_evals.reading.interruptible import Interruptible, ReadResult
+from decoding_evals.reading.interruptible import Interruptible, ReadPart, ReadResult
 from decoding_evals.score.threshold import Threshold, fit_threshold
 from decoding_evals.showing.result import (
     Floats,
@@ -184,6 +191,7 @@ def compare_models(
     documents: Iterable[str | AnyDocument],
     *,
     windows: Windows = Windows(),
+    journal: Journal = NO_JOURNAL,
     on_progress: Callable[[int, float], None] | None = None,
 ) -> ModelsComparison:
     """Compare two models token by token; no row of logits is kept.
@@ -196,6 +204,7 @@ def compare_models(
         documents: texts, or `Document`s, or ids; taken lazily.
         windows: how the texts are read; the default `context` is the fewer positions of the two,
             at most 2,048.
+        journal: keeps what is measured of each batch.
         on_progress: is given the number of scored tokens and A's mean surprisal so far, nats.
 
     Where Ctrl-C ends it early, the comparison is of what was scored until then.
@@ -212,7 +221,7 @@ def compare_models(
         raise ValueError(
             f"context must be at most the models' {min(limits)} positions, got {context}"
         )
-    run = TeacherForcing(model_a, replace(windows, context=context))
+    run = TeacherForcing(model_a, replace(windows, context=context), journal=journal)
     blocks = BlockSums()
     kls, deltas = array("f"), array("f")
     by_document: dict[int, Floats] = defaultdict(lambda: np.zeros(1 + len(_COLUMNS)))
@@ -226,7 +235,7 @@ def compare_models(
             deltas.extend(columns[:, _COLUMNS.index("delta_p")].tolist())
             reading.counted(columns[:, 0].sum())
         run.account.check()
-    how = reading.how()
+    how = ReadPart(**reading.part()).how()
     sums, counts = blocks.sums()
     with np.errstate(invalid="ignore"):  # both may be infinite
         difference = ratio_of_sums(sums[:, 1] - sums[:, 0], counts)
@@ -258,23 +267,32 @@ def _both(
     of each row."""
     windows_a, windows_b = tee(run.windows(map(as_document, listed(documents))))
     for a, b in zip(
-        run.blocks(windows_a, beside=model_b.model),
-        logit_blocks(model_b.model, windows_b, batch_size=run.batch_size, beside=run.model),
+        run.batches(windows_a, beside=model_b.model),
+        logit_batches(model_b.model, windows_b, batch_size=run.batch_size, beside=run.model),
         strict=True,
     ):
-        logits_a, logits_b = a.logits, b.logits.to(a.logits.device)
-        # On a CPU as many rows as its caches hold: in half the time of a whole block.
-        together = CACHED if logits_a.is_cpu else logits_a.numel()
-        some = row_blocks(logits_a.shape, together)
-        parts = [_columns(logits_a[rows], logits_b[rows], a.targets[rows]) for rows in some]
-        columns = np.concatenate(parts)
+
+        def measure(a: Batch = a, b: Batch = b) -> Floats:
+            parts = map(_columns_of, a.blocks(), b.blocks())
+            return np.concatenate([*parts])
+
+        columns = run.journal.step(of_windows(a.windows), measure)
         if np.isnan(columns).any():
-            row = a.first + int(np.isnan(columns).any(-1).argmax())
+            row = int(np.isnan(columns).any(-1).argmax())
             raise NonFiniteLogitsError(f"target {row} of a batch of windows")
-        owners = np.repeat([w.document for w in a.windows], [len(w.targets) for w in a.windows])
-        owners = owners[a.first : a.first + len(columns)]
-        del a, b, logits_a, logits_b  # before the next ones are made
-        yield columns, owners
+        lengths = [len(window.targets) for window in a.windows]
+        yield columns, np.repeat([window.document for window in a.windows], lengths)
+
+
+def _columns_of(a: LogitBlock, b: LogitBlock) -> Floats:
+    """`_columns` of the same rows of both models."""
+    logits_a, logits_b = a.logits, b.logits.to(a.logits.device)
+    # On a CPU as many rows as its caches hold: in half the time of a whole block.
+    together = CACHED if logits_a.is_cpu else logits_a.numel()
+    some = row_blocks(logits_a.shape, together)
+    return np.concatenate(
+        [_columns(logits_a[rows], logits_b[rows], a.targets[rows]) for rows in some]
+    )
 
 
 def _columns(a: Tensor, b: Tensor, targets: Tensor) -> Floats:

@@ -93,6 +93,7 @@ def identify(
                 prior=weights,
                 min_odds=min_odds,
                 windows=windows,
+                journal=destination.begun(*models),
                 on_progress=progress,
             )
             names = [model.name for model in models]

@@ -13,6 +13,7 @@ import numpy as np
 
 from decoding.inference import posterior as bayes
 from decoding.models.loading import LanguageModel, check_language_model, check_vocabularies
+from decoding.passes.journal import NO_JOURNAL, Journal
 from decoding.scoring.teacher_forcing import Document, TokenDocument, listed
 from decoding.scoring.windows import Windows
 from decoding.settings.grids import MOST_SETTINGS
@@ -258,6 +259,7 @@ def identify(
     prior: Sequence[float] | None = None,
     min_odds: float = 10.0,
     windows: Windows = Windows(),
+    journal: Journal = NO_JOURNAL,
     on_progress: Callable[[int, float], None] | None = None,
 ) -> Iterator[Identification]:
     """Which candidate wrote each document: every setting of every model is one.
@@ -274,6 +276,7 @@ def identify(
         min_odds: posterior odds of the best candidate against all others together, >= 1, below
             which none is named.
         windows: how the texts are read.
+        journal: keeps what is measured of each batch.
         on_progress: is given the number of tokens scored by the first model and the mean entropy
             of its first candidate so far, nats.
 
@@ -310,8 +313,9 @@ def identify(
     def results() -> Iterator[Identification]:
         shown = [on_progress, *(None for _ in models[1:])]
         copies = zip(models, tee(checked(), len(models)), shown, strict=True)
+        how: Any = {"windows": windows, "journal": journal}
         streams = [
-            likelihoods(model, copy, chosen, windows=windows, on_progress=progress)
+            likelihoods(model, copy, chosen, on_progress=progress, **how)
             for model, copy, progress in copies
         ]
         for index, parts in enumerate(zip(*streams, strict=True)):

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from decoding.information.statistics import row_statistics
 from decoding.models.loading import LanguageModel
+from decoding.passes.journal import NO_JOURNAL, Journal
 from decoding.scoring.answers import EncodedDocument
 from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.following import Follower
@@ -109,6 +110,7 @@ def likelihoods(
     settings: Sequence[Setting],
     *,
     windows: Windows = Windows(),
+    journal: Journal = NO_JOURNAL,
     on_progress: Callable[[int, float], None] | None = None,
 ) -> Iterator[Likelihoods]:
     """Score every token of every document under every setting; see `identify`.
@@ -116,7 +118,7 @@ def likelihoods(
     Returns:
         One result per document, in their order, also where nothing could be scored.
     """
-    run = TeacherForcing(language_model, windows)
+    run = TeacherForcing(language_model, windows, journal=journal)
     retokenisation = Retokenisation(language_model, windows)
     followers = [Follower([setting.for_tokenizer(run.tokenizer)]) for setting in settings]
 

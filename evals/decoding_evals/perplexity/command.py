@@ -9,15 +9,16 @@ import click
 
 from decoding_evals.reading.texts import Inputs, input_options, read_talk, talk_options
 from decoding_evals.shell.delivery import Destination
+from decoding_evals.shell.engines import check_engine, engine_options
 from decoding_evals.shell.options import (
     Command,
     option,
-    output_options,
     read_model,
     read_windows,
     reading_options,
 )
 from decoding_evals.shell.output import Interrupted
+from decoding_evals.shell.resuming import resumable_options
 from decoding_evals.shell.running import uncollected
 from decoding_evals.showing.lines import note
 
@@ -43,7 +44,8 @@ PROTOCOLS = ("default", "huggingface", "lm-eval", "llama.cpp", "gpt2-paper")
     default="auto",
 )
 @option("--per [document]", "A record for each document instead of one for all.")
-@output_options
+@engine_options
+@resumable_options
 def perplexity(protocol: str, errors: str, per: str | None, **options: Any) -> None:
     """Perplexity of the texts in FILES (or standard input) under a model.
 
@@ -53,6 +55,7 @@ def perplexity(protocol: str, errors: str, per: str | None, **options: Any) -> N
     neighbouring tokens: they are computed over documents, or over blocks of tokens.
     """
     windows = read_windows(options)
+    check_engine(options)
     if per is not None and protocol == "all":
         raise click.UsageError("--per document is of one protocol, not of all")
     if protocol not in ("default", "all"):
@@ -63,7 +66,8 @@ def perplexity(protocol: str, errors: str, per: str | None, **options: Any) -> N
         from decoding_evals.perplexity.evaluation import perplexity as evaluate
         from decoding_evals.perplexity.tables import protocol_tables
 
-        how: Any = {"windows": windows, "errors": errors}
+        engine = destination.engine(language_model)
+        how: Any = {"windows": windows, "errors": errors, "engine": engine}
 
         def measured(name: str, documents: Iterable[Any]) -> PerplexityResult:
             with destination.scoring() as progress:

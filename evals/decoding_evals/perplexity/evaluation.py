@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import math
-from array import array
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
-from decoding.inference.intervals import BlockSums, MeanError, ratio_of_sums
-from decoding.information.statistics import row_statistics
+from decoding.inference.intervals import MeanError
 from decoding.models.loading import LanguageModel, check_language_model
-from decoding.scoring.blocks import LogitBlock
-from decoding.scoring.teacher_forcing import AnyDocument, Columns, Document, as_document, listed
-from decoding.scoring.windows import Window, Windows
-from decoding.texts.encoding import Segment
-from decoding_evals.perplexity.protocols import BOS, PROTOCOLS, Protocol
+from decoding.scoring.teacher_forcing import AnyDocument, Document, as_document, listed
+from decoding.scoring.windows import Windows
+from decoding_evals.mapping.engine import IN_PROCESS, Engine
+from decoding_evals.mapping.units import Unit, units_of
+from decoding_evals.perplexity.protocols import BOS, PROTOCOLS
+from decoding_evals.perplexity.sums import Scoring
 from decoding_evals.perplexity.view import VIEW
-from decoding_evals.reading.interruptible import Interruptible, ReadResult
+from decoding_evals.reading.interruptible import ReadResult, joined_parts
 from decoding_evals.showing.result import exp_or_none, finite
 from decoding_evals.showing.terminal import counted, number
 
@@ -171,6 +166,7 @@ def perplexity(
     protocol: str = "default",
     windows: Windows = Windows(),
     errors: str = "auto",
+    engine: Engine = IN_PROCESS,
     on_progress: Callable[[int, float], None] | None = None,
 ) -> PerplexityResult:
     """Perplexity of a corpus: the exponential of the mean surprisal of its tokens.
@@ -185,6 +181,7 @@ def perplexity(
             `stride`.
         errors: what the standard error is taken over: `documents`, `blocks` of consecutive
             tokens, or `auto`, which takes documents from 20 on.
+        engine: what scores the documents.
         on_progress: is given the number of scored tokens and the mean surprisal so far, nats.
 
     Where Ctrl-C ends it early, the result is of what was scored until then.
@@ -200,16 +197,11 @@ def perplexity(
         raise ValueError(f"errors must be auto, documents or blocks, got {errors!r}")
     rules = PROTOCOLS[protocol]
     rules.check(windows)
-    run = rules(language_model, windows)
-
-    sums = _Sums(run)
-    prepared = run.prepared(_checked(documents, protocol))
-    with Interruptible(run, sums.blocks, on_progress) as reading:
-        for window, columns in run.scan(prepared, _measured, sums.texts.add):
-            sums.add(window, columns)
-            reading.counted(columns["surprisal"].sum())
-    run.finish(reading.complete)
-    how = reading.how()
+    checked = _checked(documents, protocol)
+    units = [Unit(0, checked)] if rules.joins else units_of(checked, windows.batch_size)
+    sums = joined_parts(engine.map(language_model, Scoring(protocol, windows), units, on_progress))
+    assert sums is not None
+    how = sums.how()
     how["context"] += protocol == "huggingface"
     if not sums.weights:
         raise ValueError(f"protocol {protocol} gives every window weight zero at this stride")
@@ -225,10 +217,10 @@ def perplexity(
         headline=rules.headline,
         nll_nats=nll,
         mean_entropy_nats=float(sums.entropy / sums.blocks.count),
-        words=run.words,
-        bytes=run.bytes,
+        words=sums.words,
+        bytes=sums.text_bytes,
         standard_error=finite(float(error.standard_error)),
-        naive_standard_error=sums.naive_error(reading.total),
+        naive_standard_error=sums.naive_error(),
         error_unit="documents" if by_document else "blocks",
         units=error.units,
         block_length=None if by_document else sums.blocks.length,
@@ -236,70 +228,11 @@ def perplexity(
         confidence_interval=(
             None if math.isnan(low) else (exp_or_none(max(0.0, low)), exp_or_none(high))
         ),
-        full_logits=run.full_logits,
+        full_logits=sums.run["full_logits"],
         document_nll=sums.over_documents() if rules.keeps_documents else None,
         by_document=sums.documents() if rules.keeps_documents else (),
         **how,
     )
-
-
-class _Sums:
-    """What a perplexity and its errors are made of, over the windows that a protocol scores."""
-
-    def __init__(self, run: Protocol) -> None:
-        self._run = run
-        self._document = self._end = -1
-        self.texts = _Texts()
-        self.by_document, self.counts = array("d"), array("q")
-        self.numbers, self.bytes = array("q"), array("q")
-        self.blocks = BlockSums()
-        self.weighted = self.weights = self.squares = self.entropy = 0.0
-
-    def add(self, window: Window, columns: Columns) -> None:
-        """Take in a window."""
-        surprisal = columns["surprisal"]
-        text = self.texts.of(window)
-        self._run.count_text(window.document, text)
-        if window.document != self._document:
-            self._document, self._end = window.document, 0
-            self.by_document.append(0.0)
-            self.counts.append(0)
-            self.numbers.append(window.document)
-            self.bytes.append(0)
-        self.bytes[-1] += len(text.encode())
-        self.by_document[-1] += surprisal.sum()
-        self.counts[-1] += len(surprisal)
-        self.blocks.add(surprisal)
-        weight = self._run.weight(window, self._end)
-        self.weighted += weight * surprisal.mean()
-        self.weights += weight
-        self.squares += np.square(surprisal).sum()
-        self.entropy += columns["entropy"].sum()
-        self._end = window.end
-
-    def error(self, by_document: bool) -> MeanError:
-        """Of the mean surprisal."""
-        if by_document:
-            return ratio_of_sums(self.by_document, self.counts)
-        return ratio_of_sums(*self.blocks.sums())
-
-    def documents(self) -> tuple[tuple[int, float, int, int], ...]:
-        """See `PerplexityResult.by_document`."""
-        columns = (self.numbers, self.by_document, self.counts, self.bytes)
-        return tuple(zip(*columns, strict=True))
-
-    def over_documents(self) -> MeanError:
-        """Of the documents' mean surprisals, each document counting the same."""
-        means = np.array(self.by_document) / np.array(self.counts)
-        return ratio_of_sums(means, np.ones(len(means)))
-
-    def naive_error(self, total: float) -> float | None:
-        """The same as if tokens were independent, from their total; None where it is unknown."""
-        tokens = self.blocks.count
-        if tokens < 2 or not math.isfinite(self.squares):
-            return None
-        variance = max(0.0, self.squares / tokens - (total / tokens) ** 2)
-        return math.sqrt(variance / (tokens - 1))
 
 
 def _checked(documents: Iterable[str | AnyDocument], protocol: str) -> Iterator[Any]:
@@ -311,38 +244,3 @@ def _checked(documents: Iterable[str | AnyDocument], protocol: str) -> Iterator[
                 f"documents must have neither prompts nor roles under protocol {protocol}"
             )
         yield document
-
-
-class _Texts:
-    """The text of each window's targets, from the stretches that are encoded and not yet scored."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[tuple[int, int, Segment]] = deque()
-        self._document = self._tokens = -1
-
-    def add(self, document: int, segment: Segment) -> None:
-        """Take the next stretch of a document."""
-        if document != self._document:
-            self._document, self._tokens = document, 0
-        self._waiting.append((document, self._tokens, segment))
-        self._tokens += len(segment.ids)
-
-    def of(self, window: Window) -> str:
-        """The text of a window's targets; windows come in the order of the stretches."""
-        parts = []
-        while self._waiting and self._waiting[0][0] <= window.document:
-            document, first, segment = self._waiting[0]
-            if document == window.document:
-                stops = (window.start - first, min(window.end - first, len(segment.ids)))
-                begin, end = (segment.ends[i - 1] - segment.start if i > 0 else 0 for i in stops)
-                parts.append(segment.text[begin:end])
-                if first + len(segment.ids) > window.end:
-                    break
-            self._waiting.popleft()
-        return "".join(parts)
-
-
-def _measured(block: LogitBlock) -> dict[str, Tensor]:
-    statistics = row_statistics(block.logits, block.targets)
-    assert statistics.target_log_prob is not None
-    return {"surprisal": -statistics.target_log_prob, "entropy": statistics.entropy}

@@ -15,6 +15,7 @@ import numpy as np
 
 from decoding.models.limits import positions
 from decoding.models.loading import LanguageModel
+from decoding.passes.journal import Journal
 from decoding.scoring.teacher_forcing import Document, TeacherForcing
 from decoding.scoring.windows import Ids, Window, Windows, sliding_windows
 from decoding.texts.prompts import bos_or_eos
@@ -52,6 +53,8 @@ class Protocol(TeacherForcing):
     """Each of these is a word more."""
     words_per_document = 0
     """Those that a document has besides, also an empty one."""
+    joins = False
+    """Whether all documents become one text."""
     _counting = -1
     """The document whose text is being counted."""
     _inside = False
@@ -63,6 +66,10 @@ class Protocol(TeacherForcing):
         for name in cls.fixed:
             if getattr(windows, name) != getattr(Windows(), name):
                 raise ValueError(f"{name} cannot be chosen: protocol {cls.name} fixes it")
+
+    def begin(self, journal: Journal, first: int) -> None:
+        """Go on with documents of which the first has this index."""
+        self.journal, self.first, self._counting = journal, first, first - 1
 
     def prepared(self, documents: Iterable[Document]) -> Iterator[Document]:
         """The documents as the tool would have them."""
@@ -84,7 +91,7 @@ class Protocol(TeacherForcing):
     def finish(self, complete: bool) -> None:
         """End the count, of all texts or of what was scored until an interruption."""
         if complete and self.words is not None:
-            behind = self.account.documents - 1 - self._counting
+            behind = self.first + self.account.documents - 1 - self._counting
             self.words += self.words_per_document * behind
 
     def weight(self, window: Window, end: int) -> int:
@@ -106,6 +113,7 @@ class HuggingFace(Protocol):
     rules = "one joined text, no BOS; window means weighted by new tokens - 1"
     fixed = ("bos",)
     keeps_documents = False
+    joins = True
     bytes = words = None
 
     def __init__(self, language_model: LanguageModel, windows: Windows = Windows()) -> None:
@@ -173,6 +181,7 @@ class LlamaCpp(Protocol):
     rules = "second half of each chunk of 512 tokens; the last incomplete chunk dropped"
     fixed = ("stride", "bos")
     keeps_documents = False
+    joins = True
     bytes = words = None
 
     def __init__(self, language_model: LanguageModel, windows: Windows = Windows()) -> None:

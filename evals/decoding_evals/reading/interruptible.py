@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from decoding.inference.intervals import BlockSums
-from decoding.scoring.teacher_forcing import Account, TeacherForcing
+from decoding.inference.intervals import LEAST_BLOCK, BlockSums
+from decoding.scoring.account import Account
+from decoding.scoring.teacher_forcing import TeacherForcing
+from decoding_evals.mapping.units import Unit
 from decoding_evals.showing.result import Result
 from decoding_evals.showing.terminal import counted
+
+LATER_BLOCK = 2048
+"""Length of the first blocks of a unit that is not the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +33,47 @@ class ReadResult(Result):
         """The last keys of the record."""
         names = ("context", "stride", "bos", "complete")
         return {name: getattr(self, name) for name in names} | asdict(self.account)
+
+
+@dataclass
+class ReadPart:
+    """What was scored of a stretch of the input, and how that was read."""
+
+    run: dict[str, Any]
+    """`context`, `stride`, `bos` and `full_logits` of it."""
+    account: Account
+    blocks: BlockSums
+    """Sums over the tokens that were scored."""
+    total: float
+    """Of what is shown as progress."""
+    complete: bool
+
+    def counted(self) -> tuple[int, float]:
+        """Tokens, and the total."""
+        return self.blocks.count, self.total
+
+    def join(self, other: ReadPart) -> None:
+        """Append the stretch behind this one."""
+        self.run |= {name: value for name, value in other.run.items() if value is not None}
+        self.account.add(other.account)
+        self.blocks.join(other.blocks)
+        self.total += other.total
+        self.complete &= other.complete
+
+    def how(self) -> dict[str, Any]:
+        """The fields of a `ReadResult`.
+
+        Raises:
+            ValueError: no token was scored.
+        """
+        account = self.account
+        if not self.blocks.count:
+            documents = counted(account.documents, "document")
+            tokens = counted(account.tokens, "token")
+            raise ValueError(f"nothing to score: {documents} with {tokens}")
+        names = ("context", "stride", "bos")
+        how = {name: self.run[name] for name in names}
+        return how | {"account": account, "complete": self.complete}
 
 
 class Interruptible:
@@ -67,24 +113,45 @@ class Interruptible:
     def counted(self, value: float) -> None:
         """Take in the sum of a figure over the tokens that `blocks` took in."""
         self.total += value
-        if self.on_progress is not None:
+        if self.on_progress is not None and self.blocks.count:
             self.on_progress(self.blocks.count, self.total / self.blocks.count)
 
-    def how(self) -> dict[str, Any]:
-        """The fields of a `ReadResult`.
-
-        Raises:
-            ValueError: no token was scored.
-        """
-        run, account = self.run, self.run.account
-        if not self.blocks.count:
-            documents = counted(account.documents, "document")
-            tokens = counted(account.tokens, "token")
-            raise ValueError(f"nothing to score: {documents} with {tokens}")
+    def part(self) -> dict[str, Any]:
+        """The fields of a `ReadPart`."""
+        run = self.run
+        how = {"context": run.context, "stride": run.stride, "bos": run.bos_token}
         return {
-            "context": run.context,
-            "stride": run.stride,
-            "bos": run.bos_token,
-            "account": account,
+            "run": how | {"full_logits": run.full_logits},
+            "account": run.account,
+            "blocks": self.blocks,
+            "total": self.total,
             "complete": self.complete,
         }
+
+
+def blocks_of(unit: Unit) -> BlockSums:
+    """What a unit's tokens are summed into: the sums of a first unit may be all that there are."""
+    return BlockSums(LATER_BLOCK if unit.first else LEAST_BLOCK)
+
+
+Stretch = TypeVar("Stretch", bound=ReadPart)
+
+
+def joined_parts(parts: Iterable[Stretch]) -> Stretch | None:
+    """All parts as one, those before Ctrl-C included; None where there is none.
+
+    Raises:
+        KeyboardInterrupt: before a token was scored.
+    """
+    whole: Stretch | None = None
+    try:
+        for part in parts:
+            if whole is None:
+                whole = part
+            else:
+                whole.join(part)
+    except KeyboardInterrupt:
+        if whole is None or not whole.blocks.count:
+            raise
+        whole.complete = False
+    return whole

@@ -21,7 +21,7 @@ from decoding.scoring.teacher_forcing import (
 )
 from decoding.scoring.windows import Window
 from decoding.texts.encoding import Segment
-from decoding_evals.showing.result import Floats, Integers
+from decoding_evals.showing.result import Integers
 
 
 def whole(document: str | Document) -> Document:
@@ -53,10 +53,10 @@ class Scanned:
         targets = (window.targets[: _own(window)] for window, _ in self.windows)
         return np.concatenate([empty, *targets])
 
-    def column(self, name: str) -> Floats:
+    def column(self, name: str) -> Any:
         """`(n,)`, a measurement of each of them."""
-        values = (columns[name][: _own(window)] for window, columns in self.windows)
-        return np.concatenate([np.empty(0), *values])
+        values = [columns[name][: _own(window)] for window, columns in self.windows]
+        return np.concatenate(values) if values else np.empty(0)
 
     def closing(self, name: str) -> Any:
         """A measurement behind the last token; None where nothing was asked for there, or the
@@ -115,7 +115,7 @@ def scanned(
     pending: dict[int, Scanned] = {}
 
     def remembered() -> Iterator[AnyDocument]:
-        for index, document in enumerate(listed(documents)):
+        for index, document in enumerate(listed(documents), run.first):
             held = document
             if isinstance(document, str | Document):
                 held = whole(document)
@@ -126,7 +126,7 @@ def scanned(
     def encoded(index: int, segment: Segment) -> None:
         pending[index].segments.append(segment)
 
-    following = tokens = 0
+    following, tokens = run.first, 0
     total = 0.0
     for window, columns in run.scan(remembered(), measure, encoded):
         for index in range(following, window.document):

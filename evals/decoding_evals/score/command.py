@@ -14,6 +14,7 @@ from decoding_evals.reading.items import Prompted
 from decoding_evals.reading.texts import Inputs, input_options, read_talk, talk_options
 from decoding_evals.score.human import human_options, read_human
 from decoding_evals.shell.delivery import Destination
+from decoding_evals.shell.engines import check_engine, engine_options
 from decoding_evals.shell.options import (
     Command,
     of_text,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     'Also the probability of these tokens behind each text, as in " Yes/ No"; \\/ is a slash.',
 )
 @human_options
+@engine_options
 @page_options
 @plot_option("Draw entropy and surprisal along the first text.")
 def score(per: str, tokens: str | None, **options: Any) -> None:
@@ -64,6 +66,7 @@ def score(per: str, tokens: str | None, **options: Any) -> None:
     spec = options["setting"]
     asked = None if spec is None else of_text(read_setting(spec, {}))
     _check(options, per, tokens)
+    check_engine(options)
     page = read_detail(options)
     windows = read_windows(options)
     with Destination(options) as destination:
@@ -74,7 +77,7 @@ def score(per: str, tokens: str | None, **options: Any) -> None:
         from decoding_evals.score import evaluation
         from decoding_evals.score.threshold import fit_threshold
 
-        how: dict[str, Any] = {"windows": windows}
+        how: dict[str, Any] = {"windows": windows, "engine": destination.engine(language_model)}
         threshold = None
         if human is not None:
             with destination.scoring() as progress:

@@ -178,6 +178,10 @@ class DocumentScores(TextResult):
         columns |= {f"q_{name}": finite(getattr(q, name)) for name in own[:3]}
         return columns | {"kept": q.kept.tolist(), "covered": finite(q.surprisal_nats < math.inf)}
 
+    def counted(self) -> tuple[int, float]:
+        """Scored tokens, and the sum of their surprisals."""
+        return len(self), float(self.surprisal_nats.sum())
+
     def record(self) -> dict[str, Any]:
         """Totals, and one object per token under `tokens`, ready for JSON."""
         return {**self.heading(), **self.scored()}

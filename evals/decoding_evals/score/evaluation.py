@@ -15,6 +15,7 @@ from torch import Tensor
 from decoding.information.statistics import log_mass, log_probs_of, row_statistics
 from decoding.models.loading import LanguageModel, check_language_model
 from decoding.passes.caches import Reader
+from decoding.passes.journal import Journal
 from decoding.scoring.answers import EncodedDocument, answered
 from decoding.scoring.blocks import LogitBlock
 from decoding.scoring.following import Follower
@@ -23,6 +24,8 @@ from decoding.scoring.windows import Windows
 from decoding.settings.policy import Setting, as_setting
 from decoding.showing.packing import PageRows
 from decoding.texts.chats import Chat, Prompt, last_of
+from decoding_evals.mapping.engine import IN_PROCESS, Engine, OnProgress
+from decoding_evals.mapping.units import Unit, units_of
 from decoding_evals.reading.scanned import Scanned, scanned
 from decoding_evals.score.document import DocumentScores, UnderSetting
 from decoding_evals.score.following import named_tokens, next_tokens
@@ -42,6 +45,7 @@ def score(
     tokens: Sequence[str] = (),
     page: int | None = None,
     reader: Reader | None = None,
+    engine: Engine = IN_PROCESS,
     on_progress: Callable[[int, float], None] | None = None,
 ) -> Iterator[DocumentScores]:
     """Score every token of every document by teacher forcing.
@@ -57,6 +61,7 @@ def score(
         tokens: texts of single tokens, whose probabilities behind each document are wanted.
         page: put what a page needs into the records, in this detail; see `PackedRows`.
         reader: keeps what texts begin with from call to call.
+        engine: what scores the documents.
         on_progress: is given the number of scored tokens and the mean surprisal so far, nats.
 
     Returns:
@@ -66,21 +71,46 @@ def score(
         ValueError: an argument is outside its range.
     """
     check_language_model(language_model)
-    vocab = language_model.model.config.get_text_config().vocab_size
-    ends = [end for end in language_model.ends() if end < vocab]  # a configuration's may be default
-    run = TeacherForcing(language_model, windows, reader=reader, end=ends[0] if ends else 0)
     chosen = None if setting is None else as_setting(setting)
-    asked = _Asked(
-        ends,
-        named_tokens(run.tokenizer, tokens, vocab),
-        tuple(tokens),
-        WordBorders(run.tokenizer, ends, vocab) if words else None,
-        None if chosen is None else Follower([chosen.for_tokenizer(run.tokenizer)]),
-        None if page is None else PageRows(page, run.tokenizer),
-    )
-    measured = scanned(run, documents, asked.measured, on_progress, "surprisal_nats")
-    for index, document in enumerate(measured):
-        yield _scores(index, document, chosen, asked)
+    work = Scoring(windows, chosen, words, tuple(tokens), page, reader)
+    units = units_of(documents, windows.batch_size)
+    yield from engine.map(language_model, work, units, on_progress)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Scores the documents of a unit; the fields are arguments of `score`."""
+
+    windows: Windows
+    setting: Setting | None
+    words: bool
+    tokens: tuple[str, ...]
+    page: int | None
+    reader: Reader | None
+
+    def parts(
+        self, models: LanguageModel, unit: Unit, journal: Journal, on_progress: OnProgress
+    ) -> Iterator[DocumentScores]:
+        """The scores of each document."""
+        vocab = models.model.config.get_text_config().vocab_size
+        ends = [end for end in models.ends() if end < vocab]  # a configuration's may be default
+        run = TeacherForcing(
+            models, self.windows, reader=self.reader, end=ends[0] if ends else 0,
+            journal=journal, first=unit.first,
+        )  # fmt: skip
+        tokenizer = run.tokenizer
+        setting = None if self.setting is None else self.setting.for_tokenizer(tokenizer)
+        asked = _Asked(
+            ends,
+            named_tokens(tokenizer, self.tokens, vocab),
+            self.tokens,
+            WordBorders(tokenizer, ends, vocab) if self.words else None,
+            None if setting is None else Follower([setting]),
+            None if self.page is None else PageRows(self.page, models),
+        )
+        scored = scanned(run, unit.documents, asked.measured, on_progress, "surprisal_nats")
+        for index, document in enumerate(scored, unit.first):
+            yield _scores(index, document, self.setting, asked)
 
 
 @dataclass(frozen=True)
@@ -197,11 +227,11 @@ class _Asked(NamedTuple):
     follower: Follower | None
     rows: PageRows | None
 
-    def measured(self, block: LogitBlock) -> dict[str, Tensor]:
+    def measured(self, block: LogitBlock) -> dict[str, Any]:
         """Of each row of a block."""
         p = row_statistics(block.logits, block.targets)
         assert p.target_log_prob is not None and p.rank is not None
-        columns = {
+        columns: dict[str, Any] = {
             "surprisal_nats": -p.target_log_prob,
             "entropy_nats": p.entropy,
             "varentropy_nats2": p.variance,
@@ -213,7 +243,7 @@ class _Asked(NamedTuple):
             borders = torch.from_numpy(self.borders.ids).to(device)
             columns["log_border"] = log_mass(block.logits, borders)
         if self.rows is not None:
-            columns["page_row"] = self.rows.add(block.logits, block.targets)
+            columns["page_row"] = self.rows.pack(block.logits, block.targets)
         if self.follower is None:
             return columns
         cut = self.follower.logits(block)
@@ -269,9 +299,8 @@ def _scores(
         columns["words"] = _words(asked.borders, document, text, ids, bounds)
     starts = bounds[scored]
     if asked.rows is not None:
-        asked.rows.let_go(document.closing("page_row"))
         before = text[: starts[0]] if len(starts) else text
-        columns["page"] = asked.rows.take(document.column("page_row"), before)
+        columns["page"] = asked.rows.page(document.column("page_row"), before)
     return DocumentScores(
         index=index,
         text=text,

@@ -8,11 +8,15 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from decoding_evals.shell.output import Interrupted, record_file, to_json, uninterrupted, write_line
+from decoding_evals.shell.output import Interrupted, to_json, uninterrupted, write_line
 from decoding_evals.shell.plots import check_plot, write_plot
+from decoding_evals.shell.resuming import begun, record_file, settled_seed
 from decoding_evals.showing.lines import note
 
 if TYPE_CHECKING:
+    from decoding.models.loading import LanguageModel
+    from decoding.passes.journal import Journal
+    from decoding_evals.mapping.engine import Engine
     from decoding_evals.shell.progress import ScoringProgress
     from decoding_evals.showing.terminal import Shown
 
@@ -21,8 +25,8 @@ class Destination(ExitStack):
     """Where results go: into a file, to standard output as JSON, or onto the terminal as tables.
 
     Args:
-        options: of the command: `output`, `as_json`, `page_data` and `plot`, each where the command
-            has it.
+        options: of the command: `output`, `resume`, `as_json`, `page_data` and `plot`, as far as it
+            has them.
 
     Raises:
         click.ClickException: the file, the picture or standard output could not be written.
@@ -30,11 +34,26 @@ class Destination(ExitStack):
 
     def __init__(self, options: dict[str, Any]) -> None:
         super().__init__()
+        self.options = options
         self.plot = options.get("plot")
         check_plot(self.plot)
-        self.file = self.enter_context(record_file(options.get("output")))
+        self.file = self.enter_context(record_file(options))
         self.as_json = options["as_json"]
         self.for_pages = bool(options.get("page_data") or (self.file and self.file.is_page))
+
+    def begun(self, *models: LanguageModel) -> Journal:
+        """What keeps the steps of the command; see `decoding_evals.shell.resuming`."""
+        return begun(self.file, *models)
+
+    def engine(self, language_model: LanguageModel) -> Engine:
+        """What works on the units of the command's input."""
+        from decoding_evals.shell.engines import read_engine
+
+        return read_engine(self.options, self.begun(language_model))
+
+    def seed(self, given: int | None) -> int:
+        """The seed of the command, whose models are loaded."""
+        return settled_seed(self.file, given)
 
     @property
     def on_screen(self) -> bool:

@@ -8,11 +8,19 @@ import shutil
 import stat
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from hashlib import blake2b
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
 import click
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_LONGEST_NAME = 255
 _MOST_LINKS = 40
 """How many links a path may lead through, as on Linux."""
 
@@ -50,7 +58,8 @@ class Target(ExitStack):
     permissions.
 
     A pipe or a device is opened at once, as a shell does it. Within this context there are
-    temporary files; they may be published, and are gone at its end.
+    temporary files; they may be published, and are gone at its end. They are named after the file,
+    and begin empty, whatever an earlier process that was killed left there.
 
     Raises:
         OSError: it cannot be opened.
@@ -58,7 +67,9 @@ class Target(ExitStack):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self._place = Path(os.path.realpath(path))
+        self.place = Path(os.path.realpath(path))
+        """Where the file itself is."""
+        self._parts = count()
         self._stream: BinaryIO | None = None
         if is_stream(path):
             number = _descriptor(path)
@@ -66,13 +77,21 @@ class Target(ExitStack):
             self._stream = self.enter_context(open(opened, "wb"))  # noqa: SIM115
 
     def temporary(self) -> Path:
-        """A new empty file, beside the one that it may become."""
-        import tempfile
+        """A new empty file, beside the one that it may become, which nobody else writes meanwhile.
 
-        folder = self._place.parent if self._stream is None else None
-        handle, name = tempfile.mkstemp(dir=folder, prefix=f".{self._place.name[:99]}.")
-        os.close(handle)
-        path = Path(name)
+        Raises:
+            click.ClickException: another process does.
+        """
+        number = next(self._parts)
+        if self._stream is None:
+            path = beside(self.place, f".part{number or ''}")
+            self.enter_context(alone(path, self.place)).truncate()
+        else:
+            import tempfile
+
+            handle, name = tempfile.mkstemp(prefix="decoding.")
+            os.close(handle)
+            path = Path(name)
         self.callback(path.unlink, missing_ok=True)
         return path
 
@@ -83,8 +102,48 @@ class Target(ExitStack):
                 shutil.copyfileobj(finished, self._stream)
             self._stream.flush()
         else:
-            temporary.chmod(_mode(self._place))
-            temporary.replace(self._place)
+            temporary.chmod(_mode(self.place))
+            temporary.replace(self.place)
+
+
+def beside(place: Path, ending: str) -> Path:
+    """The path of a file that belongs to another; where the name would be too long, shortened."""
+    name = os.fsencode(place.name)
+    if len(name) + len(ending) > _LONGEST_NAME:
+        digest = blake2b(name, digest_size=8).hexdigest()
+        name = name[: _LONGEST_NAME - len(ending) - len(digest) - 1] + f"-{digest}".encode()
+        name = name.decode(errors="ignore").encode()
+    return place.with_name(os.fsdecode(name) + ending)
+
+
+def alone(path: Path, place: Path) -> BinaryIO:
+    """Open a file for reading and writing, which is made where there is none, and keep other
+    processes from doing so until it is closed. Where the system has no such locks, nothing does.
+
+    Args:
+        path: the file.
+        place: whose it is, for the error.
+
+    Raises:
+        click.ClickException: another process has it.
+        OSError: it cannot be opened.
+    """
+    while True:
+        file = open(path, "r+b", opener=_made)  # noqa: SIM115
+        if fcntl is None:
+            return file
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise click.ClickException(f"{str(place)!r} is being written by another run") from None
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # it was removed before it was locked
+
+
+def _made(path: str, _: int) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 
 
 @contextmanager

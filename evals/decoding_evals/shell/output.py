@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from types import NoneType
@@ -77,6 +77,13 @@ def write_line(text: str) -> None:
 
 class Unfinished(click.ClickException):
     """Work ended early, and what is finished stays."""
+
+    behind = ""
+    """What is said after the message."""
+
+    def format_message(self) -> str:
+        """What is said."""
+        return self.message + self.behind
 
 
 class Interrupted(Unfinished):
@@ -170,19 +177,6 @@ class RecordFile:
 
         with spool.open(encoding="ascii") as lines, target.open("w", encoding="utf-8") as file:
             write_page(self.views.values(), map(json.loads, lines), file)
-
-
-def record_file(path: Path | None) -> AbstractContextManager[RecordFile | None]:
-    """The file of `--output`; None where results go to standard output, which has to be open.
-
-    Raises:
-        click.ClickException: neither can be written.
-    """
-    if path is not None:
-        return RecordFile(path, page=True)
-    if not sys.stdout.writable():
-        raise click.ClickException("standard output is closed")
-    return nullcontext()
 
 
 WRITTEN = ("output", "plot", "evaluation")

@@ -6,12 +6,13 @@ from typing import Any
 
 import click
 
-from decoding_evals.shell.options import option, output_options, stacked
+from decoding_evals.shell.options import option, stacked
 from decoding_evals.shell.output import PAGE
+from decoding_evals.shell.resuming import resumable_options
 
 # What `asks_for_page` takes.
 page_data_options = stacked(
-    output_options,
+    resumable_options,
     click.option(
         "--page-data",
         is_flag=True,

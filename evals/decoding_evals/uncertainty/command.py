@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -12,6 +13,7 @@ from click.core import ParameterSource
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.reading import prompts as reading
 from decoding_evals.shell.delivery import Destination
+from decoding_evals.shell.engines import PROCESS, engine_options, read_engine
 from decoding_evals.shell.options import (
     MOST_TOKENS,
     Between,
@@ -26,10 +28,10 @@ from decoding_evals.shell.output import RecordFile, Unfinished
 from decoding_evals.shell.paging import page_options, read_detail
 from decoding_evals.shell.plots import plot_option, write_plot
 from decoding_evals.showing.lines import note, say
+from decoding_evals.uncertainty.answerers import OPTIONS, others, read_answerers, read_models
 from decoding_evals.uncertainty.usage import can_be_judged, chosen_rule, read_usage
 
 if TYPE_CHECKING:
-    from decoding.models.loading import LanguageModel
     from decoding_evals.engines.stored import StoredPrompt
     from decoding_evals.uncertainty.result import PromptUncertainty
     from decoding_evals.uncertainty.summary import EstimatorEvaluation
@@ -120,6 +122,7 @@ abstention_options = stacked(
     "0.3, or references likelier than incorrect answers.  [default: contains where all references "
     "have at most 5 words, else rouge-l]",
 )
+@engine_options
 @page_options
 @option(
     "--evaluation FILE",
@@ -154,7 +157,7 @@ def uncertainty(prompts: tuple[str, ...], **options: Any) -> None:
         from decoding_evals.uncertainty.abstaining import checked
 
         run = (
-            _drawn(rows, settings, options)
+            _drawn(rows, settings, options, destination)
             if stored is None
             else _stored(stored, rows, settings, options)
         )
@@ -221,23 +224,36 @@ def _inputs(
     return [{"prompt": one.prompt, **one.known} for one in stored], stored
 
 
-def _drawn(rows: list[dict[str, Any]], settings: DecodingSettings, options: dict[str, Any]) -> _Run:
+def _drawn(
+    rows: list[dict[str, Any]],
+    settings: DecodingSettings,
+    options: dict[str, Any],
+    destination: Destination,
+) -> _Run:
     """Answers that are to be drawn."""
-    language_model, loaded = _models(options)
-    from decoding.sampling.seeds import chosen_seed
+    own = {name: options[name] for name in OPTIONS}
+    source = click.get_current_context().get_parameter_source("model")
+    if options["members"] and source is ParameterSource.DEFAULT:
+        own["model"] = None
+    language_model, loaded = read_models(own)
     from decoding_evals.showing.terminal import counted
     from decoding_evals.uncertainty.evaluation import uncertainty as measure
     from decoding_evals.uncertainty.result import PromptRow
 
-    seed, rule = chosen_seed(options["seed"]), chosen_rule(rows, options)
+    journal = destination.begun(language_model, *loaded)
+    seed, rule = destination.seed(options["seed"]), chosen_rule(rows, options)
+    engine = read_engine(options, journal, partial(read_answerers, own, seed))
+    # Elsewhere a worker has its own.
+    judging = others(own, language_model, loaded, seed) if options["engine"] == PROCESS else {}
     results = measure(
         language_model,
         [PromptRow(**row) for row in rows],
         settings,
         seed=seed,
         correctness=rule,
+        engine=engine,
         **{name: options[name] for name in _PASSED},
-        **_others(options, language_model, loaded, seed),
+        **judging,
     )
     samples = counted(options["num_samples"], "sample")
     said = f"{settings}, {samples} each, seed {seed}"
@@ -316,41 +332,6 @@ def _evaluated(
             raise Unfinished(str(error)) from error
         evaluation["abstention"] = found | {"conditions": conditions(done[0], options)}
     return EstimatorEvaluation(run.model, run.settings, run.rule, evaluation)
-
-
-def _models(options: dict[str, Any]) -> tuple[LanguageModel, list[LanguageModel]]:
-    """The model that answers, and the members of an ensemble."""
-    source = click.get_current_context().get_parameter_source("model")
-    loaded = [read_model(options, name) for name in options["members"]]
-    first = loaded and source is ParameterSource.DEFAULT
-    return loaded[0] if first else read_model(options), loaded
-
-
-def _others(
-    options: dict[str, Any], language_model: LanguageModel, loaded: list[LanguageModel], seed: int
-) -> dict[str, Any]:
-    """The arguments that hold other models than the one that answers."""
-    from decoding.models.devices import input_device
-    from decoding_evals.judging.entailment import EntailmentModel
-    from decoding_evals.judging.similarity import SimilarityModel
-    from decoding_evals.shell.progress import status
-    from decoding_evals.uncertainty.estimators.epistemic import checkpoint_members, dropout_members
-
-    if loaded:
-        # The one that answers has to share the members' vocabulary.
-        checkpoint_members([language_model, *loaded])
-    others: dict[str, Any] = {"members": checkpoint_members(loaded) if loaded else ()}
-    device, trust = input_device(language_model.model), options["trust_remote_code"]
-    for name, kind, option_name in (
-        ("entailment", EntailmentModel, "nli_model"),
-        ("similarity", SimilarityModel, "similarity_model"),
-    ):
-        if (folder := options[option_name]) is not None:
-            with status(f"loading {folder}"):
-                others[name] = kind(folder, device=device, trust_remote_code=trust)
-    if options["mc_dropout"]:
-        others["dropout"] = dropout_members(language_model, options["mc_dropout"], seed=seed)
-    return others
 
 
 def _finished(

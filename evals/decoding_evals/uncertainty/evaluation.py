@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from decoding.generation.jobs import MOST_TOGETHER
 from decoding.generation.prompts import prompt_ids
@@ -15,6 +15,7 @@ from decoding.generation.run import Run
 from decoding.inference.sequences import sequence_entropy
 from decoding.models.loading import LanguageModel
 from decoding.passes.caches import Reader
+from decoding.passes.journal import Journal, all_of
 from decoding.sampling.seeds import chosen_seed
 from decoding.scoring.teacher_forcing import listed
 from decoding.settings.settings import DecodingSettings
@@ -30,6 +31,8 @@ from decoding_evals.judging.correctness import (
 from decoding_evals.judging.entailment import EntailmentModel
 from decoding_evals.judging.extent import EXTENTS, cut
 from decoding_evals.judging.similarity import SimilarityModel, likeness
+from decoding_evals.mapping.engine import IN_PROCESS, Engine, OnProgress
+from decoding_evals.mapping.units import Unit, in_units
 from decoding_evals.uncertainty.estimators import probabilities as estimating
 from decoding_evals.uncertainty.estimators.context_gain import ContextGain, ContextRow, context_gain
 from decoding_evals.uncertainty.estimators.epistemic import (
@@ -45,6 +48,8 @@ from decoding_evals.uncertainty.result import PromptRow, PromptUncertainty
 from decoding_evals.uncertainty.votes import votes
 
 CANDIDATES = 5
+BATCHES = 8
+"""Of a unit; what its prompts begin with is read once."""
 
 
 def uncertainty(
@@ -65,6 +70,7 @@ def uncertainty(
     similarity: SimilarityModel | None = None,
     correctness: str | None = None,
     page: int | None = None,
+    engine: Engine = IN_PROCESS,
 ) -> Iterator[PromptUncertainty]:
     """Answer prompts, greedily and by sampling, and measure how sure the model is.
 
@@ -97,6 +103,7 @@ def uncertainty(
             references' share of the probability of all).
         page: put what a page needs into the records, in this detail; see `PackedRows`. Each answer
             is read once more for it.
+        engine: what answers the prompts.
 
     Returns:
         One result per prompt, in their order.
@@ -125,34 +132,65 @@ def uncertainty(
         for number, phrasing in enumerate(row.phrasings()):
             name = f"prompt {index + 1}" + (f", paraphrase {number}" if number else "")
             prompt_ids(language_model, phrasing, max_new_tokens, chat=chat, name=name)
-    run = _Run(
-        language_model=language_model,
+    work = Answering(
         settings=settings,
         num_samples=num_samples,
         options={
             "max_new_tokens": max_new_tokens,
-            "stop": stop,
+            "stop": tuple(stop),
             "chat": chat,
             "seed": chosen_seed(seed),
             "batch_size": batch_size,
         },
-        members=members,
-        dropout=dropout,
-        entailment=entailment,
-        similarity=similarity,
         correctness=rule,
         extent=answer,
         page=page,
     )
-    numbered = iter(enumerate(rows))
-    together = min(max(1, batch_size // (num_samples + 1)), MOST_TOGETHER)
-    while some := list(islice(numbered, together)):
-        yield from run.batch(some)
+    answerers = Answerers(language_model, members, dropout, entailment, similarity)
+    yield from engine.map(answerers, work, in_units(rows, BATCHES * work.together), None)
 
 
-@dataclass(frozen=True)
+class Answerers(NamedTuple):
+    """The models that answer and judge; see `uncertainty`."""
+
+    language_model: LanguageModel
+    members: Sequence[Member] = ()
+    dropout: Sequence[Member] = ()
+    entailment: EntailmentModel | None = None
+    similarity: SimilarityModel | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answering:
+    """Answers the prompts of a unit."""
+
+    settings: DecodingSettings
+    num_samples: int
+    options: dict[str, Any]
+    """Of the `Run` that writes answers."""
+    correctness: str
+    extent: str
+    page: int | None
+
+    @property
+    def together(self) -> int:
+        """Prompts of a batch."""
+        most: int = self.options["batch_size"] // (self.num_samples + 1)
+        return min(max(1, most), MOST_TOGETHER)
+
+    def parts(
+        self, models: Answerers, unit: Unit, journal: Journal, on_progress: OnProgress
+    ) -> Iterator[PromptUncertainty]:
+        """The results of a unit, in the order of its prompts."""
+        run = _Run(**vars(self), **models._asdict())
+        numbered = enumerate(unit.documents, unit.first)
+        while some := list(islice(numbered, self.together)):
+            yield from run.batch(some, journal)
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Run:
-    """What all prompts of one call share."""
+    """What all prompts of a unit share."""
 
     language_model: LanguageModel
     settings: DecodingSettings
@@ -189,7 +227,20 @@ class _Run:
         """What reads the questions whether answers are true."""
         return Reader(self.language_model.model)
 
-    def batch(self, rows: list[tuple[int, PromptRow]]) -> Iterator[PromptUncertainty]:
+    def batch(
+        self, rows: list[tuple[int, PromptRow]], journal: Journal
+    ) -> Iterator[PromptUncertainty]:
+        """Results for a few prompts, also those that came before an error or an interruption."""
+        done: list[PromptUncertainty] = []
+        compute = partial(all_of, self.results(rows), done)
+        try:
+            found = journal.step(rows, compute, self.answering.reader, self.asking)
+        except BaseException:
+            yield from done
+            raise
+        yield from found
+
+    def results(self, rows: list[tuple[int, PromptRow]]) -> Iterator[PromptUncertainty]:
         """Results for a few prompts."""
         # Equal prompts once: their samples would be counted on.
         texts = list(dict.fromkeys(row.asked() for _, row in rows))

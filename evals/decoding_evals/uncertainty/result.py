@@ -98,6 +98,10 @@ class PromptUncertainty(TextResult):
         answer = quoted(estimating.answer(self.greedy))
         return f"{asked} → {answer}", f"-log p {surprisal:.4f} nats"
 
+    def counted(self) -> tuple[int, float]:
+        """Nothing of it is shown as progress."""
+        return 0, 0.0
+
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what is undefined or not known is None."""
         text, share = estimating.most_common(self.samples, self.labels)

@@ -10,12 +10,13 @@ from click.core import ParameterSource
 from decoding.settings.settings import DecodingSettings
 from decoding_evals.reading import prompts as reading
 from decoding_evals.reading.chats import read_chat
+from decoding_evals.shell.engines import check_engine
 from decoding_evals.shell.options import FLAGS, read_setting
 from decoding_evals.shell.plots import check_plot
 
 _DRAWING = (
     "num_samples", "max_new_tokens", "seed", "stop", "members", "mc_dropout", "similarity_model",
-    "paraphrases_column", "incorrect_column", "context_column",
+    "paraphrases_column", "incorrect_column", "context_column", "engine",
 )  # fmt: skip
 """Parameters that stored answers have no use for."""
 _SCORING = (
@@ -33,6 +34,7 @@ def read_usage(options: dict[str, Any]) -> DecodingSettings:
     if settings.greedy:
         raise click.UsageError("samples of a greedy setting are all the same")
     _check_abstention(options)
+    check_engine(options)
     if options["answers"] is not None:
         _check_stored(options)
     if len(options["members"]) == 1:

@@ -92,13 +92,38 @@ def test_blocks_of_vectors_given_as_sums():
     one, other = BlockSums(8), BlockSums(8)
     one.add(series)
     begin = 0
-    while begin < len(series):
-        end = min(begin + other.room, len(series))
+    for end in np.cumsum([*other.pieces(len(series))]):
         other.add_sum(series[begin:end].sum(0), end - begin)
         begin = end
     for a, b in zip(one.sums(), other.sums(), strict=True):
         assert np.allclose(a, b)
     assert one.sums()[0].sum(0) == pytest.approx(series.sum(0))
+
+
+@pytest.mark.parametrize("sizes", [[700, 3], [5, 900, 16], [100] * 40, [3000, 1, 2000]])
+def test_series_that_are_joined_keep_their_order_and_their_sums(sizes):
+    """Blocks are sums over neighbours, whatever their lengths."""
+    series = np.random.default_rng(6).normal(size=(sum(sizes), 2))
+    joined, begin = BlockSums(), 0
+    for size in sizes:
+        part = BlockSums(16 if begin == 0 else 64)
+        part.add(series[begin : begin + size])
+        joined.join(part)
+        begin += size
+    sums, counts = joined.sums()
+    assert joined.count == counts.sum() == len(series) and len(counts) <= 64
+    assert joined.length >= counts.max()
+    ends = np.cumsum(counts)
+    for total, end, count in zip(sums, ends, counts, strict=True):
+        assert total == pytest.approx(series[end - count : end].sum(0))
+
+
+def test_the_first_series_that_is_joined_stays_as_it_is():
+    part, joined = BlockSums(), BlockSums()
+    part.add(np.arange(900.0))
+    joined.join(part)
+    assert [*map(list, joined.sums())] == [*map(list, part.sums())]
+    assert joined.length == part.length == 32
 
 
 def markov_surprisals(transition, length, repeats, seed):

@@ -164,19 +164,11 @@ def without(model, **methods):
     return twin
 
 
-def test_a_model_without_output_embeddings_gives_its_own_logits(toy_gpt2):
-    model = without(toy_gpt2, get_output_embeddings=lambda: None)
-    head = LogitHead(model)
-    assert head.full_logits == "the model has no separate head"
-    ids = torch.tensor([[1, 2, 3]])
-    found = head.logits(head.hidden(ids, torch.ones_like(ids))[0])
-    assert torch.equal(found, whole_logits(toy_gpt2, ids)[0])
-
-
-def test_a_model_without_a_body_gives_its_own_logits(toy_gpt2):
-    model = without(toy_gpt2, base_model_prefix="")
-    assert model.base_model is model
-    head = LogitHead(model)
+@pytest.mark.parametrize(
+    "lacking", [{"get_output_embeddings": lambda: None}, {"base_model_prefix": ""}]
+)
+def test_a_model_without_a_head_or_a_body_gives_its_own_logits(toy_gpt2, lacking):
+    head = LogitHead(without(toy_gpt2, **lacking))
     assert head.full_logits == "the model has no separate head"
     ids = torch.tensor([[1, 2, 3]])
     found = head.logits(head.hidden(ids, torch.ones_like(ids))[0])

@@ -3,7 +3,8 @@
 import pytest
 
 from decoding.models.loading import LanguageModel
-from decoding.scoring.teacher_forcing import Account, Document, TeacherForcing
+from decoding.scoring.account import Account
+from decoding.scoring.teacher_forcing import Document, TeacherForcing
 from decoding.scoring.windows import Windows
 from forcing import (
     SHORT,

@@ -1,6 +1,7 @@
 """What texts begin with is read once; how many are read together follows their tokens."""
 
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from kept import LAYERS, VOCABULARY, Counted, model_of
 
 from decoding.information.statistics import row_statistics
 from decoding.passes import caches
-from decoding.scoring.blocks import CPU_TOKENS, logit_blocks
+from decoding.scoring.blocks import CPU_TOKENS, logit_batches
 from decoding.scoring.windows import Window
 
 
@@ -31,9 +32,10 @@ def windows_of(texts, scored):
 
 
 def log_probs(model, windows, **options):
-    """Of each target of each window, by `logit_blocks`."""
+    """Of each target of each window, by `logit_batches`."""
     found = {}
-    for block in logit_blocks(model, windows, **options):
+    batches = logit_batches(model, windows, **options)
+    for block in chain.from_iterable(batch.blocks() for batch in batches):
         values = row_statistics(block.logits, block.targets).target_log_prob.tolist()
         owners = [(w.document, place) for w in block.windows for place in range(len(w.targets))]
         for value, owner in zip(values, owners[block.first :], strict=False):

@@ -14,7 +14,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from decoding import NonFiniteLogitsError
 from decoding.models.loading import LanguageModel
 from decoding.scoring import blocks as scoring
-from decoding.scoring.teacher_forcing import Account, Document, TeacherForcing
+from decoding.scoring.account import Account
+from decoding.scoring.teacher_forcing import Document, TeacherForcing
 from decoding.scoring.windows import Windows
 from decoding.texts import encoding
 from forcing import (

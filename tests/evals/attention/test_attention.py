@@ -350,7 +350,9 @@ def test_ctrl_c_keeps_the_finished_texts(run, monkeypatch):
     Path("a.jsonl").write_text('{"text": "Once upon"}\n' * 1000)
     code, out, err = run("attention", "a.jsonl", "--output", "o.jsonl")
     assert (code, out) == (130, "")
-    assert err.splitlines()[-1] == "Error: interrupted; 1 text measured"
+    assert (
+        err.splitlines()[-1] == "Error: interrupted; 1 text measured; --resume goes on from there"
+    )
     [record] = map(json.loads, Path("o.jsonl").read_text().splitlines())
     assert record["name"] == "a.jsonl:1"
 
