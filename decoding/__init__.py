@@ -15,7 +15,7 @@ Folders, each of which imports only from those above it:
     inference    temperature by likelihood, posterior, intervals, sequence entropy
     sampling     Sampler: one call of model.generate, what each row reads, each token drawn
     generation   generate: prompts in, text and traces out
-    engines      the same settings inside other engines
+    engines      the same settings, draws and traces inside other engines
     stories      the embedded model
 """
 

@@ -103,7 +103,8 @@ def test_links_and_pictures_of_the_readme_lead_to_the_public_repository():
 def test_what_is_imported_is_declared():
     declared = {Requirement(text).name for text in sum(EXTRAS.values(), PROJECT["dependencies"])}
     with_transformers = {"huggingface_hub", "safetensors", "tokenizers", "yaml"}
-    known = {*PACKAGES, *declared, *with_transformers, *sys.stdlib_module_names}
+    # Which vLLM, depends on the machine: who draws inside it has it.
+    known = {*PACKAGES, *declared, *with_transformers, "vllm", *sys.stdlib_module_names}
     for folder in PACKAGES.values():
         for file in folder.rglob("*.py"):
             assert {name.split(".")[0] for name in imports(file)} <= known, file

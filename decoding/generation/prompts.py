@@ -25,7 +25,12 @@ def prompt_ids(
     check_language_model(language_model)
     ids = encode_prompt(language_model.tokenizer, prompt, chat=chat, name=name)
     check_ids(language_model.model, language_model.tokenizer, ids, name)
-    context = positions(language_model.model)
+    check_room(ids, max_new_tokens, positions(language_model.model), name)
+    return ids
+
+
+def check_room(ids: list[int], max_new_tokens: int, context: int | None, name: str) -> None:
+    """Refuse, by a ValueError, a prompt that does not fit a context with what is to follow it."""
     if context is not None and len(ids) + max_new_tokens > context:
         room = context - len(ids)
         mend = f"set max_new_tokens to at most {room}" if room > 0 else "shorten the prompt"
@@ -33,4 +38,3 @@ def prompt_ids(
             f"{name} has {len(ids)} tokens; with max_new_tokens={max_new_tokens} "
             f"it exceeds the model's context of {context}: {mend}"
         )
-    return ids

@@ -8,26 +8,26 @@ setting's processor instead.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
-from decoding.generation.jobs import Job, chunks, jobs_of, told
+from decoding.generation.jobs import Job
+from decoding.generation.plan import Plan
 from decoding.generation.prompts import prompt_ids
 from decoding.generation.result import Generation, StreamedToken
-from decoding.generation.stopping import Finished, StopStrings
+from decoding.generation.stopping import Finished
 from decoding.models.devices import input_device
 from decoding.models.limits import vocabulary
 from decoding.models.loading import LanguageModel, check_language_model
 from decoding.passes.batching import batches
 from decoding.passes.caches import Reader
-from decoding.passes.journal import NO_JOURNAL, Journal, all_of
 from decoding.sampling.prefill import read_once
 from decoding.sampling.sampler import Sampler
-from decoding.sampling.seeds import check_seed, chosen_seed, uniforms
+from decoding.sampling.seeds import chosen_seed, uniforms
 from decoding.sampling.stepping import (
     check_configuration,
     check_generation,
@@ -36,17 +36,12 @@ from decoding.sampling.stepping import (
     generate_of,
     generated_together,
 )
-from decoding.scoring.windows import check_whole
-from decoding.settings.policy import GREEDY, RAW, Setting, as_setting
+from decoding.settings.policy import RAW, Setting, as_setting
 from decoding.settings.settings import DecodingSettings
-from decoding.texts.chats import Chat, Conversation, Prompt, as_chat, last_of, listed_prompts
-from decoding.texts.detokenizing import Detokenizer, token_texts
-from decoding.texts.prompts import turn_ends
+from decoding.texts.chats import Chat, Prompt, as_chat, listed_prompts
+from decoding.texts.detokenizing import Detokenizer
 from decoding.tracing.monitor import EntropyMonitor
 from decoding.tracing.trace import Trace
-
-# Rows are sorted by length within this many batches; after each such group, results come in order.
-_BATCHES_TOGETHER = 8
 
 
 def generate(
@@ -126,26 +121,18 @@ def generate(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """What is common to all sequences of one call; the arguments of `generate`."""
+class Run(Plan):
+    """Sequences that a model of transformers writes, in `model.generate`."""
 
     language_model: LanguageModel
-    settings: Setting
     reader: Reader
     """Reads the prompts."""
-    max_new_tokens: int
-    num_return_sequences: int = 1
-    num_beams: int = 1
-    seed: int
-    stop: list[str]
-    alternatives: int = 0
-    certainty: bool = False
-    chat: Chat | None = None
     on_token: Callable[[StreamedToken], None] | None = None
-    greedy_too: bool = False
-    """Whether each prompt is continued greedily besides, before its samples."""
-    journal: Journal = NO_JOURNAL
-    """Keeps what each batch gives."""
+
+    @property
+    def readers(self) -> tuple[Reader, ...]:
+        """Of the prompts."""
+        return (self.reader,)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -157,35 +144,18 @@ class Run:
         """Its tokenizer."""
         return self.language_model.tokenizer
 
-    @cached_property
-    def end(self) -> list[int]:
-        """The ids that end a sequence."""
-        ends = {*self.language_model.ends()}
-        return sorted(ends | {*(turn_ends(self.tokenizer, self.chat) if self.chat else ())})
-
-    @cached_property
-    def stops(self) -> StopStrings | None:
-        """What finds the stop strings; None where there are none."""
-        return StopStrings(self.tokenizer, self.stop) if self.stop else None
-
     @property
-    def acting(self) -> Setting:
-        """The setting, with ids where it names tokens by texts."""
-        return self.settings.for_tokenizer(self.tokenizer)
+    def name(self) -> str:
+        """What records call it."""
+        return self.language_model.name
+
+    def ends(self) -> list[int]:
+        """The ids that end a text of the model."""
+        return self.language_model.ends()
 
     def check(self) -> None:
         """Refuse what cannot work before any work is done."""
-        check_whole("alternatives", self.alternatives)
-        for name in ("max_new_tokens", "num_return_sequences", "num_beams"):
-            check_whole(name, getattr(self, name))
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        check_seed(self.seed)
-        for one in self.stop:
-            if not isinstance(one, str):
-                raise ValueError(f"a stop string must be a text, got {one!r}")
-        if "" in self.stop:
-            raise ValueError("a stop string must not be empty")
+        super().check()
         self.settings.generate_kwargs(self.num_beams)
         if self.num_beams > 1 and self.num_return_sequences > self.num_beams:
             raise ValueError(
@@ -194,8 +164,6 @@ class Run:
             )
         if self.num_beams > 1 and self.on_token is not None:
             raise ValueError("on_token cannot follow beam search: beams change until the end")
-        if self.chat is not None and not self.tokenizer.chat_template:
-            raise ValueError("chat needs a tokenizer with a chat template, and this one has none")
         check_configuration(self.model.generation_config)
         with evaluating(self.model), torch.no_grad():
             check_generation(self.model, self.pad)
@@ -206,6 +174,11 @@ class Run:
         known = range(vocabulary(self.model))
         return next((i for i in (self.tokenizer.pad_token_id, *self.end) if i in known), 0)
 
+    @property
+    def batches_together(self) -> int:
+        """As for `Plan`; but a listener wants one sequence after the other."""
+        return super().batches_together if self.on_token is None else 1
+
     def batches(self, jobs: list[Job], size: int) -> Iterator[list[Job]]:
         """Cut jobs, which are sorted by length, into batches that the model can bear."""
 
@@ -213,38 +186,6 @@ class Run:
             return partial(generated_together(self.model, self.pad).key, growth=self.max_new_tokens)
 
         return batches(jobs, size, lambda job: len(job.ids), key)
-
-    def sequences(self, prompts: list[Prompt], batch_size: int) -> Iterator[Generation]:
-        """The generations, ordered by prompt, then sample; none is held once it is handed on.
-
-        Where there is a conversation, `chat` is on. On Ctrl-C it gives those that are finished, and
-        raises `KeyboardInterrupt` after them.
-        """
-        if self.chat is None and any(isinstance(prompt, Conversation) for prompt in prompts):
-            yield from replace(self, chat=Chat()).sequences(prompts, batch_size)
-            return
-        check_whole("batch_size", batch_size)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-        self.check()
-        per_batch = max(1, batch_size // self.num_beams)
-        # All prompts are encoded first, so that a bad one is refused before any work is done.
-        encoded = [(prompt, self.encode(prompt, i)) for i, prompt in enumerate(prompts)]
-        # A listener wants one sequence after the other.
-        batches_together = 1 if self.on_token is not None else _BATCHES_TOGETHER
-        all_jobs = jobs_of(
-            encoded, self.num_return_sequences, beams=self.num_beams > 1, greedy_too=self.greedy_too
-        )
-        for together in chunks(all_jobs, per_batch * batches_together):
-            by_length = sorted(together, key=lambda job: len(job.ids))
-            done: list[Generation] = []
-            try:
-                for batch in self.batches(by_length, per_batch):
-                    finished = partial(all_of, self.batch(batch), done)
-                    done += self.journal.step(told(batch), finished, self.reader)
-            finally:
-                done.sort(key=lambda generation: (generation.index, generation.sample))
-                yield from done
 
     def encode(self, prompt: Prompt, index: int) -> list[int]:
         """What the model reads of a prompt."""
@@ -318,7 +259,7 @@ class Run:
         for i, trace in enumerate(traces):
             job, ending = jobs[i // per_job], endings[i // per_job]
             if interrupt is None or ending is not None or finished.row(i):
-                yield self.generation(job, i % per_job, trace, ending)
+                yield self.generation(job, i % per_job, trace, self.reason(job, trace, ending))
         if interrupt is not None:
             raise interrupt
 
@@ -333,38 +274,12 @@ class Run:
         sampler.listener = self.listener(jobs, monitor, finished, sampler)
         return sampler
 
-    def generation(self, job: Job, beam: int, trace: Trace, ending: str | None) -> Generation:
-        """A finished sequence; `ending` is how a policy ended it."""
-        ids = trace.ids.tolist()
-        texts = token_texts(self.tokenizer, ids, job.ids)
-        if ending is None:
-            # A stop string may begin in what was written before.
-            reason = self.ended([*job.ids, *ids], len(job.ids) - job.written) or "length"
-        else:
-            reason = "entropy" if ending == "stop" else ending
-        runners_up = None
-        if trace.alternatives is not None:
-            steps = enumerate(trace.alternatives.ids.tolist())
-            runners_up = tuple(
-                tuple(token_texts(self.tokenizer, [one], [*job.ids, *ids[:i]])[0] for one in others)
-                for i, others in steps
-            )
-        return Generation(
-            prompt=last_of(job.prompt),
-            messages=job.prompt.messages if isinstance(job.prompt, Conversation) else None,
-            chat=None if self.chat is None else self.chat.record(self.tokenizer),
-            prompt_ids=tuple(job.ids),
-            index=job.index,
-            sample=job.sample + beam,
-            text="".join(texts),
-            model=self.language_model.name,
-            settings=GREEDY if job.greedy else self.settings,
-            num_beams=self.num_beams,
-            seed=self.seed,
-            finish_reason=reason,
-            trace=replace(trace, texts=texts),
-            alternative_texts=runners_up,
-        )
+    def reason(self, job: Job, trace: Trace, ending: str | None) -> str:
+        """Why a sequence ended, of which `ending` is how a policy ended it."""
+        if ending is not None:
+            return "entropy" if ending == "stop" else ending
+        # A stop string may begin in what was written before.
+        return self.ended([*job.ids, *trace.ids.tolist()], len(job.ids) - job.written) or "length"
 
     def ended(self, ids: list[int], begin: int) -> str | None:
         """`eos` or `stop`, where the last of a sequence's ids ends the text that begins there."""

@@ -57,11 +57,8 @@ class LanguageModel:
     def ends(self) -> list[int]:
         """The ids that end a text: those of the generation configuration and of the model's own,
         else the tokenizer's EOS."""
-        configurations = (self.model.generation_config, self.model.config.get_text_config())
-        known = [getattr(one, "eos_token_id", None) for one in configurations]
-        ends = {i for end in known for i in ([end] if isinstance(end, int) else end or ())}
-        last = self.tokenizer.eos_token_id
-        return sorted(ends or ({last} if last is not None else ()))
+        own = self.model.config.get_text_config()
+        return end_ids(self.tokenizer, self.model.generation_config, own)
 
     def __repr__(self) -> str:
         size = _shortened(self.model.num_parameters())
@@ -69,6 +66,14 @@ class LanguageModel:
         return (
             f"LanguageModel({self.name!r}, {size} parameters, {dtype}, {input_device(self.model)})"
         )
+
+
+def end_ids(tokenizer: PreTrainedTokenizerBase, *configurations: Any) -> list[int]:
+    """The ids that configurations of a model name as EOS, else the tokenizer's."""
+    known = [getattr(one, "eos_token_id", None) for one in configurations]
+    ends = {i for end in known for i in ([end] if isinstance(end, int) else end or ())}
+    last = tokenizer.eos_token_id
+    return sorted(ends or ({last} if last is not None else ()))
 
 
 def load_model(

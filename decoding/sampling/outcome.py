@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +11,11 @@ from torch import Tensor
 
 from decoding.rows.arrays import Array, joined, on_host
 from decoding.rows.blocks import row_blocks
+from decoding.rows.distribution import Distribution
+from decoding.rows.draw import draw
+from decoding.rows.faults import without_faults
+from decoding.settings.applying import Applied, History, remembered
+from decoding.settings.policy import EntropyPolicy, Setting, Then
 from decoding.tracing.step import Measures
 
 PORTION = 1 << 20  # logits of a step at a time
@@ -77,6 +82,45 @@ def _filled(first: Any, second: Any, rows: tuple[int, int]) -> Any:
     elif second is None and first is not None:
         second = first.new_full((rows[1], *first.shape[1:]), math.nan)
     return joined([first, second])
+
+
+def outcome_of(
+    settings: Setting,
+    rows: Rows,
+    *,
+    step: int,
+    first: int = 0,
+    decide: Callable[[Distribution], list[Then | None]] | None = None,
+    measure: Callable[[Distribution, Applied, Tensor], Measures] | None = None,
+) -> Outcome:
+    """What comes of rows under a setting.
+
+    Args:
+        settings: the setting or policy.
+        rows: the rows.
+        step: for an error, the number of the step.
+        first: for an error, the number of the first row.
+        decide: what becomes of each of the model's own rows under a policy that needs to be asked.
+        measure: what is to be written down, of the model's own rows, what the setting made of them,
+            and the tokens.
+
+    Raises:
+        NonFiniteLogitsError: on a CPU, a row is no distribution.
+    """
+    given, fault = without_faults(Distribution(rows.scores), step, first)
+    raw = given
+    if rows.before is not None:
+        raw, fault_before = without_faults(Distribution(rows.before), step, first)
+        fault = None if fault is None else fault | fault_before
+    history = History(*rows[3:])
+    if isinstance(settings, EntropyPolicy):
+        decisions = None if decide is None else decide(raw)
+        applied = settings.apply(given, history, decisions, raw=raw)
+    else:
+        applied = settings.apply(given, history)
+    tokens = draw(applied.final, rows.points)
+    measures = None if measure is None else measure(raw, applied, tokens)
+    return Outcome(tokens, fault, remembered(applied, tokens), measures)
 
 
 class Drawn:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,16 +29,14 @@ from transformers.generation.streamers import BaseStreamer
 from decoding.passes.caches import Reader
 from decoding.rows.arrays import Array, as_array, joined
 from decoding.rows.distribution import Distribution
-from decoding.rows.draw import draw
-from decoding.rows.faults import refuse_faults, without_faults
-from decoding.sampling.outcome import Drawn, Outcome, Rows
+from decoding.rows.faults import refuse_faults
+from decoding.sampling.outcome import Drawn, Outcome, Rows, outcome_of
 from decoding.sampling.prefill import filled
 from decoding.sampling.replay import Replay
 from decoding.sampling.rows import Prompts, prompts_of
 from decoding.sampling.seeds import check_seed, uniforms
 from decoding.sampling.stepping import check_together
-from decoding.settings.applying import History, remembered
-from decoding.settings.policy import GREEDY, EntropyPolicy, Setting, as_setting
+from decoding.settings.policy import GREEDY, EntropyPolicy, Setting, Then, as_setting
 from decoding.settings.processor import not_neutral
 from decoding.settings.settings import DecodingSettings
 from decoding.tracing.monitor import EntropyMonitor
@@ -315,30 +314,26 @@ class _Step(LogitsProcessor):  # type: ignore[misc]
 
     def _outcome(self, settings: Setting, rows: Rows, first: int = 0) -> Outcome:
         """What comes of rows under a setting, of which the first has that number."""
-        sampler = self.sampler
-        given, fault = without_faults(Distribution(rows.scores), self.step, first)
-        raw = given
-        if rows.before is not None:
-            raw, fault_before = without_faults(Distribution(rows.before), self.step, first)
-            fault = None if fault is None else fault | fault_before
-        history = History(*rows[3:])
-        if isinstance(settings, EntropyPolicy):
-            decisions = None
-            if self.over is not None:
-                decisions = settings.decide(raw, self.step, self.over.rows)
-                for row, then in enumerate(decisions):
-                    if isinstance(then, str):
-                        self.endings[row], self.ended_at[row] = then, self.step
-            applied = settings.apply(given, history, decisions, raw=raw)
-        else:
-            applied = settings.apply(given, history)
-        tokens = draw(applied.final, rows.points)
-        memory = remembered(applied, tokens)
-        measures = None
-        if sampler.monitor is not None:
-            named = settings is GREEDY or not sampler.greedy_rows
-            measures = sampler.monitor.measure(raw, applied, tokens, alternatives=named)
-        return Outcome(tokens, fault, memory, measures)
+        monitor, measure = self.sampler.monitor, None
+        if monitor is not None:
+            named = settings is GREEDY or not self.sampler.greedy_rows
+            measure = partial(monitor.measure, alternatives=named)
+        decide = None
+        if isinstance(settings, EntropyPolicy) and self.over is not None:
+            decide = partial(self._decide, settings, self.over.rows)
+        return outcome_of(
+            settings, rows, step=self.step, first=first, decide=decide, measure=measure
+        )
+
+    def _decide(
+        self, policy: EntropyPolicy, over: Tensor | None, raw: Distribution
+    ) -> list[Then | None]:
+        """What becomes of each row, and how a policy ended it."""
+        decisions = policy.decide(raw, self.step, over)
+        for row, then in enumerate(decisions):
+            if isinstance(then, str):
+                self.endings[row], self.ended_at[row] = then, self.step
+        return decisions
 
 
 def _replays(settings: Setting, points: Tensor) -> bool:

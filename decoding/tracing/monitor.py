@@ -24,7 +24,7 @@ from decoding.rows.faults import refuse_faults
 from decoding.settings.applying import Applied
 from decoding.tracing import step as measures
 from decoding.tracing.step import Measures
-from decoding.tracing.trace import Alternatives, Certainty, Trace
+from decoding.tracing.trace import Trace
 
 # Columns of the step buffer behind those of `Measures`.
 _FAULT = 8
@@ -249,43 +249,17 @@ class EntropyMonitor:
 
     def _trace(self, held: dict[str, np.ndarray], ids: np.ndarray, origin: np.ndarray) -> Trace:
         """One sequence, from the row at which it stood at each step."""
-        at = np.arange(len(origin)), origin
-        row = held["columns"][at]
-        if "candidates" in held:
-            for step, (own, token) in enumerate(zip(held["candidates"][at], ids, strict=True)):
-                row[step, measures.TOKEN] = _candidate(own, token)
-        # Adding zero turns -0.0, which would print as such, into 0.0.
-        log_q, log_p, rank = (row[:, measures.TOKEN] + 0.0).T
-        if np.isneginf(log_q).any():
+        own = {name: values[np.arange(len(origin)), origin] for name, values in held.items()}
+        if (candidates := own.pop("candidates", None)) is not None:
+            of_tokens = [_candidate(*pair) for pair in zip(candidates, ids, strict=True)]
+            own["columns"][:, measures.TOKEN] = np.reshape(of_tokens, (-1, 3))
+        if np.isneginf(log_q := own["columns"][:, measures.LOG_Q]).any():
             raise ValueError(
                 f"token {int(np.isneginf(log_q).argmax())} of a sequence has probability 0 under "
                 "the setting: either more beams were asked for than it keeps tokens, or another "
                 "processor changed the scores after it"
             )
-        return Trace(
-            ids=ids.astype(np.int64),
-            surprisal_nats=0.0 - log_q,
-            entropy_nats=row[:, measures.ENTROPY],
-            raw_surprisal_nats=0.0 - log_p,
-            raw_entropy_nats=row[:, measures.RAW_ENTROPY],
-            kept=row[:, measures.KEPT].astype(np.int64),
-            kept_mass=row[:, measures.KEPT_MASS],
-            rank=rank.astype(np.int64),
-            kl_nats=row[:, measures.KL],
-            temperature=_measured(held, "temperature", at),
-            alternatives=None
-            if (best := _measured(held, "best", at)) is None
-            else _runners_up(best, ids),
-            certainty=Certainty(*held["certainty"][at].T) if "certainty" in held else None,
-        )
-
-
-def _measured(held: dict[str, np.ndarray], name: str, at: Any) -> np.ndarray | None:
-    """Numbers of one sequence, or None where it has none; NaN stands for what a row lacks."""
-    if name not in held:
-        return None
-    values: np.ndarray = held[name][at]
-    return None if len(values) and np.isnan(values).all() else values
+        return measures.trace_of(own, ids)
 
 
 def _with_room(buffer: Tensor | None, size: int, like: Tensor) -> Tensor:
@@ -314,16 +288,4 @@ def _candidate(candidates: np.ndarray, token: int) -> np.ndarray:
     raise ValueError(
         "a beam took a token that is not among its row's best: EntropyMonitor cannot follow beam "
         "sampling or constrained beam search; use do_sample=False"
-    )
-
-
-def _runners_up(best: np.ndarray, ids: np.ndarray) -> Alternatives:
-    """Drop the chosen token, or else the last one, from each step's best tokens."""
-    chosen = best[:, :, 0] == ids[:, None]
-    chosen[~chosen.any(-1), -1] = True
-    others = best[~chosen].reshape(len(best), best.shape[1] - 1, 3)
-    return Alternatives(
-        ids=others[:, :, 0].astype(np.int64),
-        probability=np.exp(others[:, :, 1]),
-        raw_probability=np.exp(others[:, :, 2]),
     )

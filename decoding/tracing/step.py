@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,10 +13,12 @@ from decoding.rows.arrays import Array, as_array, as_tensor, double, library, si
 from decoding.rows.distribution import Distribution
 from decoding.rows.prefix import first
 from decoding.settings.applying import Applied, kept_mass
+from decoding.tracing.trace import Alternatives, Certainty, Trace
 
 # Columns. Counts and ids stay below 2^24, so float32 holds them exactly.
 ENTROPY, RAW_ENTROPY, KEPT, KEPT_MASS, KL = range(5)
-TOKEN = slice(5, 8)
+LOG_Q = 5
+TOKEN = slice(LOG_Q, 8)
 """log q(token), log p(token), rank."""
 CONFIDENT = 20
 """How many of the first tokens of p a step's confidence is the mean of."""
@@ -119,3 +123,51 @@ def _ranks(logits: Tensor, ids: Tensor) -> Tensor:
     """Number of tokens with a larger logit, for several tokens of each row at once."""
     ascending = logits.sort(-1).values
     return logits.shape[-1] - torch.searchsorted(ascending, logits.gather(-1, ids), right=True)
+
+
+def trace_of(held: Mapping[str, np.ndarray], ids: np.ndarray) -> Trace:
+    """The trace of one sequence.
+
+    Args:
+        held: of each field of `Measures` that was measured, the sequence's row at each step,
+            `(tokens, …)`; NaN stands for what a row lacks.
+        ids: `(tokens)`.
+    """
+    row = held["columns"].astype(np.float64)
+    # Adding zero turns -0.0, which would print as such, into 0.0.
+    log_q, log_p, rank = (row[:, TOKEN] + 0.0).T
+    best = _known(held.get("best"))
+    certainty = held.get("certainty")
+    return Trace(
+        ids=ids.astype(np.int64),
+        surprisal_nats=0.0 - log_q,
+        entropy_nats=row[:, ENTROPY],
+        raw_surprisal_nats=0.0 - log_p,
+        raw_entropy_nats=row[:, RAW_ENTROPY],
+        kept=row[:, KEPT].astype(np.int64),
+        kept_mass=row[:, KEPT_MASS],
+        rank=rank.astype(np.int64),
+        kl_nats=row[:, KL],
+        temperature=_known(held.get("temperature")),
+        alternatives=None if best is None else _runners_up(best, ids),
+        certainty=None if certainty is None else Certainty(*certainty.astype(np.float64).T),
+    )
+
+
+def _known(values: np.ndarray | None) -> np.ndarray | None:
+    """Numbers of one sequence, float64, or None where it has none."""
+    if values is None or (len(values) and np.isnan(values).all()):
+        return None
+    return values.astype(np.float64)
+
+
+def _runners_up(best: np.ndarray, ids: np.ndarray) -> Alternatives:
+    """Drop the chosen token, or else the last one, from each step's best tokens."""
+    chosen = best[:, :, 0] == ids[:, None]
+    chosen[~chosen.any(-1), -1] = True
+    others = best[~chosen].reshape(len(best), best.shape[1] - 1, 3)
+    return Alternatives(
+        ids=others[:, :, 0].astype(np.int64),
+        probability=np.exp(others[:, :, 1]),
+        raw_probability=np.exp(others[:, :, 2]),
+    )
