@@ -6,7 +6,7 @@ OLDEST := .venv-oldest/bin
 INSIDE_VLLM := VLLM_CPU_KVCACHE_SPACE=1 TORCHDYNAMO_DISABLE=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/python
 TYPESCRIPT := build/typescript/node_modules/typescript
 
-.PHONY: demo test check test-gpu test-browser test-ray real test-oldest test-vllm wheel-test docs picture architectures bench bench-gpu bench-page bench-real bench-vllm mutation validate peers lm-polygraph lm-polygraph-speed clean
+.PHONY: demo test check fuzz test-gpu test-browser test-ray real test-oldest test-vllm wheel-test docs picture architectures bench bench-gpu bench-page bench-real bench-vllm mutation validate peers lm-polygraph lm-polygraph-speed clean
 
 demo: .venv/.installed
 	$(BIN)/decoding generate "Once upon a time" --temperature 0.8 --top-p 0.95 --color
@@ -104,6 +104,14 @@ bench-vllm: .venv-vllm/.installed build/real/.fetched
 mutation: .venv/.installed-dev
 	$(BIN)/python benchmarks/mutation.py
 
+# Random rows of logits against NumPy, and random command lines and files; the seed makes them again.
+SEED ?= 1
+ROWS ?= 100000
+LINES ?= 10000
+fuzz: .venv/.installed-dev
+	cd tests && ../$(BIN)/python -m fuzz rows --seed $(SEED) --count $(ROWS)
+	cd tests && ../$(BIN)/python -m fuzz commands --seed $(SEED) --count $(LINES)
+
 # Whether stated errors and posteriors hold, and what samplers do to text, into benchmarks/RESULTS.md; WORK keeps what is finished.
 DATA ?= ../shared/data
 WORK ?= build/validation
@@ -185,4 +193,4 @@ build/real/.fetched: .venv/.installed-dev
 	touch $@
 
 clean:
-	rm -rf .venv .venv-oldest .venv-peers .venv-lm-polygraph .venv-vllm dist build
+	rm -rf .venv .venv-oldest .venv-vllm .venv-peers .venv-lm-polygraph dist build

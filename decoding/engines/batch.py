@@ -27,6 +27,9 @@ from decoding.tracing.step import Measures, measured
 FIRST_POINTS = 64
 """Uniforms of a request that are made at first; more follow."""
 
+Packed = bytes
+"""Arrays of several sequences, as they leave a worker."""
+
 
 class Draws:
     """What a request has drawn.
@@ -182,7 +185,7 @@ class Batch:
             logits.index_fill_(0, places, -torch.inf)
         logits[places, torch.cat(tokens)] = 0.0
 
-    def take(self, names: Sequence[str]) -> bytes:
+    def take(self, names: Sequence[str]) -> Packed:
         """What was written down of requests, which is kept no longer; see `unpacked`."""
         kept = (self._kept.pop(name, None) for name in names)
         return packed([{} if draws is None else draws.columns() for draws in kept])
@@ -205,7 +208,7 @@ def _given(settings: Setting, drawing: list[Draws], scores: Tensor) -> Rows:
     return Rows(scores, None, as_array(points), ids, starts, memory)
 
 
-def packed(sequences: Sequence[Mapping[str, np.ndarray]]) -> bytes:
+def packed(sequences: Sequence[Mapping[str, np.ndarray]]) -> Packed:
     """Arrays of sequences as bytes."""
     file = io.BytesIO()
     named: dict[str, Any] = {"count": np.array(len(sequences))}
@@ -215,7 +218,7 @@ def packed(sequences: Sequence[Mapping[str, np.ndarray]]) -> bytes:
     return file.getvalue()
 
 
-def unpacked(data: bytes) -> list[dict[str, np.ndarray]]:
+def unpacked(data: Packed) -> list[dict[str, np.ndarray]]:
     """The arrays of sequences that `packed` made bytes of."""
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
         sequences: list[dict[str, np.ndarray]] = [{} for _ in range(int(file["count"]))]

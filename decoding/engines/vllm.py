@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from decoding.engines.batch import unpacked
+from decoding.engines.batch import Packed, unpacked
 from decoding.engines.requests import Request, check_honoured
 from decoding.generation.jobs import MOST_TOGETHER, Job
 from decoding.generation.plan import Plan
@@ -211,7 +211,7 @@ def check_engine(llm: Any) -> None:
         )
 
 
-def traces(answers: Sequence[bytes], drawn: Sequence[Sequence[int]]) -> list[Trace]:
+def traces(answers: Sequence[Packed], drawn: Sequence[Sequence[int]]) -> list[Trace]:
     """Traces of finished requests.
 
     Args:

@@ -50,5 +50,9 @@ def blocks(values: Array) -> Array:
 
 
 def block_sums(weights: Values, values: Values) -> Array:
-    """`(…)`, products added up by blocks, in the precision that they have, and then in float64."""
-    return total(np.vecdot(blocks(weights), blocks(values)))
+    """`(…)`, products added up by blocks, in the precision that they have, and then in float64.
+
+    NaN where one is 0·∞, and infinite beyond that precision's numbers.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        return total(np.vecdot(blocks(weights), blocks(values)))

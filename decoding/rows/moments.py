@@ -232,8 +232,7 @@ class Moments:
         """`(…)`, E_p[values], float64, of values as long as the weights."""
         weights = self._long_weights
         if on_host(values):
-            with np.errstate(invalid="ignore"):
-                sums = block_sums(weights, values)
+            sums = block_sums(weights, values)
             if math.isnan(sums.sum()):  # 0·∞
                 sums = block_sums(weights, np.where(weights > 0, values, 0.0))
             return sums / self.total

@@ -209,12 +209,14 @@ def _mark(
         last = int(np.count_nonzero(goes_on(masses, moments, end)))
         if last < len(masses):
             break
-    last = min(last, len(masses) - 1)
+    else:  # not even all reach the limit, which may be by rounding
+        kept[:] = True
+        return
     before = (masses[last - 1], moments[last - 1]) if last else (0.0, 0.0)
     if keys is None:
         last = _ONE - last
     tokens = (bins == last).nonzero()[0]
-    if not len(tokens):  # by rounding, or where all may be kept
+    if not len(tokens):  # by rounding
         kept[:] = bins > last if keys is None else bins < last
         return
     depth = -log_weights[tokens]

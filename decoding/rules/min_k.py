@@ -25,7 +25,7 @@ class MinK(Cut):
 
     def keep(self, rows: Any, tau: Any) -> Any:
         # No row has 1e9 tokens, and a flat one has no span.
-        least = tau / rows.span.clip(tau * 1e-9 + 1e-300)
+        least = 1 / (rows.span / tau).clip(1e-9)
         return rows.first(least.clip(rows.cliff, None))
 
     def looser(self, slack: float) -> Any:

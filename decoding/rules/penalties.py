@@ -67,12 +67,12 @@ class Dry(Penalty):
         if past.starts is not None:
             usable = usable & (torch.arange(length, device=ids.device) >= past.starts[:, None])
         matched = _matched(ids, usable)
-        # Beyond any logit's reach, and within float32's.
-        most = math.log(1e30) / math.log(self.dry_base) if self.dry_base > 1 else math.inf
         # No match is longer than the longest, so a larger length allows them all.
         beyond = (matched - min(self.dry_allowed_length, _LONGEST_MATCH + 1)).double()
-        size = self.value * self.dry_base ** beyond.clamp(max=most)
-        size = torch.where((beyond >= 0) & ~barred[:, 1:], size.clamp(max=1e30), 0.0).float()
+        size = math.log(self.value) + beyond * math.log(self.dry_base)
+        # Beyond any logit's reach, and within float32's.
+        size = size.clamp(max=math.log(1e30)).exp()
+        size = torch.where((beyond >= 0) & ~barred[:, 1:], size, 0.0).float()
         return penalties.scatter_reduce_(-1, ids[:, 1:], size, "amax")
 
 

@@ -372,7 +372,10 @@ class Cut(Rule):
 
     def apply(self, rows: Distribution, past: Past) -> Distribution:
         """What is kept of the rows."""
-        return self.keep(rows, self.value)  # type: ignore[no-any-return]
+        import numpy as np
+
+        with np.errstate(over="ignore"):  # a threshold beyond any number keeps all
+            return self.keep(rows, self.value)  # type: ignore[no-any-return]
 
 
 class Mixture(Rule):

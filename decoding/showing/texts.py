@@ -40,8 +40,10 @@ def page_text(
         "before": before,
         "tokens": [token["text"] for token in tokens],
         "setting": setting,
-        "page": page,
-    }
+        "page": page and {
+            "format": page["format"], "names": dict(page["names"]), "rows": page["rows"],
+        },
+    }  # fmt: skip
     if page is None:
         text["recorded"] = {
             name: [token[name] for token in tokens]

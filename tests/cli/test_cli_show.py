@@ -120,6 +120,38 @@ def test_what_cannot_be_shown_says_so(run, arguments, code, says):
     assert not Path("p.html").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("perplexity", "headline", float("nan")),
+        ("perplexity", "tokens_scored", float("-inf")),
+        ("perplexity", "tokens_scored", 1e999),
+        ("perplexity", "perplexity", 10**400),
+        ("identify", "settings", [1.5] * 6),
+        ("identify", "prior", [float("nan")] * 6),
+    ],
+)
+def test_a_number_or_value_that_no_record_has_is_one_line(texts, name, field, value):
+    texts(*COMMANDS[name], "--output", "r.jsonl")
+    record = json.loads(Path("r.jsonl").read_text())
+    assert field in record
+    Path("r.jsonl").write_text(json.dumps(record | {field: value}))
+    for page in [], ["-o", "p.html"]:
+        code, out, err = texts("show", "r.jsonl", *page)
+        assert (code, out) == (1, "") and not Path("p.html").exists()
+        assert err == f"Error: 'r.jsonl', line 1 is a broken record of {name}\n"
+
+
+@pytest.mark.parametrize("page", [10**400, {"names": 1}, {"names": 1, "format": None, "rows": ""}])
+def test_broken_data_of_a_page_is_one_line(texts, page):
+    texts(*COMMANDS["generate"], "--output", "r.jsonl")
+    record = json.loads(Path("r.jsonl").read_text())
+    Path("r.jsonl").write_text(json.dumps(record | {"page": page}))
+    code, _, err = texts("show", "r.jsonl", "-o", "p.html")
+    assert (code, err) == (1, "Error: 'r.jsonl', line 1 is a broken record of generate\n")
+    assert not Path("p.html").exists()
+
+
 @pytest.mark.parametrize(("gone", "says"), [(0, ""), (1, "no browser was found")])
 def test_it_opens_the_page(texts, monkeypatch, gone, says):
     run = texts

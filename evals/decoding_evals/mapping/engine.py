@@ -72,6 +72,7 @@ class InProcess:
         """See `Engine`."""
         progress = Progress(on_progress)
         for unit in units:
+            progress.begin()
             for part in work.parts(models, unit, self.journal, progress.within):
                 progress.add(part)
                 yield part
@@ -90,11 +91,17 @@ class Progress:
     def __init__(self, on_progress: OnProgress | None) -> None:
         self._on_progress = on_progress
         self._tokens, self._total = 0, 0.0
+        self._before = (0, 0.0)  # the present unit
         self._told = 0
 
+    def begin(self) -> None:
+        """What comes from within is of a new unit."""
+        self._before = (self._tokens, self._total)
+
     def within(self, tokens: int, mean: float) -> None:
-        """So many tokens came behind the last part."""
-        self._tell(self._tokens + tokens, self._total + tokens * mean)
+        """The present unit has come so far."""
+        before, total = self._before
+        self._tell(before + tokens, total + tokens * mean)
 
     def add(self, part: Part) -> None:
         """A part is finished."""

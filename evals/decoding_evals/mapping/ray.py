@@ -175,7 +175,7 @@ def _source(queue: Any) -> Any:
             number, unit = item
             yield pyarrow.table({"number": [number], "unit": [unit]})
 
-    class Units(Datasource):
+    class Units(Datasource):  # type: ignore[misc]
         """What is in the queue."""
 
         def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
@@ -187,7 +187,7 @@ def _source(queue: Any) -> Any:
         def estimate_inmemory_data_size(self) -> int | None:
             return None
 
-    return Units()  # type: ignore[no-untyped-call]
+    return Units()
 
 
 class _Worker:

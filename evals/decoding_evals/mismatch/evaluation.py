@@ -143,10 +143,11 @@ def mismatch(
     skipped: dict[str, int] = {}
     used = []
     for one in rollouts:
-        if isinstance(one, str):
-            skipped[one] = skipped.get(one, 0) + 1
-        else:
+        if not isinstance(one, str) and one.ids and len(one.prompt_ids) + len(one.ids) > 1:
             used.append(one)
+        else:
+            reason = one if isinstance(one, str) else "no token behind another"
+            skipped[reason] = skipped.get(reason, 0) + 1
     if not used:
         reasons = ", ".join(f"{count:,}: {reason}" for reason, count in skipped.items())
         raise ValueError(f"no sequence can be used ({reasons})" if skipped else "no sequences")

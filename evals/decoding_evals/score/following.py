@@ -10,6 +10,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from decoding.texts.detokenizing import spellings
+from decoding_evals.reading.rows import listed
 from decoding_evals.showing.result import finite
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
@@ -69,7 +70,7 @@ def _spelled(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
         return "it is empty"
     said = spellings(tokenizer)
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return "it is " + ", ".join(repr(said[id_]) for id_ in ids)
+    return f"it is {listed([said[id_] for id_ in ids])}"
 
 
 def next_tokens(

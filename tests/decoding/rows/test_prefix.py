@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cuts_oracle import applied
+from decoding import DecodingSettings
 from decoding.rows.arrays import as_array
 from decoding.rows.distribution import Distribution
 from decoding.rows.prefix import _prefix, shortest_with_mass
@@ -196,3 +197,17 @@ def test_no_rows_and_leading_axes():
             assert torch.equal(applied("top_p", logits[i, j], 0.7).isfinite(), kept[i, j])
     for name in ("top_p", "top_h", "typical_p"):
         assert applied(name, logits[:0], 0.5).shape == (0, 3, 40)
+
+
+@pytest.mark.parametrize(
+    "setting", ["top_k=16,top_p=0.9999999999999999", "top_k=16,kl_budget=1e-17"]
+)
+@pytest.mark.parametrize("top", [9.35762297e-14, 1e-3, 0.3, 2.0, 5.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.usefixtures("arrays")
+def test_no_tied_token_is_lost_where_all_that_is_left_falls_short_by_rounding(setting, top, dtype):
+    """The token that top_k leaves out is level with those that it keeps."""
+    logits = torch.zeros(17, dtype=dtype)
+    logits[3] = top
+    kept = DecodingSettings.parse(setting).log_probs(logits).isfinite()
+    assert kept.tolist() == [True] * 16 + [False]

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cuts_oracle import CUTS, EVERY_CUT, applied, softmax
+from cuts_oracle import CUTS, EVERY_CUT, applied, finite, softmax
+from decoding.rows.distribution import Distribution
 from decoding.rules import Xtc
 from decoding.settings.applying import History
 from decoding.settings.settings import DecodingSettings
@@ -166,3 +167,18 @@ def test_leading_axes_of_any_number(name, value):
         for j in range(3):
             assert torch.equal(result[i, j], applied(name, logits[i, j], value))
     assert applied(name, logits[:, :0], value).shape == (2, 0, 40)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.usefixtures("arrays")
+def test_a_threshold_beyond_any_number_keeps_all_without_a_warning():
+    logits = torch.randn(3, 40, generator=torch.Generator().manual_seed(8))
+    for name in ("top_n_sigma", "min_k"):
+        assert finite(applied(name, logits, 1e308)).all()
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_divergences_beyond_any_number_are_infinite_without_a_warning():
+    raw = Distribution(torch.tensor([[1e38, -1.6e38, -1.6e38, -1.6e38]]))
+    for rows in (torch.zeros(1, 4), torch.tensor([[0.0, 0.0, 0.0, -1e30]])):
+        assert Distribution(rows).mean_log_weight_of(raw) < -1e38

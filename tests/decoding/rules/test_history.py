@@ -110,6 +110,11 @@ def test_penalties_stay_within_float32():
     assert log_q.exp().sum() == pytest.approx(1)
 
 
+def test_a_tiny_multiplier_stays_one_under_a_huge_base():
+    got = penalties(dry(1e-300, 1e308), Past(torch.tensor([[1, 1, 1]])), 2)
+    assert got[0, 1].item() == pytest.approx(1e8)
+
+
 @checked
 @given(
     ids=st.lists(st.integers(0, 3), max_size=70),

@@ -53,9 +53,12 @@ def test_by_hand():
     assert kept(logits, 1e-9).tolist() == [True] + [False] * 6
 
 
-def test_a_flat_row_is_kept_whole():
-    assert kept([2.0] * 9, 3.0).all()
-    assert kept([2.0] * 9, 1e-9).all()
+@pytest.mark.parametrize("tau", [3.0, 1e-9, 1e-300, 5e-324, 1e308])
+def test_a_flat_row_is_kept_whole(tau):
+    assert kept([2.0] * 9, tau).all()
+    flat = torch.full((1, 9), 2.0)
+    setting = DecodingSettings(min_k=tau)
+    assert compare_rows(flat, torch.tensor([0]), [setting]).kept.tolist() == [[9]]
 
 
 def test_a_steep_drop_far_down_is_found():

@@ -163,7 +163,9 @@ def test_progress_counts_what_came_before():
     progress.within(4, 2.0)
     progress.within(10, 2.5)
     progress.add(Part())
+    progress.within(12, 2.5)  # the same unit goes on behind its first part
+    progress.begin()
     progress.within(5, 1.0)
     progress.add(Part())
-    assert told == [(4, 2.0), (10, 2.5), (15, 2.0), (20, 2.5)]
+    assert told == [(4, 2.0), (10, 2.5), (12, 2.5), (15, 2.0), (20, 2.5)]
     assert np.isfinite(told).all()

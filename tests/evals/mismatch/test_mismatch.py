@@ -248,3 +248,16 @@ def test_the_exit_code_says_whether_they_agree(run):
     assert run("mismatch", "r.jsonl", "--setting", "temperature=0.5", "--tolerance", "99")[0] == 0
     assert run("mismatch", "r.jsonl", "--tolerance", "nan")[0] == 2
     assert isinstance(next(rollouts(json.loads(Path("r.jsonl").read_text()))), Rollout)
+
+
+@pytest.mark.parametrize(
+    "none", [Rollout((1,), (), ()), Rollout((), (5,), (-1.0,)), Rollout((), (), ())]
+)
+def test_a_sequence_without_a_token_behind_another_is_skipped(stories, none):
+    beside = Rollout((1,), (5, 6), (-1.0, -2.0))
+    result = mismatch(stories, [none, beside]).record()
+    assert result["sequences_skipped"] == {"no token behind another": 1}
+    alone = mismatch(stories, [beside]).record()
+    assert result == alone | {"sequences_skipped": result["sequences_skipped"]}
+    with pytest.raises(ValueError, match=r"no sequence can be used \(1: no token behind another\)"):
+        mismatch(stories, [none])

@@ -148,6 +148,11 @@ def test_a_text_that_is_not_one_token_is_refused(run, asked, says):
     assert err.count("\n") == (1 if code == 1 else err.count("\n"))
 
 
+def test_a_long_text_that_is_no_token_is_not_spelled_to_its_end(run):
+    code, _, err = run("score", "--tokens", "x" * 400, stdin=TEXT.encode())
+    assert code == 1 and err.count("'x'") == 20 and err.endswith("'x', …\n")
+
+
 def test_a_slash_of_a_token_is_escaped(run):
     code, _, err = run("score", "--tokens", r" He/<\/s>", stdin=TEXT.encode())
     assert code == 1 and "'</s>' is not one token of this model" in err

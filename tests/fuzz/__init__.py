@@ -1,0 +1,1 @@
+"""Random rows and command lines, held against what must be true of all of them."""
