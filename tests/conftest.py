@@ -172,6 +172,14 @@ def run(request, monkeypatch, capsys, elsewhere):
     return run
 
 
+@pytest.fixture
+def own_modules(tmp_path_factory, monkeypatch):
+    """A place for what transformers copies of code that comes with a folder, for one test alone."""
+    place = str(tmp_path_factory.mktemp("modules"))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", place)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
 @pytest.fixture(params=["of NumPy", "of torch"])
 def arrays(request, monkeypatch):
     """Once as on a CPU, and once as on an accelerator, though in this one's memory."""

@@ -201,6 +201,7 @@ def test_uncertainty_takes_no_policy(run):
     assert (code, out) == (2, "") and "not a policy" in err
 
 
+@pytest.mark.usefixtures("own_modules")
 def test_settings_writes_a_folder_for_the_hub(run, stories):
     spec = "top_p=0.9,temperature=0.7"
     code, out, err = run("settings", spec, "--custom-generate", "hub")

@@ -146,20 +146,32 @@ def test_greedy_tokens_are_those_of_greedy_search(stories):
 
 @pytest.mark.parametrize("setting", ["raw", "temperature=0.7,top_p=0.9", "top_k=6,typical_p=0.9"])
 def test_draws_follow_q(toy_gpt2, setting):
-    settings, samples = DecodingSettings.parse(setting), 3000
-    config = GenerationConfig(do_sample=True, num_return_sequences=samples, eos_token_id=-1)
+    """All requests wait before the batch begins, so that the same ones always run together."""
+    settings, samples = DecodingSettings.parse(setting), 2000
     torch.manual_seed(7)
     with continuous_batching(toy_gpt2, settings):
-        outputs = run(toy_gpt2, [PROMPTS[0]], 2, config, max_batch_tokens=512, num_blocks=4000,
-                      page_size=4)  # fmt: skip
-    pairs = np.array([output.generated_tokens for output in outputs])
-    assert pairs.shape == (samples, 2)
-    [first] = teacher_forced(toy_gpt2, PROMPTS[0], [0])
-    assert_follows(pairs[:, 0], np.exp(reference_log_q(first, settings)))
-    token = int(np.bincount(pairs[:, 0]).argmax())
-    [second] = teacher_forced(toy_gpt2, [*PROMPTS[0], token], [0])
-    behind = pairs[pairs[:, 0] == token, 1]
-    assert_follows(behind, np.exp(reference_log_q(second, settings)))
+        room = cache(num_blocks=4000, page_size=4, max_batch_tokens=512)
+        manager = toy_gpt2.init_continuous_batching(continuous_batching_config=room)
+        manager.add_requests([PROMPTS[0]] * samples, max_new_tokens=2)
+        manager.start()
+        drawn = [manager.get_result(timeout=60).generated_tokens for _ in range(samples)]
+        manager.stop()
+    firsts = np.array([tokens[0] for tokens in drawn])
+    [z] = teacher_forced(toy_gpt2, PROMPTS[0], [0])
+    assert_follows(firsts, np.exp(reference_log_q(z, settings)))
+    token = int(np.bincount(firsts[firsts > 0]).argmax())  # behind 0 a text has ended
+    [z] = teacher_forced(toy_gpt2, [*PROMPTS[0], token], [0])
+    behind = np.array([tokens[1] for tokens in drawn if tokens[0] == token])
+    assert_follows(behind, np.exp(reference_log_q(z, settings)))
+
+
+def test_several_sequences_of_a_prompt_are_drawn_each_for_itself(toy_gpt2):
+    config = GenerationConfig(do_sample=True, num_return_sequences=40, eos_token_id=-1)
+    torch.manual_seed(7)
+    with continuous_batching(toy_gpt2, "temperature=2"):
+        outputs = run(toy_gpt2, [PROMPTS[0]], 4, config)
+    assert len({tuple(output.generated_tokens) for output in outputs}) > 35
+    assert_drawn_from(toy_gpt2, outputs, DecodingSettings(temperature=2))
 
 
 def test_a_policy_hands_over_where_the_model_hesitates(toy_llama):

@@ -23,6 +23,8 @@ from decoding.settings.policy import as_setting
 from drawing import Ban
 from oracle import HOSTILE, left_padded, with_config
 
+pytestmark = pytest.mark.usefixtures("own_modules")
+
 PROMPTS = [[5, 2, 5, 2], [3, 1, 4], [7], [3, 1, 4]]
 SETTING = "temperature=0.7,top_p=0.9"
 
@@ -211,7 +213,13 @@ def test_arguments_that_say_what_the_setting_says_are_no_contradiction(toy_gpt2,
         **inputs, **folder(), seed=1, max_new_tokens=12, do_sample=True, temperature=0.7, top_k=0,
         top_p=0.9, num_beams=1, repetition_penalty=1.0, synced_gpus=False,
     )  # fmt: skip
-    assert got.tolist() == sampled(toy_gpt2, inputs, SETTING, 1)
+    want = sampled(toy_gpt2, inputs, SETTING, 1)
+    assert got.tolist() == want
+    config = GenerationConfig(do_sample=True, temperature=0.3, max_new_tokens=12)
+    got = toy_gpt2.generate(
+        **inputs, **folder(), seed=1, generation_config=config, temperature=None
+    )
+    assert got.tolist() == want
 
 
 def test_what_pipelines_add_gives_way_and_is_said(stories, folder):
@@ -270,3 +278,7 @@ def test_stop_strings_end_a_row(stories, folder):
     assert tokenizer.decode(stopped).endswith(".") and len(stopped) < len(whole)
     with pytest.raises(ValueError, match=r"^stop_strings=\['.'\] need a tokenizer"):
         model.generate(**inputs, **hub, **same)
+    own, same = with_config(model, stop_strings=["."]), {"seed": 7, "max_new_tokens": 60}
+    assert own.generate(**inputs, **hub, **same, tokenizer=tokenizer).tolist() == [stopped]
+    with pytest.raises(ValueError, match=r"^stop_strings=\['.'\] need a tokenizer"):
+        own.generate(**inputs, **hub, **same)

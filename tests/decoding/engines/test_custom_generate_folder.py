@@ -15,6 +15,8 @@ from decoding import DecodingSettings, EntropyPolicy
 from decoding.engines.custom_generate import NAMES, write_folder
 from decoding.rules import CUT, Cut
 
+pytestmark = pytest.mark.usefixtures("own_modules")
+
 SETTING = "temperature=0.7,top_p=0.9"
 
 
