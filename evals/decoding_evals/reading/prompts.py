@@ -17,6 +17,7 @@ from decoding.texts.chats import Conversation, Prompt
 from decoding_evals.reading import rows as reading
 from decoding_evals.reading.chats import chat_options, conversation
 from decoding_evals.reading.items import Talk
+from decoding_evals.reading.places import SourcePath
 from decoding_evals.reading.rows import FORMATS, is_utf8, kind_name, listed
 from decoding_evals.reading.texts import Inputs
 from decoding_evals.shell.options import option, stacked
@@ -33,6 +34,7 @@ prompt_options = stacked(
         "--prompts-file FILE",
         "Prompts from a file: .txt, one a line, or .jsonl, .json, .csv, .parquet, one a row; or "
         "-, standard input.",
+        type=SourcePath(),
     ),
     option("--column NAME", "Column of the prompts.  [default: prompt]"),
 )
@@ -254,8 +256,9 @@ def _texts(name: str, value: object, separator: str | None) -> tuple[str, ...]:
 def _from_file(file: Path, column: str | None) -> list[Prompt]:
     if str(file) == STANDARD_INPUT:
         return [*_standard_input()]
-    if file.is_dir():
-        raise click.UsageError(f"--prompts-file {str(file)!r} is a folder")
+    with reading.readable(repr(str(file))):
+        if file.is_dir():
+            raise click.UsageError(f"--prompts-file {str(file)!r} is a folder")
     if file.suffix.lower() in FORMATS:
         return [*Inputs([file], column=column, usual="prompt", talk=Talk()).prompts()]
     if file.suffix.lower() != ".txt":

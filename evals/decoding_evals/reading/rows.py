@@ -7,7 +7,9 @@ Only the wanted columns are read where the format allows it, and never a whole f
 from __future__ import annotations
 
 import codecs
+import errno
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +20,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 import click
+
+from decoding.models.faults import first_line
 
 # A row with its number, counted from 1; in place of a broken row, what is wrong with it.
 Row = tuple[int, dict[str, Any] | str]
@@ -49,11 +53,19 @@ def file_rows(path: Path) -> Rows:
 
 @contextmanager
 def readable(source: str) -> Iterator[None]:
-    """Turn what the operating system says about a source into one line."""
+    """Turn what the operating system, or the library of an address, says about a source into one
+    line."""
     try:
         yield
-    except OSError as error:
-        raise click.ClickException(f"cannot read {source}: {error.strerror or error}") from error
+    except click.ClickException:
+        raise
+    except Exception as error:
+        if not isinstance(error, OSError) and "://" not in source:
+            raise
+        said = getattr(error, "strerror", None) or first_line(error)
+        if isinstance(error, FileNotFoundError):
+            said = os.strerror(errno.ENOENT)
+        raise click.ClickException(f"cannot read {source}: {said}") from error
 
 
 def decoded(stream: BinaryIO, source: str) -> Iterator[str]:

@@ -17,6 +17,7 @@ from decoding_evals.reading import rows
 from decoding_evals.reading.chats import chat_options, conversation, read_chat
 from decoding_evals.reading.datasets import dataset_rows
 from decoding_evals.reading.items import Item, Prompted, Spoken, Talk, Text
+from decoding_evals.reading.places import SourcePath
 from decoding_evals.reading.records import Recorded, is_record, recorded
 from decoding_evals.reading.rows import FORMATS, Rows, listed
 from decoding_evals.shell.options import option, stacked
@@ -45,7 +46,7 @@ class Inputs:
     or of another form is found before any work is done.
 
     Args:
-        paths: files, folders, `-`.
+        paths: files, folders, `-`; also as `UPath`s, which lie at an address.
         column: the column of the texts; default `usual`, or `messages` where the first row has no
             such column.
         prompt_column: the column of their prompts. Items are `Prompted` then, else `Text`, or
@@ -102,7 +103,7 @@ class Inputs:
             if dataset is not None
             else [source for path in paths or [STANDARD_INPUT] for source in _sources(path)]
         )
-        texts = [source for source in self.sources if isinstance(source, Path)]
+        texts = [source for source in self.sources if not isinstance(source, Rows)]
         needing = "--prompt-column" if texts and prompt_column is not None else None
         if column is not None and len(texts) == len(self.sources):
             needing = needing or "--column"
@@ -134,7 +135,7 @@ class Inputs:
         for place in self.sources:
             piped = place == STANDARD_INPUT and self.records
             source = _standard_input() if piped else place
-            if isinstance(source, Path):
+            if not isinstance(source, Rows | Text):
                 source = Text(str(source), _pieces(source))
             for item in self._rows(source) if isinstance(source, Rows) else [source]:
                 self.names.append(item.name)
@@ -208,8 +209,11 @@ class Inputs:
             raise click.UsageError("--roles needs a column of messages")
         if isinstance(source, Rows):
             return
-        if source != STANDARD_INPUT and (source.is_file() or not source.exists()):
-            next(_pieces(source))
+        if source == STANDARD_INPUT:
+            return
+        with rows.readable(repr(str(source))):
+            if source.is_file() or not source.exists():
+                next(_pieces(source))
 
     def _columns(self, source: Rows) -> tuple[str, list[str] | None]:
         """The column of the texts of a source, by its first row where none was named, and all
@@ -282,16 +286,6 @@ def _conversation(name: str, column: str, value: object) -> Conversation | str |
     return conversation(value, column, spelled=name.rpartition(":")[0].lower().endswith(".csv"))
 
 
-class _NamedPath(click.Path):
-    """A path; an empty name, as of a variable that is not set, is none."""
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """The path, or a click.UsageError."""
-        if not str(value):
-            self.fail("a file has a name; this one is empty", param, ctx)
-        return super().convert(value, param, ctx)
-
-
 # What `read_talk` takes.
 talk_options = stacked(
     chat_options,
@@ -310,7 +304,7 @@ def read_talk(options: dict[str, Any]) -> Talk:
 
 # What `Inputs.from_options` takes.
 input_options = stacked(
-    click.argument("files", nargs=-1, type=_NamedPath(path_type=Path), metavar="[FILES]..."),
+    click.argument("files", nargs=-1, type=SourcePath(), metavar="[FILES]..."),
     option("--column NAME", "Column of the texts.  [default: text]"),
     option(
         "--dataset NAME[:CONFIG][:SPLIT]",
@@ -331,19 +325,20 @@ def _dataset(spec: str) -> Rows:
 def _sources(path: Path) -> list[Rows | Path]:
     """The files that a path stands for."""
     paths = [path]
-    if path.is_dir():
-        paths = sorted(
-            file
-            for file in path.rglob("*")
-            if file.suffix.lower() in IN_FOLDERS
-            and not any(part.startswith(".") for part in file.relative_to(path).parts)
-            and file.is_file()
-        )
-        if not paths:
-            raise click.ClickException(
-                f"no file below {str(path)!r} ends in {', '.join(IN_FOLDERS)}"
+    with rows.readable(repr(str(path))):
+        if path.is_dir():
+            paths = sorted(
+                file
+                for file in path.rglob("*")
+                if file.suffix.lower() in IN_FOLDERS
+                and not any(part.startswith(".") for part in file.relative_to(path).parts)
+                and file.is_file()
             )
-    return [_source(file) for file in paths]
+            if not paths:
+                raise click.ClickException(
+                    f"no file below {str(path)!r} ends in {', '.join(IN_FOLDERS)}"
+                )
+        return [_source(file) for file in paths]
 
 
 def _source(file: Path) -> Rows | Path:

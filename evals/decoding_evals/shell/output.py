@@ -189,6 +189,8 @@ def check_source(path: Path) -> None:
     Raises:
         click.UsageError: one of `WRITTEN` is the same file.
     """
+    if not isinstance(path, Path):  # at an address, where nothing is written
+        return
     context = click.get_current_context(silent=True)
     given = {} if context is None else context.params
     for name in WRITTEN:
