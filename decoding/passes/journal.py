@@ -108,7 +108,7 @@ class FileJournal(Journal):
         self.fresh = not FORMAT.startswith(begun) or len(begun) < len(FORMAT)
         """Whether it holds nothing yet."""
         if not FORMAT.startswith(begun):
-            raise ValueError(f"{file.name!r} was not left by an unfinished run")
+            raise self._foreign()
         if self.fresh:
             file.seek(0)
             file.truncate()
@@ -158,11 +158,24 @@ class FileJournal(Journal):
             size, checksum = _HEAD.unpack(head)
             record = self.file.read(size)
             if len(record) == size and zlib.crc32(record) == checksum:
-                return _Reading(io.BytesIO(record)).load()
+                return self._read(record)
         self._recalling = False
         self.file.seek(place)
         self.file.truncate()
         return None
+
+    def _read(self, record: bytes) -> tuple[bytes, Any, tuple[Any, ...]]:
+        """Name, value and states of a step."""
+        try:
+            name, value, states = _Reading(io.BytesIO(record)).load()
+        except Exception as error:  # a pickle of somebody else raises whatever it likes
+            raise self._foreign() from error
+        if not isinstance(name, bytes) or not isinstance(states, tuple):
+            raise self._foreign()
+        return name, value, states
+
+    def _foreign(self) -> ValueError:
+        return ValueError(f"{self.file.name!r} was not left by an unfinished run")
 
     def keep(self, record: object) -> None:
         """Write a record behind the others."""

@@ -340,6 +340,6 @@ output_options = stacked(
     option(
         "--output FILE",
         "Write the records to FILE (.jsonl, .json, .csv, .parquet), or a page for a browser "
-        "(.html), instead.",
+        "(.html), instead; an empty folder gets files of JSON Lines.",
     ),
 )

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from decoding.showing.page import View
 
 BATCH_CHARACTERS = 1 << 22
+PART = "part-{:06}.jsonl"
+"""What a file of a folder is called."""
+PART_CHARACTERS = 1 << 27
+"""A file of a folder that has so many gets no further record."""
 
 
 def to_json(record: dict[str, Any]) -> str:
@@ -99,7 +103,8 @@ class RecordFile:
     """Collects records in a temporary file and puts it into its place at the end.
 
     On success, and on `Unfinished` (Ctrl-C is one), the finished records become the file; on any
-    other error the target stays as it was. Records are never all in memory.
+    other error the target stays as it was, a folder with the files that are full. Records are never
+    all in memory.
 
     Args:
         path: `.jsonl`, one record a line, or `.json`, one list. `.csv` and `.parquet` have one row
@@ -108,31 +113,48 @@ class RecordFile:
             text; so it is in those columns of parquet whose values have no type in common.
             Both are UTF-8: a lone surrogate, which is none, becomes "?". `.html` is a page, for
             which each record is written with its view. A pipe or device without a suffix gets JSON
-            Lines.
+            Lines. An empty folder gets files of `PART_CHARACTERS`, each in its place once it is
+            full; one after the other they are what a `.jsonl` would be.
             Links are followed, and the name that is given has the suffix.
         option: that names it, for errors.
         page: whether a page is possible.
 
     Raises:
-        click.UsageError: another suffix.
+        click.UsageError: another suffix, or a folder with files.
         click.ClickException: the folder does not exist or cannot be written.
     """
 
     def __init__(self, path: Path, option: str = "--output", *, page: bool = False) -> None:
         self.path = path
         self.suffix = path.suffix.lower()
-        if not self.suffix and is_stream(path):
+        self.is_folder = path.is_dir()
+        self._places: Iterator[Path] = iter([path])
+        if self.is_folder:
+            self.suffix = ".jsonl"
+            self._places = (path / PART.format(number) for number in count())
+            if not all(map(self._is_own, os.listdir(path))):
+                raise click.UsageError(f"{option} {str(path)!r} is a folder that is not empty")
+        elif not self.suffix and is_stream(path):
             self.suffix = ".jsonl"
         else:
             check_target(option, path, [*FORMATS, PAGE] if page else FORMATS)
         self.count = 0
         self.views: dict[str, View] = {}
         with writing(path):
-            self.target = Target(path)
-            self.spool = self.target.temporary()
-            self.file = self.target.enter_context(
-                self.spool.open("w", encoding="utf-8", errors="replace", newline="\n")
-            )
+            self._begin()
+
+    def _is_own(self, name: str) -> bool:
+        """Whether a file of the folder may be replaced."""
+        return False
+
+    def _begin(self) -> None:
+        """A new temporary file."""
+        self.target = Target(next(self._places))
+        self.spool = self.target.temporary()
+        self.file = self.target.enter_context(
+            self.spool.open("w", encoding="utf-8", errors="replace", newline="\n")
+        )
+        self._size = 0
 
     @property
     def is_page(self) -> bool:
@@ -145,9 +167,15 @@ class RecordFile:
             self.views[view.name] = view
             record = view.shown(record)
         ascii_only = self.suffix in (".jsonl", ".json", PAGE)
+        line = json.dumps(record, allow_nan=False, ensure_ascii=ascii_only) + "\n"
         with writing(self.path):
-            self.file.write(json.dumps(record, allow_nan=False, ensure_ascii=ascii_only) + "\n")
+            if self.is_folder and self._size >= PART_CHARACTERS:
+                self._finish()
+                self.target.close()
+                self._begin()
+            self.file.write(line)
             self.file.flush()
+        self._size += len(line)
         self.count += 1
 
     def __enter__(self) -> RecordFile:

@@ -6,6 +6,8 @@ Beside the file that a run writes stands, until the run is finished, what its st
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -17,7 +19,7 @@ import click
 
 from decoding_evals.shell.files import alone, beside, is_stream, writing
 from decoding_evals.shell.options import output_options, stacked
-from decoding_evals.shell.output import Interrupted, RecordFile, Unfinished
+from decoding_evals.shell.output import PART, Interrupted, RecordFile, Unfinished
 from decoding_evals.showing.lines import note
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ _FREE = {
 }  # fmt: skip
 """Parameters of commands that may be others when a run goes on."""
 _CHUNK = 1 << 20
+_PARTS = re.compile(PART.replace("{:06}", r"\d+"))
 
 
 def record_file(options: dict[str, Any]) -> AbstractContextManager[RecordFile | None]:
@@ -94,13 +97,15 @@ class ResumableFile(RecordFile):
     """
 
     def __init__(self, path: Path, *, resume: bool = False) -> None:
+        self._resume = resume
         super().__init__(path, page=True)
         self._left: BinaryIO | None = None
         self._journal: FileJournal | None = None
         self._facts = 0  # steps that are no work
         if is_stream(path):
             return
-        self._beside = beside(self.target.place, ENDING)
+        self._place = Path(os.path.realpath(path))
+        self._beside = beside(self._place, ENDING)
         try:
             self._open(resume)
         except BaseException:
@@ -110,7 +115,7 @@ class ResumableFile(RecordFile):
     def _open(self, resume: bool) -> None:
         found = self._beside.exists()
         self._goes_on = resume and found
-        if resume and not found and self.target.place.exists():
+        if resume and not found and self._is_written():
             note(f"{str(self.path)!r} is finished: nothing is left to do")
             raise click.exceptions.Exit(0)
         with writing(self.path):
@@ -118,6 +123,19 @@ class ResumableFile(RecordFile):
         if found and not resume:
             note(f"{str(self._beside)!r}, left by a run that was ended, is replaced")
             self._left.truncate()
+        for left in self._place.glob("*.part") if self.is_folder else ():
+            if left != self.spool:
+                left.unlink()
+
+    def _is_own(self, name: str) -> bool:
+        """Whether a run that was ended left it, with which this one goes on."""
+        return name.endswith(".part") or (self._resume and bool(_PARTS.fullmatch(name)))
+
+    def _is_written(self) -> bool:
+        """Whether there is a result."""
+        if self.is_folder:
+            return any(map(_PARTS.fullmatch, os.listdir(self._place)))
+        return self._place.exists()
 
     def begun(self, *models: LanguageModel) -> Journal:
         """See `begun`."""

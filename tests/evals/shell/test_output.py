@@ -250,13 +250,38 @@ def test_memory_holds_a_batch_not_the_file(suffix, monkeypatch):
     [
         ("o.txt", 2, "--output takes .jsonl, .json, .csv or .parquet, got 'o.txt'"),
         ("o", 2, "--output takes .jsonl, .json, .csv or .parquet, got 'o'"),
-        ("folder.csv", 2, "--output 'folder.csv' is a folder"),
+        ("folder.csv", 2, "--output 'folder.csv' is a folder that is not empty"),
         ("nowhere/o.csv", 1, "the folder of 'nowhere/o.csv' does not exist"),
     ],
 )
 def test_where_nothing_can_be_written(path, code, says):
     Path("folder.csv").mkdir()
+    Path("folder.csv/x").touch()
     with pytest.raises(click.ClickException) as caught:
         RecordFile(Path(path))
     assert (caught.value.exit_code, caught.value.format_message()) == (code, says)
     assert os.listdir() == ["folder.csv"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 8, 9])
+def test_files_of_a_folder_are_the_lines_of_one_file(count, monkeypatch):
+    records = [{"n": number, "text": "x" * 50} for number in range(count)]
+    write("o.jsonl", records)
+    monkeypatch.setattr(output, "PART_CHARACTERS", 4 * len(Path("o.jsonl").read_bytes()) // 9)
+    Path("o").mkdir()
+    write("o", records)
+    names = sorted(os.listdir("o"))
+    assert names == [f"part-{number:06}.jsonl" for number in range(max(1, len(names)))]
+    assert len(names) > 1 or count < 8
+    parts = [Path("o", name).read_bytes() for name in names]
+    assert b"".join(parts) == Path("o.jsonl").read_bytes()
+    assert all(part.endswith(b"\n") for part in parts) or not count
+
+
+def test_an_error_leaves_the_full_files_of_a_folder(monkeypatch):
+    monkeypatch.setattr(output, "PART_CHARACTERS", 10)
+    Path("o").mkdir()
+    records = [{"text": "Once upon a time"}] * 2 + [{"text": float("nan")}]
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write("o", records)
+    assert sorted(os.listdir("o")) == ["part-000000.jsonl"]
