@@ -109,13 +109,13 @@ def min_k(z, tau, divided_by):
     cliff = int(drops.argmax()) + 1 if count > 1 else 1
     span = (ranked[0] - ranked[-1]) * divided_by
     with np.errstate(over="ignore", divide="ignore"):
-        least = min(float(tau / np.float64(span)), count) if span > 0 else count
+        least = min(float(tau / np.float64(span)), count + 1) if span > 0 else count + 1
     tokens = np.zeros(len(z), bool)
     tokens[order[: max(cliff, int(least))]] = True
     steepest = np.sort(drops)[::-1][:2]
     close = len(steepest) == 2 and steepest[1] > 0 and 1 - steepest[1] / steepest[0] <= NEAR
     whole = abs(least - round(least)) <= NEAR * max(1, least)
-    unsure = (close and least < count) or (whole and cliff - 1 < least < count)
+    unsure = (close and least < count) or (whole and cliff - 1 < least < count + 1)
     return Kept(tokens, np.full(len(z), not unsure))
 
 

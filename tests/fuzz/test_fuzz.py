@@ -26,6 +26,11 @@ def test_rows():
     check_rows(1, 200)
 
 
+@pytest.mark.parametrize("case", [(21, 11804)])
+def test_rows_that_were_found(case):
+    rows.check(np.random.default_rng(case))
+
+
 def check_rows(seed, count):
     done = number = 0
     while done < count:
