@@ -1,7 +1,8 @@
 """Perplexity of many documents on one and on two workers of Ray, each with one thread, in turns.
 
 A turn is the whole call: actors start, load the model, and work; the cluster runs already. The
-numbers are held against those of this process, which has one thread as well.
+numbers are held against those of this process, which has one thread as well. Then: what this
+process can hand on, without a model; and the memory while a million rows stream through.
 """
 
 import os
@@ -9,17 +10,29 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import statistics
+import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
+from typing import Any
 
 import click
 import torch
+from results import write_section
+from scoring import resident
+from truncation import spread
 
-from decoding import load_model
+from decoding import LanguageModel, load_model
 from decoding.scoring.windows import Windows
-from decoding_evals.mapping.engine import IN_PROCESS
+from decoding_evals.mapping.engine import IN_PROCESS, Engine
 from decoding_evals.mapping.ray import RayData
+from decoding_evals.mapping.units import units_of
 from decoding_evals.perplexity.evaluation import perplexity
+
+WINDOWS = Windows(batch_size=32)
+ROW = "The {} sat."
+ANIMALS = ("cat", "dog", "bird", "fish", "fox", "bear", "duck", "frog")
 
 
 def documents(source: Path, count: int, characters: int) -> list[str]:
@@ -29,44 +42,135 @@ def documents(source: Path, count: int, characters: int) -> list[str]:
     return [text[i * characters : (i + 1) * characters] for i in range(size)]
 
 
+def measured(language_model: LanguageModel, texts: Any, engine: Engine) -> tuple[float, Any]:
+    """Seconds, and the record."""
+    start = time.perf_counter()
+    result = perplexity(language_model, texts, windows=WINDOWS, engine=engine)
+    return time.perf_counter() - start, result.record()
+
+
+def furthest(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """The largest relative difference of a figure."""
+    return max(
+        abs(other[name] - value) / max(1, abs(value))
+        for name, value in one.items()
+        if isinstance(value, float)
+    )
+
+
+def turns(language_model: LanguageModel, texts: list[str], repeats: int) -> str:
+    """One worker, two workers, and this process; then two of which one is killed."""
+    engines = {
+        "2": RayData(load_model, workers=2),
+        "1": RayData(load_model, workers=1),
+        "0": IN_PROCESS,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in engines}
+    records: dict[str, Any] = {}
+    for _ in range(repeats):
+        for name, engine in engines.items():
+            took, records[name] = measured(language_model, texts, engine)
+            seconds[name].append(took)
+    killer = Timer(seconds["2"][0] / 2, kill)
+    killer.start()
+    took, killed = measured(language_model, texts, engines["2"])
+    killer.join()
+    pairs = zip(seconds["1"], seconds["2"], strict=True)
+    own = zip(seconds["0"], seconds["1"], strict=True)
+    tokens = records["0"]["tokens_scored"]
+    differ = max(furthest(records["0"], records[name]) for name in ("1", "2"))
+    return (
+        f"{len(texts):,} documents, {tokens:,} tokens, {repeats} turns.\n\n"
+        f"- One worker takes {spread([one / two for one, two in pairs])} times the time of two.\n"
+        f"- This process, whose model is loaded, takes {spread([a / b for a, b in own])} of the "
+        "time of one worker.\n"
+        f"- One worker scores {tokens / statistics.median(seconds['1']):,.0f} tokens a second, "
+        "its start included.\n"
+        f"- Largest relative difference of any figure from this process's: {differ:.1g}; after a "
+        f"worker was killed in the middle {furthest(records['0'], killed):.1g} "
+        f"({took / statistics.median(seconds['2']):.2f} of the time)."
+    )
+
+
+def kill() -> None:
+    """End the newest worker as the system does when memory is short."""
+    subprocess.run(["pkill", "--signal", "KILL", "--newest", "--full", "ray::MapWorker"])
+
+
+class Counting:
+    """Counts characters, without a model."""
+
+    def __init__(self, characters: int) -> None:
+        self.characters = characters
+
+    def parts(self, models: Any, unit: Any, *_: Any) -> "Iterator[Counting]":
+        """A part for each unit."""
+        yield Counting(sum(len(document.text) for document in unit.documents))
+
+    def counted(self) -> tuple[int, float]:
+        """Of progress."""
+        return self.characters, 0.0
+
+
+def handed_on(texts: list[str], times: int) -> str:
+    """What this process reads, hands on and takes back where workers need no time."""
+    engine = RayData(int, workers=2)
+    start = time.perf_counter()
+    many = (text for _ in range(times) for text in texts)
+    units = units_of(many, WINDOWS.batch_size)
+    characters = sum(part.characters for part in engine.map(0, Counting(0), units, None))
+    rate = characters / (time.perf_counter() - start)
+    return f"- Without a model, {rate / 1e6:.1f} million characters a second go through."
+
+
+def streamed(language_model: LanguageModel, rows: int) -> str:
+    """Memory while short rows are scored on two workers."""
+    texts = (ROW.format(ANIMALS[number % len(ANIMALS)]) for number in range(rows))
+    seen: list[tuple[int, float, float]] = []
+
+    def look(tokens: int, _: float) -> None:
+        if not seen or tokens >= seen[-1][0] * 1.5:
+            seen.append((tokens, resident("VmRSS"), of_workers()))
+
+    start = time.perf_counter()
+    engine = RayData(load_model, workers=2)
+    result = perplexity(
+        language_model, texts, windows=WINDOWS, engine=engine, on_progress=look
+    ).record()
+    took = time.perf_counter() - start
+    tokens = result["tokens_scored"]
+    seen.append((tokens, resident("VmRSS"), of_workers()))
+    lines = [f"| {at:,} | {here:,.0f} | {there:,.0f} |" for at, here, there in seen[-7:]]
+    return (
+        f"{rows:,} rows of {tokens / rows:.1f} tokens, {took:,.0f} seconds on two workers: "
+        "resident memory, MiB.\n\n| tokens scored | this process | both workers |\n|---|---|---|\n"
+        + "\n".join(lines)
+    )
+
+
+def of_workers() -> float:
+    """Resident memory of the workers, MiB."""
+    found = subprocess.run(["ps", "-eo", "rss,args"], capture_output=True, text=True).stdout
+    rows = (line.split(None, 1) for line in found.splitlines())
+    return sum(int(size) for size, what in rows if what.startswith("ray::MapWorker")) / 1024
+
+
 @click.command()
 @click.option("--source", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--count", default=20_000, show_default=True)
 @click.option("--characters", default=200, show_default=True)
+@click.option("--rows", default=1_000_000, show_default=True)
 @click.option("--repeats", default=3, show_default=True)
-def main(source: Path, count: int, characters: int, repeats: int) -> None:
+def main(source: Path, count: int, characters: int, rows: int, repeats: int) -> None:
+    """Write the section "Workers" into RESULTS.md."""
     torch.set_num_threads(1)
     language_model, texts = load_model(), documents(source, count, characters)
-    engines = {workers: RayData(load_model, workers=workers) for workers in (2, 1)}
-    seconds: dict[int, list[float]] = {0: [], 1: [], 2: []}
-    records = {}
-    for _ in range(repeats):
-        for workers in seconds:
-            engine = engines.get(workers, IN_PROCESS)
-            start = time.perf_counter()
-            result = perplexity(
-                language_model, texts, windows=Windows(batch_size=32), engine=engine
-            )
-            seconds[workers].append(time.perf_counter() - start)
-            records[workers] = result.record()
-    differ = [
-        abs(records[workers][name] - value)
-        for workers in engines
-        for name, value in records[0].items()
-        if isinstance(value, float)
-    ]
-    ratios = [one / two for one, two in zip(seconds[1], seconds[2], strict=True)]
-    own = statistics.median(zero / one for zero, one in zip(seconds[0], seconds[1], strict=True))
-    tokens = records[0]["tokens_scored"]
-    body = (
-        f"{len(texts):,} documents, {tokens:,} tokens, medians of {repeats} turns.\n\n"
-        f"Two workers take 1/{statistics.median(ratios):.2f} of the time of one "
-        f"({min(ratios):.2f} to {max(ratios):.2f}); this process, whose model is loaded, "
-        f"{own:.2f} of the time of one worker. One worker scores "
-        f"{tokens / statistics.median(seconds[1]):,.0f} tokens a second, its start included. "
-        f"Largest difference of any figure from this process's: {max(differ):.1g}.\n"
-    )
-    click.echo(body)
+    first = turns(language_model, texts, repeats)
+    print(first, flush=True)
+    second = handed_on(texts, 20)
+    print(second, flush=True)
+    body = f"{first}\n{second}\n\n{streamed(language_model, rows)}\n"
+    write_section("Workers", "python benchmarks/workers.py --source FILE", body)
 
 
 if __name__ == "__main__":

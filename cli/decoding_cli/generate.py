@@ -271,7 +271,7 @@ def _run(language_model: LanguageModel, file: RecordFile | None, **arguments: An
     from decoding.generation.run import Run
     from decoding.passes.caches import Reader
 
-    common = _common(file, language_model, **arguments)
+    common = _common(file, [language_model], **arguments)
     return Run(language_model=language_model, reader=Reader(language_model.model), **common)
 
 
@@ -282,17 +282,18 @@ def _run_inside(
     """What writes them inside vLLM, which streams none; `arguments` are those of `VllmRun`."""
     from decoding.engines.vllm import VllmRun
 
-    return VllmRun(llm=llm, called=model, **_common(file, language_model, **arguments))
+    models: list[LanguageModel | Path] = [Path(llm.model_config.model)]
+    models += [] if language_model is None else [language_model]
+    return VllmRun(llm=llm, called=model, **_common(file, models, **arguments))
 
 
 def _common(
-    file: RecordFile | None, language_model: LanguageModel | None, *, seed: int | None,
+    file: RecordFile | None, models: list[LanguageModel | Path], *, seed: int | None,
     **arguments: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Arguments of either, once models are loaded."""
-    journal = begun(file, *([] if language_model is None else [language_model]))
     return arguments | {
-        "journal": journal,
+        "journal": begun(file, *models),
         "seed": settled_seed(file, seed),
         "stop": list(arguments["stop"]),
         "chat": as_chat(arguments["chat"]),

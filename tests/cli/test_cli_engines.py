@@ -93,3 +93,24 @@ def test_without_vllm_one_line_says_so(run, monkeypatch, command):
     assert "--engine vllm needs vLLM" in err and err.count("\n") == 1
     code, out, err = run(command, "dog", "--engine", "vllm", "--base", "x")
     assert code == 2 and "--base cannot be used with --engine vllm" in err
+
+
+def test_a_run_inside_goes_on_with_the_same_weights_alone(run, inside, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(bytes(range(256)) * 64)
+    inside.model_config.model = str(folder)
+    flags = ["generate", "dog", "--engine", "vllm", "--max-new-tokens", 3]
+
+    def ended(*_):
+        raise RuntimeError("ended")
+
+    for path, changed in (("o.jsonl", False), ("p.jsonl", True)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("decoding_evals.shell.output.RecordFile.write", ended)
+            with pytest.raises(RuntimeError, match="ended"):
+                run(*flags, "--output", path)
+        if changed:
+            (folder / "model.safetensors").write_bytes(bytes(reversed(range(256))) * 64)
+        code, _, err = run(*flags, "--output", path, "--resume")
+        assert (code, "other weights" in err) == ((1, True) if changed else (0, False)), err

@@ -43,6 +43,8 @@ _FREE = {
 }  # fmt: skip
 """Parameters of commands that may be others when a run goes on."""
 _CHUNK = 1 << 20
+_LOOK = 1 << 12
+"""Bytes in the middle of each file of a folder that tell it from others."""
 _PARTS = re.compile(PART.replace("{:06}", r"\d+"))
 
 
@@ -69,8 +71,12 @@ def record_file(options: dict[str, Any]) -> AbstractContextManager[RecordFile | 
     return nullcontext()
 
 
-def begun(file: RecordFile | None, *models: LanguageModel) -> Journal:
+def begun(file: RecordFile | None, *models: LanguageModel | Path) -> Journal:
     """What keeps the steps of the present command, once its models are loaded.
+
+    Args:
+        file: what the command writes.
+        *models: what it runs; of those that run elsewhere, where they lie.
 
     Raises:
         click.ClickException: the journal is of another command, model or input.
@@ -137,7 +143,7 @@ class ResumableFile(RecordFile):
             return any(map(_PARTS.fullmatch, os.listdir(self._place)))
         return self._place.exists()
 
-    def begun(self, *models: LanguageModel) -> Journal:
+    def begun(self, *models: LanguageModel | Path) -> Journal:
         """See `begun`."""
         from decoding.passes.journal import NO_JOURNAL
         from decoding_evals.shell.kept import Kept
@@ -146,7 +152,9 @@ class ResumableFile(RecordFile):
             return NO_JOURNAL
         context = click.get_current_context()
         now = {"command": context.command.name, **dict(_arguments(context.params))}
-        now["weights"] = [_weights(model) for model in models]
+        now["weights"] = [
+            _held(model) if isinstance(model, Path) else _weights(model) for model in models
+        ]
         with writing(self.path):
             try:
                 self._journal = Kept(self._left, self.path)
@@ -224,8 +232,12 @@ def _held(path: Path) -> tuple[str, str]:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
     elif path.is_dir():
-        for one in sorted(path.rglob("*")):
-            digest.update(f"{one.relative_to(path)} {one.stat().st_size}\n".encode())
+        for one in sorted(filter(Path.is_file, path.rglob("*"))):
+            size = one.stat().st_size
+            digest.update(f"{one.relative_to(path)} {size}\n".encode())
+            with one.open("rb") as file:
+                file.seek(size // 2)
+                digest.update(file.read(_LOOK))
     return str(path), digest.hexdigest()
 
 
