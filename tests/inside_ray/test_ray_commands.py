@@ -114,7 +114,7 @@ def test_what_is_wrong_with_a_document_is_said_in_one_line():
     Path("b.jsonl").write_text('{"text": "Once"}\n{"text": 5}\n')
     result = finished("score", "b.jsonl", *ON_RAY, "--output", "o.jsonl", environment=ONE)
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.count("\n") == 1 and "b.jsonl:2" in result.stderr
+    assert result.stderr.count("\n") == 1 and "'b.jsonl', line 2" in result.stderr
     result = finished("perplexity", "a.jsonl", *ON_RAY, "--context", 10_000, environment=ONE)
     assert result.returncode == 2 and "--context must be at most" in result.stderr
 
