@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -43,7 +44,7 @@ def dataset_rows(spec: str) -> Rows:
     atexit.register(_outlive_readers)
     try:
         saved = _saved(name)
-        folder = Path(name).resolve()
+        folder = Path(os.path.realpath(name))
         if folder.is_dir():
             check_card(folder, name)
         # Not by its name, which may also be that of a format, such as `csv`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -30,14 +31,17 @@ def check_target(option: str, path: Path, suffixes: Collection[str]) -> None:
 
     Raises:
         click.UsageError: another suffix, or a folder.
-        click.ClickException: no such folder.
+        click.ClickException: no such folder, or a link that leads to itself.
     """
     if path.suffix.lower() not in suffixes:
         *most, last = suffixes
         raise click.UsageError(f"{option} takes {', '.join(most)} or {last}, got {str(path)!r}")
     if path.is_dir():
         raise click.UsageError(f"{option} {str(path)!r} is a folder")
-    if not Path(os.path.realpath(path)).parent.is_dir():
+    place = Path(os.path.realpath(path))
+    if place.is_symlink():  # it leads to itself
+        raise click.ClickException(f"cannot write {str(path)!r}: {os.strerror(errno.ELOOP)}")
+    if not place.parent.is_dir():
         raise click.ClickException(f"the folder of {str(path)!r} does not exist")
 
 

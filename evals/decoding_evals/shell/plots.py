@@ -32,7 +32,7 @@ def check_plot(path: Path | None) -> None:
     if path is None:
         return
     check_target("--plot", path, FORMATS)
-    if not (is_stream(path) or os.access(path.resolve().parent, os.W_OK)):
+    if not (is_stream(path) or os.access(Path(os.path.realpath(path)).parent, os.W_OK)):
         raise click.ClickException(f"cannot write {str(path)!r}: Permission denied")
     try:
         import matplotlib  # noqa: F401

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -45,7 +46,7 @@ def read_usage(options: dict[str, Any]) -> DecodingSettings:
     options["chat"] = read_chat(options)
     check_plot(options["plot"])
     paths = (options[name] for name in ("output", "evaluation", "plot"))
-    files = [path.resolve() for path in paths if path is not None]
+    files = [os.path.realpath(path) for path in paths if path is not None]
     if len(set(files)) < len(files):
         raise click.UsageError("--output, --evaluation and --plot must be different files")
     return settings

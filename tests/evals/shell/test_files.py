@@ -180,3 +180,26 @@ def test_a_picture_goes_into_a_pipe_too():
     assert os.listdir() == ["o.svg"]
     with pytest.raises(click.UsageError, match="--plot takes"):
         check_plot(Path("/dev/stdout"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "uncertainty dog --output loop.json",
+        "uncertainty --answers loop.json --output loop.json",
+        "score dog.txt --output loop.json",
+        "score dog.txt --plot loop.svg",
+        "score --dataset loop",
+        "score loop.json",
+        "generate --prompts-file loop.json",
+    ],
+)
+def test_a_link_to_itself_is_refused_in_one_line(run, command):
+    """Of command lines of seed 23: 333."""
+    Path("dog.txt").write_text("Once upon a time there was a dog.")
+    for name in ("loop.json", "loop.svg", "loop"):
+        Path(name).symlink_to(name)
+    code, out, err = run(*command.split())
+    assert code in (1, 2) and out == ""
+    assert [line.startswith("Error: ") for line in err.splitlines()].count(True) == 1
+    assert err.splitlines()[-1].startswith("Error: ")
