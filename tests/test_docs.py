@@ -34,7 +34,7 @@ def run_command(line, run):
     if line.startswith("make "):
         assert line.split()[1] in targets()
         return
-    before = set(Path.cwd().iterdir())
+    before = set(Path.cwd().rglob("*"))
     out = ""
     for stage in line.split(" | "):
         words = shlex.split(stage)
@@ -47,7 +47,7 @@ def run_command(line, run):
             code, out, err = result.returncode, result.stdout, result.stderr
         # In a pipe, a run without --seed says which one it took.
         assert (code, re.sub(r"seed \d+\n", "", err)) == (0, ""), stage
-    assert out or set(Path.cwd().iterdir()) - before, line
+    assert out or set(Path.cwd().rglob("*")) - before, line
 
 
 def targets():

@@ -104,7 +104,9 @@ def test_what_is_imported_is_declared():
     declared = {Requirement(text).name for text in sum(EXTRAS.values(), PROJECT["dependencies"])}
     with_transformers = {"huggingface_hub", "safetensors", "tokenizers", "yaml"}
     # Which vLLM, depends on the machine: who draws inside it has it.
-    known = {*PACKAGES, *declared, *with_transformers, "vllm", *sys.stdlib_module_names}
+    named_otherwise = {"upath"} if "universal-pathlib" in declared else set()
+    known = {*PACKAGES, *declared, *with_transformers, *named_otherwise, "vllm"}
+    known |= sys.stdlib_module_names
     for folder in PACKAGES.values():
         for file in folder.rglob("*.py"):
             assert {name.split(".")[0] for name in imports(file)} <= known, file
