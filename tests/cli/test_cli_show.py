@@ -126,7 +126,6 @@ def test_what_cannot_be_shown_says_so(run, arguments, code, says):
         ("perplexity", "headline", float("nan")),
         ("perplexity", "tokens_scored", float("-inf")),
         ("perplexity", "tokens_scored", 1e999),
-        ("perplexity", "perplexity", 10**400),
         ("identify", "settings", [1.5] * 6),
         ("identify", "prior", [float("nan")] * 6),
     ],
@@ -142,7 +141,17 @@ def test_a_number_or_value_that_no_record_has_is_one_line(texts, name, field, va
         assert err == f"Error: 'r.jsonl', line 1 is a broken record of {name}\n"
 
 
-@pytest.mark.parametrize("page", [10**400, {"names": 1}, {"names": 1, "format": None, "rows": ""}])
+def test_a_number_that_nothing_holds_is_no_json(texts):
+    texts(*COMMANDS["perplexity"], "--output", "r.jsonl")
+    record = json.loads(Path("r.jsonl").read_text())
+    Path("r.jsonl").write_text(json.dumps(record | {"perplexity": 10**400}))
+    code, _, err = texts("show", "r.jsonl", "-o", "p.html")
+    assert (code, err) == (
+        1, "Error: 'r.jsonl', line 1: broken JSON (a whole number of 401 digits)\n"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("page", [10**299, {"names": 1}, {"names": 1, "format": None, "rows": ""}])
 def test_broken_data_of_a_page_is_one_line(texts, page):
     texts(*COMMANDS["generate"], "--output", "r.jsonl")
     record = json.loads(Path("r.jsonl").read_text())

@@ -85,12 +85,11 @@ def workers_of(process):
 
 def test_a_worker_that_is_killed_costs_nothing():
     Path("a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS * 8))
-    flags = ["perplexity", "a.jsonl", "--output"]
-    assert finished(*flags, "one.jsonl", environment=ONE).returncode == 0
+    flags = ["perplexity", "a.jsonl"]
+    assert finished(*flags, "--output", "one.jsonl", environment=ONE).returncode == 0
     process = started(
-        *flags, "two.jsonl", *ON_RAY, environment=ONE,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        *flags, "--json", *ON_RAY, environment=ONE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     killed = []
 
     def kill():
@@ -103,11 +102,13 @@ def test_a_worker_that_is_killed_costs_nothing():
 
     thread = threading.Thread(target=kill)
     thread.start()
-    _, err = process.communicate()
+    out, err = process.communicate()
     thread.join()
     assert process.returncode == 0, err
     assert killed
-    assert [*differences(records("one.jsonl"), records("two.jsonl"))] == []
+    assert err.splitlines() and all(line.startswith(b"Ray: ") for line in err.splitlines())
+    [line] = out.splitlines()
+    assert [*differences(records("one.jsonl"), [json.loads(line)])] == []
 
 
 def test_what_is_wrong_with_a_document_is_said_in_one_line():

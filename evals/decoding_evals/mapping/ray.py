@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from decoding.passes.journal import NO_JOURNAL, Journal
 from decoding_evals.mapping.engine import Made, OnProgress, Progress, Work
 from decoding_evals.mapping.units import Unit, sent, told
+from decoding_evals.showing.lines import note
 
 if TYPE_CHECKING:
     import pyarrow
@@ -239,6 +240,7 @@ def _started(workers: int | None, address: str | None) -> tuple[int, bool]:
         except (ConnectionError, ValueError, RuntimeError) as error:
             line = str(error).strip().splitlines()[0]
             raise ValueError(f"no cluster at {address!r}: {line}") from None
+    _off_standard_output()
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
@@ -262,6 +264,17 @@ def _unheard() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+def _off_standard_output() -> None:
+    """Have Ray say on standard error what it says of lost workers; the other is for data."""
+    import ray._private.worker as driver
+
+    def say(data: dict[str, Any], ignore_prefix: bool) -> None:
+        for line in data["lines"][:1]:
+            note(f"Ray: {line.partition('. ')[0]}")
+
+    driver.print_to_stdstream = say
 
 
 def _places(resources: dict[str, float], workers: int | None) -> tuple[int, bool]:

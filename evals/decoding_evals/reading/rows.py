@@ -30,6 +30,8 @@ PIECE_BYTES = 1 << 16
 COLUMN_BUFFER_BYTES = 1 << 20
 LONGEST = 1 << 26
 """Characters of a line, or of a cell of CSV."""
+LONGEST_NUMBER = 300
+"""Digits of a whole number in JSON."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,15 @@ def decoded(stream: BinaryIO, source: str) -> Iterator[str]:
 
 
 def parsed(text: str) -> Any:
-    """The value of a JSON text; a ValueError where an object has a key twice: which is meant?"""
-    return json.loads(text, object_pairs_hook=_without_repetition)
+    """The value of a JSON text; a ValueError where an object has a key twice (which is meant?), or
+    a whole number is longer than any that a float comes near."""
+    return json.loads(text, object_pairs_hook=_without_repetition, parse_int=_whole)
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > LONGEST_NUMBER:
+        raise ValueError(f"a whole number of {len(digits)} digits")
+    return int(digits)
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

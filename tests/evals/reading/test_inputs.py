@@ -382,3 +382,11 @@ def test_an_object_with_a_key_twice_is_broken(line):
     assert read("a.jsonl", skip_bad_rows=True) == [("a.jsonl:1", "x")]
     write("a.json", f"[{line}]")
     assert refusal("a.json") == (1, f"'a.json': {twice}")
+
+
+def test_a_number_that_nothing_holds_is_broken():
+    """Of command lines of seed 23: 932."""
+    write("a.jsonl", f'{{"text": "a", "n": {"9" * 300}}}\n{{"text": "b", "n": 1{"0" * 300}}}\n')
+    broken = "'a.jsonl', line 2: broken JSON (a whole number of 301 digits)"
+    assert refusal("a.jsonl") == (1, broken)
+    assert read("a.jsonl", skip_bad_rows=True) == [("a.jsonl:1", "a")]
