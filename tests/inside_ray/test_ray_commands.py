@@ -117,7 +117,7 @@ def test_what_is_wrong_with_a_document_is_said_in_one_line():
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.count("\n") == 1 and "'b.jsonl', line 2" in result.stderr
     result = finished("perplexity", "a.jsonl", *ON_RAY, "--context", 10_000, environment=ONE)
-    assert result.returncode == 2 and "--context must be at most" in result.stderr
+    assert result.returncode == 2 and "--context must be at least 1" in result.stderr
 
 
 def test_a_run_that_was_ended_goes_on():

@@ -186,8 +186,12 @@ class ResumableFile(RecordFile):
             finished = kind is None
         finally:
             if self._left is not None:
-                with self._left:
+                try:
                     self._leave(finished, rest[0] if rest else None)
+                finally:
+                    # Closing flushes, which on a full disk fails once more.
+                    with suppress(OSError):
+                        self._left.close()
 
     def _leave(self, finished: bool, error: BaseException | None) -> None:
         """Keep the journal where something is left to do and something is done.

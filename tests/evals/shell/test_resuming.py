@@ -3,9 +3,11 @@
 import itertools
 import json
 import os
+import resource
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -113,6 +115,23 @@ def test_killed_again_and_again():
         assert code in (0, -signal.SIGKILL), err
         killed += code != 0
     assert killed >= 2 and Path("o.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["generate", "score", "perplexity"])
+@pytest.mark.parametrize("room", [3000, 6000])
+def test_on_a_full_disk_it_ends_and_goes_on_where_there_is_room(name, room):
+    flags = [name, *COMMANDS[name], *(["--seed", 7] if name == "generate" else []), "--output"]
+    assert output(*flags, "whole.jsonl")[0] == 0
+    full = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (room, room))
+    code, out, err = output(*flags, "o.jsonl", before=full)
+    if code == 0:  # there was room for all
+        assert room > 3000 and name == "perplexity"
+        return
+    assert (code, out) == (1, "") and err.count("\n") == 1
+    assert "cannot write 'o.jsonl'" in err and not Path("o.jsonl").exists()
+    assert output(*flags, "o.jsonl", resume=["--resume"])[0] == 0
+    assert Path("o.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
+    assert sorted(os.listdir()) == ["a.jsonl", "o.jsonl", "whole.jsonl"]
 
 
 def test_a_seed_that_a_run_picked_is_picked_once(run):
