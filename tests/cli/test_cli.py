@@ -170,7 +170,7 @@ def wrong(*arguments, code=1, says, files=None, stdin=b""):
         wrong("x", "--model", "./bare", files={"bare/config.json": b'{"model_type": "gpt2"}'},
               says="model './bare'"),
         wrong("x", "--output", "nowhere/o.jsonl", says="of 'nowhere/o.jsonl' does not exist"),
-        wrong("x", "--output", "o.txt", code=2, says=".csv, .parquet or .html"),
+        wrong("x", "--output", "o.txt", code=2, says=".parquet, .html or an empty folder"),
         wrong("x", "--prompts-file", "p.txt", code=2, says="not both"),
         wrong("--prompts-file", "p.txt", says="cannot read 'p.txt'"),
         wrong("--prompts-file", "p.md", code=2, says=".txt, .jsonl, .json, .csv or .parquet"),

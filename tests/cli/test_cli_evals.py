@@ -281,7 +281,7 @@ BOTH = [
     wrong("a.txt", "--model", "./nowhere", files=A, says="'./nowhere' does not exist"),
     wrong("a.txt", "--model", "builtin:poems", files=A, says="builtin:stories"),
     wrong("a.txt", "--output", "nowhere/o.json", files=A, says="'nowhere/o.json' does not exist"),
-    wrong("a.txt", "--output", "o.txt", code=2, files=A, says=".csv, .parquet or .html"),
+    wrong("a.txt", "--output", "o.txt", code=2, files=A, says=".parquet, .html or an empty folder"),
     wrong("a.txt", "--dataset", "d", code=2, files=A, says="give FILES or --dataset, not both"),
     wrong("--dataset", "./d", says="'./d' does not exist"),
     wrong("-", "-", code=2, says="standard input ('-') can be read only once"),

@@ -137,7 +137,7 @@ class RecordFile:
         elif not self.suffix and is_stream(path):
             self.suffix = ".jsonl"
         else:
-            check_target(option, path, [*FORMATS, PAGE] if page else FORMATS)
+            check_target(option, path, [*FORMATS, *([PAGE] if page else []), "an empty folder"])
         self.count = 0
         self.views: dict[str, View] = {}
         with writing(path):

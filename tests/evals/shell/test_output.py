@@ -248,8 +248,12 @@ def test_memory_holds_a_batch_not_the_file(suffix, monkeypatch):
 @pytest.mark.parametrize(
     ("path", "code", "says"),
     [
-        ("o.txt", 2, "--output takes .jsonl, .json, .csv or .parquet, got 'o.txt'"),
-        ("o", 2, "--output takes .jsonl, .json, .csv or .parquet, got 'o'"),
+        (
+            "o.txt",
+            2,
+            "--output takes .jsonl, .json, .csv, .parquet or an empty folder, got 'o.txt'",
+        ),
+        ("o", 2, "--output takes .jsonl, .json, .csv, .parquet or an empty folder, got 'o'"),
         ("folder.csv", 2, "--output 'folder.csv' is a folder that is not empty"),
         ("nowhere/o.csv", 1, "the folder of 'nowhere/o.csv' does not exist"),
     ],
