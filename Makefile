@@ -28,7 +28,7 @@ test-browser: .venv/.installed-browser
 	command -v chromium || (apt-get update && apt-get install -y chromium)
 	$(BIN)/node $(TYPESCRIPT)/bin/tsc --noEmit --allowJs --checkJs --strict --noUnusedLocals \
 		--target es2022 --lib es2023,dom,dom.iterable $$(find decoding evals -name '*.js')
-	$(BIN)/python -m pytest -m 'browser and not real' tests/browser
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'browser and not real' tests/browser
 
 # Evaluations on a cluster of Ray that is started here.
 test-ray: .venv/.installed-ray
