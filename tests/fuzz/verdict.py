@@ -72,8 +72,10 @@ def _writes(case):
 
 
 def _of_output(case, out):
-    if match := NUMBER.search(out):
-        return [f"{match[0]!r} in output: {_around(out, match)}"]
+    # Whole JSON is looked at below; a text in it may spell anything.
+    shown = "\n".join(line for line in out.splitlines() if _json_fault(line))
+    if match := NUMBER.search(shown):
+        return [f"{match[0]!r} in output: {_around(shown, match)}"]
     if "--json" in case.arguments and not {"--help", "-h"} & {*case.arguments}:
         return [fault for line in out.splitlines() if (fault := _json_fault(line))][:1]
     return []
