@@ -106,9 +106,10 @@ def _of_files(case, ran):
         written = name.removesuffix(UNFINISHED)
         if ran.code and name != written and any(written in word for word in case.arguments):
             continue
-        # What a link leads to may be made a folder.
-        if not any(name.removesuffix(".jsonl") in word or name.partition("/")[0] == "target.jsonl"
-                   for word in case.arguments):  # fmt: skip
+        # What is named, or what a link leads to, may be made a folder.
+        place = name.partition("/")[0]
+        named = (place.removesuffix(".jsonl") in word for word in case.arguments)
+        if place != "target.jsonl" and not any(named):
             found.append(f"left behind: {name!r}, {content[:80]!r}")
         elif fault := _file_fault(name, content):
             found.append(f"{name!r}: {fault}")
