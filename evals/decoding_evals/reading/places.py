@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import click
 
@@ -12,7 +14,8 @@ from decoding.models.faults import first_line
 
 class SourcePath(click.Path):
     """A path, or an address such as `s3://BUCKET/FILE.parquet`, as a `UPath`, which can do what is
-    done with a path here; an empty name, as of a variable that is not set, is none."""
+    done with a path here; `file://` is a path. An empty name, as of a variable that is not set, is
+    none."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
@@ -23,6 +26,8 @@ class SourcePath(click.Path):
             self.fail("a file has a name; this one is empty", param, ctx)
         if "://" not in str(value):
             return super().convert(value, param, ctx)
+        if str(value).startswith("file://"):
+            return Path(url2pathname(urlsplit(str(value)).path))
         try:
             from upath import UPath
 

@@ -41,7 +41,17 @@ def stacked(*options: Option) -> Option:
     return decorate
 
 
-TYPES = {"FILE": click.Path(path_type=Path), "N": click.IntRange(min=1)}
+class _Here(click.Path):
+    """A path on this machine."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """The path, or a click.UsageError."""
+        if "://" in str(value):
+            self.fail(f"{str(value)!r} is an address, not a file on this machine", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+TYPES = {"FILE": _Here(path_type=Path), "N": click.IntRange(min=1)}
 """What the word that stands for a value means, where an option has no type of its own."""
 
 

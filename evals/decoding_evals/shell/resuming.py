@@ -113,20 +113,20 @@ class ResumableFile(RecordFile):
         self._place = Path(os.path.realpath(path))
         self._beside = beside(self._place, ENDING)
         try:
-            self._open(resume)
+            self._open()
         except BaseException:
             self.target.close()
             raise
 
-    def _open(self, resume: bool) -> None:
+    def _open(self) -> None:
         found = self._beside.exists()
-        self._goes_on = resume and found
-        if resume and not found and self._is_written():
+        self._goes_on = self._resume and found
+        if self._resume and not found and self._is_written():
             note(f"{str(self.path)!r} is finished: nothing is left to do")
             raise click.exceptions.Exit(0)
         with writing(self.path):
             self._left = alone(self._beside, self.path)
-        if found and not resume:
+        if found and not self._resume:
             note(f"{str(self._beside)!r}, left by a run that was ended, is replaced")
             self._left.truncate()
         for left in self._place.glob("*.part") if self.is_folder else ():

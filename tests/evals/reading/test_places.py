@@ -36,11 +36,12 @@ def test_records_are_those_of_a_file_here(run, store, name):
     write(name, ROWS[0]["text"]) if name == "a.txt" else write(name, rows=ROWS)
     address = store(name)
     found = []
-    for place in (name, address, f"file://{Path(name).absolute()}"):
+    path = str(Path(name).absolute())
+    for place, called in ((name, name), (address, address), (f"file://{path}", path)):
         code, out, err = run("score", place, "--json")
         assert (code, err) == (0, "")
         found.append([json.loads(line) for line in out.splitlines()])
-        assert all(record.pop("name").startswith(place) for record in found[-1])
+        assert all(record.pop("name").startswith(called) for record in found[-1])
     here, *elsewhere = found
     assert len(here) == (1 if name == "a.txt" else 3) and elsewhere == [here, here]
 
@@ -114,3 +115,17 @@ def test_an_address_that_cannot_be_read_is_a_wrong_argument(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "upath", None)
     code, _, err = run("score", "s3://bucket/a.jsonl")
     assert code == 2 and "pip install 'decoding-toolkit[remote]'" in err
+
+
+def test_nothing_is_written_to_an_address(run):
+    write("a.jsonl", rows=ROWS)
+    code, _, err = run("score", "a.jsonl", "--output", "s3://bucket/o.jsonl")
+    assert code == 2 and "'s3://bucket/o.jsonl' is an address" in err
+
+
+def test_a_file_is_not_written_over_itself_under_its_address(run):
+    before = write("a b.jsonl", rows=ROWS).read_bytes()
+    address = Path("a b.jsonl").absolute().as_uri()
+    code, _, err = run("score", address, "--output", "a b.jsonl")
+    assert code == 2 and "is one of the files that are read" in err
+    assert Path("a b.jsonl").read_bytes() == before
